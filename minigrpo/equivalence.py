@@ -1,0 +1,103 @@
+"""Theorem 1, checked by machine: GRPO equals an objective with a process reward for every step, in value and in gradient.
+
+Two computations that share as little code as they can.  Left: the usual way, padded arrays with one advantage a completion
+(`padded.py`), the transformer run on every completion separately.  Right: the explicit process rewards of the tree (`prm`), the
+transformer run once on every node.  The policy is moved away from the one that sampled, so that ratios are not all 1, and held
+against a third policy by the KL term.  (Paper, Theorem 1: unclipped, token-mean over the group.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minigrpo.objectives import Coefficients, Objective
+from minigrpo.padded import padded_loss
+from minigrpo.sampler import Rollouts
+from minigrpo.transformer import Transformer
+from minigrpo.tree import PrefixTree
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """The losses and gradients of both sides, and how far apart they are."""
+
+    grpo_loss: float
+    prm_loss: float
+    value_difference: float  # |difference| / Σ |terms|: the loss itself may be close to 0
+    gradient_difference: dict[str, float]  # for each parameter, ‖difference‖ / ‖gradient‖ (Euclidean norm)
+    unique_tokens: int
+    flat_tokens: int
+
+    @property
+    def worst(self) -> float:
+        """The largest of all relative differences."""
+        return max(self.value_difference, *self.gradient_difference.values())
+
+
+def check_equivalence(
+    model: Transformer,
+    rollouts: Rollouts,
+    rewards: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    beta: float = 0.04,
+    step: float = 0.02,
+    prm_rewards: np.ndarray | None = None,
+    count_of_node: np.ndarray | None = None,
+) -> Equivalence:
+    """Compare GRPO on padded rows with the explicit PRM on the tree, at a policy `step` away (relative) from the sampling one.
+
+    prm_rewards and count_of_node stand in for the PRM side's rewards and |λ|: a check of the check, which must then fail.
+    """
+    tree = rollouts.tree
+    theta = model.parameters.flat.copy()
+    host = model.backend.to_device
+
+    def moved() -> None:
+        noise = host(rng.standard_normal(theta.shape), dtype=model.dtype)
+        model.parameters.flat[:] = theta * (1 + step * noise)
+
+    flat = PrefixTree.from_groups(rollouts.prompts, rollouts.completions, merge=False)
+    try:
+        old_flat = flat.on_tokens(model.forward(flat, rollouts.temperature, keep=False))
+        old = model.forward(tree, rollouts.temperature, keep=False)
+        moved()
+        ref_flat = flat.on_tokens(model.forward(flat, rollouts.temperature, keep=False))
+        ref = model.forward(tree, rollouts.temperature, keep=False)
+        moved()
+
+        # Left: one advantage a completion, every completion computed alone.
+        grpo = Objective.preset("grpo", clip_low=None, clip_high=None, beta=beta)
+        model.gradients.flat[:] = 0
+        logp_flat = flat.on_tokens(model.forward(flat, rollouts.temperature))
+        grpo_loss, dlogp = padded_loss(grpo, rollouts.completions, rewards, logp_flat, old_flat, ref_flat)
+        on_flat_nodes = np.zeros(flat.n_nodes)
+        on_flat_nodes[flat.paths[flat.paths >= 0]] = dlogp[flat.paths >= 0]
+        model.backward(on_flat_nodes)
+        left = {name: model.backend.to_host(g).copy() for name, g in model.gradients.items()}
+
+        # Right: one process reward a step, every node computed once.
+        prm = Objective.preset("prm", beta=beta)
+        model.gradients.flat[:] = 0
+        logp = model.forward(tree, rollouts.temperature)
+        coefficients = prm.coefficients(rollouts, rewards if prm_rewards is None else prm_rewards)
+        if count_of_node is not None:
+            factor = count_of_node / tree.count
+            scaled = {name: getattr(coefficients, name) * factor for name in ("positive", "negative", "weight")}
+            coefficients = Coefficients(**(vars(coefficients) | scaled))
+        prm_loss, dlogp = prm.evaluate(coefficients, logp, old, ref)
+        model.backward(dlogp)
+        right = {name: model.backend.to_host(g).copy() for name, g in model.gradients.items()}
+        terms = float(np.abs(coefficients.positive * np.exp(logp - old)).sum() + np.abs(coefficients.negative).sum())
+    finally:
+        model.parameters.flat[:] = theta
+        model.gradients.flat[:] = 0
+    difference = {name: _relative(right[name] - left[name], left[name]) for name in left}
+    value = abs(grpo_loss - prm_loss) / max(terms, abs(grpo_loss), 1e-300)
+    return Equivalence(grpo_loss, prm_loss, value, difference, int(tree.scored.sum()), int(tree.lengths.sum()))
+
+
+def _relative(difference: np.ndarray, reference: np.ndarray) -> float:
+    return float(np.linalg.norm(difference) / max(float(np.linalg.norm(reference)), 1e-300))

@@ -1,0 +1,1 @@
+"""Experiments: each one function from settings to data, whose figure and words are made from that data alone."""

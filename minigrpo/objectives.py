@@ -1,0 +1,258 @@
+"""What is maximised: GRPO and its relatives, as choices in one objective over the nodes of a tree.
+
+For completion i, token t, node λ(i,t):
+
+    J = Σᵢ cᵢ Σₜ w(i,t) · ( min(ρ·aᵢ, clip(ρ, 1-low, 1+high)·aᵢ) - β·D )            loss = -J
+
+    aᵢ advantage (baseline, scale);  cᵢ aggregation;  w = 1, or 1/|λ(i,t)| in λ-GRPO;  ρ = π/π_old;  D an estimate of KL(π‖π_ref)
+
+ρ and D are the same for all members of a node.  Unclipped, a node needs Σ cᵢaᵢ over its members: one process reward.  Clipping
+looks at the sign of aᵢ: min(ρ·a, clip(ρ)·a) is a·min(ρ, 1+high) for a > 0 and a·max(ρ, 1-low) for a < 0, so a node needs two
+sums, Σ (cᵢaᵢ)⁺ and Σ (cᵢaᵢ)⁻.  With these everything is exact on the tree, for every variant and number of inner epochs.
+
+Objectives are evaluated on the host in float64.  Sequence-level ratios (GSPO) are left out: ρ then differs inside a node.
+
+Sources: GRPO arXiv:2402.03300; DAPO arXiv:2503.14476; Dr. GRPO arXiv:2503.20783; RLOO arXiv:2402.14740; λ-GRPO arXiv:2509.21154
+(not to be confused with the "λ-GRPO" of arXiv:2510.06870 or the "GRPO-λ" of arXiv:2510.00194); KL estimators
+http://joschu.net/blog/kl-approx.html.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from minigrpo.rewards import check_rewards, step_rewards
+from minigrpo.sampler import Rollouts
+
+CHOICES = {
+    "baseline": ("group_mean", "leave_one_out", "none"),
+    "scale": ("group_std", "batch_std", "none"),
+    "aggregation": ("group_token_mean", "batch_token_mean", "sequence_mean", "sequence_sum", "constant"),
+    "process_weight": ("none", "inverse_count"),
+    "process_reward": ("outcome", "tree"),
+    "kl": ("k1", "k2", "k3"),
+}
+
+
+def advantages(
+    rewards: np.ndarray,
+    group: np.ndarray,
+    baseline: str = "group_mean",
+    scale: str = "group_std",
+    ddof: int = 1,
+    eps: float = 1e-4,
+) -> np.ndarray:
+    """aᵢ = (rᵢ - baseline) / (std + eps).   rewards (B,), group (B,) -> (B,) float64
+
+    baseline: "group_mean"; "leave_one_out", the mean of the others in the group (RLOO); "none".
+    scale: "group_std" or "batch_std", each with ddof (1: sample standard deviation, as the paper's authors) and eps; "none".
+    Where all rewards of a group are equal and a baseline is taken, the advantage is exactly 0.
+    Raises ValueError if a group of one needs a baseline or standard deviation.  (Paper, section 2.)
+    """
+    rewards = np.asarray(rewards, dtype=np.float64)
+    size = np.bincount(group)
+    if size.min() < 2 and (baseline != "none" or scale == "group_std"):
+        raise ValueError("a group of one completion has nothing to be compared with: take a group size of at least 2")
+    mean = np.bincount(group, rewards) / size
+    centred = rewards - mean[group]
+    if baseline == "leave_one_out":
+        centred *= (size / (size - 1))[group]  # rᵢ - mean of the others
+    low, high = _extremes(rewards, group, len(size))
+    centred[(low == high)[group]] = 0.0  # the mean of equal numbers may differ from them by a rounding
+    out = rewards.copy() if baseline == "none" else centred
+    return out / _scale(rewards, group, mean, scale, ddof, eps)
+
+
+def _extremes(rewards: np.ndarray, group: np.ndarray, n_groups: int) -> tuple[np.ndarray, np.ndarray]:
+    low, high = np.full(n_groups, np.inf), np.full(n_groups, -np.inf)
+    np.minimum.at(low, group, rewards)
+    np.maximum.at(high, group, rewards)
+    return low, high
+
+
+def _scale(rewards: np.ndarray, group: np.ndarray, mean: np.ndarray, scale: str, ddof: int, eps: float) -> np.ndarray | float:
+    if scale == "none":
+        return 1.0
+    if scale == "batch_std":
+        return float(rewards.std(ddof=min(ddof, len(rewards) - 1))) + eps
+    squares = np.bincount(group, (rewards - mean[group]) ** 2)
+    return np.sqrt(squares / (np.bincount(group) - ddof))[group] + eps
+
+
+@dataclass(frozen=True, eq=False)
+class Coefficients:
+    """What an objective needs to know of a batch, one number a node; fixed before the batch is split or revisited."""
+
+    positive: np.ndarray  # (N,) w · Σ (cᵢaᵢ)⁺ over the members
+    negative: np.ndarray  # (N,) w · Σ (cᵢaᵢ)⁻, at most 0
+    weight: np.ndarray  # (N,) w · Σ cᵢ
+    tokens: np.ndarray  # (N,) members counted
+    tokens_up: np.ndarray  # (N,) members with aᵢ > 0
+    tokens_down: np.ndarray  # (N,) members with aᵢ < 0
+
+    def at(self, nodes: np.ndarray, scored: np.ndarray) -> Coefficients:
+        """The coefficients of a part of the tree, 0 where the part does not score the node."""
+        names = self.__dataclass_fields__
+        return Coefficients(**{name: np.where(scored, getattr(self, name)[nodes], 0.0) for name in names})
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A GRPO variant.   `objective(rollouts, rewards, logp, old, ref)` -> (loss, d loss / d logp), one value a node."""
+
+    name: str = "custom"
+    baseline: str = "group_mean"
+    scale: str = "group_std"
+    ddof: int = 1  # 1: sample standard deviation (the paper's authors, TRL); 0: population
+    std_eps: float = 1e-4
+    # group_token_mean: mean over the tokens of a group, then over groups (the paper).  batch_token_mean: over all tokens (DAPO).
+    # sequence_mean: over the tokens of a completion, then over completions (DeepSeekMath).  sequence_sum: summed over the tokens
+    # of a completion, then the mean over completions (REINFORCE, RLOO).  constant: sequence_sum / max_new_tokens (Dr. GRPO).
+    aggregation: str = "group_token_mean"
+    process_weight: str = "none"  # inverse_count: 1/|λ|, so each process step counts once (λ-GRPO)
+    process_reward: str = "outcome"  # tree: the explicit PRM, (R̂ - mean) / std in place of aᵢ
+    clip_low: float | None = None  # None: no clipping
+    clip_high: float | None = None
+    beta: float = 0.0  # weight of the KL term
+    kl: str = "k3"
+    mask_truncated: bool = False  # completions stopped by the length limit count for nothing (DAPO)
+
+    def __post_init__(self) -> None:
+        for field, allowed in CHOICES.items():
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"{field} {getattr(self, field)!r} is unknown: choose from {', '.join(allowed)}")
+        if self.process_reward == "tree" and self.baseline != "group_mean":
+            raise ValueError("the tree's process rewards are centred on the group's mean: take baseline group_mean")
+        for field in ("beta", "std_eps", "clip_low", "clip_high"):
+            value = getattr(self, field)
+            if value is not None and not (np.isfinite(value) and value >= 0):
+                raise ValueError(f"{field} is {value}: it must be a finite number, at least 0")
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Objective:
+        """A named objective, with changes to its fields if wanted.   Raises ValueError for an unknown name or field."""
+        if name not in PRESETS:
+            raise ValueError(f"unknown objective {name!r}: choose from {', '.join(PRESETS)}")
+        unknown = set(changes) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise ValueError(f"an objective has no field {', '.join(sorted(unknown))}")
+        return replace(cls(name=name, **PRESETS[name]), **changes)
+
+    def coefficients(self, rollouts: Rollouts, rewards: np.ndarray, process_rewards: np.ndarray | None = None) -> Coefficients:
+        """Carry the outcome rewards to the nodes.   rewards (B,); process_rewards (N,) replaces R̂ for process_reward="tree".
+
+        Raises ValueError for missing or non-finite rewards and for groups that are too small.
+        """
+        tree = rollouts.tree
+        rewards = check_rewards(rewards, tree)
+        group, lengths = tree.completion_group, tree.lengths
+        counted = ~rollouts.truncated if self.mask_truncated else np.ones(len(group), dtype=bool)
+        share = self._shares(lengths * counted, group, rollouts.max_new_tokens) * counted  # cᵢ
+        advantage = advantages(rewards, group, self.baseline, self.scale, self.ddof, self.std_eps)
+        weight = tree.sum_over_members(share)
+        up = tree.sum_over_members(counted & (advantage > 0))
+        down = tree.sum_over_members(counted & (advantage < 0))
+        if self.process_reward == "outcome":
+            positive = tree.sum_over_members(share * np.maximum(advantage, 0))
+            negative = tree.sum_over_members(share * np.minimum(advantage, 0))
+        else:
+            values = step_rewards(tree, rewards) if process_rewards is None else process_rewards
+            step = self._step_advantages(values, rewards, group, tree.group)
+            positive, negative = weight * np.maximum(step, 0), weight * np.minimum(step, 0)
+        w = 1 / tree.count if self.process_weight == "inverse_count" else np.ones(tree.n_nodes)
+        tokens = tree.sum_over_members(counted.astype(float))
+        return Coefficients(w * positive, w * negative, w * weight, tokens, up, down)
+
+    def _shares(self, lengths: np.ndarray, group: np.ndarray, limit: int) -> np.ndarray:
+        n_completions, n_groups = len(group), int(group[-1]) + 1
+        if self.aggregation == "group_token_mean":
+            return 1 / (n_groups * np.maximum(np.bincount(group, lengths), 1)[group])
+        if self.aggregation == "batch_token_mean":
+            return np.full(n_completions, 1 / max(lengths.sum(), 1))
+        if self.aggregation == "sequence_mean":
+            return 1 / (n_completions * np.maximum(lengths, 1))
+        return np.full(n_completions, 1 / (n_completions * (limit if self.aggregation == "constant" else 1)))
+
+    def _step_advantages(self, values: np.ndarray, rewards: np.ndarray, group: np.ndarray, group_of_node: np.ndarray) -> np.ndarray:
+        """Â(λ) = (R̂(λ) - mean r) / (std r + eps), 0 in the trunk.   (N,) -> (N,)   (Paper, section 3)"""
+        mean = np.bincount(group, rewards) / np.bincount(group)
+        scale = np.broadcast_to(_scale(rewards, group, mean, self.scale, self.ddof, self.std_eps), len(group))
+        scale_of_group = np.bincount(group, scale) / np.bincount(group)
+        low, high = _extremes(rewards, group, len(mean))
+        step = np.where(low == high, 0.0, 1.0)[group_of_node] * (values - mean[group_of_node]) / scale_of_group[group_of_node]
+        return np.where(group_of_node >= 0, step, 0.0)
+
+    def evaluate(
+        self, coefficients: Coefficients, logp: np.ndarray, old: np.ndarray, ref: np.ndarray | None = None
+    ) -> tuple[float, np.ndarray]:
+        """The loss and its derivative with respect to each node's log-probability.   logp, old, ref (N,) -> loss, (N,) float64
+
+        old: log-probabilities under the sampling policy; ref: under the reference policy, needed if beta > 0.
+        """
+        c = coefficients
+        logp = np.asarray(logp, dtype=np.float64)
+        ratio = np.exp(logp - old)
+        value, slope = c.positive * ratio, c.positive * ratio
+        if self.clip_high is not None:
+            inside = ratio <= 1 + self.clip_high
+            value, slope = c.positive * np.minimum(ratio, 1 + self.clip_high), slope * inside
+        if self.clip_low is not None:
+            inside = ratio >= 1 - self.clip_low
+            value, slope = value + c.negative * np.maximum(ratio, 1 - self.clip_low), slope + c.negative * ratio * inside
+        else:
+            value, slope = value + c.negative * ratio, slope + c.negative * ratio
+        loss, dlogp = -value.sum(), -slope
+        if self.beta:
+            if ref is None:
+                raise ValueError("beta > 0 needs the log-probabilities of a reference policy")
+            divergence, d_divergence = kl_estimate(self.kl, logp, ref)
+            loss, dlogp = loss + self.beta * (c.weight * divergence).sum(), dlogp + self.beta * c.weight * d_divergence
+        return float(loss), dlogp
+
+    def __call__(
+        self, rollouts: Rollouts, rewards: np.ndarray, logp: np.ndarray, old: np.ndarray, ref: np.ndarray | None = None
+    ) -> tuple[float, np.ndarray]:
+        """`coefficients`, then `evaluate`."""
+        return self.evaluate(self.coefficients(rollouts, rewards), logp, old, ref)
+
+    def metrics(
+        self, coefficients: Coefficients, logp: np.ndarray, old: np.ndarray, ref: np.ndarray | None = None
+    ) -> dict[str, float]:
+        """Shares of tokens whose term is clipped on either side, and the mean k3 estimate of KL(π‖π_ref) if ref is given."""
+        c, ratio = coefficients, np.exp(np.asarray(logp, dtype=np.float64) - old)
+        tokens = max(c.tokens.sum(), 1)
+        low = 0.0 if self.clip_low is None else (c.tokens_down * (ratio < 1 - self.clip_low)).sum() / tokens
+        high = 0.0 if self.clip_high is None else (c.tokens_up * (ratio > 1 + self.clip_high)).sum() / tokens
+        out = {"clip_ratio/low_mean": float(low), "clip_ratio/high_mean": float(high)}
+        if ref is not None:
+            out["kl"] = float((c.tokens * kl_estimate("k3", logp, ref)[0]).sum() / tokens)
+        return out
+
+
+def kl_estimate(kind: str, logp: np.ndarray, ref: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An estimate D of KL(π‖π_ref) at a token drawn from π, and dD/dlogp.   (N,) each
+
+    With x = log π_ref - log π:  k1 = -x;  k2 = x²/2;  k3 = eˣ - x - 1.  Differentiated as a loss, k1 has an expected gradient of
+    zero, k2 has that of KL(π‖π_ref), k3 that of KL(π_ref‖π).  GRPO uses k3.
+    """
+    x = np.asarray(ref, dtype=np.float64) - logp
+    if kind == "k1":
+        return -x, np.ones_like(x)
+    if kind == "k2":
+        return x * x / 2, -x
+    return np.expm1(x) - x, -np.expm1(x)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "reinforce": {"baseline": "none", "scale": "none", "aggregation": "sequence_sum"},
+    "rloo": {"baseline": "leave_one_out", "scale": "none", "aggregation": "sequence_sum"},
+    "grpo": {"clip_low": 0.2, "clip_high": 0.2},  # the token-mean form that the paper's theorem is about
+    "grpo_original": {"aggregation": "sequence_mean", "clip_low": 0.2, "clip_high": 0.2, "beta": 0.04},  # DeepSeekMath
+    "dapo": {"aggregation": "batch_token_mean", "clip_low": 0.2, "clip_high": 0.28, "mask_truncated": True},
+    "dr_grpo": {"aggregation": "constant", "scale": "none", "clip_low": 0.2, "clip_high": 0.2},
+    "lambda_grpo": {"process_weight": "inverse_count", "clip_low": 0.2, "clip_high": 0.2},
+    "prm": {"process_reward": "tree"},  # equal to grpo where nothing is clipped: Theorem 1
+}

@@ -1,0 +1,104 @@
+"""Optimisers, gradient clipping and learning-rate schedules, on flat vectors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from minigrpo.backend import array_module
+from minigrpo.ops import Array
+from minigrpo.transformer import Parameters
+
+BLOCK = 1 << 16  # elements updated at a time on the host, so that temporaries stay in cache
+
+
+class AdamW:
+    """Adam with decoupled weight decay.   m and v are flat vectors like the parameters; `step_count` steps were taken.
+
+    m ← β₁m + (1-β₁)g,  v ← β₂v + (1-β₂)g²,  θ ← θ - lr·( m̂/(√v̂ + eps) + decay·θ ),  m̂ = m/(1-β₁ᵗ), v̂ = v/(1-β₂ᵗ)
+    (Loshchilov & Hutter, arXiv:1711.05101).  The decay applies to all parameters; 0, the default here, is usual in RL.
+    """
+
+    def __init__(
+        self, parameters: Parameters, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0
+    ) -> None:
+        xp = array_module(parameters.flat)
+        self.m, self.v = xp.zeros_like(parameters.flat), xp.zeros_like(parameters.flat)
+        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+        self.step_count = 0
+
+    def step(self, parameters: Parameters, gradients: Parameters, learning_rate: float) -> None:
+        """Update the parameters in place."""
+        self.step_count += 1
+        xp, (b1, b2) = array_module(parameters.flat), self.betas
+        size = parameters.flat.size
+        block = BLOCK if xp.__name__ == "numpy" else size
+        step_size = learning_rate / (1 - b1**self.step_count)
+        v_scale = 1 / math.sqrt(1 - b2**self.step_count)
+        for start in range(0, size, block):
+            part = slice(start, start + block)
+            theta, g, m, v = parameters.flat[part], gradients.flat[part], self.m[part], self.v[part]
+            m += (1 - b1) * (g - m)
+            v += (1 - b2) * (g * g - v)
+            denominator = xp.sqrt(v)
+            denominator *= v_scale
+            denominator += self.eps
+            if self.weight_decay:
+                theta *= 1 - learning_rate * self.weight_decay
+            theta -= step_size * m / denominator
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold: arrays by name, and the step count."""
+        return {"m": self.m, "v": self.v, "step_count": self.step_count}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.m[:], self.v[:], self.step_count = state["m"], state["v"], int(state["step_count"])
+
+
+class SGD:
+    """θ ← θ - lr·g.   No momentum, no state: the plainest optimiser, for experiments where Adam would hide a gradient's scale."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        self.step_count = 0
+
+    def step(self, parameters: Parameters, gradients: Parameters, learning_rate: float) -> None:
+        """Update the parameters in place."""
+        self.step_count += 1
+        parameters.flat -= learning_rate * gradients.flat
+
+    def state(self) -> dict[str, Any]:
+        """Only the step count."""
+        return {"step_count": self.step_count}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.step_count = int(state["step_count"])
+
+
+def global_norm(gradients: Parameters) -> float:
+    """‖g‖₂ over all parameters."""
+    flat: Array = gradients.flat
+    return math.sqrt(float(flat @ flat))
+
+
+def clip_gradient(gradients: Parameters, max_norm: float | None) -> float:
+    """Scale the gradients down in place to a global norm of at most max_norm (None: leave them).   -> the norm before"""
+    norm = global_norm(gradients)
+    if max_norm is not None and norm > max_norm:
+        gradients.flat *= max_norm / norm
+    return norm
+
+
+def learning_rate_at(step: int, steps: int, peak: float, warmup: int = 0, schedule: str = "constant") -> float:
+    """The rate for step = 0, 1, …, steps-1: linear from 0 to peak over `warmup` steps, then constant or a half cosine to 0.
+
+    Raises ValueError for another schedule than "constant" or "cosine".
+    """
+    if schedule not in ("constant", "cosine"):
+        raise ValueError(f"unknown schedule {schedule!r}: choose constant or cosine")
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    if schedule == "constant":
+        return peak
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))

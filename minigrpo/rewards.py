@@ -1,0 +1,94 @@
+"""Outcome rewards and process rewards.
+
+An outcome reward model (ORM) gives one number to a completion; a process reward model (PRM) gives one to every step.  Two PRMs
+are here, both explicit: the one hidden in GRPO, which reads a step's value off the group's own outcomes, and a Monte-Carlo PRM,
+which spends extra rollouts from the end of each step (as VinePPO does, arXiv:2410.01679).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from minigrpo.tree import PrefixTree
+
+if TYPE_CHECKING:
+    from minigrpo.sampler import Rollouts
+    from minigrpo.transformer import Transformer
+
+
+def check_rewards(rewards: np.ndarray, tree: PrefixTree) -> np.ndarray:
+    """The outcome rewards as a float64 array (B,).
+
+    Raises ValueError if there is not one for each completion, or if one is not finite (naming its prompt and completion).
+    """
+    rewards = np.asarray(rewards, dtype=np.float64)
+    if rewards.shape != (len(tree.paths),):
+        raise ValueError(f"{len(tree.paths)} completions need as many rewards, not an array of shape {rewards.shape}")
+    bad = np.flatnonzero(~np.isfinite(rewards))
+    if len(bad):
+        group = int(tree.completion_group[bad[0]])
+        member = int(bad[0] - np.argmax(tree.completion_group == group))
+        raise ValueError(f"the reward of completion {member} of prompt {group} is {rewards[bad[0]]}: rewards must be finite numbers")
+    return rewards
+
+
+def step_rewards(tree: PrefixTree, rewards: np.ndarray) -> np.ndarray:
+    """R̂(λ) = mean of r_i over the members i ∈ λ: the process reward that GRPO gives without saying so.   (B,) -> (N,) float64
+
+    It is a Monte-Carlo estimate of the value of the node's prefix.  Nodes of the trunk (prompts) get 0: they are no one's step.
+    Raises ValueError for missing or non-finite rewards.  (Paper, section 3, equation for R̂.)
+    """
+    return np.where(tree.group >= 0, tree.sum_over_members(check_rewards(rewards, tree)) / tree.count, 0.0)
+
+
+def monte_carlo_step_rewards(
+    model: Transformer,
+    rollouts: Rollouts,
+    rewards: np.ndarray,
+    score: Callable[[Rollouts], np.ndarray],
+    n_rollouts: int,
+    rng: np.random.Generator,
+    *,
+    eos: int | None = None,
+) -> np.ndarray:
+    """V̂(step) = mean outcome of n_rollouts fresh completions from the end of each process step.   -> (N,) float64
+
+    All nodes of a step get the step's value; a step that ends a completion gets that completion's own outcome, which is exact
+    if outcomes are a function of the text.  Costs up to n_rollouts · (number of inner steps) completions.
+    """
+    from minigrpo.sampler import Rollouts, sample
+
+    tree = rollouts.tree
+    values = step_rewards(tree, rewards)  # right for the steps that end completions
+    jobs = []  # (nodes of the step, group, member, tokens so far)
+    for group in range(tree.n_groups):
+        first = int(np.argmax(tree.completion_group == group))
+        for step in tree.steps(group):
+            ends_someone = any(int(tree.lengths[i]) == step.end for i in step.members)
+            if step.nodes and not ends_someone:
+                member = step.members[0] - first
+                jobs.append((list(step.nodes), group, rollouts.completions[group][member][: step.end]))
+    if not jobs:
+        return values
+    by_room: dict[int, list] = {}
+    for job in jobs:
+        by_room.setdefault(rollouts.max_new_tokens - len(job[2]), []).append(job)
+    for room, batch in sorted(by_room.items()):
+        prompts = [np.concatenate([rollouts.prompts[group], begun]) for _, group, begun in batch]
+        more = sample(model, prompts, n_rollouts, rng, max_new_tokens=room, eos=eos, temperature=rollouts.temperature)
+        whole = [
+            [np.concatenate([begun, end]) for end in ends] for (_, _, begun), ends in zip(batch, more.completions, strict=True)
+        ]
+        own_prompts = [rollouts.prompts[group] for _, group, _ in batch]
+        tree_of_whole = PrefixTree.from_groups(own_prompts, whole)
+        nothing = np.zeros(tree_of_whole.n_nodes)
+        finished = Rollouts(
+            own_prompts, whole, tree_of_whole, nothing, nothing, more.truncated, more.temperature, rollouts.max_new_tokens
+        )
+        outcome = check_rewards(score(finished), tree_of_whole).reshape(len(batch), n_rollouts)
+        for (nodes, _, _), value in zip(batch, outcome.mean(1), strict=True):
+            values[nodes] = value
+    return values

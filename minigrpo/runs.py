@@ -1,0 +1,164 @@
+"""The folder of a training run: settings, metrics, samples and checkpoints, safe against being killed at any moment.
+
+    settings.json             what the run was started with
+    metrics.jsonl             one line a step
+    samples.jsonl             sampled completions with their rewards, readable by `minigrpo tree`
+    checkpoint-000100.mgc     everything needed to go on after step 100; the last two are kept
+
+A checkpoint is one file: a line of JSON (what follows, and small state), the arrays' bytes, and a SHA-256 over all before it.
+It is written to a temporary file, synced and renamed, so a checkpoint either is whole or is not there.  No pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAGIC = "minigrpo-checkpoint-1"
+KEEP = 2
+
+
+def write_atomically(path: Path, pieces: list[bytes | memoryview]) -> None:
+    """Write a file that is whole or absent, whatever happens: temporary file, sync, rename, sync of the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def save_checkpoint(path: Path, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
+    """Write arrays (on the host) and JSON-able state as one checksummed file."""
+    table = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
+    header = json.dumps({"format": MAGIC, "arrays": table, "state": state}).encode() + b"\n"
+    pieces = [header, *(memoryview(np.ascontiguousarray(array)).cast("B") for array in arrays.values() if array.size)]
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    write_atomically(path, [*pieces, digest.digest()])
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read a checkpoint back.   -> arrays by name, state
+
+    Raises ValueError if the file is not a checkpoint, is cut short, or has a single bit changed.
+    """
+    data = Path(path).read_bytes()
+    body, digest = memoryview(data)[:-32], data[-32:]
+    if len(data) < 32 or hashlib.sha256(body).digest() != digest:
+        raise ValueError(f"{path} is damaged or no checkpoint of minigrpo (its checksum does not match)")
+    end = data.index(b"\n")
+    header = json.loads(data[:end])
+    if header.get("format") != MAGIC:
+        raise ValueError(f"{path} has format {header.get('format')!r}; this version reads {MAGIC!r}")
+    arrays, offset = {}, end + 1
+    for name, dtype, shape in header["arrays"]:
+        count = math.prod(shape)
+        arrays[name] = np.frombuffer(data, dtype=dtype, count=count, offset=offset).reshape(shape)
+        offset += count * np.dtype(dtype).itemsize
+    return arrays, header["state"]
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted(Path(folder).glob("checkpoint-*.mgc"))
+
+
+def latest_checkpoint(path: Path) -> Path:
+    """A checkpoint file as it is, or the newest one of a run folder.   Raises ValueError if there is none."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    found = checkpoints(path)
+    if not found:
+        raise ValueError(f"{path} holds no checkpoint: give the folder of a run (minigrpo train --out) or a checkpoint file")
+    return found[-1]
+
+
+class RunFolder:
+    """A run's folder while it is written.   Raises ValueError if it cannot be written or, when starting anew, holds a run."""
+
+    def __init__(self, path: str | Path, settings: Mapping[str, Any], resume: bool) -> None:
+        self.path = Path(path)
+        file = self.path / "settings.json"
+        if resume:
+            if not file.exists():
+                raise ValueError(f"{self.path} holds no run to resume (no settings.json): start one with --out {self.path}")
+        elif file.exists():
+            raise ValueError(f"{self.path} already holds a run: resume it with --resume {self.path}, or give another --out")
+        else:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                write_atomically(file, [(json.dumps(settings, indent=2) + "\n").encode()])
+            except OSError as error:
+                raise ValueError(f"cannot write to {self.path} ({error.strerror}): give a folder that can be written") from error
+
+    def save(self, step: int, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> Path:
+        """Write the checkpoint of a step, then remove all but the newest."""
+        path = self.path / f"checkpoint-{step:06d}.mgc"
+        save_checkpoint(path, arrays, state)
+        for old in checkpoints(self.path)[:-KEEP]:
+            old.unlink()
+        return path
+
+    def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """The newest checkpoint, or None if the run was stopped before its first.   Raises ValueError if it is damaged."""
+        found = checkpoints(self.path)
+        if not found:
+            return None
+        try:
+            return load_checkpoint(found[-1])
+        except ValueError as error:
+            way_out = f"delete it to go on from {found[-2].name}" if len(found) > 1 else "there is no earlier one"
+            raise ValueError(f"{error}; {way_out}") from error
+
+    def append(self, name: str, records: list[dict[str, Any]]) -> None:
+        """Add records to a JSON-lines file, each line written whole."""
+        with open(self.path / name, "a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+    def forget_after(self, step: int) -> None:
+        """Drop what metrics.jsonl and samples.jsonl hold beyond a step, a half-written last line included."""
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            path = self.path / name
+            if path.exists():
+                kept = [json.dumps(r, ensure_ascii=False) + "\n" for r in read_records(path) if r["step"] <= step]
+                write_atomically(path, ["".join(kept).encode()])
+
+
+def read_records(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file; a last line that was cut short is left out."""
+    records = []
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number} is not JSON: {error.msg}") from error
+    return records
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings that a run was started with.   Raises ValueError if the folder holds none."""
+    file = Path(path) / "settings.json"
+    if not file.exists():
+        raise ValueError(f"{path} holds no run (no settings.json)")
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -1,0 +1,173 @@
+"""Rollouts: k completions of every prompt, sampled together as a growing tree of prefixes.
+
+A completion is drawn token by token from softmax(logits / temperature).  Completions of a group that agree so far stand on the
+same node, which is computed once; they part when they draw different tokens.  The keys and values of every node are computed
+once and kept in a cache, so a step runs the model on the newest nodes only.
+
+Uniform random numbers are drawn on the host, one for every completion and position before sampling starts; what a completion
+draws does not depend on who else is in the batch or on when the others stop.  Top-k and top-p are left out on purpose: they
+change the distribution, so the recorded probabilities would not be those of the policy that is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from minigrpo.ops import Array
+from minigrpo.plan import decode_block, plan_tree
+from minigrpo.transformer import Transformer
+from minigrpo.tree import PrefixTree
+
+
+@dataclass(frozen=True, eq=False)
+class Rollouts:
+    """G prompts with k completions each, as a tree, and what the sampling policy thought of them."""
+
+    prompts: list[np.ndarray]  # G arrays of token ids
+    completions: list[list[np.ndarray]]  # G lists of k arrays; an EOS that was drawn is the last token
+    tree: PrefixTree  # over prompts and completions; completions are numbered through, group after group
+    logp: np.ndarray  # (N,) log-probability of each scored node under the sampling policy, 0 elsewhere
+    entropy: np.ndarray  # (N,) entropy in nats of the distribution that the node's token was drawn from, 0 elsewhere
+    truncated: np.ndarray  # (B,) bool: stopped by the length limit, not by EOS
+    temperature: float
+    max_new_tokens: int
+
+
+def sample(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    group_size: int,
+    rng: np.random.Generator,
+    *,
+    max_new_tokens: int,
+    eos: int | None = None,
+    temperature: float = 1.0,
+) -> Rollouts:
+    """Draw group_size completions of every prompt.   Temperature 0 takes the likeliest token (recorded at temperature 1).
+
+    A completion ends with `eos`, or without it after max_new_tokens tokens (then it is `truncated`; with eos=None every
+    completion has max_new_tokens tokens and none counts as truncated).
+    Raises ValueError for empty prompts, tokens outside the vocabulary, sequences longer than the model's context, and
+    settings out of range.
+    """
+    if group_size < 1 or max_new_tokens < 1 or not np.isfinite(temperature) or temperature < 0:
+        raise ValueError(
+            f"group_size ({group_size}) and max_new_tokens ({max_new_tokens}) must be at least 1, "
+            f"temperature ({temperature}) at least 0"
+        )
+    if eos is not None and not 0 <= eos < model.config.vocab_size:
+        raise ValueError(f"eos {eos} is outside the model's vocabulary of {model.config.vocab_size}")
+    prompts = [np.asarray(prompt, dtype=np.int64).reshape(-1) for prompt in prompts]
+    if not prompts or any(len(prompt) == 0 for prompt in prompts):
+        raise ValueError("every prompt needs at least one token (and sampling at least one prompt)")
+    longest = max(len(prompt) for prompt in prompts)
+    for prompt in prompts:
+        model.check(prompt, longest + max_new_tokens)
+
+    batch = len(prompts) * group_size
+    group = np.repeat(np.arange(len(prompts)), group_size)
+    uniform = rng.random((batch, max_new_tokens)) if temperature > 0 else np.zeros((batch, max_new_tokens))
+    tokens = np.full((batch, max_new_tokens), -1, dtype=np.int64)  # -1 past the end
+    logp = np.zeros((batch, max_new_tokens))
+    entropy = np.zeros((batch, max_new_tokens))
+
+    # A live row is a distinct prefix that somebody still continues.  At first: one a prompt, however many share it.
+    cache, paths, lengths, logits, n_cached = _prefill(model, prompts, batch * max_new_tokens)
+    row = group.copy()  # (B,) the row each completion stands on
+    live = np.arange(batch)  # completions that have not ended
+    for step in range(max_new_tokens):
+        drawn, drawn_logp, drawn_entropy = _draw(model, logits, row[live], uniform[live, step], temperature)
+        tokens[live, step], logp[live, step], entropy[live, step] = drawn, drawn_logp, drawn_entropy
+        if eos is not None:
+            live, drawn = live[drawn != eos], drawn[drawn != eos]
+        if not len(live) or step == max_new_tokens - 1:
+            break
+        # Fork: a distinct (group, row, token) becomes a node.  Rows never mix groups, so (row, token) tells them apart.
+        stride = model.config.vocab_size
+        fork, row[live] = np.unique(row[live] * stride + drawn, return_inverse=True)
+        parent_row, token = fork // stride, fork % stride
+        nodes = n_cached + np.arange(len(fork))
+        paths, lengths = paths[parent_row], lengths[parent_row] + 1
+        if lengths.max() > paths.shape[1]:
+            paths = np.pad(paths, ((0, 0), (0, max(8, paths.shape[1] // 2))), constant_values=-1)
+        paths[np.arange(len(fork)), lengths - 1] = nodes
+        block = decode_block(paths[:, : lengths.max()], lengths, model.backend, model.dtype)
+        everyone = model.backend.to_device(np.arange(len(fork)))
+        logits = model.extend(cache, token, lengths - 1, n_cached, (block,), everyone)
+        n_cached += len(fork)
+
+    length = (tokens >= 0).sum(1)
+    ended = tokens[np.arange(batch), length - 1] == eos if eos is not None else np.ones(batch, dtype=bool)
+    parts = [tokens[i, :n] for i, n in enumerate(length.tolist())]
+    completions = [parts[g * group_size : (g + 1) * group_size] for g in range(len(prompts))]
+    tree = PrefixTree.from_groups(prompts, completions)
+    present = tree.paths >= 0
+    columns = present.shape[1]
+    return Rollouts(
+        prompts=prompts,
+        completions=completions,
+        tree=tree,
+        logp=_on_nodes(tree, logp[:, :columns][present]).astype(model.dtype),
+        entropy=_on_nodes(tree, entropy[:, :columns][present]),
+        truncated=~ended,
+        temperature=temperature if temperature > 0 else 1.0,
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def _prefill(model: Transformer, prompts: list[np.ndarray], room: int) -> tuple:
+    """Run the prompts, as one tree, into a new cache.   -> cache, paths (G,S), lengths (G,), logits (G,V), nodes in the cache
+
+    Every group gets a row of its own; prompts that are equal or share a beginning share the nodes.
+    """
+    dummy = [[[0]]] * len(prompts)  # one token after each prompt makes the prompt's nodes the inner nodes, which a plan covers
+    tree = PrefixTree.from_groups(prompts, dummy)
+    plan = plan_tree(tree, model.backend, model.dtype)
+    inner = ~tree.scored
+    number = np.append(np.cumsum(inner) - 1, -1)
+    lengths = np.array([len(prompt) for prompt in prompts])
+    paths = np.full((len(prompts), lengths.max() + 8), -1, dtype=np.int64)
+    ends = tree.parent[tree.paths[:, 0]]  # the last node of each prompt
+    paths[np.arange(len(prompts)), lengths - 1] = ends
+    for position in range(lengths.max() - 1, 0, -1):
+        has = lengths > position
+        paths[has, position - 1] = tree.parent[paths[has, position]]
+    paths = number[paths]
+    cache = model.new_cache(int(inner.sum()) + room)
+    wanted = model.backend.to_device(number[ends])
+    logits = model.extend(cache, tree.token[inner], tree.depth[inner], 0, plan.blocks, wanted)
+    return cache, paths, lengths, logits, int(inner.sum())
+
+
+def _draw(
+    model: Transformer, logits: Array, row: np.ndarray, uniform: np.ndarray, temperature: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One token for each completion, from its row's distribution by inversion: the first token whose cumulative probability
+    exceeds its uniform number.   logits (R,V), row and uniform (n,) -> token, log-probability, entropy (n,) on the host
+    """
+    xp, host = model.backend.xp, model.backend.to_host
+    if temperature > 0:
+        logits /= temperature
+    logits -= logits.max(-1, keepdims=True)
+    logp = logits - xp.log(xp.exp(logits).sum(-1, keepdims=True))  # (R,V)
+    p = xp.exp(logp)
+    entropy = -(p * logp).sum(-1)  # (R,)
+    where = model.backend.to_device(row)
+    if temperature > 0:
+        cumulative = xp.cumsum(p, axis=-1, dtype=np.float64)[where]  # (n,V)
+        threshold = model.backend.to_device(uniform)[:, None] * cumulative[:, -1:]
+        token = (cumulative <= threshold).sum(-1)
+        token = xp.minimum(token, logits.shape[1] - 1)  # a threshold rounded up to the total
+    else:
+        token = logp.argmax(-1)[where]
+    return host(token), host(logp[where, token]), host(entropy[where])
+
+
+def _on_nodes(tree: PrefixTree, values: np.ndarray) -> np.ndarray:
+    """Per-token values, equal for all members of a node, as one value a node.   (Σ|yᵢ|,) -> (N,)"""
+    out = np.zeros(tree.n_nodes)
+    out[tree.paths[tree.paths >= 0]] = values
+    return out

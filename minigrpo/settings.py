@@ -1,0 +1,77 @@
+"""All that determines a training run, as one frozen record; the flags of `minigrpo train` are made from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from minigrpo.objectives import Objective
+from minigrpo.optim import learning_rate_at
+from minigrpo.tasks import load_task
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """All that determines a run.   Raises ValueError for settings that cannot work."""
+
+    task: str = "treewalk"  # a built-in name, or path/to/file.py:MyTask
+    task_options: dict[str, Any] = field(default_factory=dict)
+    objective: str = "lambda_grpo"  # a preset of objectives.py
+    objective_options: dict[str, Any] = field(default_factory=dict)  # changes to it, such as beta
+    steps: int = 250
+    seed: int = 0
+    group_size: int = 16  # k, completions a prompt
+    prompts_per_step: int = 1  # G, groups a step
+    inner_epochs: int = 1  # μ, updates from one batch of rollouts
+    temperature: float = 1.0
+    optimizer: str = "adamw"  # or sgd
+    learning_rate: float = 1e-3
+    warmup_steps: int = 0
+    schedule: str = "constant"  # or cosine
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = 1.0
+    micro_batch_tokens: int = 4096  # tree nodes that go through the model at a time; any value gives the same gradient
+    dim: int = 32
+    n_layers: int = 2
+    n_heads: int = 2
+    n_kv_heads: int | None = None
+    ffn_dim: int | None = None
+    warm_start_steps: int = 0  # supervised steps on the task's demonstrations, before step 1
+    warm_start_batch: int = 64
+    warm_start_learning_rate: float = 3e-3
+    eval_every: int = 0  # 0: only when asked for
+    eval_prompts: int = 200
+    checkpoint_every: int = 50
+    log_samples_every: int = 10
+    init: str | None = None  # a run or checkpoint whose weights to start from (then no warm start)
+    backend: str = "numpy"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        at_least = {"steps": 0, "group_size": 1, "prompts_per_step": 1, "inner_epochs": 1, "micro_batch_tokens": 1}
+        at_least |= {"warm_start_steps": 0, "warm_start_batch": 1, "eval_every": 0, "eval_prompts": 1, "checkpoint_every": 1}
+        at_least |= {"log_samples_every": 1, "warmup_steps": 0, "seed": 0}
+        for name, low in at_least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {low}")
+        for name in ("learning_rate", "temperature", "warm_start_learning_rate"):
+            if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be a finite number above 0")
+        if self.optimizer not in ("adamw", "sgd"):
+            raise ValueError(f"unknown optimizer {self.optimizer!r}: choose adamw or sgd")
+        learning_rate_at(0, 1, 1.0, schedule=self.schedule)
+        objective = self.make_objective()
+        if self.group_size < 2 and (objective.baseline != "none" or objective.scale == "group_std"):
+            raise ValueError(f"group size 1 leaves {self.objective} nothing to compare a completion with: take at least 2")
+
+    def make_objective(self) -> Objective:
+        """The objective that these settings name."""
+        return Objective.preset(self.objective, **self.objective_options)
+
+    @classmethod
+    def for_task(cls, task: str, **changes: Any) -> TrainSettings:
+        """The defaults, then what the task recommends (its attribute `defaults`), then changes."""
+        recommended = getattr(load_task(task, **changes.get("task_options", {})), "defaults", {})
+        return cls(**({"task": task} | dict(recommended) | changes))

@@ -1,0 +1,97 @@
+"""The paper's synthetic task: walk a binary tree of depth D to one target leaf, past a first move that looks bad.
+
+A completion is exactly D moves, each L or R; there is no EOS, so the 2**D paths are all that a policy can write.  The target
+path earns +1.  The other paths that share its first n moves earn r_neg (less than the rest), all others r_other.  A group that
+has not met the target yet therefore learns to leave its prefix, and one that has met it once among many failures pushes the
+shared prefix down |λ| times as hard as it pushes the target's own tail up: the flaw that λ-GRPO removes.
+
+Left out: any text or context.  The prompt is one token that carries no information and is always the same, and the train and
+test splits are the same single problem.  As nothing but the length limit ends a walk, every completion counts as truncated.
+
+Source: Sullivan & Koller, "GRPO is Secretly a Process Reward Model", arXiv:2509.21154, section 4.3 and table 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from minigrpo.tasks import CharTokenizer, check_split, real_number, whole_number
+
+MOVES = CharTokenizer("LR", eos=False)
+
+
+@dataclass(frozen=True)
+class TreeWalk:
+    """reward(path) = 1 if path = target, r_neg if path[:n] = target[:n], r_other otherwise.
+
+    depth 2 … 12; n from 1 to depth - 1; r_neg and r_other below 1; target a string of `depth` letters L and R, "RR…R" if not
+    given.  Raises ValueError for anything else.  The defaults are the paper's first setting.
+    """
+
+    depth: int = 4
+    n: int = 1
+    r_neg: float = -1.0
+    r_other: float = 0.7
+    target: str | None = None
+
+    def __post_init__(self) -> None:
+        depth = whole_number("depth", self.depth, 2, 12)
+        whole_number("n", self.n, 1, depth - 1)
+        for name in ("r_neg", "r_other"):
+            if real_number(name, getattr(self, name), -np.inf, np.inf) >= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be below 1, the reward of the target path")
+        target = "R" * depth if self.target is None else self.target
+        if not isinstance(target, str) or len(target) != depth or set(target) - set("LR"):
+            raise ValueError(f"target is {target!r}: it must be {depth} letters (the depth), each L or R")
+        object.__setattr__(self, "target", target)
+
+    @property
+    def tokenizer(self) -> CharTokenizer:
+        """L is 0, R is 1; no EOS."""
+        return MOVES
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The depth: every walk ends at a leaf."""
+        return self.depth
+
+    def prompts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[np.ndarray]:
+        """n times the one prompt: a single token, L, that says nothing (a model needs one token to predict the first from)."""
+        check_split(split)
+        return [MOVES.encode("L") for _ in range(whole_number("the number of prompts", n, 0))]
+
+    def score(self, rollouts: Any) -> np.ndarray:
+        """(B,) the reward of each completion's leaf.   Raises ValueError for a completion that is no full path."""
+        completions = [completion for group in rollouts.completions for completion in group]
+        if any(len(completion) != self.depth for completion in completions):
+            raise ValueError(f"a completion does not have {self.depth} moves: sample with max_new_tokens={self.depth} and no EOS")
+        moves = np.array(completions, dtype=np.int64).reshape(-1, self.depth)  # (B,D)
+        if ((moves < 0) | (moves > 1)).any():
+            raise ValueError("a completion has a token that is neither 0 (L) nor 1 (R): use a model with a vocabulary of 2")
+        return self._leaf_rewards[moves @ self._place_values]
+
+    def is_correct(self, rewards: np.ndarray) -> np.ndarray:
+        """(B,) bool: the completion is the target path (no other one earns 1)."""
+        return np.asarray(rewards) >= 1
+
+    def paths(self) -> np.ndarray:
+        """All paths as token ids, in lexicographic order (L before R).   -> (2**depth, depth) int64"""
+        return np.arange(2**self.depth)[:, None] // self._place_values % 2
+
+    def path_rewards(self) -> np.ndarray:
+        """The reward of every leaf, in the order of `paths`: enough to compute any value exactly.   -> (2**depth,) float64"""
+        return self._leaf_rewards.copy()
+
+    @cached_property
+    def _place_values(self) -> np.ndarray:
+        return 2 ** np.arange(self.depth)[::-1]  # (D,) a path read as a binary number is its place in lexicographic order
+
+    @cached_property
+    def _leaf_rewards(self) -> np.ndarray:
+        agrees = self.paths() == MOVES.encode(self.target)  # (2**D,D)
+        on_prefix = agrees[:, : self.n].all(1)
+        return np.where(agrees.all(1), 1.0, np.where(on_prefix, float(self.r_neg), float(self.r_other)))

@@ -1,0 +1,280 @@
+"""Training: sample a tree, score its completions, weigh its nodes, go back through it, step.   `grpo_step` is the whole loop.
+
+Before it, if the task brings demonstrations, a supervised warm start; around it, metrics, checkpoints and a way to stop.
+A run is a function of its settings: interrupted and resumed, it ends in the same bits.  What a run writes is in `runs.py`.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from minigrpo.evaluation import evaluate, is_correct
+from minigrpo.objectives import Objective
+from minigrpo.optim import SGD, AdamW, clip_gradient, learning_rate_at
+from minigrpo.rewards import check_rewards
+from minigrpo.runs import RunFolder, latest_checkpoint, load_checkpoint, read_settings
+from minigrpo.sampler import Rollouts, sample
+from minigrpo.settings import TrainSettings
+from minigrpo.tasks import Task, load_task
+from minigrpo.transformer import Transformer, TransformerConfig
+from minigrpo.tree import PrefixTree
+
+
+@dataclass
+class TrainState:
+    """What changes during a run; what a checkpoint holds."""
+
+    model: Transformer
+    optimizer: AdamW | SGD
+    rng: np.random.Generator  # all randomness: prompts and rollouts; its state is the position in the data too
+    reference: Any = None  # flat vector of the reference policy, if the objective has a KL term
+    step: int = 0  # steps done
+    num_tokens: int = 0  # tokens sampled so far, with their prompts
+
+
+def grpo_step(state: TrainState, task: Task, objective: Objective, settings: TrainSettings) -> tuple[dict[str, float], Rollouts, Any]:
+    """One step of training.   -> metrics, rollouts, rewards"""
+    model, s = state.model, settings
+    started = time.perf_counter()
+    prompts = task.prompts(state.rng, s.prompts_per_step)
+    rollouts = sample(
+        model, prompts, s.group_size, state.rng, max_new_tokens=task.max_new_tokens, eos=task.tokenizer.eos, temperature=s.temperature
+    )
+    tree, old = rollouts.tree, rollouts.logp
+    rewards = check_rewards(task.score(rollouts), tree)
+    coefficients = objective.coefficients(rollouts, rewards)  # one number a node: normalised before anything is split
+    parts = tree.split(s.micro_batch_tokens)
+    ref = None
+    if state.reference is not None:
+        with using(model, state.reference):
+            ref = np.zeros(tree.n_nodes)
+            for part, nodes in parts:
+                ref[nodes[part.scored]] = model.forward(part, s.temperature, keep=False)[part.scored]
+    learning_rate = learning_rate_at(state.step, s.steps, s.learning_rate, s.warmup_steps, s.schedule)
+    for _ in range(s.inner_epochs):
+        model.gradients.flat[:] = 0
+        loss, logp_now = 0.0, np.zeros(tree.n_nodes)
+        for part, nodes in parts:
+            logp = model.forward(part, s.temperature)
+            part_ref = None if ref is None else ref[nodes]
+            part_loss, dlogp = objective.evaluate(coefficients.at(nodes, part.scored), logp, old[nodes], part_ref)
+            model.backward(dlogp)
+            loss += part_loss
+            logp_now[nodes[part.scored]] = logp[part.scored]
+        grad_norm = clip_gradient(model.gradients, s.max_grad_norm)
+        if not np.isfinite(grad_norm):
+            raise FloatingPointError(f"the gradient is not finite at step {state.step + 1}: lower the learning rate")
+        if coefficients.weight.any():  # all completions masked: nothing was learned, nothing moves
+            state.optimizer.step(model.parameters, model.gradients, learning_rate)
+    state.step += 1
+    state.num_tokens += int(tree.lengths.sum() + sum(map(len, prompts)) * s.group_size)
+    metrics = {"step": state.step, "loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
+    metrics |= objective.metrics(coefficients, logp_now, old, ref)
+    metrics |= rollout_metrics(rollouts, rewards) | {"frac_correct": float(is_correct(task, rewards).mean())}
+    metrics |= {"num_tokens": state.num_tokens, "step_time": time.perf_counter() - started}
+    return metrics, rollouts, rewards
+
+
+def rollout_metrics(rollouts: Rollouts, rewards: np.ndarray) -> dict[str, float]:
+    """What a batch looks like: rewards, lengths, entropy under the names that TRL uses, and the tree's own."""
+    tree = rollouts.tree
+    grouped = [rewards[tree.completion_group == g] for g in range(tree.n_groups)]
+    flat, unique = int(tree.lengths.sum()), int(tree.scored.sum())
+    return {
+        "reward": float(rewards.mean()),
+        "reward_std": float(np.mean([r.std(ddof=min(1, len(r) - 1)) for r in grouped])),
+        "frac_reward_zero_std": float(np.mean([r.min() == r.max() for r in grouped])),
+        "entropy": float(tree.on_tokens(rollouts.entropy).sum() / max(flat, 1)),
+        "completions/mean_length": float(tree.lengths.mean()),
+        "completions/clipped_ratio": float(rollouts.truncated.mean()),
+        "tree/unique_tokens": unique,
+        "tree/flat_tokens": flat,
+        "tree/mean_count": flat / max(unique, 1),  # completions that pass through a node, on average
+        "tree/shared_fraction": float((tree.on_tokens(tree.count) > 1).sum() / max(flat, 1)),
+        "tree/path_depth": float(tree.path_depth.mean()),
+        "tree/intermediate_proportion": float(tree.intermediate_proportion.mean()),
+        "tree/flat_fraction": float(tree.is_flat.mean()),
+    }
+
+
+def warm_start(model: Transformer, task: Task, rng: np.random.Generator, settings: TrainSettings, progress: bool = False) -> None:
+    """Supervised learning on the task's demonstrations: minimise -mean log p(token).   Raises ValueError if there are none."""
+    if not hasattr(task, "demonstrations"):
+        raise ValueError(f"task {settings.task} has no demonstrations: set warm_start_steps to 0")
+    s, optimizer = settings, AdamW(model.parameters)
+    for step in _progress(range(s.warm_start_steps), "warm start", progress):
+        pairs = task.demonstrations(rng, s.warm_start_batch)
+        tree = PrefixTree.from_groups([prompt for prompt, _ in pairs], [[completion] for _, completion in pairs])
+        model.gradients.flat[:] = 0
+        for part, _ in tree.split(s.micro_batch_tokens):
+            model.forward(part)
+            model.backward(np.where(part.scored, -1.0 / tree.scored.sum(), 0.0))
+        clip_gradient(model.gradients, 1.0)
+        optimizer.step(
+            model.parameters, model.gradients, learning_rate_at(step, s.warm_start_steps, s.warm_start_learning_rate, 20, "cosine")
+        )
+
+
+def train(
+    settings: TrainSettings,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    task: Task | None = None,
+    progress: bool = True,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+) -> tuple[Transformer, list[dict[str, Any]]]:
+    """Train from these settings; write a run folder if `out` is given.   -> the model, one dict of metrics a step (of this call)
+
+    resume=True goes on from the newest checkpoint in `out` (from the start if there is none yet).  `task` overrides the one
+    that the settings name.  Ctrl-C finishes the step, saves a checkpoint and raises KeyboardInterrupt.
+    Raises ValueError for bad input, FloatingPointError if training diverges.
+    """
+    task = task or load_task(settings.task, **settings.task_options)
+    objective = settings.make_objective()
+    model = make_model(settings, task)
+    folder = RunFolder(out, asdict(settings), resume) if out is not None else None
+    optimizer = AdamW(model.parameters, weight_decay=settings.weight_decay) if settings.optimizer == "adamw" else SGD(model.parameters)
+    state = TrainState(model, optimizer, np.random.default_rng(settings.seed))
+    saved = folder.load() if folder and resume else None
+    if folder:
+        folder.forget_after(saved[1]["step"] if saved else -1)
+    if saved:
+        _restore(state, *saved)
+    else:
+        if settings.init is not None:
+            load_weights(model, settings.init)
+        elif settings.warm_start_steps:
+            warm_start(model, task, state.rng, settings, progress)
+        if objective.beta:
+            state.reference = model.parameters.flat.copy()
+        if folder:
+            _save(folder, state, model)
+    history = []
+    with _stop_on_interrupt() as stopped:
+        bar = _progress(range(state.step, settings.steps), f"{settings.objective} on {settings.task}", progress)
+        for _ in bar:
+            metrics, rollouts, rewards = grpo_step(state, task, objective, settings)
+            if settings.eval_every and (state.step % settings.eval_every == 0 or state.step == settings.steps):
+                metrics |= evaluate(model, task, n_prompts=settings.eval_prompts, progress=False)
+            history.append(metrics)
+            bar.set_postfix(reward=f"{metrics['reward']:.2f}", unique=f"{1 / metrics['tree/mean_count']:.2f}", refresh=False)
+            if folder:
+                folder.append("metrics.jsonl", [metrics])
+                if state.step % settings.log_samples_every == 0:
+                    folder.append("samples.jsonl", sample_records(rollouts, rewards, task, state.step))
+                if state.step % settings.checkpoint_every == 0 or state.step == settings.steps or stopped:
+                    _save(folder, state, model)
+            if on_step:
+                on_step(metrics)
+            if stopped:
+                raise KeyboardInterrupt
+    return model, history
+
+
+def make_model(settings: TrainSettings, task: Task) -> Transformer:
+    """A new model of the settings' shape for the task's vocabulary, with room for prompts of any length that fits its context."""
+    longest = max(len(p) for p in task.prompts(np.random.default_rng(0), 64))
+    config = TransformerConfig(
+        vocab_size=task.tokenizer.vocab_size,
+        **{name: getattr(settings, name) for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim")},
+        max_seq_len=max(64, 2 * longest + task.max_new_tokens),
+    )
+    return Transformer(config, seed=settings.seed, backend=settings.backend, dtype=settings.dtype)
+
+
+def load_run(path: str | Path, **changes: Any) -> tuple[Transformer, Task, TrainSettings]:
+    """The model of a run's newest checkpoint (or of a checkpoint file in a run folder), with its task and settings."""
+    file = latest_checkpoint(Path(path))
+    stored = read_settings(file.parent)
+    settings = replace(TrainSettings(**{f.name: stored[f.name] for f in fields(TrainSettings) if f.name in stored}), **changes)
+    task = load_task(settings.task, **settings.task_options)
+    model = make_model(settings, task)
+    load_weights(model, file)
+    return model, task, settings
+
+
+def load_weights(model: Transformer, path: str | Path) -> None:
+    """Copy the parameters of a run or checkpoint into a model of the same shape.   Raises ValueError if the shapes differ."""
+    arrays, state = load_checkpoint(latest_checkpoint(Path(path)))
+    if state["config"] != model.settings():
+        changed = sorted(name for name, value in model.settings().items() if state["config"].get(name) != value)
+        raise ValueError(f"{path} holds a model of another shape (it differs in {', '.join(changed)})")
+    model.parameters.flat[:] = model.backend.to_device(arrays["parameters"], dtype=model.dtype)
+
+
+def sample_records(rollouts: Rollouts, rewards: np.ndarray, task: Task, step: int) -> list[dict[str, Any]]:
+    """Completions as records that `minigrpo tree` reads: step, prompt, completion, reward."""
+    rows = iter(rewards.tolist())
+    return [
+        {"step": step, "prompt": task.tokenizer.decode(p), "completion": task.tokenizer.decode(c), "reward": next(rows)}
+        for p, group in zip(rollouts.prompts, rollouts.completions, strict=True)
+        for c in group
+    ]
+
+
+@contextmanager
+def using(model: Transformer, flat: Any):
+    """The model with other parameters for a while."""
+    own = model.parameters.flat.copy()
+    model.parameters.flat[:] = flat
+    try:
+        yield model
+    finally:
+        model.parameters.flat[:] = own
+
+
+def _save(folder: RunFolder, state: TrainState, model: Transformer) -> None:
+    optimizer = state.optimizer.state()
+    arrays = {"parameters": model.parameters.flat} | {k: v for k, v in optimizer.items() if k != "step_count"}
+    if state.reference is not None:
+        arrays["reference"] = state.reference
+    counters = {"step": state.step, "num_tokens": state.num_tokens, "step_count": optimizer["step_count"]}
+    counters |= {"rng": state.rng.bit_generator.state, "config": model.settings()}
+    folder.save(state.step, {name: model.backend.to_host(array) for name, array in arrays.items()}, counters)
+
+
+def _restore(state: TrainState, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
+    device = state.model.backend.to_device
+    on_device = {name: device(array) for name, array in arrays.items()}
+    state.model.parameters.flat[:] = on_device["parameters"]
+    state.optimizer.restore(on_device | {"step_count": counters["step_count"]})
+    state.rng.bit_generator.state = counters["rng"]
+    state.step, state.num_tokens = counters["step"], counters["num_tokens"]
+    if "reference" in on_device:
+        state.reference = on_device["reference"].copy()
+
+
+@contextmanager
+def _stop_on_interrupt():
+    """A list that becomes non-empty (true) at the first Ctrl-C; a second one interrupts at once."""
+    stopped: list[bool] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def stop(*_: Any) -> None:
+        stopped.append(True)
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _progress(steps: range, title: str, wanted: bool) -> tqdm:
+    return tqdm(steps, desc=title, unit="step", disable=not (wanted and sys.stderr.isatty()), dynamic_ncols=True)

@@ -1,0 +1,334 @@
+"""A Llama-shaped transformer over the nodes of a prefix tree, forward and backward by hand.
+
+RMSNorm, rotary positions, grouped-query attention, SwiGLU, no biases, optional tied embeddings.  All parameters are views into
+one flat vector, all gradients into a second one alike.  A node stands for a whole prefix: running the model on the nodes of a
+tree gives, for every completion, the numbers that running it on each completion alone would give.
+
+Parameters carry the names of a Hugging Face Llama checkpoint.  One thing differs: such a checkpoint rotates element j of a head
+with element j + E/2, this model rotates neighbours 2j and 2j+1 (one complex number), so the rows of Q and K are permuted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from minigrpo import ops
+from minigrpo.backend import Backend, get_backend
+from minigrpo.ops import Array
+from minigrpo.plan import TreePlan, plan_tree
+from minigrpo.tree import PrefixTree
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The shape of a model.  Raises ValueError if the numbers do not fit together."""
+
+    vocab_size: int  # V
+    dim: int = 128  # D
+    n_layers: int = 4
+    n_heads: int = 4  # H
+    n_kv_heads: int | None = None  # K; None: as many as heads
+    ffn_dim: int | None = None  # F; None: 8/3 of dim, rounded up to a multiple of 8
+    max_seq_len: int = 1024
+    rope_base: float = 10_000.0
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        if self.n_kv_heads is None:
+            object.__setattr__(self, "n_kv_heads", self.n_heads)
+        if self.ffn_dim is None:
+            object.__setattr__(self, "ffn_dim", -(-8 * self.dim // 24) * 8)
+        for name in ("vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "max_seq_len"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
+            raise ValueError(f"dim {self.dim} must divide into {self.n_heads} heads of an even width")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"{self.n_heads} heads cannot share {self.n_kv_heads} key/value heads: take a divisor")
+
+    @property
+    def head_dim(self) -> int:
+        """E, the width of a head."""
+        return self.dim // self.n_heads
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every parameter, in the order of the flat vector; matrices are (outputs, inputs)."""
+        d, f, kv = self.dim, self.ffn_dim, self.n_kv_heads * self.head_dim
+        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, d)}
+        for i in range(self.n_layers):
+            layer = f"model.layers.{i}."
+            shapes |= {
+                layer + "input_layernorm.weight": (d,),
+                layer + "self_attn.q_proj.weight": (d, d),
+                layer + "self_attn.k_proj.weight": (kv, d),
+                layer + "self_attn.v_proj.weight": (kv, d),
+                layer + "self_attn.o_proj.weight": (d, d),
+                layer + "post_attention_layernorm.weight": (d,),
+                layer + "mlp.gate_proj.weight": (f, d),
+                layer + "mlp.up_proj.weight": (f, d),
+                layer + "mlp.down_proj.weight": (d, f),
+            }
+        shapes["model.norm.weight"] = (d,)
+        if not self.tie_embeddings:
+            shapes["lm_head.weight"] = (self.vocab_size, d)
+        return shapes
+
+
+class Parameters(Mapping):
+    """Named arrays that are views into one vector, `flat`.  Write into a view or into `flat`; both are the same memory."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], xp: Any, dtype: Any) -> None:
+        self.flat = xp.zeros(sum(math.prod(shape) for shape in shapes.values()), dtype=dtype)
+        self._views, self._offset = {}, {}
+        offset = 0
+        for name, shape in shapes.items():
+            size = math.prod(shape)
+            self._offset[name] = offset
+            self._views[name] = self.flat[offset : offset + size].reshape(shape)
+            offset += size
+
+    def __getitem__(self, name: str) -> Array:
+        return self._views[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def joined(self, *names: str) -> Array:
+        """Matrices that stand one after the other in `flat`, as one taller matrix."""
+        start, rows = self._offset[names[0]], sum(len(self[name]) for name in names)
+        columns = self[names[0]].shape[1]
+        return self.flat[start : start + rows * columns].reshape(rows, columns)
+
+
+class Layer(NamedTuple):
+    """Views of one layer's parameters (or gradients); matrices that read the same input are joined."""
+
+    attention_norm: Array  # (D,)
+    qkv: Array  # (D + 2·K·E, D)
+    o: Array  # (D, D)
+    ffn_norm: Array  # (D,)
+    gate_up: Array  # (2·F, D)
+    down: Array  # (D, F)
+
+    @classmethod
+    def of(cls, parameters: Parameters, i: int) -> Layer:
+        """The views of layer i."""
+        name = f"model.layers.{i}."
+        return cls(
+            parameters[name + "input_layernorm.weight"],
+            parameters.joined(*(f"{name}self_attn.{x}_proj.weight" for x in "qkv")),
+            parameters[name + "self_attn.o_proj.weight"],
+            parameters[name + "post_attention_layernorm.weight"],
+            parameters.joined(name + "mlp.gate_proj.weight", name + "mlp.up_proj.weight"),
+            parameters[name + "mlp.down_proj.weight"],
+        )
+
+
+class Transformer:
+    """The model.   `parameters` and `gradients` are mappings name -> view; their `.flat` is the one vector.
+
+    Weights start as N(0, 0.02²), those that write into the residual stream as N(0, 0.02²/(2·layers)) (GPT-2), norms as 1.
+    The same seed gives the same weights on every backend.  Raises ValueError for an unknown backend or dtype.
+    """
+
+    def __init__(self, config: TransformerConfig, seed: int = 0, backend: str | Backend = "numpy", dtype: str = "float32") -> None:
+        if str(dtype) not in ("float32", "float64"):
+            raise ValueError(f"dtype {dtype!r} is not supported: choose float32 or float64")
+        self.config = config
+        self.backend = backend if isinstance(backend, Backend) else get_backend(backend)
+        self.dtype = np.dtype(dtype)
+        self.parameters = Parameters(config.shapes(), self.backend.xp, self.dtype)
+        self.gradients = Parameters(config.shapes(), self.backend.xp, self.dtype)
+        rng = np.random.default_rng(seed)
+        for name, view in self.parameters.items():
+            if view.ndim == 1:
+                view[...] = 1
+            else:
+                writes = name.endswith(("o_proj.weight", "down_proj.weight"))
+                scale = 0.02 / math.sqrt(2 * config.n_layers) if writes else 0.02
+                view[...] = self.backend.to_device(rng.standard_normal(view.shape) * scale, dtype=self.dtype)
+        self._layers = [Layer.of(self.parameters, i) for i in range(config.n_layers)]
+        self._layer_gradients = [Layer.of(self.gradients, i) for i in range(config.n_layers)]
+        self._head = "model.embed_tokens.weight" if config.tie_embeddings else "lm_head.weight"
+        turns = ops.rotation(np.arange(config.max_seq_len), config.head_dim, config.rope_base)
+        self._turns = self.backend.to_device(turns, dtype=np.complex64 if self.dtype == np.float32 else np.complex128)
+        self._plans: WeakKeyDictionary[PrefixTree, TreePlan] = WeakKeyDictionary()
+        self._saved: tuple | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """The config as a plain dict, to be written down and given to TransformerConfig again."""
+        return asdict(self.config)
+
+    # -- over a tree -------------------------------------------------------------------------------------------------
+
+    def forward(self, tree: PrefixTree, temperature: float = 1.0, keep: bool = True) -> np.ndarray:
+        """log p(token | its prefix) at temperature, for every scored node; 0 for the others.   -> (N,) on the host
+
+        keep=True saves what `backward` needs.  Raises ValueError for a token outside the vocabulary or a path longer than
+        max_seq_len.
+        """
+        plan = self._plan(tree)
+        x, saved = self._body(plan.token, self._turns[plan.position], self._attend_in_tree(plan), keep)
+        h, norm = ops.rmsnorm(x[plan.predictor], self.parameters["model.norm.weight"], self.config.norm_eps)  # (P,D)
+        logits, head = ops.linear(h, self.parameters[self._head])  # (P,V)
+        logits /= temperature
+        chosen, softmax = ops.log_softmax_gather(logits, plan.child_row, plan.child_token)  # (C,)
+        if keep:
+            self._saved = plan, temperature, saved, norm, head, softmax
+        logp = np.zeros(tree.n_nodes, dtype=self.dtype)
+        logp[plan.child] = self.backend.to_host(chosen)
+        return logp
+
+    def backward(self, dlogp: np.ndarray) -> Parameters:
+        """Add d loss / d parameters to `gradients`, given d loss / d logp of every node.   dlogp (N,) on the host
+
+        Undoes the last `forward`; raises RuntimeError if there is none to undo.
+        """
+        if self._saved is None:
+            raise RuntimeError("backward needs a forward (with keep=True) before it, one for each backward")
+        plan, temperature, saved, norm, head, softmax = self._saved
+        self._saved = None
+        device, gradients = self.backend.to_device, self.gradients
+        c = dlogp[plan.child] / temperature
+        row_sum = np.bincount(plan.row_of_child, c, minlength=len(plan.predictor))
+        pair_sum = np.bincount(plan.pair_of_child, c, minlength=len(plan.pair_row))
+        dlogits = ops.log_softmax_gather_backward(
+            device(row_sum, self.dtype), plan.pair_row, plan.pair_token, device(pair_sum, self.dtype), softmax
+        )  # (P,V)
+        dh = ops.linear_backward(dlogits, head, gradients[self._head])
+        dx = self.backend.xp.zeros((len(plan.token), self.config.dim), dtype=self.dtype)
+        dx[plan.predictor] = ops.rmsnorm_backward(dh, norm, gradients["model.norm.weight"])
+        dx = self._body_backward(dx, saved, plan)
+        ops.embedding_backward(dx, plan.token_sum, gradients["model.embed_tokens.weight"])
+        return gradients
+
+    def logits(self, sequence: np.ndarray) -> np.ndarray:
+        """The logits after every token of one sequence.   (T,) -> (T,V) on the host"""
+        tokens = np.asarray(sequence)
+        tree = PrefixTree.from_groups([tokens], [[[0]]])  # one more token, so that every token of the sequence is an inner node
+        plan = self._plan(tree)
+        x, _ = self._body(plan.token, self._turns[plan.position], self._attend_in_tree(plan), keep=False)
+        return self.backend.to_host(self._logits(x))
+
+    # -- over the newest nodes only, with the keys and values of earlier ones in a cache (for the sampler) -----------
+
+    def new_cache(self, n_nodes: int) -> list[tuple[Array, Array]]:
+        """Room for the keys and values of n_nodes nodes, for each layer.   -> [((n_nodes,K,E), (n_nodes,K,E))]"""
+        shape = (n_nodes, self.config.n_kv_heads, self.config.head_dim)
+        empty = self.backend.xp.empty
+        return [(empty(shape, dtype=self.dtype), empty(shape, dtype=self.dtype)) for _ in self._layers]
+
+    def extend(
+        self, cache: list[tuple[Array, Array]], token: np.ndarray, position: np.ndarray, first: int, blocks: tuple, wanted: Array
+    ) -> Array:
+        """Compute the nodes first, first + 1, … of the cache, and return the logits of those `wanted`.
+
+        token and position (n,); blocks attend from the new nodes (counted from 0) to nodes of the cache; wanted (P,) -> (P,V)
+        """
+        new = slice(first, first + len(token))
+
+        def attend(i: int, q: Array, k: Array, v: Array, y: Array) -> None:
+            keys, values = cache[i]
+            keys[new], values[new] = k, v
+            for block in blocks:
+                ops.attention(q, keys, values, block, y)
+
+        x, _ = self._body(self.backend.to_device(token), self._turns[position], attend, keep=False)
+        return self._logits(x[wanted])
+
+    # -- the layers --------------------------------------------------------------------------------------------------
+
+    def _body(self, token: Array, turn: Array, attend: Any, keep: bool) -> tuple[Array, list]:
+        """Embedding and all layers.   token (N,), turn (N,E/2) -> x (N,D), what each layer's backward needs"""
+        config, xp = self.config, self.backend.xp
+        n, d, f, e = len(token), config.dim, config.ffn_dim, config.head_dim
+        n_rotated = config.n_heads + config.n_kv_heads
+        saved = []
+        x = ops.embedding(token, self.parameters["model.embed_tokens.weight"])  # (N,D)
+        for i, layer in enumerate(self._layers):
+            h, norm1 = ops.rmsnorm(x, layer.attention_norm, config.norm_eps)  # (N,D)
+            qkv, linear1 = ops.linear(h, layer.qkv)  # (N, D + 2·K·E)
+            heads = qkv.reshape(n, n_rotated + config.n_kv_heads, e)  # (N, H+K+K, E)
+            ops.rope(heads[:, :n_rotated], turn)
+            y = xp.empty((n, config.n_heads, e), dtype=self.dtype)
+            attended = attend(i, heads[:, : config.n_heads], heads[:, config.n_heads : n_rotated], heads[:, n_rotated:], y)
+            o, linear2 = ops.linear(y.reshape(n, d), layer.o)  # (N,D)
+            x = x + o
+            h, norm2 = ops.rmsnorm(x, layer.ffn_norm, config.norm_eps)  # (N,D)
+            gate_up, linear3 = ops.linear(h, layer.gate_up)  # (N,2F)
+            y, activated = ops.swiglu(gate_up[:, :f], gate_up[:, f:])  # (N,F)
+            y, linear4 = ops.linear(y, layer.down)  # (N,D)
+            x = x + y
+            if keep:
+                saved.append((norm1, linear1, attended, linear2, norm2, linear3, activated, linear4, turn))
+        return x, saved
+
+    def _body_backward(self, dx: Array, saved: list, plan: TreePlan) -> Array:
+        """The layers in reverse, each undoing the passes of `_body` from the last to the first.   dx (N,D) -> dx (N,D)"""
+        config, xp = self.config, self.backend.xp
+        n, d, f, e = len(dx), config.dim, config.ffn_dim, config.head_dim
+        n_rotated = config.n_heads + config.n_kv_heads
+        for i in reversed(range(config.n_layers)):
+            norm1, linear1, attended, linear2, norm2, linear3, activated, linear4, turn = saved.pop()
+            layer, grad = self._layers[i], self._layer_gradients[i]
+            dy = ops.linear_backward(dx, linear4, grad.down)  # (N,F)
+            dgate_up = xp.empty((n, 2 * f), dtype=self.dtype)
+            ops.swiglu_backward(dy, activated, dgate_up[:, :f], dgate_up[:, f:])
+            dh = ops.linear_backward(dgate_up, linear3, grad.gate_up)
+            dx = dx + ops.rmsnorm_backward(dh, norm2, grad.ffn_norm)
+            dy = ops.linear_backward(dx, linear2, grad.o).reshape(n, config.n_heads, e)
+            dheads = xp.zeros((n, n_rotated + config.n_kv_heads, e), dtype=self.dtype)
+            dq, dk, dv = dheads[:, : config.n_heads], dheads[:, config.n_heads : n_rotated], dheads[:, n_rotated:]
+            for block, cache in zip(plan.blocks, attended, strict=True):
+                ops.attention_backward(dy, cache, block, dq, dk, dv)
+            ops.rope_backward(dheads[:, :n_rotated], turn)
+            dh = ops.linear_backward(dheads.reshape(n, len(layer.qkv)), linear1, grad.qkv)
+            dx = dx + ops.rmsnorm_backward(dh, norm1, grad.attention_norm)
+        return dx
+
+    @staticmethod
+    def _attend_in_tree(plan: TreePlan) -> Any:
+        return lambda i, q, k, v, y: [ops.attention(q, k, v, block, y) for block in plan.blocks]
+
+    def _logits(self, x: Array) -> Array:
+        h, _ = ops.rmsnorm(x, self.parameters["model.norm.weight"], self.config.norm_eps)
+        return ops.linear(h, self.parameters[self._head])[0]
+
+    def _plan(self, tree: PrefixTree) -> TreePlan:
+        plan = self._plans.get(tree)
+        if plan is None:
+            self.check(tree.token, int(tree.row_end.max()))
+            plan = self._plans[tree] = plan_tree(tree, self.backend, self.dtype)
+        return plan
+
+    def check(self, token: np.ndarray, length: int) -> None:
+        """Raise ValueError if a token is outside the vocabulary or a sequence of this length outside the context."""
+        if len(token) and token.max() >= self.config.vocab_size:
+            raise ValueError(f"token id {token.max()} is outside the model's vocabulary of {self.config.vocab_size}")
+        if length > self.config.max_seq_len:
+            raise ValueError(
+                f"a prompt with its completion takes {length} tokens, the model's context (max_seq_len) holds "
+                f"{self.config.max_seq_len}: shorten the prompt or max_new_tokens"
+            )
+
+
+def rotate_neighbours(weight: np.ndarray, n_heads: int) -> np.ndarray:
+    """Rows of a Hugging Face Q or K projection, put in this model's order: j and j + E/2 become 2j and 2j+1.   (heads·E, D)"""
+    heads = weight.reshape(n_heads, 2, -1, weight.shape[1])  # (heads, 2, E/2, D)
+    return heads.swapaxes(1, 2).reshape(weight.shape)
+
+
+def rotate_halves(weight: np.ndarray, n_heads: int) -> np.ndarray:
+    """The inverse of `rotate_neighbours`, for writing a Hugging Face checkpoint."""
+    heads = weight.reshape(n_heads, -1, 2, weight.shape[1])  # (heads, E/2, 2, D)
+    return heads.swapaxes(1, 2).reshape(weight.shape)

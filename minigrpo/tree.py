@@ -1,0 +1,338 @@
+"""The prefix tree of a batch of rollouts: the one data structure of this package.
+
+A *node* is a distinct (prefix, token).  Two completions of a group that agree up to and including position t pass through the
+same node at t, so the members of a node are exactly the paper's *process set* λ(i, t), and `count` is |λ(i, t)|.  Everything
+that the paper defines is a quantity on these nodes: process rewards are means over members, λ-GRPO divides by the count.
+
+Prompts are in the tree too (its *trunk*), shared by all groups of the batch.  Below the end of a prompt nodes belong to one
+group each: two groups never mix there, even if they have the same prompt.
+
+Nodes are numbered depth first, rows (completions) in lexicographic order.  Row r shares its first `row_start[r]` nodes with
+rows before it and adds the rest, which are then numbered one after the other.  All is built by one sort and array operations.
+
+Source: Sullivan & Koller, "GRPO is Secretly a Process Reward Model", arXiv:2509.21154, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+MAX_TOKEN = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class ProcessStep:
+    """A process set λ and its step: the tokens start ≤ t < end that exactly these members share, after those of the parent."""
+
+    members: tuple[int, ...]  # completions, ascending
+    start: int  # s(λ), position in the completion
+    end: int  # e(λ)
+    parent: int | None  # index of the parent step in the list; None for the root
+    nodes: tuple[int, ...]  # the node of every token of the step
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixTree:
+    """A batch of B completions in G groups as N nodes.  Build it with `from_sequences` or `from_groups`.
+
+    token, parent, depth   (N,) token id; parent node or -1; position in prompt + completion, counted from 0
+    count                  (N,) |λ|: how many completions pass through the node
+    group                  (N,) the group that owns the node, -1 in the trunk (prompts)
+    scored                 (N,) bool: the node is a token of a completion (and, in a part made by `split`, is not context)
+    paths                  (B,T) node of completion i at its position t, -1 past its end
+    completion_group       (B,) group of each completion
+    rows                   (B,L) node of row r at position t of prompt + completion, -1 past its end; rows are sorted
+    row_start, row_end     (B,) row r adds the nodes at positions row_start ≤ t < row_end; the earlier ones it shares
+    """
+
+    token: np.ndarray
+    parent: np.ndarray
+    depth: np.ndarray
+    count: np.ndarray
+    group: np.ndarray
+    scored: np.ndarray
+    paths: np.ndarray
+    completion_group: np.ndarray
+    rows: np.ndarray
+    row_start: np.ndarray
+    row_end: np.ndarray
+
+    # -- building ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_sequences(cls, sequences: Sequence[Sequence[int]]) -> PrefixTree:
+        """The tree of one group, completions only.   sequences: k one-dimensional int sequences, possibly empty or equal.
+
+        Raises ValueError for an empty group, and for token ids that are not integers in [0, 2**31).
+        """
+        return cls.from_groups([()], [sequences])
+
+    @classmethod
+    def from_groups(
+        cls,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[Sequence[int]]],
+        *,
+        merge: bool = True,
+    ) -> PrefixTree:
+        """The tree of a batch.   prompts: G sequences; completions: G lists of sequences (groups may differ in size).
+
+        Completions are numbered through, group after group.  With merge=False nothing is shared: every completion has its own
+        copy of its prompt and tokens (the usual "flat" batch, as a degenerate tree).
+        """
+        if len(prompts) != len(completions):
+            raise ValueError(f"{len(prompts)} prompts but {len(completions)} groups of completions: give one group a prompt")
+        sizes = np.array([len(group) for group in completions], dtype=np.int64)
+        if not len(sizes) or not sizes.all():
+            empty = f"group {int(np.argmin(sizes))}" if len(sizes) else "the batch"
+            raise ValueError(f"{empty} has no completions: a tree needs at least one")
+        group = np.repeat(np.arange(len(prompts)), sizes)  # (B,)
+        prompt_arrays = [_tokens(p, f"prompt {g}") for g, p in enumerate(prompts)]
+        parts = [_tokens(c, f"completion {i} of group {g}") for g, cs in enumerate(completions) for i, c in enumerate(cs)]
+        prompt_length = np.array([len(p) for p in prompt_arrays], dtype=np.int64)[group]  # (B,)
+        length = prompt_length + [len(p) for p in parts]  # (B,)
+
+        # One row a completion: prompt, a marker of its own for every group, completion.  0 pads, so tokens are shifted by one.
+        width = int(length.max()) + 1
+        column = np.arange(width)
+        symbols = np.zeros((len(group), width), dtype=">u4")  # (B,L+1), big-endian: comparing bytes compares tokens
+        markers = (MAX_TOKEN + 2 + np.arange(len(prompts), dtype=np.int64))[:, None]
+        filled = [piece for g, p in zip(group, parts, strict=True) for piece in (prompt_arrays[g] + 1, markers[g], p + 1)]
+        symbols[column <= length[:, None]] = np.concatenate(filled)
+        order = np.argsort(symbols.view(f"V{4 * width}").ravel(), kind="stable")
+        symbols, prompt_length, length, row_group = symbols[order], prompt_length[order], length[order], group[order]
+
+        # How much of each row is shared with the row before it.  The marker is no token: it only keeps groups apart.
+        start = np.zeros(len(group), dtype=np.int64)
+        if merge:
+            differs = symbols[1:] != symbols[:-1]
+            same = np.where(differs.any(1), differs.argmax(1), length[1:] + 1)
+            start[1:] = same - (same > prompt_length[1:])
+        column = column[:-1]
+        without_marker = column + (column >= prompt_length[:, None])  # (B,L)
+        tokens = np.take_along_axis(symbols, without_marker, 1).astype(np.int64) - 1
+
+        # Row r numbers its new nodes from first[r]; at position t it passes through the node of the last row that was new there.
+        added = length - start
+        first = np.cumsum(added) - added
+        base = np.where(start[:, None] <= column, (first - start)[:, None], -1)
+        rows = np.maximum.accumulate(base, axis=0) + column  # (B,L): first - start never decreases down the rows
+        inside = column < length[:, None]
+        rows[~inside] = -1
+
+        new = inside & (column >= start[:, None])
+        n_nodes = int(added.sum())
+        parent = np.arange(n_nodes) - 1
+        has_new = added > 0
+        heads = np.flatnonzero(has_new)
+        parent[first[heads]] = np.where(start[heads] > 0, rows[heads, start[heads] - 1], -1)
+        owner = np.repeat(np.arange(len(rows)), added)  # (N,) the row that added the node
+        depth = np.nonzero(new)[1]
+        scored = depth >= prompt_length[owner]
+
+        n_positions = int((length - prompt_length).max())
+        position = np.arange(n_positions) + prompt_length[:, None]
+        paths = np.full((len(rows), n_positions), -1, dtype=np.int64)
+        present = position < length[:, None]
+        paths[present] = rows[np.nonzero(present)[0], position[present]]
+        unsorted = np.empty_like(paths)
+        unsorted[order] = paths
+        return cls(
+            token=tokens[new],
+            parent=parent,
+            depth=depth,
+            count=np.bincount(rows[inside], minlength=n_nodes),
+            group=np.where(scored, row_group[owner], -1),
+            scored=scored,
+            paths=unsorted,
+            completion_group=group,
+            rows=rows,
+            row_start=start,
+            row_end=length,
+        )
+
+    # -- sizes -------------------------------------------------------------------------------------------------------
+
+    @property
+    def n_nodes(self) -> int:
+        """N, the number of distinct (prefix, token), prompts included."""
+        return len(self.token)
+
+    @property
+    def n_groups(self) -> int:
+        """G, the number of groups."""
+        return int(self.completion_group[-1]) + 1
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(B,) tokens of each completion."""
+        return (self.paths >= 0).sum(1)
+
+    @cached_property
+    def group_sizes(self) -> np.ndarray:
+        """(G,) completions of each group: k."""
+        return np.bincount(self.completion_group)
+
+    # -- sums over members -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _nodes_of_tokens(self) -> np.ndarray:
+        return self.paths[self.paths >= 0]  # (Σ|yᵢ|,) completion after completion
+
+    def sum_over_members(self, values: np.ndarray) -> np.ndarray:
+        """Σ_{i ∈ λ(node)} values[i]: the one operation by which a number of a completion reaches nodes.   (B,) -> (N,) float64"""
+        return np.bincount(self._nodes_of_tokens, np.repeat(values, self.lengths), minlength=self.n_nodes)
+
+    def on_tokens(self, values: np.ndarray, fill: float = 0.0) -> np.ndarray:
+        """Read a quantity on nodes along every completion.   (N,) -> (B,T), `fill` past the end"""
+        out = np.full(self.paths.shape, fill, dtype=values.dtype)
+        out[self.paths >= 0] = values[self._nodes_of_tokens]
+        return out
+
+    def members(self, node: int) -> np.ndarray:
+        """The process set of a node: the completions that pass through it, ascending."""
+        return np.flatnonzero((self.paths == node).any(1))
+
+    # -- process steps -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def is_step_head(self) -> np.ndarray:
+        """(N,) bool: the first token of a process step, where the process set is smaller than the parent's."""
+        parent = np.maximum(self.parent, 0)
+        inherits = (self.parent >= 0) & (self.group[parent] == self.group) & (self.count[parent] == self.count)
+        return (self.group >= 0) & ~inherits
+
+    @cached_property
+    def is_leaf_step(self) -> np.ndarray:
+        """(N,) bool: the node's process step is a leaf, so nothing in the batch continues after that step."""
+        step = np.cumsum(self.is_step_head) - 1  # the nodes of a step are numbered one after the other
+        inner = np.zeros(self.n_nodes, dtype=bool)
+        inner[self.parent[self.parent >= 0]] = True
+        ends_open = np.zeros(self.n_nodes + 1, dtype=bool)
+        steps = self.group >= 0
+        is_last = np.append(self.is_step_head[1:] | (self.group[1:] != self.group[:-1]), True)
+        ends_open[step[steps & is_last & ~inner]] = True
+        return steps & ends_open[step]
+
+    def steps(self, group: int = 0) -> list[ProcessStep]:
+        """B(G), path-compressed: the process sets of a group with their steps, parents before children; the root comes first.
+
+        The root is the whole group; its step is empty when the completions differ from the first token on.  (Paper, section 3.)
+        """
+        everyone = tuple(np.flatnonzero(self.completion_group == group).tolist())
+        offset = np.where(self.group >= 0, self.depth, 0)
+        nodes = np.flatnonzero(self.group == group)
+        if not len(nodes):
+            return [ProcessStep(everyone, 0, 0, None, ())]
+        origin = int(offset[nodes[0]])  # prompt length: the first node of a group is the first token of its first row
+        heads = nodes[self.is_step_head[nodes]]
+        bounds = np.append(np.searchsorted(nodes, heads), len(nodes))
+        steps: list[ProcessStep] = []
+        if self.count[heads[0]] < len(everyone):
+            steps.append(ProcessStep(everyone, 0, 0, None, ()))
+        index_of: dict[int, int] = {}
+        for head, lo, hi in zip(heads.tolist(), bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            chain = tuple(nodes[lo:hi].tolist())
+            start = int(self.depth[head]) - origin
+            parent = index_of.get(int(self.parent[head]), 0 if steps else None)
+            index_of.update(dict.fromkeys(chain, len(steps)))
+            steps.append(ProcessStep(tuple(self.members(head).tolist()), start, start + len(chain), parent, chain))
+        return steps
+
+    # -- the statistics of section 3.2 -------------------------------------------------------------------------------
+
+    @cached_property
+    def path_depth(self) -> np.ndarray:
+        """(B,) number of intermediate process sets between the root and each completion's leaf."""
+        passed = self.on_tokens(self.is_step_head.astype(np.int64)).sum(1)
+        has_tokens = self.lengths > 0
+        ends = np.where(has_tokens, self.paths[np.arange(len(self.paths)), self.lengths - 1] if self.paths.shape[1] else 0, 0)
+        starts = np.where(has_tokens, self.paths[:, 0] if self.paths.shape[1] else 0, 0)
+        root_has_tokens = has_tokens & (self.count[starts] == self.group_sizes[self.completion_group])
+        leaf = has_tokens & self.is_leaf_step[ends]
+        return np.maximum(passed - root_has_tokens - leaf, 0)
+
+    @cached_property
+    def intermediate_proportion(self) -> np.ndarray:
+        """(B,) share of each completion's tokens that lie in non-leaf process steps; 0 for an empty completion."""
+        inner = self.on_tokens((~self.is_leaf_step).astype(np.int64)).sum(1)
+        return inner / np.maximum(self.lengths, 1)
+
+    @cached_property
+    def is_flat(self) -> np.ndarray:
+        """(G,) bool: no two completions of the group share a first token, so the group has no structure."""
+        largest = np.zeros(self.n_groups, dtype=np.int64)
+        np.maximum.at(largest, self.group[self.scored], self.count[self.scored])
+        return largest <= 1
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    def split(self, max_nodes: int) -> list[tuple[PrefixTree, np.ndarray]]:
+        """Cut into parts of about max_nodes nodes, each a run of rows with the context they need.   -> [(part, nodes)]
+
+        `nodes` maps a part's nodes to this tree's.  A completion's node is scored in exactly one part, so sums over scored
+        nodes (and gradients) of the parts add up to those of the whole.  A single row is never cut.
+        """
+        if max_nodes < 1:
+            raise ValueError(f"max_nodes is {max_nodes}: a part needs at least one node")
+        if self.n_nodes <= max_nodes:
+            return [(self, np.arange(self.n_nodes))]
+        added = self.row_end - self.row_start
+        bounds, size = [0], 0
+        for row, (shared, new) in enumerate(zip(self.row_start.tolist(), added.tolist(), strict=True)):
+            if size and size + new > max_nodes:
+                bounds, size = [*bounds, row], 0
+            size = size + new if size else shared + new
+        return [self._part(lo, hi) for lo, hi in zip(bounds, [*bounds[1:], len(self.rows)], strict=True)]
+
+    def _part(self, lo: int, hi: int) -> tuple[PrefixTree, np.ndarray]:
+        first = int((self.row_end - self.row_start)[:lo].sum())
+        own = np.arange(first, first + int((self.row_end - self.row_start)[lo:hi].sum()))
+        context = self.rows[lo, : self.row_start[lo]]
+        nodes = np.concatenate([context, own])
+        renumber = np.full(self.n_nodes + 1, -1, dtype=np.int64)  # the extra last entry serves index -1
+        renumber[nodes] = np.arange(len(nodes))
+        row_start = self.row_start[lo:hi].copy()
+        row_start[0] = 0  # its context is computed here too
+        scored = self.scored[nodes].copy()
+        scored[: len(context)] = False
+        part = PrefixTree(
+            token=self.token[nodes],
+            parent=renumber[self.parent[nodes]],
+            depth=self.depth[nodes],
+            count=self.count[nodes],
+            group=self.group[nodes],
+            scored=scored,
+            paths=renumber[self.paths],
+            completion_group=self.completion_group,
+            rows=renumber[self.rows[lo:hi]],
+            row_start=row_start,
+            row_end=self.row_end[lo:hi],
+        )
+        return part, nodes
+
+
+def lambda_weights(sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """The weights of λ-GRPO for one group: 1/|λ(i,t)| for every token.   k int sequences -> k float64 arrays of their lengths
+
+    |λ(i,t)| is the number of completions that share completion i up to and including token t.  (Paper, section 4.)
+    Raises ValueError as `PrefixTree.from_sequences` does.
+    """
+    tree = PrefixTree.from_sequences(sequences)
+    weights = 1.0 / tree.count[tree._nodes_of_tokens]
+    return np.split(weights, np.cumsum(tree.lengths)[:-1])
+
+
+def _tokens(sequence: Sequence[int], name: str) -> np.ndarray:
+    array = np.asarray(sequence)
+    if array.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be a one-dimensional sequence of token ids (integers), not {array.dtype} of {array.ndim} dimensions")
+    if array.min() < 0 or array.max() > MAX_TOKEN:
+        raise ValueError(f"{name} holds a token id outside [0, 2**31): {int(array.min())} … {int(array.max())}")
+    return array.astype(np.int64)
