@@ -29,11 +29,22 @@ class Equivalence:
     gradient_difference: dict[str, float]  # for each parameter, ‖difference‖ / ‖gradient‖ (Euclidean norm)
     unique_tokens: int
     flat_tokens: int
+    informative: bool  # some group has unequal rewards; otherwise only the KL term is compared
 
     @property
     def worst(self) -> float:
         """The largest of all relative differences."""
         return max(self.value_difference, *self.gradient_difference.values())
+
+    def text(self) -> str:
+        """The comparison as a few lines for a terminal."""
+        name = max(self.gradient_difference, key=self.gradient_difference.__getitem__)
+        return (
+            f"{self.flat_tokens} tokens, {self.unique_tokens} of them distinct (prefix, token) pairs\n"
+            f"loss      GRPO on padded rows {self.grpo_loss:+.15f}\n"
+            f"          PRM on the tree     {self.prm_loss:+.15f}   relative difference {self.value_difference:.1e}\n"
+            f"gradient  {len(self.gradient_difference)} parameters, relative difference at most {self.gradient_difference[name]:.1e} ({name})"
+        )
 
 
 def check_equivalence(
@@ -96,7 +107,7 @@ def check_equivalence(
         model.gradients.flat[:] = 0
     difference = {name: _relative(right[name] - left[name], left[name]) for name in left}
     value = abs(grpo_loss - prm_loss) / max(terms, abs(grpo_loss), 1e-300)
-    return Equivalence(grpo_loss, prm_loss, value, difference, int(tree.scored.sum()), int(tree.lengths.sum()))
+    return Equivalence(grpo_loss, prm_loss, value, difference, int(tree.scored.sum()), int(tree.lengths.sum()), bool(terms > 0))
 
 
 def _relative(difference: np.ndarray, reference: np.ndarray) -> float:

@@ -61,6 +61,8 @@ def padded_loss(
             advantage[rows, columns] = (mean_reward - mean) / scale
         else:
             advantage[rows] = ((r - baseline) / scale)[:, None]
+        if objective.baseline != "none" and r.min() == r.max():
+            advantage[rows] = 0.0  # the mean of equal numbers may differ from them by a rounding
         weight[rows, columns] = 1 / np.maximum(size, 1) if objective.process_weight == "inverse_count" else 1.0
         share[rows] = {
             "group_token_mean": np.array(1 / (len(groups) * max(n, 1))),

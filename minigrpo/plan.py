@@ -23,7 +23,7 @@ ONE_BLOCK = 40_000  # below this many (query, key) pairs, padding is cheaper tha
 class TreePlan:
     """The M computed (inner) nodes of a tree, the P of them that predict, and the C scored nodes that are predicted.
 
-    token, position   (M,) of the computed nodes; `position` stays on the host
+    token, position   (M,) of the computed nodes
     blocks            attention among them
     token_sum         how the gradients of M nodes add up to rows of the embedding
     predictor         (P,) the computed nodes whose logits are needed
@@ -33,7 +33,7 @@ class TreePlan:
     """
 
     token: Array
-    position: np.ndarray
+    position: Array
     blocks: tuple[AttentionBlock, ...]
     token_sum: SegmentSum
     predictor: Array
@@ -64,7 +64,7 @@ def plan_tree(tree: PrefixTree, backend: Backend, dtype: np.dtype) -> TreePlan:
     pair, pair_of_child = np.unique(row_of_child * stride + token, return_inverse=True)
     return TreePlan(
         token=device(tree.token[inner]),
-        position=tree.depth[inner],
+        position=device(tree.depth[inner]),
         blocks=_attention_blocks(tree, inner, number, backend, dtype),
         token_sum=segment_sum_plan(tree.token[inner], device),
         predictor=device(predictor),

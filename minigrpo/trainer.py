@@ -145,7 +145,8 @@ def train(
     objective = settings.make_objective()
     model = make_model(settings, task)
     folder = RunFolder(out, asdict(settings), resume) if out is not None else None
-    optimizer = AdamW(model.parameters, weight_decay=settings.weight_decay) if settings.optimizer == "adamw" else SGD(model.parameters)
+    adamw = settings.optimizer == "adamw"
+    optimizer = AdamW(model.parameters, weight_decay=settings.weight_decay) if adamw else SGD(model.parameters)
     state = TrainState(model, optimizer, np.random.default_rng(settings.seed))
     saved = folder.load() if folder and resume else None
     if folder:
@@ -159,6 +160,12 @@ def train(
             warm_start(model, task, state.rng, settings, progress)
         if objective.beta:
             state.reference = model.parameters.flat.copy()
+        if settings.eval_every:
+            before = {"step": 0} | evaluate(model, task, n_prompts=settings.eval_prompts, progress=False)
+            if folder:
+                folder.append("metrics.jsonl", [before])  # before the checkpoint: a resumed run then neither lacks nor repeats it
+            if on_step:
+                on_step(before)
         if folder:
             _save(folder, state, model)
     history = []

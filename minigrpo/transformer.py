@@ -137,7 +137,8 @@ class Layer(NamedTuple):
 class Transformer:
     """The model.   `parameters` and `gradients` are mappings name -> view; their `.flat` is the one vector.
 
-    Weights start as N(0, 0.02²), those that write into the residual stream as N(0, 0.02²/(2·layers)) (GPT-2), norms as 1.
+    Embeddings start as N(0, 0.02²), matrices as N(0, 1/inputs), those that write into the residual stream as N(0, 1/(2·layers·
+    inputs)), norms as 1: with tied embeddings the policy starts near the uniform one.
     The same seed gives the same weights on every backend.  Raises ValueError for an unknown backend or dtype.
     """
 
@@ -154,8 +155,8 @@ class Transformer:
             if view.ndim == 1:
                 view[...] = 1
             else:
-                writes = name.endswith(("o_proj.weight", "down_proj.weight"))
-                scale = 0.02 / math.sqrt(2 * config.n_layers) if writes else 0.02
+                writes = 2 * config.n_layers if name.endswith(("o_proj.weight", "down_proj.weight")) else 1
+                scale = 0.02 if "embed" in name else 1 / math.sqrt(view.shape[1] * writes)
                 view[...] = self.backend.to_device(rng.standard_normal(view.shape) * scale, dtype=self.dtype)
         self._layers = [Layer.of(self.parameters, i) for i in range(config.n_layers)]
         self._layer_gradients = [Layer.of(self.gradients, i) for i in range(config.n_layers)]
@@ -243,7 +244,8 @@ class Transformer:
             for block in blocks:
                 ops.attention(q, keys, values, block, y)
 
-        x, _ = self._body(self.backend.to_device(token), self._turns[position], attend, keep=False)
+        device = self.backend.to_device
+        x, _ = self._body(device(token), self._turns[device(position)], attend, keep=False)
         return self._logits(x[wanted])
 
     # -- the layers --------------------------------------------------------------------------------------------------

@@ -250,8 +250,10 @@ class PrefixTree:
         """(B,) number of intermediate process sets between the root and each completion's leaf."""
         passed = self.on_tokens(self.is_step_head.astype(np.int64)).sum(1)
         has_tokens = self.lengths > 0
-        ends = np.where(has_tokens, self.paths[np.arange(len(self.paths)), self.lengths - 1] if self.paths.shape[1] else 0, 0)
-        starts = np.where(has_tokens, self.paths[:, 0] if self.paths.shape[1] else 0, 0)
+        if not has_tokens.any():
+            return np.zeros(len(self.paths), dtype=np.int64)
+        ends = np.where(has_tokens, self.paths[np.arange(len(self.paths)), self.lengths - 1], 0)
+        starts = np.where(has_tokens, self.paths[:, 0], 0)
         root_has_tokens = has_tokens & (self.count[starts] == self.group_sizes[self.completion_group])
         leaf = has_tokens & self.is_leaf_step[ends]
         return np.maximum(passed - root_has_tokens - leaf, 0)
@@ -284,7 +286,7 @@ class PrefixTree:
         added = self.row_end - self.row_start
         bounds, size = [0], 0
         for row, (shared, new) in enumerate(zip(self.row_start.tolist(), added.tolist(), strict=True)):
-            if size and size + new > max_nodes:
+            if size and new and size + new > max_nodes:
                 bounds, size = [*bounds, row], 0
             size = size + new if size else shared + new
         return [self._part(lo, hi) for lo, hi in zip(bounds, [*bounds[1:], len(self.rows)], strict=True)]

@@ -11,6 +11,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,53 +22,66 @@ from minigrpo.trainer import TrainSettings, train
 LAST = 50  # steps that the table looks at
 
 
-def target_frequency(settings: TrainSettings) -> list[float]:
-    """Train, and return the share of target paths among the completions of each step.   -> (steps,)"""
-    return [metrics["frac_correct"] for metrics in train(settings, progress=False)[1]]
+class Arm(NamedTuple):
+    """What is compared: an objective in a setting of the task at a learning rate."""
+
+    objective: str
+    n: int  # moves that the misleading paths share with the target
+    learning_rate: float
 
 
-def learning_curves_of(
-    objectives: Sequence[str],
-    ns: Sequence[int],
-    learning_rates: Sequence[float],
-    seeds: Sequence[int],
-    *,
-    steps: int = 250,
-    r_neg: float = -1.0,
-    processes: int | None = None,
-) -> dict[tuple[str, int, float], np.ndarray]:
-    """Target frequency for every combination.   -> {(objective, n, learning rate): (seeds, steps)}"""
-    arms = [(objective, n, rate) for n in ns for rate in learning_rates for objective in objectives]
+def metrics_of_run(settings: TrainSettings) -> list[dict[str, Any]]:
+    """Train, and return one dict of metrics a step; `frac_correct` is the share of target paths."""
+    return train(settings, progress=False)[1]
+
+
+def run_arms(
+    arms: Sequence[Arm], seeds: Sequence[int], *, steps: int = 250, r_neg: float = -1.0, processes: int | None = None
+) -> dict[Arm, list[list[dict[str, Any]]]]:
+    """The metrics of every arm and seed.   -> {arm: [one list of metrics a seed]}"""
     jobs = [
-        TrainSettings.for_task("treewalk", task_options={"n": n, "r_neg": r_neg}, objective=o, learning_rate=r, steps=steps, seed=s)
-        for o, n, r in arms
-        for s in seeds
+        TrainSettings.for_task(
+            "treewalk",
+            task_options={"n": arm.n, "r_neg": r_neg},
+            objective=arm.objective,
+            learning_rate=arm.learning_rate,
+            steps=steps,
+            seed=seed,
+        )
+        for arm in arms
+        for seed in seeds
     ]
-    curves = np.array(run_jobs(target_frequency, jobs, title="tree walk", processes=processes))
-    return dict(zip(arms, curves.reshape(len(arms), len(seeds), -1), strict=True))
+    results = run_jobs(metrics_of_run, jobs, title="tree walk", processes=processes)
+    return {arm: results[i * len(seeds) : (i + 1) * len(seeds)] for i, arm in enumerate(arms)}
 
 
-def table(curves: dict[tuple[str, int, float], np.ndarray]) -> list[dict[str, float | str | int]]:
-    """Mean target frequency of the last 50 steps with a 95 % bootstrap interval over seeds, a row for each arm."""
+def target_frequency(runs: list[list[dict[str, Any]]]) -> np.ndarray:
+    """The share of target paths among the completions of each step.   -> (seeds, steps)"""
+    return np.array([[metrics["frac_correct"] for metrics in run] for run in runs])
+
+
+def table(results: dict[Arm, list[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """Mean target frequency of the last 50 steps with its 95 % bootstrap interval over seeds, a row for each arm."""
     rows = []
-    for (objective, n, rate), curve in curves.items():
-        final = curve[:, -LAST:].mean(1)  # (seeds,)
+    for arm, runs in results.items():
+        final = target_frequency(runs)[:, -LAST:].mean(1)  # (seeds,)
         low, high = bootstrap_interval(final, np.random.default_rng(0))
-        row = {"objective": objective, "n": n, "learning_rate": rate, "seeds": len(final)}
-        rows.append(row | {"target_frequency": float(final.mean()), "low": float(low), "high": float(high)})
+        row = arm._asdict() | {"seeds": len(runs), "target_frequency": float(final.mean())}
+        rows.append(row | {"low": float(low), "high": float(high)})
     return rows
 
 
 def main() -> None:
-    """Sweep the learning rate and print the table."""
+    """Sweep the learning rate of GRPO and λ-GRPO on the paper's tree walk and print the table."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--seeds", type=int, default=16)
-    parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3])
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-4, 2e-4, 3e-4, 5e-4, 1e-3, 3e-3, 1e-2])
     parser.add_argument("--objectives", nargs="+", default=["grpo", "lambda_grpo"])
     parser.add_argument("--n", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--out", type=Path, help="write the table as JSON lines")
     a = parser.parse_args()
-    rows = table(learning_curves_of(a.objectives, a.n, a.learning_rates, range(a.seeds)))
+    arms = [Arm(objective, n, rate) for n in a.n for rate in a.learning_rates for objective in a.objectives]
+    rows = table(run_arms(arms, range(a.seeds)))
     for row in rows:
         print("n={n} lr={learning_rate:<7g} {objective:12} {target_frequency:.3f}  [{low:.3f}, {high:.3f}]".format(**row))
     if a.out:

@@ -23,7 +23,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -44,6 +44,17 @@ class Arithmetic:
     digits: int = 3
     forget: float = 0.6
     test_share: float = 0.1
+
+    defaults: ClassVar[dict[str, Any]] = {
+        "dim": 64,
+        "n_heads": 4,
+        "warm_start_steps": 600,
+        "steps": 200,
+        "group_size": 8,
+        "prompts_per_step": 16,
+        "learning_rate": 5e-4,
+        "eval_every": 20,
+    }
 
     def __post_init__(self) -> None:
         whole_number("digits", self.digits, 1, 12)

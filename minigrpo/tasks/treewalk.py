@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -37,6 +37,8 @@ class TreeWalk:
     r_neg: float = -1.0
     r_other: float = 0.7
     target: str | None = None
+
+    defaults: ClassVar[dict[str, Any]] = {"steps": 250, "group_size": 16, "learning_rate": 3e-4, "max_grad_norm": None}
 
     def __post_init__(self) -> None:
         depth = whole_number("depth", self.depth, 2, 12)

@@ -1,0 +1,202 @@
+"""Tests of the objectives: against padded arrays, finite differences, the paper's claims and the presets' papers."""
+
+import numpy as np
+import pytest
+from helpers import random_logps, random_rollouts, relative, rollouts_of
+
+from minigrpo import Objective
+from minigrpo.objectives import PRESETS
+from minigrpo.padded import padded_loss
+
+PRESET = pytest.mark.parametrize("preset", PRESETS)
+AGGREGATION = pytest.mark.parametrize(
+    "aggregation", ["group_token_mean", "batch_token_mean", "sequence_mean", "sequence_sum", "constant"]
+)
+
+
+def both_ways(objective, rollouts, rewards, logps):
+    """(loss, dlogp) on the tree, and on padded arrays, where dlogp is summed over members afterwards."""
+    tree = rollouts.tree
+    rows = [tree.on_tokens(values, fill=np.nan) for values in logps]
+    loss, dlogp = padded_loss(
+        objective, rollouts.completions, rewards, *rows, truncated=rollouts.truncated, max_new_tokens=rollouts.max_new_tokens
+    )
+    inside = tree.paths >= 0
+    return objective(rollouts, rewards, *logps), (loss, np.bincount(tree.paths[inside], dlogp[inside], minlength=tree.n_nodes))
+
+
+# -- against the usual way -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("beta", "kl"), [(0.0, "k3"), (0.3, "k1"), (0.3, "k2"), (0.3, "k3")])
+@PRESET
+def test_tree_equals_padded_arrays(preset, beta, kl):
+    """Random trees, log-probabilities as far from the old ones as after several inner epochs, some completions truncated."""
+    clipped = np.zeros(2)
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        rollouts = random_rollouts(rng, p_truncated=0.3)
+        rewards = rng.choice([-1.0, 0.7, 1.0, 0.1], size=18)
+        logps = random_logps(rng, rollouts.tree)
+        for changes in ({}, {"mask_truncated": True, "ddof": 0}):
+            objective = Objective.preset(preset, beta=beta, kl=kl, **changes)
+            (loss, dlogp), (padded, dpadded) = both_ways(objective, rollouts, rewards, logps)
+            assert abs(loss - padded) < 1e-12 * max(1, abs(padded))
+            assert relative(dlogp, dpadded) < 1e-12
+            metrics = objective.metrics(objective.coefficients(rollouts, rewards), *logps[:2])
+            clipped += [metrics["clip_ratio/low_mean"], metrics["clip_ratio/high_mean"]]
+    assert (clipped > 0).all() or objective.clip_low is None
+
+
+@AGGREGATION
+@pytest.mark.parametrize("baseline", ["group_mean", "leave_one_out", "none"])
+@pytest.mark.parametrize("scale", ["group_std", "batch_std", "none"])
+def test_other_combinations_equal_padded_arrays(aggregation, baseline, scale):
+    rng = np.random.default_rng(5)
+    rollouts = random_rollouts(rng, p_truncated=0.3)
+    rewards, logps = rng.standard_normal(18), random_logps(rng, rollouts.tree)
+    for weight in ("none", "inverse_count"):
+        choice = {"aggregation": aggregation, "baseline": baseline, "scale": scale, "process_weight": weight}
+        objective = Objective(**choice, clip_high=0.1, beta=0.1)
+        (loss, dlogp), (padded, dpadded) = both_ways(objective, rollouts, rewards, logps)
+        assert abs(loss - padded) < 1e-12 * max(1, abs(padded))
+        assert relative(dlogp, dpadded) < 1e-12
+
+
+@pytest.mark.parametrize("kl", ["k1", "k2", "k3"])
+@PRESET
+def test_dlogp_is_the_derivative_of_the_loss(preset, kl):
+    rng = np.random.default_rng(2)
+    rollouts = random_rollouts(rng, n_groups=2, k=4, length=6)
+    objective = Objective.preset(preset, beta=0.2, kl=kl)
+    coefficients = objective.coefficients(rollouts, rng.standard_normal(8))
+    logp, old, ref = random_logps(rng, rollouts.tree)
+    _, dlogp = objective.evaluate(coefficients, logp, old, ref)
+    numeric = np.zeros_like(dlogp)
+    for node in range(len(logp)):
+        step = 1e-5 * (np.arange(len(logp)) == node)
+        ahead, behind = (objective.evaluate(coefficients, logp + s, old, ref)[0] for s in (step, -step))
+        numeric[node] = (ahead - behind) / 2e-5
+    assert relative(numeric, dlogp) < 1e-8
+
+
+@AGGREGATION
+def test_parts_of_a_split_add_up_to_the_whole(aggregation):
+    rng = np.random.default_rng(0)
+    rollouts = random_rollouts(rng, p_truncated=0.3)
+    tree, logps = rollouts.tree, random_logps(rng, rollouts.tree)
+    objective = Objective(aggregation=aggregation, clip_low=0.2, clip_high=0.2, beta=0.1, mask_truncated=True)
+    whole = objective.coefficients(rollouts, rng.standard_normal(18))
+    loss, dlogp = objective.evaluate(whole, *logps)
+    for max_nodes in (1, 10, 40):
+        losses, gathered, sums = 0.0, np.zeros(tree.n_nodes), {name: 0.0 for name in vars(whole)}
+        parts = tree.split(max_nodes)
+        assert len(parts) > 1
+        for part, nodes in parts:
+            coefficients = whole.at(nodes, part.scored)
+            part_loss, part_dlogp = objective.evaluate(coefficients, *(values[nodes] for values in logps))
+            losses, sums = losses + part_loss, {name: sums[name] + getattr(coefficients, name).sum() for name in sums}
+            np.add.at(gathered, nodes, part_dlogp)
+        assert abs(losses - loss) < 1e-13
+        np.testing.assert_allclose(gathered, dlogp, rtol=1e-14, atol=0)
+        np.testing.assert_allclose([*sums.values()], [v.sum() for v in vars(whole).values()], rtol=0, atol=1e-12)
+
+
+# -- what the loss means, λ-GRPO, Theorem 1 ----------------------------------------------------------------------------
+
+
+def test_trap_the_loss_on_policy_is_zero_for_grpo_but_not_its_gradient():
+    """Σ aᵢ = 0 over completions of equal length; with 1/|λ| the steps' sums no longer cancel: [0] counts once, not twice."""
+    rollouts = rollouts_of([[0]], [[[0, 0], [0, 1], [1, 1]]])
+    on_policy = np.full(rollouts.tree.n_nodes, -0.7)
+    loss, dlogp = Objective.preset("grpo")(rollouts, [1, 0, 0], on_policy, on_policy)
+    assert abs(loss) < 1e-15
+    assert np.linalg.norm(dlogp) > 0.1
+    loss, _ = Objective.preset("lambda_grpo")(rollouts, [1, 0, 0], on_policy, on_policy)
+    scale = 1 / 3**0.5 + 1e-4  # a = (2, -1, -1) / (3 · scale); the shared first token has (2 - 1) / 2
+    np.testing.assert_allclose(loss, -(0.5 + 2 - 1 - 1 - 1) / (3 * scale) / 6, rtol=1e-13)
+
+
+def test_the_flaw_a_shared_step_is_pushed_as_often_as_it_was_sampled():
+    """Four completions begin with 1, one of them is good; the paper's example of anti-exploration, numbers by hand."""
+    rollouts = rollouts_of([[0]], [[[1, 2], [1, 3], [1, 4], [1, 5], [6, 7], [6, 8]]])
+    rewards, same = np.array([6, 0, 0, 0, 6, 6.0]), np.zeros(rollouts.tree.n_nodes)
+    shared, tail = rollouts.tree.paths[0]  # a = ±3; Â of the shared step is (3 - 9) / 4 = -1.5
+    _, grpo = Objective.preset("grpo", scale="none")(rollouts, rewards, same, same)
+    _, fixed = Objective.preset("lambda_grpo", scale="none")(rollouts, rewards, same, same)
+    np.testing.assert_allclose(-12 * grpo[[shared, tail]], [4 * -1.5, 3])  # down twice as hard as its tail goes up
+    np.testing.assert_allclose(-12 * fixed[[shared, tail]], [-1.5, 3])
+    moved, old, ref = random_logps(np.random.default_rng(0), rollouts.tree)
+    for changes in ({}, {"beta": 0.5}, {"aggregation": "sequence_mean"}):  # the whole term, KL included
+        _, grpo = Objective.preset("grpo", **changes)(rollouts, rewards, moved, old, ref)
+        _, fixed = Objective.preset("lambda_grpo", **changes)(rollouts, rewards, moved, old, ref)
+        np.testing.assert_allclose(fixed * rollouts.tree.count, grpo, rtol=1e-13, atol=1e-16)
+
+
+def test_theorem_1_and_where_it_stops():
+    """GRPO's token-mean is the tree's PRM.  A sequence-mean is that of a length-weighted mean reward; clipping is none."""
+    plain = {"clip_low": None, "clip_high": None, "beta": 0.1}
+    rng = np.random.default_rng(0)
+    rollouts, rewards = random_rollouts(rng), rng.standard_normal(18)
+    tree, logps = rollouts.tree, random_logps(rng, rollouts.tree)
+
+    def difference(changes, process_rewards=None):
+        grpo, prm = Objective.preset("grpo", **plain | changes), Objective.preset("prm", **plain | changes)
+        loss, dlogp = grpo(rollouts, rewards, *logps)
+        prm_loss, prm_dlogp = prm.evaluate(prm.coefficients(rollouts, rewards, process_rewards), *logps)
+        return max(abs(loss - prm_loss), relative(prm_dlogp, dlogp))
+
+    assert difference({}) < 1e-13
+    assert difference({"aggregation": "batch_token_mean"}) < 1e-13
+    assert difference({"aggregation": "sequence_mean"}) > 1e-3
+    inverse = 1 / np.maximum(tree.lengths, 1)
+    weighted = tree.sum_over_members(rewards * inverse) / np.maximum(tree.sum_over_members(inverse), 1e-300)
+    assert difference({"aggregation": "sequence_mean"}, weighted) < 1e-13
+    assert difference({"clip_low": 0.2, "clip_high": 0.2}) > 1e-3
+
+
+# -- settings ------------------------------------------------------------------------------------------------------------
+
+
+def test_presets_are_those_of_their_papers():
+    clip = {"clip_low": 0.2, "clip_high": 0.2}
+    expected = {
+        "reinforce": {"baseline": "none", "scale": "none", "aggregation": "sequence_sum"},  # Williams 1992: Σ_t r ∇log π
+        "rloo": {"baseline": "leave_one_out", "scale": "none", "aggregation": "sequence_sum"},  # arXiv:2402.14740
+        "grpo": clip,  # arXiv:2509.21154, section 2
+        "grpo_original": {"aggregation": "sequence_mean", "beta": 0.04, **clip},  # arXiv:2402.03300
+        "dapo": {"aggregation": "batch_token_mean", "clip_low": 0.2, "clip_high": 0.28, "mask_truncated": True},  # arXiv:2503.14476
+        "dr_grpo": {"aggregation": "constant", "scale": "none", **clip},  # arXiv:2503.20783: neither std nor 1/|y|
+        "lambda_grpo": {"process_weight": "inverse_count", **clip},  # arXiv:2509.21154, section 4
+        "prm": {"process_reward": "tree"},  # arXiv:2509.21154, section 3
+    }
+    assert {name: Objective.preset(name) for name in PRESETS} == {name: Objective(name=name, **f) for name, f in expected.items()}
+    defaults = Objective()
+    assert (defaults.baseline, defaults.scale, defaults.aggregation) == ("group_mean", "group_std", "group_token_mean")
+    assert (defaults.process_weight, defaults.process_reward, defaults.kl, defaults.beta) == ("none", "outcome", "k3", 0)
+    assert (defaults.clip_low, defaults.clip_high, defaults.mask_truncated) == (None, None, False)
+    assert Objective.preset("dapo", beta=0.2, clip_high=None).clip_high is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"preset": "gspo"}, "unknown objective 'gspo': choose from reinforce"),
+        ({"preset": "grpo", "betta": 1}, "no field betta"),
+        *(({field: "x"}, f"{field} 'x' is unknown") for field in ("baseline", "scale", "aggregation", "process_weight", "kl")),
+        ({"process_reward": "tree", "baseline": "leave_one_out"}, "take baseline group_mean"),
+        ({"beta": -1}, "beta is -1"),
+        ({"clip_low": np.nan}, "clip_low is nan"),
+        ({"clip_high": np.inf}, "clip_high is inf"),
+        ({"std_eps": -1e-4}, "std_eps is"),
+    ],
+)
+def test_unknown_names_and_numbers_out_of_range_are_errors(settings, message):
+    preset = settings.pop("preset", None)
+    with pytest.raises(ValueError, match=message):
+        Objective.preset(preset, **settings) if preset else Objective(**settings)
+
+
+def test_beta_needs_a_reference():
+    with pytest.raises(ValueError, match="reference policy"):
+        Objective(beta=0.1)(rollouts_of([[0]], [[[1], [2]]]), [1, 0], np.zeros(3), np.zeros(3))
