@@ -5,9 +5,10 @@ Read in this order: tree, objectives, rewards, ops, transformer, sampler, traine
 
 from minigrpo.backend import get_backend
 from minigrpo.objectives import Objective, advantages
+from minigrpo.parameters import TransformerConfig
 from minigrpo.rewards import monte_carlo_step_rewards, step_rewards
 from minigrpo.sampler import Rollouts, sample
-from minigrpo.transformer import Transformer, TransformerConfig
+from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree, ProcessStep, lambda_weights
 
 __version__ = "0.1.0"

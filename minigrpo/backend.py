@@ -39,7 +39,7 @@ class Backend:
 
 
 def get_backend(name: str = "auto") -> Backend:
-    """"numpy", "cupy", or "auto": cupy where it is installed and finds a GPU, else numpy.
+    """ "numpy", "cupy", or "auto": cupy where it is installed and finds a GPU, else numpy.
 
     Raises ValueError if the name is unknown, or if cupy is asked for and cannot be used (the message says what to do).
     """

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="minigrpo",
-        description="GRPO is secretly a process reward model: the result from scratch, on the prefix tree of a group's completions.",
+        description="GRPO is secretly a process reward model: the result from scratch, on the prefix tree of completions.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -82,12 +82,16 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    demo = command("demo", _demo, "the main result in a minute: trees of real groups, Theorem 1 checked, GRPO against λ-GRPO, report.html")
+    demo = command(
+        "demo", _demo, "the main result in a minute: trees of real groups, Theorem 1 checked, GRPO against λ-GRPO, report.html"
+    )
     demo.add_argument("--out", default="demo", metavar="FOLDER", help="where figures, data and report.html go (default: demo)")
     demo.add_argument("--seeds", type=int, default=8, help="runs for each objective and setting (default: 8)")
     demo.add_argument("--processes", type=int, help="parallel processes (default: all cores)")
 
-    train = command("train", _train, "train a policy: a supervised warm start if the task brings demonstrations, then the objective")
+    train = command(
+        "train", _train, "train a policy: a supervised warm start if the task brings demonstrations, then the objective"
+    )
     for f in fields(TrainSettings):
         _add_setting(train, f)
     train.add_argument("--out", metavar="FOLDER", help="write settings, metrics, samples and checkpoints here")
@@ -101,7 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--temperature", type=float, default=1.0)
     evaluate.add_argument("--seed", type=int, default=0)
 
-    sample = command("sample", _sample, "sample a group from a trained policy and draw it: the tree, |λ|, step rewards and advantages")
+    sample = command(
+        "sample", _sample, "sample a group from a trained policy and draw it: the tree, |λ|, step rewards and advantages"
+    )
     sample.add_argument("path", metavar="RUN", help="the folder of a run, or a checkpoint in it")
     sample.add_argument("--prompt", help="a prompt in the task's alphabet (default: a held-out problem)")
     sample.add_argument("--group-size", type=int, default=8)
@@ -112,10 +118,14 @@ def _parser() -> argparse.ArgumentParser:
     tree = command(
         "tree",
         _tree,
-        "draw groups that you typed or logged, without any model: one JSON group as a tree; many (JSON lines with prompt, completion, "
-        "reward) as statistics and a page of trees",
+        "draw groups that you typed or logged, without any model: one JSON group as a tree; many (JSON lines with prompt, "
+        "completion, reward) as statistics and a page of trees",
     )
-    tree.add_argument("file", metavar="FILE", help='a JSON or JSON-lines file, or - for standard input: {"completions": ["ab", "ac"], "rewards": [1, 0]}')
+    tree.add_argument(
+        "file",
+        metavar="FILE",
+        help='a JSON or JSON-lines file, or - for standard input: {"completions": ["ab", "ac"], "rewards": [1, 0]}',
+    )
     tree.add_argument("--unit", choices=("auto", "characters", "words"), default="auto", help="what to split texts into")
     tree.add_argument("--reward-name", default="reward", help="the field that holds the reward in logs (default: reward)")
     tree.add_argument("--out", metavar="FILE", help="also draw a figure (.png or .svg): the tree, or a page of trees")
@@ -131,7 +141,9 @@ def _parser() -> argparse.ArgumentParser:
     equivalence.add_argument("--tolerance", type=float, default=1e-12)
     equivalence.add_argument("--seed", type=int, default=0)
 
-    plot = command("plot", _plot, "draw the metrics of runs: one run as small multiples; several as learning curves, a line for each objective")
+    plot = command(
+        "plot", _plot, "draw the metrics of runs: one run as small multiples; several as learning curves, a line for each objective"
+    )
     plot.add_argument("path", metavar="RUN", nargs="+", help="folders of runs")
     plot.add_argument("--out", metavar="FILE", help="figure to write, .png or .svg (default: metrics.png in the first folder)")
     plot.add_argument("--key", default="reward", help="what to compare across runs (default: reward)")
@@ -204,7 +216,9 @@ def _train(a: argparse.Namespace) -> None:
 
 
 def _describe(s: TrainSettings) -> str:
-    return f"{s.objective} on {s.task}: {s.steps} steps of {s.prompts_per_step} × {s.group_size} completions, seed {s.seed}, {s.dtype}"
+    return (
+        f"{s.objective} on {s.task}: {s.steps} steps of {s.prompts_per_step} × {s.group_size} completions, seed {s.seed}, {s.dtype}"
+    )
 
 
 def _print_evaluation(metrics: dict[str, Any]) -> None:

@@ -109,7 +109,10 @@ def _write_results(results: dict[Arm, list], rows: list[dict[str, Any]], out: Pa
     for n in (1, 2):
         curves = {NAMES[arm.objective]: target_frequency(runs) for arm, runs in results.items() if arm.n == n}
         title = f"Tree walk, n = {n}, r_neg = −1 (learning rate {LEARNING_RATE:g})"
-        save(learning_curves(curves, xlabel="training step", ylabel="frequency of the target path", title=title), out / f"curves-n{n}.png")
+        save(
+            learning_curves(curves, ylabel="frequency of the target path", title=title, smooth=10),
+            out / f"curves-n{n}.png",
+        )
     data = [arm._asdict() | {"target_frequency": target_frequency(runs).tolist()} for arm, runs in results.items()]
     (out / "curves.json").write_text(json.dumps(data))
     for arm, runs in results.items():
@@ -132,17 +135,17 @@ def _tree_sections(groups: list[Group], shown: Group, stats: dict[str, Any], acc
     return [
         (
             "A group of completions is a tree",
-            f"A small transformer learned two-digit sums from demonstrations that often forget the carry; greedily it is right on "
-            f"{accuracy:.0%} of 100 held-out problems. It wrote the {len(shown.texts)} completions below, and only the outcome of each is "
-            "rewarded, yet every shared step has a value R̂ (the mean outcome of the completions that pass through it) and an "
-            "advantage Â: a process reward.",
+            f"A small transformer learned two-digit sums from demonstrations that often forget the carry; greedily it is right "
+            f"on {accuracy:.0%} of 100 held-out problems. It wrote the {len(shown.texts)} completions below, and only the outcome "
+            "of each is rewarded, yet every shared step has a value R̂ (the mean outcome of the completions that pass through it) "
+            "and an advantage Â: a process reward.",
             ["tree.png"],
             tree_text(shown.tree, shown.rewards, shown.labels, prompt=shown.prompt),
         ),
         (
             "Trees are the rule",
-            f"Of {stats['groups']} groups, {stats['flat_groups']} have no shared prefix at all. Their completions have {flat} tokens, of "
-            f"which {unique} are distinct (prefix, token) pairs: the model computes only those.",
+            f"Of {stats['groups']} groups, {stats['flat_groups']} have no shared prefix at all. Their completions have {flat} "
+            f"tokens, of which {unique} are distinct (prefix, token) pairs: the model computes only those.",
             ["trees.png", "statistics.png"],
             statistics_text(stats),
         ),
@@ -153,8 +156,8 @@ def _theorem_section(theorem: Equivalence) -> Section:
     verdict = "They agree to rounding" if theorem.worst < 1e-12 else "They DISAGREE: this should be reported as a bug"
     return (
         "Theorem 1: GRPO is this process reward model",
-        f"The loss and all gradients were computed twice on these rollouts: the usual way, on padded rows with one advantage for each "
-        f"completion, and on the tree with one process reward for each step. {verdict}: the largest relative difference is "
+        "The loss and all gradients were computed twice on these rollouts: the usual way, on padded rows with one advantage for "
+        f"each completion, and on the tree with one process reward for each step. {verdict}: the largest relative difference is "
         f"{theorem.worst:.1e}.",
         [],
         theorem.text(),
@@ -170,15 +173,17 @@ def _learning_sections(rows: list[dict[str, Any]], seeds: int) -> list[Section]:
         sections.append(
             (
                 f"The flaw and the fix: tree walk with n = {n}, r_neg = −1",
-                f"One path of 16 earns 1, paths that share its first {n} move{'s' if n > 1 else ''} earn −1, all others 0.7: GRPO pushes the "
-                "shared beginning down once for each completion that took it, λ-GRPO once. "
+                f"One path of 16 earns 1, paths that share its first {n} move{'s' if n > 1 else ''} earn −1, all others 0.7: GRPO "
+                "pushes the shared beginning down once for each completion that took it, λ-GRPO once. "
                 f"Over {seeds} seeds λ-GRPO's mean target frequency is {relation} GRPO's, and the 95 % intervals "
                 f"{'are apart' if apart else 'overlap'} (last {LAST} of 250 steps, learning rate {LEARNING_RATE:g} for both).",
                 [f"curves-n{n}.png"],
                 "\n".join(_row_text(r).strip() for r in (grpo, fixed)),
             )
         )
-    text = "One run of λ-GRPO in numbers: as it learns, its completions agree, and the tree needs fewer tokens. Every run logs these."
+    text = (
+        "One run of λ-GRPO in numbers: as it learns, its completions agree, and the tree needs fewer tokens. Every run logs these."
+    )
     return [*sections, ("What a run logs", text, ["metrics.png"], "")]
 
 
@@ -203,7 +208,8 @@ TEMPLATE = """<!doctype html>
 <style>
 body { font: 17px/1.55 system-ui, sans-serif; color: #1a1a1a; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; } img { max-width: 100%; display: block; margin: 1rem auto; }
-pre { background: #f4f4f2; padding: 0.8rem; overflow-x: auto; font-size: 13px; line-height: 1.35; } footer { color: #555; margin: 3rem 0; }
+pre { background: #f4f4f2; padding: 0.8rem; overflow-x: auto; font-size: 13px; line-height: 1.35; }
+footer { color: #555; margin: 3rem 0; }
 </style></head><body>
 <h1>GRPO is secretly a process reward model</h1>
 <p>GRPO gives one reward to a whole completion. The completions of a group share prefixes and form a tree; over that tree GRPO is

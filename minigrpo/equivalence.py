@@ -39,11 +39,12 @@ class Equivalence:
     def text(self) -> str:
         """The comparison as a few lines for a terminal."""
         name = max(self.gradient_difference, key=self.gradient_difference.__getitem__)
+        worst = self.gradient_difference[name]
         return (
             f"{self.flat_tokens} tokens, {self.unique_tokens} of them distinct (prefix, token) pairs\n"
             f"loss      GRPO on padded rows {self.grpo_loss:+.15f}\n"
             f"          PRM on the tree     {self.prm_loss:+.15f}   relative difference {self.value_difference:.1e}\n"
-            f"gradient  {len(self.gradient_difference)} parameters, relative difference at most {self.gradient_difference[name]:.1e} ({name})"
+            f"gradient  {len(self.gradient_difference)} parameters, relative difference at most {worst:.1e} ({name})"
         )
 
 
@@ -64,10 +65,10 @@ def check_equivalence(
     """
     tree = rollouts.tree
     theta = model.parameters.flat.copy()
-    host = model.backend.to_device
+    to_device = model.backend.to_device
 
     def moved() -> None:
-        noise = host(rng.standard_normal(theta.shape), dtype=model.dtype)
+        noise = to_device(rng.standard_normal(theta.shape), dtype=model.dtype)
         model.parameters.flat[:] = theta * (1 + step * noise)
 
     flat = PrefixTree.from_groups(rollouts.prompts, rollouts.completions, merge=False)

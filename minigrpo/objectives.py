@@ -50,8 +50,11 @@ def advantages(
     baseline: "group_mean"; "leave_one_out", the mean of the others in the group (RLOO); "none".
     scale: "group_std" or "batch_std", each with ddof (1: sample standard deviation, as the paper's authors) and eps; "none".
     Where all rewards of a group are equal and a baseline is taken, the advantage is exactly 0.
-    Raises ValueError if a group of one needs a baseline or standard deviation.  (Paper, section 2.)
+    Raises ValueError for an unknown choice, and if a group of one needs a baseline or standard deviation.  (Paper, section 2.)
     """
+    for field, value in (("baseline", baseline), ("scale", scale)):
+        if value not in CHOICES[field]:
+            raise ValueError(f"{field} {value!r} is unknown: choose from {', '.join(CHOICES[field])}")
     rewards = np.asarray(rewards, dtype=np.float64)
     size = np.bincount(group)
     if size.min() < 2 and (baseline != "none" or scale == "group_std"):
@@ -77,9 +80,11 @@ def _scale(rewards: np.ndarray, group: np.ndarray, mean: np.ndarray, scale: str,
     if scale == "none":
         return 1.0
     if scale == "batch_std":
-        return float(rewards.std(ddof=min(ddof, len(rewards) - 1))) + eps
-    squares = np.bincount(group, (rewards - mean[group]) ** 2)
-    return np.sqrt(squares / (np.bincount(group) - ddof))[group] + eps
+        std = np.full(len(rewards), rewards.std(ddof=min(ddof, len(rewards) - 1)))
+    else:
+        squares = np.bincount(group, (rewards - mean[group]) ** 2)
+        std = np.sqrt(squares / (np.bincount(group) - ddof))[group]
+    return np.where(std + eps > 0, std + eps, 1.0)  # equal rewards and no eps: 0 / 1, not 0 / 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +97,11 @@ class Coefficients:
     tokens: np.ndarray  # (N,) members counted
     tokens_up: np.ndarray  # (N,) members with aᵢ > 0
     tokens_down: np.ndarray  # (N,) members with aᵢ < 0
+
+    def only_counted(self, *logps: np.ndarray | None) -> list[np.ndarray | None]:
+        """Log-probabilities in float64, 0 where nothing counts: what is masked must not overflow, for 0 · inf is NaN."""
+        counts = self.tokens > 0
+        return [None if values is None else np.where(counts, np.asarray(values, dtype=np.float64), 0.0) for values in logps]
 
     def at(self, nodes: np.ndarray, scored: np.ndarray) -> Coefficients:
         """The coefficients of a part of the tree, 0 where the part does not score the node."""
@@ -124,8 +134,12 @@ class Objective:
         for field, allowed in CHOICES.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} {getattr(self, field)!r} is unknown: choose from {', '.join(allowed)}")
+        if self.ddof not in (0, 1):
+            raise ValueError(f"ddof is {self.ddof}: take 1 for the sample standard deviation, 0 for the population's")
         if self.process_reward == "tree" and self.baseline != "group_mean":
             raise ValueError("the tree's process rewards are centred on the group's mean: take baseline group_mean")
+        if self.process_reward == "tree" and self.mask_truncated:
+            raise ValueError("the tree's process rewards are means over all members: they do not go with mask_truncated")
         for field in ("beta", "std_eps", "clip_low", "clip_high"):
             value = getattr(self, field)
             if value is not None and not (np.isfinite(value) and value >= 0):
@@ -193,7 +207,7 @@ class Objective:
         old: log-probabilities under the sampling policy; ref: under the reference policy, needed if beta > 0.
         """
         c = coefficients
-        logp = np.asarray(logp, dtype=np.float64)
+        logp, old, ref = c.only_counted(logp, old, ref)
         ratio = np.exp(logp - old)
         value, slope = c.positive * ratio, c.positive * ratio
         if self.clip_high is not None:
@@ -222,7 +236,9 @@ class Objective:
         self, coefficients: Coefficients, logp: np.ndarray, old: np.ndarray, ref: np.ndarray | None = None
     ) -> dict[str, float]:
         """Shares of tokens whose term is clipped on either side, and the mean k3 estimate of KL(π‖π_ref) if ref is given."""
-        c, ratio = coefficients, np.exp(np.asarray(logp, dtype=np.float64) - old)
+        c = coefficients
+        logp, old, ref = c.only_counted(logp, old, ref)
+        ratio = np.exp(logp - old)
         tokens = max(c.tokens.sum(), 1)
         low = 0.0 if self.clip_low is None else (c.tokens_down * (ratio < 1 - self.clip_low)).sum() / tokens
         high = 0.0 if self.clip_high is None else (c.tokens_up * (ratio > 1 + self.clip_high)).sum() / tokens

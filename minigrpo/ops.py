@@ -221,7 +221,7 @@ def swiglu(gate: Array, up: Array) -> tuple[Array, Cache]:
 
 def swiglu_backward(dy: Array, cache: Cache, dgate: Array, dup: Array) -> None:
     """silu' = σ + silu·(1 - σ).   dy (N,F); writes dgate and dup (N,F)"""
-    gate, up, sigmoid, silu = cache
+    _, up, sigmoid, silu = cache
     xp = array_module(dy)
     xp.multiply(dy, silu, out=dup)
     xp.multiply(dy, up, out=dgate)

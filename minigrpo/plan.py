@@ -3,7 +3,8 @@
 A node is computed once, however many completions pass through it.  Leaves are not computed at all: the last token of a
 completion is predicted, but nothing is predicted from it.  The rows of the tree become rows of attention: the queries of a row
 are the nodes that it adds, its keys are its whole path.  Rows of similar size are attended to together, in blocks.
-All of this runs on the host; the arrays are carried to the device once for each tree.
+All of this runs on the host; the arrays are carried to the device once for each tree.  A tree too large to compute at once is
+split into parts first (micro-batches), which changes memory and speed but no number.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def plan_tree(tree: PrefixTree, backend: Backend, dtype: np.dtype) -> TreePlan:
     """
     child = np.flatnonzero(tree.scored)
     if (tree.parent[child] < 0).any():
-        raise ValueError("a completion's first token has nothing before it to be predicted from: give every prompt at least one token")
+        raise ValueError("a completion's first token has nothing to be predicted from: give every prompt at least one token")
     device = backend.to_device
     inner = np.zeros(tree.n_nodes, dtype=bool)
     inner[tree.parent[tree.parent >= 0]] = True
@@ -133,3 +134,48 @@ def decode_block(paths: np.ndarray, lengths: np.ndarray, backend: Backend, dtype
         nodes=every,
         key_sum=None,
     )
+
+
+def split_tree(tree: PrefixTree, max_nodes: int) -> list[tuple[PrefixTree, np.ndarray]]:
+    """Micro-batches: parts of about max_nodes nodes, each a run of rows with the context they need.   -> [(part, nodes)]
+
+    `nodes` maps a part's nodes to the tree's.  A completion's node is scored in exactly one part, so sums over scored nodes (and
+    gradients) of the parts add up to those of the whole.  A single row is never cut.  Raises ValueError if max_nodes < 1.
+    """
+    if max_nodes < 1:
+        raise ValueError(f"max_nodes is {max_nodes}: a part needs at least one node")
+    if tree.n_nodes <= max_nodes:
+        return [(tree, np.arange(tree.n_nodes))]
+    added = tree.row_end - tree.row_start
+    bounds, size = [0], 0
+    for row, (shared, new) in enumerate(zip(tree.row_start.tolist(), added.tolist(), strict=True)):
+        if size and new and size + new > max_nodes:
+            bounds, size = [*bounds, row], 0
+        size = size + new if size else shared + new
+    first = np.append(0, np.cumsum(added))  # the first node that a row adds
+    return [_part(tree, lo, hi, first) for lo, hi in zip(bounds, [*bounds[1:], len(tree.rows)], strict=True)]
+
+
+def _part(tree: PrefixTree, lo: int, hi: int, first: np.ndarray) -> tuple[PrefixTree, np.ndarray]:
+    context = tree.rows[lo, : tree.row_start[lo]]
+    nodes = np.concatenate([context, np.arange(first[lo], first[hi])])
+    renumber = np.full(tree.n_nodes + 1, -1, dtype=np.int64)  # the extra last entry serves index -1
+    renumber[nodes] = np.arange(len(nodes))
+    row_start = tree.row_start[lo:hi].copy()
+    row_start[0] = 0  # its context is computed here too
+    scored = tree.scored[nodes].copy()
+    scored[: len(context)] = False
+    part = PrefixTree(
+        token=tree.token[nodes],
+        parent=renumber[tree.parent[nodes]],
+        depth=tree.depth[nodes],
+        count=tree.count[nodes],
+        group=tree.group[nodes],
+        scored=scored,
+        paths=renumber[tree.paths],
+        completion_group=tree.completion_group,
+        rows=renumber[tree.rows[lo:hi]],
+        row_start=row_start,
+        row_end=tree.row_end[lo:hi],
+    )
+    return part, nodes

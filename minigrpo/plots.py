@@ -230,10 +230,10 @@ def statistics_figure(stats: Mapping) -> Figure:
         _titles(middle, "Path depth", f"mean {stats['path_depth_mean']:.2f}; {is_flat}")
         right.hist(stats["intermediate_proportion"], bins=np.linspace(0, 1, 21), **bar)
         right.axvline(stats["intermediate_proportion_mean"], color=INK, ls="--", lw=1.2)
-        right.set(xlabel=f"share of a completion's {unit} before its leaf", ylabel="completions", xlim=(0, 1))
+        right.set(xlabel=f"share of {unit} before the leaf", ylabel="completions", xlim=(0, 1))
         _titles(right, "Intermediate proportion", f"mean {stats['intermediate_proportion_mean']:.1%} (dashed)")
-        for ax in (left, middle):
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for axis in (left.xaxis, middle.xaxis, middle.yaxis, right.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
         for ax in (left, middle, right):
             ax.grid(axis="x", visible=False)
     return figure

@@ -31,7 +31,9 @@ def check_rewards(rewards: np.ndarray, tree: PrefixTree) -> np.ndarray:
     if len(bad):
         group = int(tree.completion_group[bad[0]])
         member = int(bad[0] - np.argmax(tree.completion_group == group))
-        raise ValueError(f"the reward of completion {member} of prompt {group} is {rewards[bad[0]]}: rewards must be finite numbers")
+        raise ValueError(
+            f"the reward of completion {member} of prompt {group} is {rewards[bad[0]]}: rewards must be finite numbers"
+        )
     return rewards
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from minigrpo.ops import Array
 from minigrpo.plan import decode_block, plan_tree
 from minigrpo.transformer import Transformer
-from minigrpo.tree import PrefixTree
+from minigrpo.tree import PrefixTree, token_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ def sample(
         )
     if eos is not None and not 0 <= eos < model.config.vocab_size:
         raise ValueError(f"eos {eos} is outside the model's vocabulary of {model.config.vocab_size}")
-    prompts = [np.asarray(prompt, dtype=np.int64).reshape(-1) for prompt in prompts]
+    prompts = [token_array(prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
     if not prompts or any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("every prompt needs at least one token (and sampling at least one prompt)")
     longest = max(len(prompt) for prompt in prompts)

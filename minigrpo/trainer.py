@@ -22,12 +22,14 @@ from tqdm import tqdm
 from minigrpo.evaluation import evaluate, is_correct
 from minigrpo.objectives import Objective
 from minigrpo.optim import SGD, AdamW, clip_gradient, learning_rate_at
+from minigrpo.parameters import TransformerConfig
+from minigrpo.plan import split_tree
 from minigrpo.rewards import check_rewards
 from minigrpo.runs import RunFolder, latest_checkpoint, load_checkpoint, read_settings
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import Task, load_task
-from minigrpo.transformer import Transformer, TransformerConfig
+from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree
 
 
@@ -43,18 +45,26 @@ class TrainState:
     num_tokens: int = 0  # tokens sampled so far, with their prompts
 
 
-def grpo_step(state: TrainState, task: Task, objective: Objective, settings: TrainSettings) -> tuple[dict[str, float], Rollouts, Any]:
+def grpo_step(
+    state: TrainState, task: Task, objective: Objective, settings: TrainSettings
+) -> tuple[dict[str, float], Rollouts, Any]:
     """One step of training.   -> metrics, rollouts, rewards"""
     model, s = state.model, settings
     started = time.perf_counter()
     prompts = task.prompts(state.rng, s.prompts_per_step)
     rollouts = sample(
-        model, prompts, s.group_size, state.rng, max_new_tokens=task.max_new_tokens, eos=task.tokenizer.eos, temperature=s.temperature
+        model,
+        prompts,
+        s.group_size,
+        state.rng,
+        max_new_tokens=task.max_new_tokens,
+        eos=task.tokenizer.eos,
+        temperature=s.temperature,
     )
     tree, old = rollouts.tree, rollouts.logp
     rewards = check_rewards(task.score(rollouts), tree)
     coefficients = objective.coefficients(rollouts, rewards)  # one number a node: normalised before anything is split
-    parts = tree.split(s.micro_batch_tokens)
+    parts = split_tree(tree, s.micro_batch_tokens)
     ref = None
     if state.reference is not None:
         with using(model, state.reference):
@@ -117,7 +127,7 @@ def warm_start(model: Transformer, task: Task, rng: np.random.Generator, setting
         pairs = task.demonstrations(rng, s.warm_start_batch)
         tree = PrefixTree.from_groups([prompt for prompt, _ in pairs], [[completion] for _, completion in pairs])
         model.gradients.flat[:] = 0
-        for part, _ in tree.split(s.micro_batch_tokens):
+        for part, _ in split_tree(tree, s.micro_batch_tokens):
             model.forward(part)
             model.backward(np.where(part.scored, -1.0 / tree.scored.sum(), 0.0))
         clip_gradient(model.gradients, 1.0)

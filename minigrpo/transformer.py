@@ -1,19 +1,16 @@
 """A Llama-shaped transformer over the nodes of a prefix tree, forward and backward by hand.
 
-RMSNorm, rotary positions, grouped-query attention, SwiGLU, no biases, optional tied embeddings.  All parameters are views into
-one flat vector, all gradients into a second one alike.  A node stands for a whole prefix: running the model on the nodes of a
-tree gives, for every completion, the numbers that running it on each completion alone would give.
-
-Parameters carry the names of a Hugging Face Llama checkpoint.  One thing differs: such a checkpoint rotates element j of a head
-with element j + E/2, this model rotates neighbours 2j and 2j+1 (one complex number), so the rows of Q and K are permuted.
+RMSNorm, rotary positions, grouped-query attention, SwiGLU, no biases, optional tied embeddings.  A node stands
+for a whole prefix: running the model on the nodes of a tree gives, for every completion, the numbers that running it on each
+completion alone would give.
+The shape of a model and its parameters in one flat vector are in `parameters.py`, the operations in `ops.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import asdict
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,117 +18,9 @@ import numpy as np
 from minigrpo import ops
 from minigrpo.backend import Backend, get_backend
 from minigrpo.ops import Array
+from minigrpo.parameters import Layer, Parameters, TransformerConfig
 from minigrpo.plan import TreePlan, plan_tree
 from minigrpo.tree import PrefixTree
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """The shape of a model.  Raises ValueError if the numbers do not fit together."""
-
-    vocab_size: int  # V
-    dim: int = 128  # D
-    n_layers: int = 4
-    n_heads: int = 4  # H
-    n_kv_heads: int | None = None  # K; None: as many as heads
-    ffn_dim: int | None = None  # F; None: 8/3 of dim, rounded up to a multiple of 8
-    max_seq_len: int = 1024
-    rope_base: float = 10_000.0
-    norm_eps: float = 1e-5
-    tie_embeddings: bool = True
-
-    def __post_init__(self) -> None:
-        if self.n_kv_heads is None:
-            object.__setattr__(self, "n_kv_heads", self.n_heads)
-        if self.ffn_dim is None:
-            object.__setattr__(self, "ffn_dim", -(-8 * self.dim // 24) * 8)
-        for name in ("vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "max_seq_len"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
-            raise ValueError(f"dim {self.dim} must divide into {self.n_heads} heads of an even width")
-        if self.n_heads % self.n_kv_heads:
-            raise ValueError(f"{self.n_heads} heads cannot share {self.n_kv_heads} key/value heads: take a divisor")
-
-    @property
-    def head_dim(self) -> int:
-        """E, the width of a head."""
-        return self.dim // self.n_heads
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every parameter, in the order of the flat vector; matrices are (outputs, inputs)."""
-        d, f, kv = self.dim, self.ffn_dim, self.n_kv_heads * self.head_dim
-        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, d)}
-        for i in range(self.n_layers):
-            layer = f"model.layers.{i}."
-            shapes |= {
-                layer + "input_layernorm.weight": (d,),
-                layer + "self_attn.q_proj.weight": (d, d),
-                layer + "self_attn.k_proj.weight": (kv, d),
-                layer + "self_attn.v_proj.weight": (kv, d),
-                layer + "self_attn.o_proj.weight": (d, d),
-                layer + "post_attention_layernorm.weight": (d,),
-                layer + "mlp.gate_proj.weight": (f, d),
-                layer + "mlp.up_proj.weight": (f, d),
-                layer + "mlp.down_proj.weight": (d, f),
-            }
-        shapes["model.norm.weight"] = (d,)
-        if not self.tie_embeddings:
-            shapes["lm_head.weight"] = (self.vocab_size, d)
-        return shapes
-
-
-class Parameters(Mapping):
-    """Named arrays that are views into one vector, `flat`.  Write into a view or into `flat`; both are the same memory."""
-
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], xp: Any, dtype: Any) -> None:
-        self.flat = xp.zeros(sum(math.prod(shape) for shape in shapes.values()), dtype=dtype)
-        self._views, self._offset = {}, {}
-        offset = 0
-        for name, shape in shapes.items():
-            size = math.prod(shape)
-            self._offset[name] = offset
-            self._views[name] = self.flat[offset : offset + size].reshape(shape)
-            offset += size
-
-    def __getitem__(self, name: str) -> Array:
-        return self._views[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._views)
-
-    def __len__(self) -> int:
-        return len(self._views)
-
-    def joined(self, *names: str) -> Array:
-        """Matrices that stand one after the other in `flat`, as one taller matrix."""
-        start, rows = self._offset[names[0]], sum(len(self[name]) for name in names)
-        columns = self[names[0]].shape[1]
-        return self.flat[start : start + rows * columns].reshape(rows, columns)
-
-
-class Layer(NamedTuple):
-    """Views of one layer's parameters (or gradients); matrices that read the same input are joined."""
-
-    attention_norm: Array  # (D,)
-    qkv: Array  # (D + 2·K·E, D)
-    o: Array  # (D, D)
-    ffn_norm: Array  # (D,)
-    gate_up: Array  # (2·F, D)
-    down: Array  # (D, F)
-
-    @classmethod
-    def of(cls, parameters: Parameters, i: int) -> Layer:
-        """The views of layer i."""
-        name = f"model.layers.{i}."
-        return cls(
-            parameters[name + "input_layernorm.weight"],
-            parameters.joined(*(f"{name}self_attn.{x}_proj.weight" for x in "qkv")),
-            parameters[name + "self_attn.o_proj.weight"],
-            parameters[name + "post_attention_layernorm.weight"],
-            parameters.joined(name + "mlp.gate_proj.weight", name + "mlp.up_proj.weight"),
-            parameters[name + "mlp.down_proj.weight"],
-        )
 
 
 class Transformer:
@@ -216,8 +105,9 @@ class Transformer:
     def logits(self, sequence: np.ndarray) -> np.ndarray:
         """The logits after every token of one sequence.   (T,) -> (T,V) on the host"""
         tokens = np.asarray(sequence)
+        self.check(tokens, len(tokens))
         tree = PrefixTree.from_groups([tokens], [[[0]]])  # one more token, so that every token of the sequence is an inner node
-        plan = self._plan(tree)
+        plan = plan_tree(tree, self.backend, self.dtype)
         x, _ = self._body(plan.token, self._turns[plan.position], self._attend_in_tree(plan), keep=False)
         return self.backend.to_host(self._logits(x))
 
@@ -278,7 +168,7 @@ class Transformer:
     def _body_backward(self, dx: Array, saved: list, plan: TreePlan) -> Array:
         """The layers in reverse, each undoing the passes of `_body` from the last to the first.   dx (N,D) -> dx (N,D)"""
         config, xp = self.config, self.backend.xp
-        n, d, f, e = len(dx), config.dim, config.ffn_dim, config.head_dim
+        n, f, e = len(dx), config.ffn_dim, config.head_dim
         n_rotated = config.n_heads + config.n_kv_heads
         for i in reversed(range(config.n_layers)):
             norm1, linear1, attended, linear2, norm2, linear3, activated, linear4, turn = saved.pop()
@@ -322,15 +212,3 @@ class Transformer:
                 f"a prompt with its completion takes {length} tokens, the model's context (max_seq_len) holds "
                 f"{self.config.max_seq_len}: shorten the prompt or max_new_tokens"
             )
-
-
-def rotate_neighbours(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """Rows of a Hugging Face Q or K projection, put in this model's order: j and j + E/2 become 2j and 2j+1.   (heads·E, D)"""
-    heads = weight.reshape(n_heads, 2, -1, weight.shape[1])  # (heads, 2, E/2, D)
-    return heads.swapaxes(1, 2).reshape(weight.shape)
-
-
-def rotate_halves(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """The inverse of `rotate_neighbours`, for writing a Hugging Face checkpoint."""
-    heads = weight.reshape(n_heads, -1, 2, weight.shape[1])  # (heads, E/2, 2, D)
-    return heads.swapaxes(1, 2).reshape(weight.shape)

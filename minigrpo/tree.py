@@ -42,7 +42,7 @@ class PrefixTree:
     token, parent, depth   (N,) token id; parent node or -1; position in prompt + completion, counted from 0
     count                  (N,) |λ|: how many completions pass through the node
     group                  (N,) the group that owns the node, -1 in the trunk (prompts)
-    scored                 (N,) bool: the node is a token of a completion (and, in a part made by `split`, is not context)
+    scored                 (N,) bool: the node is a token of a completion (and, in a part made by `plan.split_tree`, is not context)
     paths                  (B,T) node of completion i at its position t, -1 past its end
     completion_group       (B,) group of each completion
     rows                   (B,L) node of row r at position t of prompt + completion, -1 past its end; rows are sorted
@@ -91,8 +91,8 @@ class PrefixTree:
             empty = f"group {int(np.argmin(sizes))}" if len(sizes) else "the batch"
             raise ValueError(f"{empty} has no completions: a tree needs at least one")
         group = np.repeat(np.arange(len(prompts)), sizes)  # (B,)
-        prompt_arrays = [_tokens(p, f"prompt {g}") for g, p in enumerate(prompts)]
-        parts = [_tokens(c, f"completion {i} of group {g}") for g, cs in enumerate(completions) for i, c in enumerate(cs)]
+        prompt_arrays = [token_array(p, f"prompt {g}") for g, p in enumerate(prompts)]
+        parts = [token_array(c, f"completion {i} of group {g}") for g, cs in enumerate(completions) for i, c in enumerate(cs)]
         prompt_length = np.array([len(p) for p in prompt_arrays], dtype=np.int64)[group]  # (B,)
         length = prompt_length + [len(p) for p in parts]  # (B,)
 
@@ -212,23 +212,24 @@ class PrefixTree:
         step = np.cumsum(self.is_step_head) - 1  # the nodes of a step are numbered one after the other
         inner = np.zeros(self.n_nodes, dtype=bool)
         inner[self.parent[self.parent >= 0]] = True
-        ends_open = np.zeros(self.n_nodes + 1, dtype=bool)
+        is_open = np.zeros(self.n_nodes + 1, dtype=bool)
         steps = self.group >= 0
-        is_last = np.append(self.is_step_head[1:] | (self.group[1:] != self.group[:-1]), True)
-        ends_open[step[steps & is_last & ~inner]] = True
-        return steps & ends_open[step]
+        is_open[step[steps & ~inner]] = True  # only the last node of a step can be without children
+        return steps & is_open[step]
 
     def steps(self, group: int = 0) -> list[ProcessStep]:
         """B(G), path-compressed: the process sets of a group with their steps, parents before children; the root comes first.
 
         The root is the whole group; its step is empty when the completions differ from the first token on.  (Paper, section 3.)
+        Raises ValueError for a group that does not exist.
         """
         everyone = tuple(np.flatnonzero(self.completion_group == group).tolist())
-        offset = np.where(self.group >= 0, self.depth, 0)
+        if not everyone:
+            raise ValueError(f"there is no group {group}: the tree has {self.n_groups}, counted from 0")
         nodes = np.flatnonzero(self.group == group)
         if not len(nodes):
             return [ProcessStep(everyone, 0, 0, None, ())]
-        origin = int(offset[nodes[0]])  # prompt length: the first node of a group is the first token of its first row
+        origin = int(self.depth[nodes[0]])  # prompt length: the first node of a group is the first token of its first row
         heads = nodes[self.is_step_head[nodes]]
         bounds = np.append(np.searchsorted(nodes, heads), len(nodes))
         steps: list[ProcessStep] = []
@@ -248,15 +249,9 @@ class PrefixTree:
     @cached_property
     def path_depth(self) -> np.ndarray:
         """(B,) number of intermediate process sets between the root and each completion's leaf."""
-        passed = self.on_tokens(self.is_step_head.astype(np.int64)).sum(1)
-        has_tokens = self.lengths > 0
-        if not has_tokens.any():
-            return np.zeros(len(self.paths), dtype=np.int64)
-        ends = np.where(has_tokens, self.paths[np.arange(len(self.paths)), self.lengths - 1], 0)
-        starts = np.where(has_tokens, self.paths[:, 0], 0)
-        root_has_tokens = has_tokens & (self.count[starts] == self.group_sizes[self.completion_group])
-        leaf = has_tokens & self.is_leaf_step[ends]
-        return np.maximum(passed - root_has_tokens - leaf, 0)
+        root = self.count == self.group_sizes[self.group]  # nodes of the whole group; leaves and roots are not in between
+        between = self.is_step_head & ~root & ~self.is_leaf_step
+        return self.on_tokens(between.astype(np.int64)).sum(1)
 
     @cached_property
     def intermediate_proportion(self) -> np.ndarray:
@@ -271,52 +266,6 @@ class PrefixTree:
         np.maximum.at(largest, self.group[self.scored], self.count[self.scored])
         return largest <= 1
 
-    # -- parts -------------------------------------------------------------------------------------------------------
-
-    def split(self, max_nodes: int) -> list[tuple[PrefixTree, np.ndarray]]:
-        """Cut into parts of about max_nodes nodes, each a run of rows with the context they need.   -> [(part, nodes)]
-
-        `nodes` maps a part's nodes to this tree's.  A completion's node is scored in exactly one part, so sums over scored
-        nodes (and gradients) of the parts add up to those of the whole.  A single row is never cut.
-        """
-        if max_nodes < 1:
-            raise ValueError(f"max_nodes is {max_nodes}: a part needs at least one node")
-        if self.n_nodes <= max_nodes:
-            return [(self, np.arange(self.n_nodes))]
-        added = self.row_end - self.row_start
-        bounds, size = [0], 0
-        for row, (shared, new) in enumerate(zip(self.row_start.tolist(), added.tolist(), strict=True)):
-            if size and new and size + new > max_nodes:
-                bounds, size = [*bounds, row], 0
-            size = size + new if size else shared + new
-        return [self._part(lo, hi) for lo, hi in zip(bounds, [*bounds[1:], len(self.rows)], strict=True)]
-
-    def _part(self, lo: int, hi: int) -> tuple[PrefixTree, np.ndarray]:
-        first = int((self.row_end - self.row_start)[:lo].sum())
-        own = np.arange(first, first + int((self.row_end - self.row_start)[lo:hi].sum()))
-        context = self.rows[lo, : self.row_start[lo]]
-        nodes = np.concatenate([context, own])
-        renumber = np.full(self.n_nodes + 1, -1, dtype=np.int64)  # the extra last entry serves index -1
-        renumber[nodes] = np.arange(len(nodes))
-        row_start = self.row_start[lo:hi].copy()
-        row_start[0] = 0  # its context is computed here too
-        scored = self.scored[nodes].copy()
-        scored[: len(context)] = False
-        part = PrefixTree(
-            token=self.token[nodes],
-            parent=renumber[self.parent[nodes]],
-            depth=self.depth[nodes],
-            count=self.count[nodes],
-            group=self.group[nodes],
-            scored=scored,
-            paths=renumber[self.paths],
-            completion_group=self.completion_group,
-            rows=renumber[self.rows[lo:hi]],
-            row_start=row_start,
-            row_end=self.row_end[lo:hi],
-        )
-        return part, nodes
-
 
 def lambda_weights(sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
     """The weights of λ-GRPO for one group: 1/|λ(i,t)| for every token.   k int sequences -> k float64 arrays of their lengths
@@ -329,12 +278,15 @@ def lambda_weights(sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
     return np.split(weights, np.cumsum(tree.lengths)[:-1])
 
 
-def _tokens(sequence: Sequence[int], name: str) -> np.ndarray:
+def token_array(sequence: Sequence[int], name: str) -> np.ndarray:
+    """Token ids as int64.   Raises ValueError, calling the sequence by name, unless they are integers in [0, 2**31)."""
     array = np.asarray(sequence)
     if array.size == 0:
         return np.zeros(0, dtype=np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise ValueError(f"{name} must be a one-dimensional sequence of token ids (integers), not {array.dtype} of {array.ndim} dimensions")
+        raise ValueError(
+            f"{name} must be a one-dimensional sequence of token ids (integers), not {array.dtype} of {array.ndim} dimensions"
+        )
     if array.min() < 0 or array.max() > MAX_TOKEN:
         raise ValueError(f"{name} holds a token id outside [0, 2**31): {int(array.min())} … {int(array.max())}")
     return array.astype(np.int64)

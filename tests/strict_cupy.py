@@ -2,10 +2,11 @@
 
 `install(monkeypatch)` puts a module `cupy` into sys.modules.  Its arrays are no NumPy arrays, and refuse what real device arrays
 refuse: becoming a host array unasked, meeting a host array in an operator, a function or an assignment.  They also refuse what
-CuPy would do, but at a price: host arrays as indices (copied over at every use), float(x), bool(x) and iteration (each waits for
-the device), NumPy functions on device arrays, and duplicate places in an assignment (the GPU leaves open which value wins).
-`asarray` and `asnumpy` are the only border, and they always copy.  Functions, methods and their parameters are those of real
-CuPy, read from cupy_names.txt; where CuPy is installed, `python strict_cupy.py > cupy_names.txt` writes that list anew.
+CuPy would do, but at a price: host arrays as indices (copied over at every use), truth values, int(x) and iteration (each waits
+for the device), NumPy functions on device arrays, and duplicate places in an assignment (the GPU leaves open which value wins).
+`asarray` and `asnumpy` are the only border, and they always copy; float(x) of a single number is allowed, being plain to see.
+Functions, methods and their parameters are those of real CuPy, read from cupy_names.txt; where CuPy is installed,
+`python strict_cupy.py > cupy_names.txt` writes that list anew.
 
 Left out: how CuPy rounds (sums run in another order there), streams, kernels, memory.
 """
@@ -29,7 +30,7 @@ ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"
 COMPARISON = ("lt", "le", "eq", "ne", "gt", "ge")
 NO_IN_PLACE = ("matmul",)  # CuPy has no @=
 NOT_FOR_US = ("get", "set", "item", "tolist", "tobytes", "data", "dump", "flat", "scatter_add", "scatter_max", "scatter_min")
-WAITS = ("bool", "float", "int", "complex", "index", "iter", "contains")
+WAITS = ("bool", "int", "complex", "index", "iter", "contains")
 
 
 def read_names() -> tuple[dict[str, tuple[str, ...] | None], dict[str, tuple[str, ...] | None]]:
@@ -65,6 +66,9 @@ class DeviceArray:
 
     def __len__(self) -> int:
         return len(self._numpy)
+
+    def __float__(self) -> float:
+        return float(self._numpy[()])
 
     def __repr__(self) -> str:
         return f"DeviceArray({self._numpy!r})"

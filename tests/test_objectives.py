@@ -7,6 +7,7 @@ from helpers import random_logps, random_rollouts, relative, rollouts_of
 from minigrpo import Objective
 from minigrpo.objectives import PRESETS
 from minigrpo.padded import padded_loss
+from minigrpo.plan import split_tree
 
 PRESET = pytest.mark.parametrize("preset", PRESETS)
 AGGREGATION = pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_tree_equals_padded_arrays(preset, beta, kl):
         rollouts = random_rollouts(rng, p_truncated=0.3)
         rewards = rng.choice([-1.0, 0.7, 1.0, 0.1], size=18)
         logps = random_logps(rng, rollouts.tree)
-        for changes in ({}, {"mask_truncated": True, "ddof": 0}):
+        for changes in ({}, {"mask_truncated": preset != "prm", "ddof": 0}):
             objective = Objective.preset(preset, beta=beta, kl=kl, **changes)
             (loss, dlogp), (padded, dpadded) = both_ways(objective, rollouts, rewards, logps)
             assert abs(loss - padded) < 1e-12 * max(1, abs(padded))
@@ -90,7 +91,7 @@ def test_parts_of_a_split_add_up_to_the_whole(aggregation):
     loss, dlogp = objective.evaluate(whole, *logps)
     for max_nodes in (1, 10, 40):
         losses, gathered, sums = 0.0, np.zeros(tree.n_nodes), {name: 0.0 for name in vars(whole)}
-        parts = tree.split(max_nodes)
+        parts = split_tree(tree, max_nodes)
         assert len(parts) > 1
         for part, nodes in parts:
             coefficients = whole.at(nodes, part.scored)
@@ -200,3 +201,8 @@ def test_unknown_names_and_numbers_out_of_range_are_errors(settings, message):
 def test_beta_needs_a_reference():
     with pytest.raises(ValueError, match="reference policy"):
         Objective(beta=0.1)(rollouts_of([[0]], [[[1], [2]]]), [1, 0], np.zeros(3), np.zeros(3))
+
+
+def test_process_rewards_do_not_go_with_masking():
+    with pytest.raises(ValueError, match="mask_truncated"):
+        Objective.preset("prm", mask_truncated=True)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import rollouts_of
 
-from minigrpo import Objective, PrefixTree, Rollouts, Transformer, TransformerConfig, ops
+from minigrpo import Objective, PrefixTree, Transformer, TransformerConfig, ops
 from minigrpo.backend import Backend
 from minigrpo.padded import padded_loss
+from minigrpo.parameters import rotate_halves, rotate_neighbours
 from minigrpo.plan import plan_tree
-from minigrpo.transformer import rotate_halves, rotate_neighbours
 
 ORACLES = Path(__file__).parent / "oracles"
 LLAMAS = ("mha_tied", "gqa_untied", "mqa_tied")
@@ -155,7 +156,8 @@ def test_objectives(name: str) -> None:
     np.testing.assert_allclose(got, loss, rtol=1e-12)
     close(dgot, dlogp, 1e-12)
 
-    tree = PrefixTree.from_groups([[0]] * len(batch["groups"]), batch["groups"])
+    rollouts = rollouts_of([[0]] * len(batch["groups"]), batch["groups"], truncated, batch["max_new_tokens"])
+    tree = rollouts.tree
     tokens = tree.paths >= 0
 
     def on_nodes(values: np.ndarray) -> np.ndarray:
@@ -163,16 +165,6 @@ def test_objectives(name: str) -> None:
         out[tree.paths[tokens]] = values[tokens]
         return out
 
-    rollouts = Rollouts(
-        prompts=[np.array([0])] * len(batch["groups"]),
-        completions=[[np.array(c) for c in group] for group in batch["groups"]],
-        tree=tree,
-        logp=on_nodes(old),
-        entropy=np.zeros(tree.n_nodes),
-        truncated=truncated,
-        temperature=1.0,
-        max_new_tokens=batch["max_new_tokens"],
-    )
     got, dgot = objective(rollouts, rewards, on_nodes(logp), on_nodes(old), on_nodes(ref))
     np.testing.assert_allclose(got, loss, rtol=1e-12)
     close(dgot, np.bincount(tree.paths[tokens], dlogp[tokens], minlength=tree.n_nodes), 1e-12)

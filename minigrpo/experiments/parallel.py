@@ -20,7 +20,9 @@ def run_jobs(function: Callable[[Any], Any], jobs: Sequence[Any], *, title: str,
     Small matrices gain nothing from threads, so every process gets one; a job's result does not depend on how many run.
     An exception in a job is raised here.
     """
-    processes = min(processes or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(jobs))
+    processes = min(
+        processes or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(jobs)
+    )
     kept = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))  # read by the BLAS library when a child starts
     results: dict[int, Any] = {}

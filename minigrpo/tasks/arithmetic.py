@@ -48,12 +48,13 @@ class Arithmetic:
     defaults: ClassVar[dict[str, Any]] = {
         "dim": 64,
         "n_heads": 4,
-        "warm_start_steps": 600,
-        "steps": 200,
+        "warm_start_steps": 1000,
+        "steps": 60,
         "group_size": 8,
-        "prompts_per_step": 16,
-        "learning_rate": 5e-4,
-        "eval_every": 20,
+        "prompts_per_step": 32,
+        "learning_rate": 1e-4,
+        "warmup_steps": 10,
+        "eval_every": 10,
     }
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ has not met the target yet therefore learns to leave its prefix, and one that ha
 shared prefix down |λ| times as hard as it pushes the target's own tail up: the flaw that λ-GRPO removes.
 
 Left out: any text or context.  The prompt is one token that carries no information and is always the same, and the train and
-test splits are the same single problem.  As nothing but the length limit ends a walk, every completion counts as truncated.
+test splits are the same single problem.
 
 Source: Sullivan & Koller, "GRPO is Secretly a Process Reward Model", arXiv:2509.21154, section 4.3 and table 1.
 """
