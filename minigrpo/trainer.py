@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minigrpo.evaluation import evaluate, is_correct
-from minigrpo.objectives import Objective
+from minigrpo.objectives import Coefficients, Objective
 from minigrpo.optim import SGD, AdamW, clip_gradient, learning_rate_at
 from minigrpo.parameters import TransformerConfig
 from minigrpo.plan import split_tree
@@ -45,6 +45,7 @@ class TrainState:
     num_tokens: int = 0  # tokens sampled so far, with their prompts
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a step that diverges says so itself
 def grpo_step(
     state: TrainState, task: Task, objective: Objective, settings: TrainSettings
 ) -> tuple[dict[str, float], Rollouts, Any]:
@@ -73,15 +74,7 @@ def grpo_step(
                 ref[nodes[part.scored]] = model.forward(part, s.temperature, keep=False)[part.scored]
     learning_rate = learning_rate_at(state.step, s.steps, s.learning_rate, s.warmup_steps, s.schedule)
     for _ in range(s.inner_epochs):
-        model.gradients.flat[:] = 0
-        loss, logp_now = 0.0, np.zeros(tree.n_nodes)
-        for part, nodes in parts:
-            logp = model.forward(part, s.temperature)
-            part_ref = None if ref is None else ref[nodes]
-            part_loss, dlogp = objective.evaluate(coefficients.at(nodes, part.scored), logp, old[nodes], part_ref)
-            model.backward(dlogp)
-            loss += part_loss
-            logp_now[nodes[part.scored]] = logp[part.scored]
+        loss, logp_now = compute_gradients(model, parts, objective, coefficients, s.temperature, old, ref)
         grad_norm = clip_gradient(model.gradients, s.max_grad_norm)
         if not np.isfinite(grad_norm):
             raise FloatingPointError(f"the gradient is not finite at step {state.step + 1}: lower the learning rate")
@@ -94,6 +87,28 @@ def grpo_step(
     metrics |= rollout_metrics(rollouts, rewards) | {"frac_correct": float(is_correct(task, rewards).mean())}
     metrics |= {"num_tokens": state.num_tokens, "step_time": time.perf_counter() - started}
     return metrics, rollouts, rewards
+
+
+def compute_gradients(
+    model: Transformer,
+    parts: list[tuple[PrefixTree, np.ndarray]],
+    objective: Objective,
+    coefficients: Coefficients,
+    temperature: float,
+    old: np.ndarray,
+    ref: np.ndarray | None = None,
+) -> tuple[float, np.ndarray]:
+    """Forward and backward over all parts of a tree; the gradients are left in model.gradients.   -> loss, logp (N,)"""
+    model.gradients.flat[:] = 0
+    loss, logp_now = 0.0, np.zeros(len(old))
+    for part, nodes in parts:
+        logp = model.forward(part, temperature)
+        part_ref = None if ref is None else ref[nodes]
+        part_loss, dlogp = objective.evaluate(coefficients.at(nodes, part.scored), logp, old[nodes], part_ref)
+        model.backward(dlogp)
+        loss += part_loss
+        logp_now[nodes[part.scored]] = logp[part.scored]
+    return loss, logp_now
 
 
 def rollout_metrics(rollouts: Rollouts, rewards: np.ndarray) -> dict[str, float]:
@@ -118,8 +133,12 @@ def rollout_metrics(rollouts: Rollouts, rewards: np.ndarray) -> dict[str, float]
     }
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def warm_start(model: Transformer, task: Task, rng: np.random.Generator, settings: TrainSettings, progress: bool = False) -> None:
-    """Supervised learning on the task's demonstrations: minimise -mean log p(token).   Raises ValueError if there are none."""
+    """Supervised learning on the task's demonstrations: minimise -mean log p(token).
+
+    Raises ValueError if there are none, FloatingPointError if it diverges.
+    """
     if not hasattr(task, "demonstrations"):
         raise ValueError(f"task {settings.task} has no demonstrations: set warm_start_steps to 0")
     s, optimizer = settings, AdamW(model.parameters)
@@ -130,7 +149,8 @@ def warm_start(model: Transformer, task: Task, rng: np.random.Generator, setting
         for part, _ in split_tree(tree, s.micro_batch_tokens):
             model.forward(part)
             model.backward(np.where(part.scored, -1.0 / tree.scored.sum(), 0.0))
-        clip_gradient(model.gradients, 1.0)
+        if not np.isfinite(clip_gradient(model.gradients, 1.0)):
+            raise FloatingPointError(f"the gradient is not finite at warm-start step {step + 1}: lower warm_start_learning_rate")
         optimizer.step(
             model.parameters, model.gradients, learning_rate_at(step, s.warm_start_steps, s.warm_start_learning_rate, 20, "cosine")
         )
@@ -155,9 +175,7 @@ def train(
     objective = settings.make_objective()
     model = make_model(settings, task)
     folder = RunFolder(out, asdict(settings), resume) if out is not None else None
-    adamw = settings.optimizer == "adamw"
-    optimizer = AdamW(model.parameters, weight_decay=settings.weight_decay) if adamw else SGD(model.parameters)
-    state = TrainState(model, optimizer, np.random.default_rng(settings.seed))
+    state = TrainState(model, make_optimizer(settings, model), np.random.default_rng(settings.seed))
     saved = folder.load() if folder and resume else None
     if folder:
         folder.forget_after(saved[1]["step"] if saved else -1)
@@ -187,15 +205,16 @@ def train(
                 metrics |= evaluate(model, task, n_prompts=settings.eval_prompts, progress=False)
             history.append(metrics)
             bar.set_postfix(reward=f"{metrics['reward']:.2f}", unique=f"{1 / metrics['tree/mean_count']:.2f}", refresh=False)
+            stopping = bool(stopped)  # looked at once: a Ctrl-C from here on ends the next step, so that it saves too
             if folder:
                 folder.append("metrics.jsonl", [metrics])
                 if state.step % settings.log_samples_every == 0:
                     folder.append("samples.jsonl", sample_records(rollouts, rewards, task, state.step))
-                if state.step % settings.checkpoint_every == 0 or state.step == settings.steps or stopped:
+                if state.step % settings.checkpoint_every == 0 or state.step == settings.steps or stopping:
                     _save(folder, state, model)
             if on_step:
                 on_step(metrics)
-            if stopped:
+            if stopping:
                 raise KeyboardInterrupt
     return model, history
 
@@ -211,10 +230,19 @@ def make_model(settings: TrainSettings, task: Task) -> Transformer:
     return Transformer(config, seed=settings.seed, backend=settings.backend, dtype=settings.dtype)
 
 
+def make_optimizer(settings: TrainSettings, model: Transformer) -> AdamW | SGD:
+    """The optimiser that the settings name."""
+    if settings.optimizer == "sgd":
+        return SGD(model.parameters)
+    return AdamW(model.parameters, weight_decay=settings.weight_decay)
+
+
 def load_run(path: str | Path, **changes: Any) -> tuple[Transformer, Task, TrainSettings]:
     """The model of a run's newest checkpoint (or of a checkpoint file in a run folder), with its task and settings."""
     file = latest_checkpoint(Path(path))
     stored = read_settings(file.parent)
+    if stored.get("backend") == "cupy":
+        stored["backend"] = "auto"  # trained on a GPU, looked at anywhere
     settings = replace(TrainSettings(**{f.name: stored[f.name] for f in fields(TrainSettings) if f.name in stored}), **changes)
     task = load_task(settings.task, **settings.task_options)
     model = make_model(settings, task)

@@ -90,6 +90,8 @@ class Transformer:
         self._saved = None
         device, gradients = self.backend.to_device, self.gradients
         c = dlogp[plan.child] / temperature
+        if not c.any():  # a group of equal rewards: all gradients are 0
+            return gradients
         row_sum = np.bincount(plan.row_of_child, c, minlength=len(plan.predictor))
         pair_sum = np.bincount(plan.pair_of_child, c, minlength=len(plan.pair_row))
         dlogits = ops.log_softmax_gather_backward(

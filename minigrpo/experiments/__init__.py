@@ -1,1 +1,13 @@
-"""Experiments: each one function from settings to data, whose figure and words are made from that data alone."""
+"""Experiments: each one function from settings and seeds to data, and a figure and words made from that data alone.
+
+`minigrpo reproduce NAME` runs one.  A finished job is remembered on disk, so a run can be stopped and continued.
+"""
+
+EXPERIMENTS = {
+    "table1": "the paper's Table 1 on the binary tree, with controls and a sweep of the learning rate",
+    "theorem": "for which objectives GRPO is a process reward model, and for which it is not",
+    "prm-quality": "bias and variance of the hidden process rewards against exact values",
+    "trees": "how much tree there is along training (the paper's section 3.2)",
+    "flaw": "who is pushed where, token by token, under GRPO and under λ-GRPO",
+    "learning": "GRPO, λ-GRPO and the controls on arithmetic and countdown",
+}

@@ -1,0 +1,83 @@
+"""The gradient of GRPO, of λ-GRPO, and of controls that take λ-GRPO apart (ours, not the paper's).
+
+    grpo_at_lambda_norm    the gradient of GRPO, scaled in every step to the norm of λ-GRPO's: is it only the scale?
+    lambda_at_grpo_norm    the other way round
+    placebo                the weights 1/|λ(i,t)| shuffled over the tokens of each group: is it only that weights vary?
+
+All without clipping (one update a batch, so it would not act).  `dr_grpo` and `rloo` are there too, as they are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minigrpo.objectives import Coefficients, Objective, advantages
+from minigrpo.optim import global_norm
+from minigrpo.plan import split_tree
+from minigrpo.sampler import Rollouts
+from minigrpo.trainer import compute_gradients
+from minigrpo.transformer import Transformer
+
+PRESETS = ("grpo", "lambda_grpo", "dr_grpo", "rloo")
+CONTROLS = ("grpo_at_lambda_norm", "lambda_at_grpo_norm", "placebo")
+
+
+def gradients_of_arm(
+    arm: str,
+    model: Transformer,
+    rollouts: Rollouts,
+    rewards: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    beta: float = 0.0,
+    ref: np.ndarray | None = None,
+    micro_batch_tokens: int = 4096,
+) -> None:
+    """Leave the arm's gradient in model.gradients.   ref (N,) for beta > 0.   Raises ValueError for an unknown arm."""
+    parts = split_tree(rollouts.tree, micro_batch_tokens)
+
+    def gradients(objective: Objective, coefficients: Coefficients | None = None) -> None:
+        found = objective.coefficients(rollouts, rewards) if coefficients is None else coefficients
+        compute_gradients(model, parts, objective, found, rollouts.temperature, rollouts.logp, ref)
+
+    def preset(name: str) -> Objective:
+        return Objective.preset(name, clip_low=None, clip_high=None, beta=beta)
+
+    if arm in PRESETS:
+        gradients(preset(arm))
+    elif arm in ("grpo_at_lambda_norm", "lambda_at_grpo_norm"):
+        grpo, fixed = preset("grpo"), preset("lambda_grpo")
+        direction, scale = (grpo, fixed) if arm == "grpo_at_lambda_norm" else (fixed, grpo)
+        gradients(scale)
+        norm = global_norm(model.gradients)
+        gradients(direction)
+        own = global_norm(model.gradients)
+        if own > 0:
+            model.gradients.flat *= norm / own
+    elif arm == "placebo":
+        gradients(preset("grpo"), shuffled_weights(preset("grpo"), rollouts, rewards, rng))
+    else:
+        raise ValueError(f"unknown arm {arm!r}: choose from {', '.join(PRESETS + CONTROLS)}")
+
+
+def shuffled_weights(objective: Objective, rollouts: Rollouts, rewards: np.ndarray, rng: np.random.Generator) -> Coefficients:
+    """GRPO with the weights 1/|λ(i,t)| permuted over the tokens (i,t) of each group: as uneven as λ-GRPO's, but meaningless."""
+    tree = rollouts.tree
+    nodes = tree.paths[tree.paths >= 0]  # (Σ|yᵢ|,) completion after completion
+    group = np.repeat(tree.completion_group, tree.lengths)  # (Σ|yᵢ|,)
+    weight = 1 / tree.count[nodes]
+    for g in range(tree.n_groups):
+        tokens = group == g
+        weight[tokens] = rng.permutation(weight[tokens]) / (tree.n_groups * tokens.sum())
+    advantage = np.repeat(advantages(rewards, tree.completion_group, ddof=objective.ddof, eps=objective.std_eps), tree.lengths)
+
+    def to_nodes(values: np.ndarray) -> np.ndarray:
+        return np.bincount(nodes, values, minlength=tree.n_nodes)
+
+    plain = objective.coefficients(rollouts, rewards)
+    shuffled = {
+        "positive": to_nodes(weight * np.maximum(advantage, 0)),
+        "negative": to_nodes(weight * np.minimum(advantage, 0)),
+        "weight": to_nodes(weight),
+    }
+    return Coefficients(**(vars(plain) | shuffled))

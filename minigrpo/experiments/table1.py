@@ -1,0 +1,147 @@
+"""Table 1 of the paper, with controls: does λ-GRPO find the target path of the tree walk where GRPO does not, and why?
+
+The paper (section 4.3): a binary tree of depth 4; the target path earns 1, paths that share its first n moves r_neg, all others
+0.7; k = 16, 250 steps, the share of target paths in the last 50.  Its policy is GPT-2-small; here it is a transformer of two
+layers that starts near the uniform policy, so learning rates are not comparable and every arm's is swept.
+
+The arms are `grpo`, `lambda_grpo`, `dr_grpo` and `rloo`; the controls of `arms.py`; and `monte_carlo_prm`, a group of 4 with the
+other sampled tokens spent on rollouts from each step (as VinePPO does).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigrpo.experiments.arms import gradients_of_arm
+from minigrpo.experiments.parallel import run_jobs
+from minigrpo.objectives import Objective
+from minigrpo.plan import split_tree
+from minigrpo.plots import bootstrap_interval, save
+from minigrpo.rewards import monte_carlo_step_rewards
+from minigrpo.sampler import Rollouts, sample
+from minigrpo.tasks import load_task
+from minigrpo.tasks.treewalk import TreeWalk
+from minigrpo.trainer import TrainSettings, compute_gradients, make_model, make_optimizer
+from minigrpo.transformer import Transformer
+
+ARMS = (
+    "grpo",
+    "lambda_grpo",
+    "grpo_at_lambda_norm",
+    "lambda_at_grpo_norm",
+    "placebo",
+    "dr_grpo",
+    "rloo",
+    "monte_carlo_prm",
+)
+SETTINGS = [(n, r_neg) for n in (1, 2, 3) for r_neg in (-1.0, -0.5)]
+LEARNING_RATES = {"adamw": (3e-4, 1e-3, 3e-3, 1e-2), "sgd": (0.03, 0.1, 0.3, 1.0)}
+STEPS, LAST, GROUP_SIZE, MC_GROUP_SIZE = 250, 50, 16, 4
+
+
+def walk(arm: str, n: int, r_neg: float, optimizer: str, learning_rate: float, seed: int, steps: int = STEPS) -> list[int]:
+    """Train one arm with one seed.   -> target paths among the group's 16 (monte_carlo_prm: 4) completions, step by step"""
+    task = load_task("treewalk", n=n, r_neg=r_neg)
+    settings = TrainSettings.for_task("treewalk", optimizer=optimizer, learning_rate=learning_rate, seed=seed)
+    model = make_model(settings, task)
+    stepper = make_optimizer(settings, model)
+    rng = np.random.default_rng(seed)
+    group_size = MC_GROUP_SIZE if arm == "monte_carlo_prm" else GROUP_SIZE
+    hits = []
+    for _ in range(steps):
+        rollouts = sample(model, task.prompts(rng, 1), group_size, rng, max_new_tokens=task.max_new_tokens)
+        rewards = task.score(rollouts)
+        hits.append(int(task.is_correct(rewards).sum()))
+        gradients(arm, model, task, rollouts, rewards, rng)
+        stepper.step(model.parameters, model.gradients, learning_rate)
+    return hits
+
+
+def gradients(
+    arm: str, model: Transformer, task: TreeWalk, rollouts: Rollouts, rewards: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Leave the arm's gradient in model.gradients."""
+    if arm == "monte_carlo_prm":
+        prm = Objective.preset("prm")
+        values = monte_carlo_values(model, task, rollouts, rewards, rng)
+        found = prm.coefficients(rollouts, rewards, values)
+        compute_gradients(model, split_tree(rollouts.tree, 4096), prm, found, rollouts.temperature, rollouts.logp)
+    else:
+        gradients_of_arm(arm, model, rollouts, rewards, rng)
+
+
+def monte_carlo_values(
+    model: Transformer, task: TreeWalk, rollouts: Rollouts, rewards: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Values of the steps from as many fresh rollouts as the tokens of a group of 16 leave, the same number for each step."""
+    tree = rollouts.tree
+    begun = [s.end for s in tree.steps() if s.nodes and s.end < task.max_new_tokens]
+    budget = (GROUP_SIZE - len(tree.paths)) * task.max_new_tokens
+    each = max(budget // max(sum(task.max_new_tokens - end for end in begun), 1), 1)
+    return monte_carlo_step_rewards(model, rollouts, rewards, task.score, each, rng)
+
+
+# -- the table -----------------------------------------------------------------------------------------------------------
+
+
+def table(hits: dict[tuple, list[list[int]]]) -> list[dict[str, Any]]:
+    """A row for each (arm, n, r_neg, optimizer, learning rate): mean target frequency of the last 50 steps, 95 % interval."""
+    rows = []
+    for (arm, n, r_neg, optimizer, rate), runs in hits.items():
+        size = MC_GROUP_SIZE if arm == "monte_carlo_prm" else GROUP_SIZE
+        final = np.array(runs)[:, -LAST:].mean(1) / size  # (seeds,)
+        low, high = bootstrap_interval(final, np.random.default_rng(0))
+        row = {"arm": arm, "n": n, "r_neg": r_neg, "optimizer": optimizer, "learning_rate": rate, "seeds": len(runs)}
+        numbers = {"target_frequency": final.mean(), "low": low, "high": high, "found": (final > 0.5).mean()}
+        numbers = {name: float(f"{value:.4g}") for name, value in numbers.items()}
+        rows.append(row | numbers | {"final_of_seed": [float(f"{value:.4g}") for value in final]})
+    return rows
+
+
+def best(rows: Iterable[dict[str, Any]]) -> dict[tuple, dict[str, Any]]:
+    """Each arm at its own best learning rate.   -> {(optimizer, n, r_neg, arm): row}"""
+    chosen: dict[tuple, dict[str, Any]] = {}
+    for row in rows:
+        key = row["optimizer"], row["n"], row["r_neg"], row["arm"]
+        if key not in chosen or row["target_frequency"] > chosen[key]["target_frequency"]:
+            chosen[key] = row
+    return chosen
+
+
+def text(rows: Sequence[dict[str, Any]]) -> str:
+    """Each arm at its own best learning rate, as a table for a terminal."""
+    chosen = best(rows)
+    lines = []
+    for optimizer in dict.fromkeys(row["optimizer"] for row in rows):
+        lines.append(f"{optimizer}: target frequency of the last {LAST} steps, each arm at its best learning rate")
+        for n, r_neg in dict.fromkeys((row["n"], row["r_neg"]) for row in rows):
+            lines.append(f"  n={n}  r_neg={r_neg:g}")
+            for arm in ARMS:
+                if row := chosen.get((optimizer, n, r_neg, arm)):
+                    interval = f"{row['target_frequency']:.3f}  [{row['low']:.3f}, {row['high']:.3f}]"
+                    lines.append(f"    {arm:20} {interval}   at {row['learning_rate']:g}")
+    return "\n".join(lines)
+
+
+def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None) -> str:
+    """All arms, settings, optimisers and learning rates (quick: one setting, two arms and controls, fewer seeds)."""
+    from minigrpo.experiments.table1_plots import best_figure, sweep_figure
+
+    seeds = seeds or (6 if quick else 20)
+    settings = SETTINGS[2:3] if quick else SETTINGS
+    rates = {"adamw": (3e-4, 1e-3, 3e-3)} if quick else LEARNING_RATES
+    arms = ARMS[:5] if quick else ARMS
+    combinations = [(a, n, r, o, rate) for o in rates for n, r in settings for rate in rates[o] for a in arms]
+    names = ("arm", "n", "r_neg", "optimizer", "learning_rate")
+    jobs = [dict(zip(names, c, strict=True)) | {"seed": seed} for c in combinations for seed in range(seeds)]
+    found = run_jobs(walk, jobs, title="table 1", processes=processes, cache=out / "table1.cache.jsonl")
+    rows = table({c: found[i * seeds : (i + 1) * seeds] for i, c in enumerate(combinations)})
+    (out / "table1.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    save(best_figure(rows), out / "table1.png")
+    save(sweep_figure(rows), out / "table1-sweep.png")
+    return text(rows)
