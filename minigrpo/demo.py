@@ -22,7 +22,7 @@ import numpy as np
 from minigrpo.equivalence import Equivalence, check_equivalence
 from minigrpo.evaluation import evaluate
 from minigrpo.experiments.target_frequency import LAST, Arm, run_arms, table, target_frequency
-from minigrpo.groups import Group, group_statistics, read_groups, statistics_text, tree_text
+from minigrpo.groups import Group, read_groups, statistics_text, tree_statistics, tree_text
 from minigrpo.plots import draw_tree, draw_trees_page, learning_curves, metrics_figure, save, statistics_figure
 from minigrpo.rewards import check_rewards
 from minigrpo.sampler import Rollouts, sample
@@ -38,9 +38,17 @@ LEARNING_RATE = 3e-4  # of the tree walk; chosen by the sweep in benchmarks/RESU
 NAMES = {"grpo": "GRPO", "lambda_grpo": "λ-GRPO"}
 
 
-def demo(out: str | Path, *, seeds: int = 8, processes: int | None = None, say: Callable[[str], None] | None = None) -> Path:
+def demo(
+    out: str | Path,
+    *,
+    seeds: int = 8,
+    steps: int = 250,
+    processes: int | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Path:
     """Run the demonstration and write figures, data and report.html into a folder.   -> the report
 
+    steps: of the tree walks; the paper's are 250.
     Raises ValueError if fewer than 2 seeds are asked for or the folder cannot be written.
     """
     if seeds < 2:
@@ -61,7 +69,7 @@ def demo(out: str | Path, *, seeds: int = 8, processes: int | None = None, say: 
     rewards = check_rewards(task.score(rollouts), rollouts.tree)
     groups = _as_groups(rollouts, rewards, task, out)
     shown = max(groups, key=_interest)
-    stats = group_statistics(groups)
+    stats = tree_statistics([rollouts.tree])  # with EOS, which the groups as texts have not
     say("\n" + tree_text(shown.tree, shown.rewards, shown.labels, prompt=shown.prompt) + "\n")
     save(draw_tree(shown.tree, shown.rewards, shown.labels, title=f"A real group: {shown.prompt}"), out / "tree.png")
     save(draw_trees_page(groups), out / "trees.png")
@@ -74,13 +82,13 @@ def demo(out: str | Path, *, seeds: int = 8, processes: int | None = None, say: 
 
     say(f"3/3  GRPO and λ-GRPO on the paper's tree walk, {seeds} seeds each")
     arms = [Arm(objective, n, LEARNING_RATE) for n in (1, 2) for objective in NAMES]
-    results = run_arms(arms, range(seeds), processes=processes)
+    results = run_arms(arms, range(seeds), steps=steps, processes=processes)
     rows = table(results)
     _write_results(results, rows, out)
     for row in rows:
         say(_row_text(row))
     took = time.perf_counter() - started
-    sections = [*_tree_sections(groups, shown, stats, accuracy), _theorem_section(theorem), *_learning_sections(rows, seeds)]
+    sections = [*_tree_sections(groups, shown, stats, accuracy), _theorem_section(theorem), *_learning_sections(rows, seeds, steps)]
     report = out / "report.html"
     report.write_text(_page(sections, out, took), encoding="utf-8")
     return report
@@ -164,7 +172,7 @@ def _theorem_section(theorem: Equivalence) -> Section:
     )
 
 
-def _learning_sections(rows: list[dict[str, Any]], seeds: int) -> list[Section]:
+def _learning_sections(rows: list[dict[str, Any]], seeds: int, steps: int) -> list[Section]:
     sections: list[Section] = []
     for n in (1, 2):
         grpo, fixed = (next(r for r in rows if r["n"] == n and r["objective"] == o) for o in NAMES)
@@ -176,7 +184,7 @@ def _learning_sections(rows: list[dict[str, Any]], seeds: int) -> list[Section]:
                 f"One path of 16 earns 1, paths that share its first {n} move{'s' if n > 1 else ''} earn −1, all others 0.7: GRPO "
                 "pushes the shared beginning down once for each completion that took it, λ-GRPO once. "
                 f"Over {seeds} seeds λ-GRPO's mean target frequency is {relation} GRPO's, and the 95 % intervals "
-                f"{'are apart' if apart else 'overlap'} (last {LAST} of 250 steps, learning rate {LEARNING_RATE:g} for both).",
+                f"{'are apart' if apart else 'overlap'} (last {LAST} of {steps} steps, learning rate {LEARNING_RATE:g} for both).",
                 [f"curves-n{n}.png"],
                 "\n".join(_row_text(r).strip() for r in (grpo, fixed)),
             )

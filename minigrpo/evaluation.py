@@ -46,8 +46,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Greedy pass@1 on n_prompts problems of a split and, if samples > 0, pass@k for each of ks.   -> {"eval/pass@1_greedy": …}
 
-    The same seed takes the same problems, whatever was trained.  Raises ValueError if a k is larger than samples.
+    The same seed takes the same problems, whatever was trained.  Raises ValueError for no problems and if a k is larger than
+    samples.
     """
+    if n_prompts < 1:
+        raise ValueError(f"{n_prompts} problems give no estimate: take at least 1")
     if samples and max(ks) > samples:
         raise ValueError(f"pass@{max(ks)} cannot be estimated from {samples} samples: take at least {max(ks)} samples")
     rng = np.random.default_rng(seed)

@@ -78,7 +78,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    return sorted(Path(folder).glob("checkpoint-*.mgc"))
+    return sorted(Path(folder).glob("checkpoint-*.mgc"), key=lambda file: (len(file.name), file.name))  # 1000000 after 999999
 
 
 def latest_checkpoint(path: Path) -> Path:
@@ -93,7 +93,11 @@ def latest_checkpoint(path: Path) -> Path:
 
 
 class RunFolder:
-    """A run's folder while it is written.   Raises ValueError if it cannot be written or, when starting anew, holds a run."""
+    """A run's folder while it is written.
+
+    Raises ValueError if it cannot be written or, when starting anew, holds a run.  (What ended before its first checkpoint, for
+    bad input say, left nothing to go on with and is no run yet.)
+    """
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any], resume: bool) -> None:
         self.path = Path(path)
@@ -101,7 +105,7 @@ class RunFolder:
         if resume:
             if not file.exists():
                 raise ValueError(f"{self.path} holds no run to resume (no settings.json): start one with --out {self.path}")
-        elif file.exists():
+        elif file.exists() and checkpoints(self.path):
             raise ValueError(f"{self.path} already holds a run: resume it with --resume {self.path}, or give another --out")
         else:
             try:
@@ -126,8 +130,8 @@ class RunFolder:
         try:
             return load_checkpoint(found[-1])
         except ValueError as error:
-            way_out = f"delete it to go on from {found[-2].name}" if len(found) > 1 else "there is no earlier one"
-            raise ValueError(f"{error}; {way_out}") from error
+            way_out = f"go on from {found[-2].name}" if len(found) > 1 else "start again (there is no earlier one)"
+            raise ValueError(f"{error}; delete it to {way_out}") from error
 
     def append(self, name: str, records: list[dict[str, Any]]) -> None:
         """Add records to a JSON-lines file, each line written whole."""
@@ -146,7 +150,8 @@ class RunFolder:
 def read_records(path: str | Path) -> list[dict[str, Any]]:
     """The records of a JSON-lines file; a last line that was cut short is left out."""
     records = []
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    text = Path(path).read_bytes().decode("utf-8", errors="replace")  # the cut may go through a character
+    lines = text.removesuffix("\n").split("\n") if text else []  # splitlines would cut at U+2028 in a completion
     for number, line in enumerate(lines, 1):
         try:
             records.append(json.loads(line))
@@ -156,9 +161,21 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The metrics of a run's steps, without the evaluation before the first.   Raises ValueError if it has not taken one."""
+    file = Path(path) / "metrics.jsonl"
+    steps = [record for record in read_records(file) if "loss" in record] if file.exists() else []
+    if not steps:
+        raise ValueError(f"{path} has no metrics: its run has not taken a step yet")
+    return steps
+
+
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """The settings that a run was started with.   Raises ValueError if the folder holds none."""
+    """The settings that a run was started with.   Raises ValueError if the folder holds none, or something else."""
     file = Path(path) / "settings.json"
     if not file.exists():
-        raise ValueError(f"{path} holds no run (no settings.json)")
-    return json.loads(file.read_text(encoding="utf-8"))
+        raise ValueError(f"{path} holds no run (no settings.json): give the folder of one (minigrpo train --out)")
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}): restore it, or start another run") from error

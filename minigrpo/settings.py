@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +60,10 @@ class TrainSettings:
         for name in ("learning_rate", "temperature", "warm_start_learning_rate"):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be a finite number above 0")
+        if not (np.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay is {self.weight_decay}: it must be a finite number, at least 0")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm is {self.max_grad_norm}: it must be above 0, or none for no clipping")
         if self.optimizer not in ("adamw", "sgd"):
             raise ValueError(f"unknown optimizer {self.optimizer!r}: choose adamw or sgd")
         learning_rate_at(0, 1, 1.0, schedule=self.schedule)
@@ -74,4 +79,12 @@ class TrainSettings:
     def for_task(cls, task: str, **changes: Any) -> TrainSettings:
         """The defaults, then what the task recommends (its attribute `defaults`), then changes."""
         recommended = getattr(load_task(task, **changes.get("task_options", {})), "defaults", {})
-        return cls(**({"task": task} | dict(recommended) | changes))
+        return cls.from_stored({"task": task} | dict(recommended) | changes)
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> TrainSettings:
+        """The settings of a dict, such as a run's settings.json.   Raises ValueError for a name that is no setting."""
+        unknown = sorted(set(stored) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise ValueError(f"there is no setting {', '.join(unknown)}: leave it out (or take the version that knows it)")
+        return cls(**stored)

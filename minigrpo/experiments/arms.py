@@ -20,6 +20,16 @@ from minigrpo.transformer import Transformer
 
 PRESETS = ("grpo", "lambda_grpo", "dr_grpo", "rloo")
 CONTROLS = ("grpo_at_lambda_norm", "lambda_at_grpo_norm", "placebo")
+TITLES = {  # names in figures
+    "grpo": "GRPO",
+    "lambda_grpo": "λ-GRPO",
+    "grpo_at_lambda_norm": "GRPO, λ-GRPO's norm",
+    "lambda_at_grpo_norm": "λ-GRPO, GRPO's norm",
+    "placebo": "placebo: shuffled 1/|λ|",
+    "dr_grpo": "Dr. GRPO",
+    "rloo": "RLOO",
+    "monte_carlo_prm": "Monte-Carlo PRM",
+}
 
 
 def gradients_of_arm(

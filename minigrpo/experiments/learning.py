@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from minigrpo.drawing import LINES, STYLE
 from minigrpo.evaluation import evaluate
-from minigrpo.experiments.arms import CONTROLS, gradients_of_arm
+from minigrpo.experiments.arms import CONTROLS, TITLES, gradients_of_arm
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.optim import clip_gradient, learning_rate_at
 from minigrpo.plots import bootstrap_interval, save
@@ -29,13 +29,6 @@ from minigrpo.trainer import TrainSettings, load_weights, make_model, make_optim
 TASKS = ("arithmetic", "countdown")
 ARMS = [("grpo", 0.0), ("lambda_grpo", 0.0), ("grpo", 0.04), ("lambda_grpo", 0.04), *((arm, 0.0) for arm in CONTROLS)]
 EVERY, PROMPTS, SAMPLES = 5, 100, 4
-TITLES = {
-    "grpo": "GRPO",
-    "lambda_grpo": "λ-GRPO",
-    "grpo_at_lambda_norm": "GRPO, λ-GRPO's norm",
-    "lambda_at_grpo_norm": "λ-GRPO, GRPO's norm",
-    "placebo": "placebo: shuffled 1/|λ|",
-}
 
 
 def learn(task: str, arm: str, beta: float, seed: int, warm: str) -> list[dict[str, float]]:

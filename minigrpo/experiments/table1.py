@@ -11,7 +11,7 @@ other sampled tokens spent on rollouts from each step (as VinePPO does).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from minigrpo.experiments.arms import gradients_of_arm
 from minigrpo.experiments.parallel import run_jobs
+from minigrpo.experiments.table1_plots import best, best_figure, sweep_figure
 from minigrpo.objectives import Objective
 from minigrpo.plan import split_tree
 from minigrpo.plots import bootstrap_interval, save
@@ -40,7 +41,10 @@ ARMS = (
     "monte_carlo_prm",
 )
 SETTINGS = [(n, r_neg) for n in (1, 2, 3) for r_neg in (-1.0, -0.5)]
-LEARNING_RATES = {"adamw": (3e-4, 1e-3, 3e-3, 1e-2), "sgd": (0.03, 0.1, 0.3, 1.0)}
+SWEEPS = {  # optimiser: settings, learning rates
+    "adamw": (SETTINGS, (3e-4, 1e-3, 3e-3, 1e-2)),
+    "sgd": ([s for s in SETTINGS if s[1] == -1.0], (0.1, 0.3, 1.0)),  # Adam hides a gradient's scale; plain SGD does not
+}
 STEPS, LAST, GROUP_SIZE, MC_GROUP_SIZE = 250, 50, 16, 4
 
 
@@ -103,16 +107,6 @@ def table(hits: dict[tuple, list[list[int]]]) -> list[dict[str, Any]]:
     return rows
 
 
-def best(rows: Iterable[dict[str, Any]]) -> dict[tuple, dict[str, Any]]:
-    """Each arm at its own best learning rate.   -> {(optimizer, n, r_neg, arm): row}"""
-    chosen: dict[tuple, dict[str, Any]] = {}
-    for row in rows:
-        key = row["optimizer"], row["n"], row["r_neg"], row["arm"]
-        if key not in chosen or row["target_frequency"] > chosen[key]["target_frequency"]:
-            chosen[key] = row
-    return chosen
-
-
 def text(rows: Sequence[dict[str, Any]]) -> str:
     """Each arm at its own best learning rate, as a table for a terminal."""
     chosen = best(rows)
@@ -130,13 +124,10 @@ def text(rows: Sequence[dict[str, Any]]) -> str:
 
 def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None) -> str:
     """All arms, settings, optimisers and learning rates (quick: one setting, two arms and controls, fewer seeds)."""
-    from minigrpo.experiments.table1_plots import best_figure, sweep_figure
-
     seeds = seeds or (6 if quick else 20)
-    settings = SETTINGS[2:3] if quick else SETTINGS
-    rates = {"adamw": (3e-4, 1e-3, 3e-3)} if quick else LEARNING_RATES
+    sweeps = {"adamw": ([(2, -1.0)], (3e-4, 1e-3, 3e-3))} if quick else SWEEPS
     arms = ARMS[:5] if quick else ARMS
-    combinations = [(a, n, r, o, rate) for o in rates for n, r in settings for rate in rates[o] for a in arms]
+    combinations = [(a, n, r, o, rate) for o, (where, rates) in sweeps.items() for n, r in where for rate in rates for a in arms]
     names = ("arm", "n", "r_neg", "optimizer", "learning_rate")
     jobs = [dict(zip(names, c, strict=True)) | {"seed": seed} for c in combinations for seed in range(seeds)]
     found = run_jobs(walk, jobs, title="table 1", processes=processes, cache=out / "table1.cache.jsonl")

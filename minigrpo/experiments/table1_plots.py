@@ -1,28 +1,28 @@
-"""The two figures of `table1.py`: each arm at its best learning rate (ten seconds to read), and the whole sweep."""
+"""The two figures of `table1.py`, from its rows: each arm at its best learning rate (ten seconds to read), and the whole sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from minigrpo.drawing import BLUE, INK, ORANGE, STYLE
-from minigrpo.experiments.table1 import ARMS, best
+from minigrpo.experiments.arms import TITLES
 
-TITLES = {
-    "grpo": "GRPO",
-    "lambda_grpo": "λ-GRPO",
-    "grpo_at_lambda_norm": "GRPO, λ-GRPO's norm",
-    "lambda_at_grpo_norm": "λ-GRPO, GRPO's norm",
-    "placebo": "placebo: shuffled 1/|λ|",
-    "dr_grpo": "Dr. GRPO",
-    "rloo": "RLOO",
-    "monte_carlo_prm": "Monte-Carlo PRM",
-}
 NAMES = {"adamw": "AdamW", "sgd": "plain SGD"}
 WITH_FIX = ("lambda_grpo", "lambda_at_grpo_norm")
+
+
+def best(rows: Iterable[dict[str, Any]]) -> dict[tuple, dict[str, Any]]:
+    """Each arm at its own best learning rate.   -> {(optimizer, n, r_neg, arm): row}"""
+    chosen: dict[tuple, dict[str, Any]] = {}
+    for row in rows:
+        key = row["optimizer"], row["n"], row["r_neg"], row["arm"]
+        if key not in chosen or row["target_frequency"] > chosen[key]["target_frequency"]:
+            chosen[key] = row
+    return chosen
 
 
 def best_figure(rows: Sequence[dict[str, Any]]) -> Figure:
@@ -30,13 +30,16 @@ def best_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     chosen = best(rows)
     optimizers = list(dict.fromkeys(row["optimizer"] for row in rows))
     settings = list(dict.fromkeys((row["n"], row["r_neg"]) for row in rows))
-    arms = [arm for arm in ARMS if any(row["arm"] == arm for row in rows)]
+    arms = [arm for arm in TITLES if any(row["arm"] == arm for row in rows)]
     with matplotlib.rc_context(STYLE):
         width, height = 1.9 * max(len(settings), 2) + 2.2, (0.26 * len(arms) + 0.9) * len(optimizers) + 0.5
         figure = Figure(figsize=(width, height), layout="constrained")
         panels = figure.subplots(len(optimizers), len(settings), squeeze=False, sharex=True, sharey=True)
         for line, optimizer in zip(panels, optimizers, strict=True):
             for ax, (n, r_neg) in zip(line, settings, strict=True):
+                if (optimizer, n, r_neg, arms[0]) not in chosen:  # a setting that this optimiser was not tried on
+                    ax.set_visible(False)
+                    continue
                 for i, arm in enumerate(arms):
                     row = chosen[optimizer, n, r_neg, arm]
                     fixed = arm in WITH_FIX
@@ -67,7 +70,7 @@ def sweep_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     """Mean target frequency for every arm and learning rate, as numbers on grey: a panel for each setting and optimiser."""
     optimizers = list(dict.fromkeys(row["optimizer"] for row in rows))
     settings = list(dict.fromkeys((row["n"], row["r_neg"]) for row in rows))
-    arms = [arm for arm in ARMS if any(row["arm"] == arm for row in rows)]
+    arms = [arm for arm in TITLES if any(row["arm"] == arm for row in rows)]
     with matplotlib.rc_context(STYLE):
         width, height = 2.0 * max(len(settings), 2) + 2.2, (0.24 * len(arms) + 1.0) * len(optimizers) + 0.4
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -80,6 +83,9 @@ def sweep_figure(rows: Sequence[dict[str, Any]]) -> Figure:
                     for row in rows
                     if (row["optimizer"], row["n"], row["r_neg"]) == (optimizer, n, r_neg)
                 }
+                if not here:
+                    ax.set_visible(False)
+                    continue
                 ax.imshow([[here[arm, rate] for rate in rates] for arm in arms], cmap="Greys", vmin=0, vmax=1, aspect="auto")
                 for y, arm in enumerate(arms):
                     for x, rate in enumerate(rates):

@@ -1,0 +1,182 @@
+"""What each command of the command line does with its parsed arguments; `cli.py` has the arguments themselves.
+
+Modules are imported inside the commands that need them, so that `minigrpo --help` and `minigrpo tree` start quickly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigrpo.settings import TrainSettings
+
+
+def run_demo(a: argparse.Namespace) -> None:
+    """The demonstration."""
+    from minigrpo.demo import demo
+
+    report = demo(a.out, seeds=a.seeds, processes=a.processes)
+    print(f"\nThe report, with all figures in it: {report}")
+
+
+def run_train(a: argparse.Namespace) -> None:
+    """Train, or go on with a run."""
+    from minigrpo.runs import read_settings
+    from minigrpo.trainer import train
+
+    given = {f.name: getattr(a, f.name) for f in fields(TrainSettings) if getattr(a, f.name) is not None}
+    given |= {name: dict(given[name]) for name in ("task_options", "objective_options") if name in given}
+    if given.get("max_grad_norm") == "none":
+        given["max_grad_norm"] = None
+    if a.resume:
+        if a.out and Path(a.out) != Path(a.resume):
+            raise ValueError("--resume goes on in its own folder: leave out --out")
+        stored = read_settings(a.resume)
+        changed = [name for name, value in given.items() if stored.get(name) != value]
+        if changed:
+            was = ", ".join(f"{name} was {stored.get(name)!r}, not {given[name]!r}" for name in changed)
+            raise ValueError(f"the run in {a.resume} has other settings ({was}): resume it as it was, or start another with --out")
+        settings = TrainSettings.from_stored(stored)
+    else:
+        settings = TrainSettings.for_task(given.pop("task", "treewalk"), **given)
+    size = f"{settings.steps} steps of {settings.prompts_per_step} × {settings.group_size} completions"
+    print(f"{settings.objective} on {settings.task}: {size}, seed {settings.seed}, {settings.dtype}")
+    _, history = train(settings, a.resume or a.out, resume=bool(a.resume), on_step=_print_evaluation)
+    if history:
+        last = history[-max(len(history) // 10, 1) :]
+        done = np.mean([m["reward"] for m in last])
+        print(f"mean reward of the last {len(last)} steps {done:.3f}, {history[-1]['num_tokens']:,} tokens sampled in all")
+    if a.resume or a.out:
+        print(f"everything is in {a.resume or a.out}: look with minigrpo plot, evaluate or sample")
+
+
+def _print_evaluation(metrics: dict[str, Any]) -> None:
+    if "eval/pass@1_greedy" in metrics:
+        from tqdm import tqdm
+
+        right, n = metrics["eval/pass@1_greedy"], metrics["eval/prompts"]
+        tqdm.write(f"step {metrics['step']:5}   greedy pass@1 {right:6.1%} of {n} held-out problems")
+
+
+def run_evaluate(a: argparse.Namespace) -> None:
+    """Measure a trained policy."""
+    from minigrpo.evaluation import evaluate
+    from minigrpo.trainer import load_run
+
+    model, task, _ = load_run(a.path)
+    ks = tuple(a.k) if a.k else tuple(sorted({1, a.samples} - {0}))
+    if a.k and not a.samples:
+        raise ValueError("pass@k needs samples: give --samples too")
+    result = evaluate(model, task, n_prompts=a.prompts, samples=a.samples, ks=ks, temperature=a.temperature, seed=a.seed)
+    for name, value in result.items():
+        print(f"{name:24} {value:.4g}")
+
+
+def run_sample(a: argparse.Namespace) -> None:
+    """A group from a trained policy, drawn."""
+    from minigrpo.drawing import tree_text
+    from minigrpo.groups import read_groups
+    from minigrpo.plots import draw_tree, save
+    from minigrpo.rewards import check_rewards
+    from minigrpo.sampler import sample
+    from minigrpo.trainer import load_run, sample_records
+
+    model, task, _ = load_run(a.path)
+    rng = np.random.default_rng(a.seed)
+    prompt = task.tokenizer.encode(a.prompt) if a.prompt is not None else task.prompts(rng, 1, "test")[0]
+    limits = {"max_new_tokens": task.max_new_tokens, "eos": task.tokenizer.eos}
+    rollouts = sample(model, [prompt], a.group_size, rng, temperature=a.temperature, **limits)
+    rewards = check_rewards(task.score(rollouts), rollouts.tree)
+    records = sample_records(rollouts, rewards, task, 0)
+    group = read_groups("\n".join(json.dumps(record) for record in records), unit="characters")[0]
+    print(tree_text(group.tree, group.rewards, group.labels, prompt=group.prompt))
+    if a.out:
+        print(f"figure: {save(draw_tree(group.tree, group.rewards, group.labels, title=group.prompt), a.out)}")
+
+
+def run_tree(a: argparse.Namespace) -> None:
+    """Groups that somebody typed or logged, drawn."""
+    from minigrpo.drawing import tree_text
+    from minigrpo.groups import group_statistics, read_groups, statistics_text
+    from minigrpo.plots import draw_tree, draw_trees_page, save
+
+    text = sys.stdin.read() if a.file == "-" else Path(a.file).read_text(encoding="utf-8")
+    groups = read_groups(text, unit=a.unit, reward_name=a.reward_name)
+    for group in groups[: a.show if len(groups) > 1 else 1]:
+        print(tree_text(group.tree, group.rewards, group.labels, prompt=group.prompt, ascii_only=a.ascii), end="\n\n")
+    if len(groups) > 1:
+        print(statistics_text(group_statistics(groups), ascii_only=a.ascii))
+    if a.out:
+        one = groups[0]
+        figure = draw_tree(one.tree, one.rewards, one.labels, title=one.prompt) if len(groups) == 1 else draw_trees_page(groups)
+        print(f"figure: {save(figure, a.out)}")
+
+
+def run_equivalence(a: argparse.Namespace) -> int:
+    """Theorem 1 on real rollouts.   -> exit code"""
+    from minigrpo.equivalence import check_equivalence
+    from minigrpo.rewards import check_rewards
+    from minigrpo.sampler import sample
+    from minigrpo.tasks import load_task
+    from minigrpo.trainer import load_run, make_model
+
+    if a.group_size < 2:
+        raise ValueError("a group of one has nothing to be compared with: take a group size of at least 2")
+    rng = np.random.default_rng(a.seed)
+    if a.path:
+        model, task, _ = load_run(a.path, dtype="float64")
+    else:
+        task = load_task(a.task)
+        model = make_model(TrainSettings(task=a.task, seed=a.seed, dtype="float64"), task)
+    prompts = task.prompts(rng, a.prompts)
+    rollouts = sample(model, prompts, a.group_size, rng, max_new_tokens=task.max_new_tokens, eos=task.tokenizer.eos)
+    rewards = check_rewards(task.score(rollouts), rollouts.tree)
+    found = check_equivalence(model, rollouts, rewards, rng, beta=a.beta)
+    if not found.informative and not a.beta:
+        raise ValueError("all rewards are equal in every group, so both gradients are 0: take a trained RUN, another seed, or beta")
+    print(found.text())
+    if not found.informative:
+        print("all rewards are equal in every group, so only the KL term was compared: take a trained RUN or another seed")
+    holds = found.worst <= a.tolerance
+    print(f"Theorem 1 {'holds' if holds else 'FAILS'} (tolerance {a.tolerance:g})")
+    return 0 if holds else 1
+
+
+def run_plot(a: argparse.Namespace) -> None:
+    """Metrics of runs as a figure."""
+    from minigrpo.plots import learning_curves, metrics_figure, save
+    from minigrpo.runs import read_metrics, read_settings
+
+    out = a.out or Path(a.path[0]) / "metrics.png"
+    runs = [(read_settings(path), read_metrics(path)) for path in a.path]
+    if len(runs) == 1:
+        print(f"figure: {save(metrics_figure(runs[0][1]), out)}")
+        return
+    curves: dict[str, list] = {}
+    for settings, records in runs:
+        values = [record[a.key] for record in records if a.key in record]
+        if not values:
+            raise ValueError(f"there is no {a.key!r} in the metrics of a run: it has {', '.join(sorted(records[0]))}")
+        curves.setdefault(settings["objective"], []).append(values)
+    shortest = min(len(values) for group in curves.values() for values in group)
+    arrays = {name: np.array([values[:shortest] for values in group]) for name, group in curves.items()}
+    print(f"figure: {save(learning_curves(arrays, xlabel='training step', ylabel=a.key, title=''), out)}")
+
+
+def run_reproduce(a: argparse.Namespace) -> None:
+    """An experiment by name."""
+    from importlib import import_module
+
+    if a.seeds is not None and a.seeds < 2:
+        raise ValueError(f"{a.seeds} seeds give no interval: take at least 2")
+    out = Path(a.out)
+    out.mkdir(parents=True, exist_ok=True)
+    experiment = import_module(f"minigrpo.experiments.{a.name.replace('-', '_')}")
+    print(experiment.run(out, quick=a.quick, seeds=a.seeds, processes=a.processes))
+    print(f"data and figures: {', '.join(str(path) for path in sorted(out.glob(f'{a.name}*.*')) if path.suffix != '.jsonl')}")

@@ -1,0 +1,154 @@
+"""Bad input on the command line: exit code 2 and exactly one line that says what was wrong and what to do."""
+
+# ruff: noqa: F811 (a fixture that is imported and an argument have the same name)
+
+import json
+import shutil
+
+import pytest
+from test_cli import LOG, TINY, run, stored  # noqa: F401
+
+from minigrpo.runs import checkpoints
+
+BAD = {
+    "an unknown task": ("train --task walk", "there is no task 'walk': choose arithmetic, countdown, treewalk, or path/to"),
+    "an unknown command": ("walk", "'walk'", "choose from", "minigrpo --help"),
+    "an unknown flag": ("train --group 4 --colour blue", "unrecognized arguments: --colour blue", "--help"),
+    "a flag without its value": ("train --steps", "--steps: expected one argument", "minigrpo train --help"),
+    "a flag of another type": ("train --steps many", "--steps: invalid int value: 'many'", "minigrpo train --help"),
+    "neither number nor none": ("train --max-grad-norm some", "--max-grad-norm", "'some'"),
+    "an option without a value": ("train --task-option n", "'n' is not KEY=VALUE"),
+    "a choice that is none": ("tree {group} --unit bytes", "'bytes'", "characters"),
+    "a group of one": ("train --group-size 1", "group size 1 leaves lambda_grpo nothing to compare a completion with: take"),
+    "negative steps": ("train --steps -3", "steps is -3: it must be at least 0"),
+    "a learning rate that is no number": ("train --learning-rate nan", "learning_rate is nan: it must be a finite number above"),
+    "a gradient norm below 0": ("train --max-grad-norm -1", "max_grad_norm is -1.0: it must be above 0, or none"),
+    "an unknown objective": ("train --objective ppo", "unknown objective 'ppo': choose from reinforce, rloo"),
+    "an unknown objective option": ("train --objective-option gamma=1", "an objective has no field gamma"),
+    "an unknown choice in an objective": ("train --objective-option kl=k4", "kl 'k4' is unknown: choose from k1, k2, k3"),
+    "an unknown task option": ("train --task-option color=red", "has no option 'color': its options are depth, n, r_neg"),
+    "a task option out of range": ("train --task-option depth=99", "depth is 99: it must be a whole number from 2 to 12"),
+    "an unknown backend": ("train --backend tpu", "unknown backend 'tpu': choose auto, numpy or cupy"),
+    "an unknown dtype": ("train --dtype float16", "dtype 'float16' is not supported: choose float32 or float64"),
+    "heads that do not divide": ("train --dim 30 --n-heads 4", "dim 30 must divide into 4 heads of an even width"),
+    "no demonstrations": ("train {tiny} --warm-start-steps 2", "has no demonstrations: set warm_start_steps to 0"),
+    "a reward that is no number": (
+        "train --task {mine}:NoNumber",
+        "the reward of completion 2 of prompt 0 is nan: rewards must be finite numbers",
+    ),
+    "a reward that is nothing": ("train --task {mine}:NoNumberByText", "to prompt 'a' is None: return a finite number"),
+    "a task file that is not there": ("train --task gone.py:Mine", "there is no task file 'gone.py': check the path"),
+    "a task that is not in its file": ("train --task {mine}:Yours", "has no class 'Yours': it has Mine, NoNumber"),
+    "a task file without a class": ("train --task {mine}", "names a file but no class in it"),
+    "a task that fails to import": ("train --task {broken}:Mine", "cannot be imported: ModuleNotFoundError: No module named"),
+    "prompts that outgrow the context": ("train --task {mine}:Lengthening", "101 tokens", "holds 64: shorten the prompt or"),
+    "a prompt longer than the context": ("sample {one} --prompt {long}", "max_seq_len) holds 64: shorten the prompt or"),
+    "a prompt outside the alphabet": ("sample {one} --prompt ABC", "character 'A' is not in the alphabet 'LR': leave it out"),
+    "an empty prompt": ("sample {one} --prompt=", "every prompt needs at least one token"),
+    "a folder that cannot be made": ("train {tiny} --out {group}/below", "cannot write to", "give a folder that can be written"),
+    "a folder that is a file": ("train {tiny} --out {group}", "cannot write to", "give a folder that can be written"),
+    "a report that cannot be written": ("demo --out {group}/below", "cannot write to", "give a folder that can be written"),
+    "one seed": ("demo --seeds 1 --out {new}", "1 seeds give no confidence band: take at least 2"),
+    "a figure in a place that is none": ("tree {group} --out {group}/below/tree.png", "Not a directory"),
+    "a figure of no known kind": ("tree {group} --out tree.jpg", "cannot write a figure to 'tree.jpg': end its name in .png or"),
+    "a plot of no known kind": ("plot {one} --out plot", "cannot write a figure to 'plot': end its name in .png or .svg"),
+    "a folder with a run": ("train {tiny} --out {one}", "already holds a run: resume it with --resume", "or give another --out"),
+    "resuming nothing": ("train --resume {new}", "holds no run (no settings.json)"),
+    "resuming elsewhere": ("train --resume {one} --out {new}", "--resume goes on in its own folder: leave out --out"),
+    "resuming with other settings": ("train --resume {one} --seed 9 --dim 16", "seed was 0, not 9", "dim was 8, not 16", "--out"),
+    "resuming with another option": ("train --resume {one} --task-option n=2", "task_options was {{}}, not {{'n': 2}}"),
+    "weights of another shape": ("train --dim 16 --init {one}", "holds a model of another shape (it differs in dim, "),
+    "weights that are not there": ("train {tiny} --init {new}", "holds no checkpoint: give the folder of a run"),
+    "evaluating nothing": ("evaluate {new}", "holds no checkpoint: give the folder of a run (minigrpo train --out) or a"),
+    "evaluating something else": ("evaluate {one}/metrics.jsonl", "metrics.jsonl is damaged or no checkpoint of minigrpo"),
+    "ks without samples": ("evaluate {one} --k 1 2", "pass@k needs samples: give --samples too"),
+    "more than there are samples": ("evaluate {one} --k 4 --samples 2", "pass@4 cannot be estimated from 2 samples: take at"),
+    "no problems": ("evaluate {one} --prompts 0", "0 problems give no estimate: take at least 1"),
+    "a tree of no file": ("tree gone.json", "No such file or directory: gone.json"),
+    "a tree of a folder": ("tree {one}", "Is a directory"),
+    "plotting nothing": ("plot {new}", "holds no run (no settings.json)"),
+    "plotting a run without steps": ("plot {unborn}", "unborn has no metrics: its run has not taken a step yet"),
+    "comparing a run without steps": ("plot {one} {unborn}", "unborn has no metrics: its run has not taken a step yet"),
+    "plotting what was not measured": (
+        "plot {one} {two} --key joy",
+        "there is no 'joy' in the metrics of a run: it has",
+        "reward, ",
+    ),
+    "checking groups of one": ("equivalence --group-size 1", "take a group size of at least 2"),
+    "checking nothing": ("equivalence --task arithmetic --beta 0 --prompts 1", "all rewards are equal in every group"),
+}
+
+
+def one_line(outcome):
+    """The one line on standard error of a command that must have failed."""
+    code, _, err = outcome
+    assert code == 2, outcome
+    assert err.endswith("\n")
+    assert err.count("\n") == 1, err
+    assert err.startswith("minigrpo")
+    assert "Traceback" not in err
+    assert len(err) < 1000
+    return err
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input(what, run, stored, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line, *expected = BAD[what]
+    places = {name: stored / name for name in ("one", "two", "unborn")} | {"new": tmp_path / "new", "long": "LR" * 40}
+    places |= {"mine": stored / "mine.py", "broken": stored / "broken.py", "group": stored / "group.json", "tiny": " ".join(TINY)}
+    before = {file: file.read_bytes() for file in stored.rglob("*") if file.is_file()}
+    err = one_line(run(*line.format(**places).split()))
+    for words in expected:
+        assert words.format() in err
+    assert {file: file.read_bytes() for file in stored.rglob("*") if file.is_file() and "__pycache__" not in str(file)} == before
+    assert not (tmp_path / "new").exists() or not checkpoints(tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "no input: a group is a JSON object"),
+        (" \n\n", "no input"),
+        ('{"completions": ["a", "b"]', "malformed JSON at line 1"),
+        ('{"prompt": "q", "completion": "a"}\n{"prompt": "q", "completion": oops}', "malformed JSON at line 2"),
+        ('{"answers": ["a"]}', 'neither "completions" nor "completion"'),
+        ("[1, 2]", "group 0 is not a JSON object"),
+        ('{"completions": []}', "at least one"),
+        ('{"completions": ["a", "b"], "rewards": [1]}', "2 completions but 1 rewards"),
+        ('{"completions": ["a", "b"], "rewards": [1, NaN]}', "it must be a finite number"),
+        ('{"completions": ["a", [1]]}', "texts or token ids, not both"),
+        ('{"completions": [[1.5]]}', "neither a text nor a list of token ids"),
+        ('{"completions": [[-1]]}', "outside [0, 2**31)"),
+        (
+            "\n".join(json.dumps({"prompt": p, "completion": c}) for p, c, _ in LOG[4:]),
+            "no group has two completions (2 groups of one)",
+        ),
+    ],
+)
+def test_bad_groups(text, expected, run):
+    err = one_line(run("tree", "-", stdin=text))
+    assert err.startswith("minigrpo tree: ")
+    assert expected in err
+
+
+def test_a_missing_or_empty_metrics_file(run, stored, tmp_path):
+    folder = shutil.copytree(stored / "one", tmp_path / "one")
+    for spoil in ((folder / "metrics.jsonl").unlink, lambda: (folder / "metrics.jsonl").write_text("")):
+        spoil()
+        assert "one has no metrics: its run has not taken a step yet" in one_line(run("plot", folder))
+
+
+def test_a_bad_start_does_not_use_up_a_folder(run, stored, tmp_path):
+    """The corrected command may name the same folder."""
+    out = ["--out", tmp_path / "run"]
+    for wrong in (["--warm-start-steps", 3], ["--init", stored / "nothing"], ["--init", stored / "one", "--dim", 16]):
+        one_line(run("train", *TINY, *out, *wrong))
+    assert run("train", *TINY, *out)[0] == 0
+    assert [int(file.stem[-6:]) for file in checkpoints(tmp_path / "run")] == [0, 4]
+
+
+def test_divergence_is_no_bad_input(run):
+    code, _, err = run("train", *TINY, "--learning-rate", 1e30)
+    assert code == 1
+    assert err == "minigrpo train: the gradient is not finite at step 2: lower the learning rate\n"

@@ -1,0 +1,194 @@
+"""A small demo: all its files, a report that stands alone, numbers that agree, words that follow the data."""
+
+import base64
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from minigrpo import demo as demo_module
+from minigrpo.demo import ARITHMETIC, LEARNING_RATE, _learning_sections, _theorem_section, _tree_sections, demo
+from minigrpo.equivalence import Equivalence
+from minigrpo.experiments.target_frequency import LAST
+from minigrpo.groups import group_statistics, read_groups
+from minigrpo.runs import read_records
+
+FIGURES = ["tree.png", "trees.png", "statistics.png", "curves-n1.png", "curves-n2.png", "metrics.png"]
+DATA = ["groups.jsonl", "equivalence.json", "table.json", "curves.json"]
+STEPS, SEEDS = 60, 2
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of a demo in small, and what it said."""
+    folder, said = tmp_path_factory.mktemp("demo") / "new" / "demo", []
+    with pytest.MonkeyPatch.context() as patch:
+        small = replace(ARITHMETIC, warm_start_steps=60, warm_start_batch=8, dim=16, n_layers=1, n_heads=2)
+        patch.setattr(demo_module, "ARITHMETIC", small)
+        patch.setattr(demo_module, "GROUPS", 4)
+        report = demo(folder, seeds=SEEDS, steps=STEPS, processes=2, say=said.append)
+    assert report == folder / "report.html"
+    return folder, "\n".join(said)
+
+
+class Page(HTMLParser):
+    """The report's text, images, links, and whether its tags match."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.images, self.links, self.text, self.resources = [], [], [], "", 0
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag == "img":
+            self.images.append(attributes["src"])
+            assert attributes["alt"]
+        self.links += [value for name, value in attributes.items() if name in ("href", "src", "srcset", "data", "action")]
+        self.resources += tag in ("script", "link", "iframe", "object")
+        if tag not in ("img", "meta"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    return Page((made[0] / "report.html").read_text(encoding="utf-8"))
+
+
+def test_all_files_are_there(made):
+    arms = [f"metrics-{objective}-n{n}-seed0.jsonl" for objective in ("grpo", "lambda_grpo") for n in (1, 2)]
+    assert sorted(file.name for file in made[0].iterdir()) == sorted([*FIGURES, *DATA, *arms, "report.html"])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_show_something(name, made):
+    pixels = imread(made[0] / name)
+    assert min(pixels.shape[:2]) > 250
+    colours = (255 * pixels[::2, ::2, :3]).astype(np.int64) @ [1, 1 << 8, 1 << 16]
+    assert len(np.unique(colours)) > 50
+    assert 0.002 < (colours != 0xFFFFFF).mean() < 0.7  # neither blank nor full
+
+
+def test_the_report_stands_alone(made, page):
+    assert page.resources == 0
+    assert page.links == page.images
+    wanted = [(made[0] / name).read_bytes() for name in FIGURES]
+    found = [base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in page.images]
+    assert found == wanted
+    css = (made[0] / "report.html").read_text().partition("<style>")[2].partition("</style>")[0]
+    assert "url(" not in css
+    assert "@import" not in css
+
+
+def test_the_report_has_the_numbers_of_the_data(made, page):
+    folder, said = made
+    rows = json.loads((folder / "table.json").read_text())
+    assert [(row["n"], row["objective"]) for row in rows] == [(n, o) for n in (1, 2) for o in ("grpo", "lambda_grpo")]
+    for row in rows:
+        assert (row["seeds"], row["learning_rate"]) == (SEEDS, LEARNING_RATE)
+        assert row["low"] <= row["target_frequency"] <= row["high"]
+        numbers = "{target_frequency:.3f}  [{low:.3f}, {high:.3f}]".format(**row)
+        assert numbers in page.text
+        assert numbers in said
+    theorem = json.loads((folder / "equivalence.json").read_text())
+    for words in (f"{theorem['grpo_loss']:+.15f}", f"{theorem['prm_loss']:+.15f}", f"{theorem['unique_tokens']} of them distinct"):
+        assert words in page.text
+        assert words in said
+    worst = max(theorem["value_difference"], *theorem["gradient_difference"].values())
+    assert worst < 1e-12
+    assert f"They agree to rounding: the largest relative difference is {worst:.1e}." in page.text
+    groups = read_groups((folder / "groups.jsonl").read_text(), unit="characters")
+    stats = group_statistics(groups)
+    assert (stats["groups"], stats["completions"]) == (4, 32)
+    assert f"Of 4 groups, {stats['flat_groups']} have no shared prefix" in page.text
+    assert f"{theorem['flat_tokens']} tokens, of which {theorem['unique_tokens']} are distinct" in page.text
+    assert 0 <= theorem["flat_tokens"] - stats["flat_tokens"] <= 32  # an EOS for most completions, which the texts do not have
+    assert f"last {LAST} of {STEPS} steps" in page.text
+    assert re.search(r"Made by minigrpo demo in \d+ seconds", page.text)
+    assert not re.search(r"BODY|SECONDS|\bnan\b", page.text)
+
+
+def test_the_table_is_the_mean_of_the_curves_and_the_curves_are_the_runs(made):
+    rows = json.loads((made[0] / "table.json").read_text())
+    curves = json.loads((made[0] / "curves.json").read_text())
+    for row, curve in zip(rows, curves, strict=True):
+        values = np.array(curve["target_frequency"])
+        assert values.shape == (SEEDS, STEPS)
+        assert row["target_frequency"] == pytest.approx(values[:, -LAST:].mean())
+        assert (curve["n"], curve["objective"]) == (row["n"], row["objective"])
+        metrics = read_records(made[0] / f"metrics-{row['objective']}-n{row['n']}-seed0.jsonl")
+        assert [m["frac_correct"] for m in metrics] == values[0].tolist()
+        assert (values[0] != values[1]).any()  # two seeds
+
+
+# -- words that follow the data ------------------------------------------------------------------------------------------
+
+
+def learning_words(grpo, fixed):
+    """The sentences about n = 1, for (mean, low, high) of both objectives."""
+    names = ("target_frequency", "low", "high")
+    rows = [
+        {"objective": objective, "n": n} | dict(zip(names, values, strict=True))
+        for n in (1, 2)
+        for objective, values in (("grpo", grpo), ("lambda_grpo", fixed))
+    ]
+    title, text, figures, numbers = _learning_sections(rows, 8, 250)[0]
+    assert title.endswith("n = 1, r_neg = −1")
+    assert figures == ["curves-n1.png"]
+    assert "Over 8 seeds" in text
+    assert f"{fixed[0]:.3f}  [{fixed[1]:.3f}, {fixed[2]:.3f}]" in numbers
+    return text
+
+
+@pytest.mark.parametrize(
+    ("grpo", "fixed", "relation", "intervals"),
+    [
+        ((0.1, 0.0, 0.2), (0.8, 0.7, 0.9), "is above GRPO's", "are apart"),
+        ((0.1, 0.0, 0.5), (0.6, 0.4, 0.9), "is above GRPO's", "overlap"),
+        ((0.6, 0.4, 0.9), (0.1, 0.0, 0.5), "is not above GRPO's", "overlap"),
+        ((0.8, 0.7, 0.9), (0.1, 0.0, 0.2), "is not above GRPO's", "are apart"),
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "is not above GRPO's", "overlap"),
+    ],
+)
+def test_the_verdict_on_learning(grpo, fixed, relation, intervals):
+    text = learning_words(grpo, fixed)
+    assert f"λ-GRPO's mean target frequency {relation}, and the 95 % intervals {intervals} (last 50 of 250 steps" in text
+
+
+@pytest.mark.parametrize(("off", "words"), [(3e-15, "They agree to rounding"), (2e-3, "They DISAGREE")])
+def test_the_verdict_on_the_theorem(off, words):
+    for differences in ((off, 0.0), (0.0, off)):
+        theorem = Equivalence(0.25, 0.25, differences[0], {"a": differences[1], "b": 0.0}, 10, 20, True)
+        _, text, _, numbers = _theorem_section(theorem)
+        assert f"{words}" in text
+        assert f"largest relative difference is {off:.1e}" in text
+        assert ("DISAGREE" in text) != ("agree to rounding" in text)
+        assert "20 tokens, 10 of them distinct" in numbers
+
+
+def test_what_is_said_of_trees():
+    groups = read_groups('[{"completions": ["ab", "ac"], "rewards": [1, 0]}, {"completions": ["a", "b"], "rewards": [1, 1]}]')
+    sections = _tree_sections(groups, groups[0], group_statistics(groups), 0.37)
+    assert "it is right on 37% of 100 held-out problems. It wrote the 2 completions below" in sections[0][1]
+    assert "Of 2 groups, 1 have no shared prefix at all. Their completions have 6 tokens, of which 5 are distinct" in sections[1][1]
+    assert "+0.71" in sections[0][3]
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(ValueError, match="1 seeds give no confidence band: take at least 2"):
+        demo(tmp_path / "demo", seeds=1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"cannot write to .*: give a folder that can be written"):
+        demo(tmp_path / "file" / "demo")
+    assert not (tmp_path / "demo").exists()

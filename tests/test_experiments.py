@@ -1,0 +1,170 @@
+"""The machinery of the experiments: jobs that remember, arms that are what they say, tables made from runs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import random_rollouts, relative, tiny_model
+
+from minigrpo import Objective, sample
+from minigrpo.experiments.arms import CONTROLS, PRESETS, gradients_of_arm, shuffled_weights
+from minigrpo.experiments.learning import table as learning_table
+from minigrpo.experiments.parallel import run_jobs
+from minigrpo.experiments.table1 import ARMS, GROUP_SIZE, MC_GROUP_SIZE, best, monte_carlo_values, table, text, walk
+from minigrpo.experiments.table1_plots import best_figure, sweep_figure
+from minigrpo.optim import global_norm
+from minigrpo.tasks import load_task
+
+COMMITTED = Path(__file__).parents[1] / "results"
+
+
+def square(x, log=None):
+    if log:
+        with open(log, "a") as file:
+            file.write(f"{x}\n")
+    if x < 0:
+        raise ValueError("no negative numbers today")
+    return x * x
+
+
+def test_jobs_keep_their_order_and_are_not_run_twice(tmp_path):
+    cache, log = tmp_path / "cache.jsonl", tmp_path / "log"
+    jobs = [{"x": x, "log": str(log)} for x in (3, 1, 2)]
+    assert run_jobs(square, jobs[:2], title="", processes=2, cache=cache) == [9, 1]
+    with open(cache, "a") as file:
+        file.write('{"job": "cut sho')  # stopped while writing
+    assert run_jobs(square, jobs, title="", processes=1, cache=cache) == [9, 1, 4]
+    assert run_jobs(square, jobs, title="", cache=cache) == [9, 1, 4]
+    assert sorted(log.read_text().split()) == ["1", "2", "3"]
+    assert len([json.loads(line) for line in cache.read_text().splitlines()]) == 3
+
+
+def test_a_failing_job_is_reported_and_what_was_done_is_kept(tmp_path):
+    cache = tmp_path / "cache.jsonl"
+    with pytest.raises(ValueError, match="no negative numbers"):
+        run_jobs(square, [{"x": 2}, {"x": -1}], title="", processes=1, cache=cache)
+    assert run_jobs(square, [{"x": 2}], title="", processes=1, cache=cache) == [4]
+
+
+def group(seed=0, n_prompts=2):
+    model = tiny_model(seed=seed)
+    rng = np.random.default_rng(seed)
+    rollouts = sample(model, [[1]] * n_prompts, 8, rng, max_new_tokens=6, eos=0)
+    return model, rollouts, rng.choice([-1.0, 0.7, 1.0], size=8 * n_prompts)
+
+
+def gradient(arm, seed=0):
+    model, rollouts, rewards = group(seed)
+    gradients_of_arm(arm, model, rollouts, rewards, np.random.default_rng(7))
+    return model.gradients.flat.copy(), global_norm(model.gradients)
+
+
+def test_norm_matched_arms_have_one_direction_and_the_other_norm():
+    (grpo, grpo_norm), (fixed, fixed_norm) = gradient("grpo"), gradient("lambda_grpo")
+    (a, a_norm), (b, b_norm) = gradient("grpo_at_lambda_norm"), gradient("lambda_at_grpo_norm")
+    assert abs(a_norm / fixed_norm - 1) < 1e-12
+    assert abs(b_norm / grpo_norm - 1) < 1e-12
+    assert relative(a / a_norm, grpo / grpo_norm) < 1e-12
+    assert relative(b / b_norm, fixed / fixed_norm) < 1e-12
+    assert relative(grpo / grpo_norm, fixed / fixed_norm) > 1e-2  # else the controls would say nothing
+
+
+def test_placebo_has_the_weights_of_lambda_grpo_on_other_tokens():
+    rollouts = random_rollouts(np.random.default_rng(3))
+    tree = rollouts.tree
+    rewards = np.random.default_rng(4).normal(size=len(tree.paths))
+    grpo, fixed = Objective.preset("grpo"), Objective.preset("lambda_grpo")
+    shuffled = shuffled_weights(grpo, rollouts, rewards, np.random.default_rng(5))
+    assert np.isclose(shuffled.weight.sum(), fixed.coefficients(rollouts, rewards).weight.sum(), rtol=1e-12)
+    assert relative(shuffled.weight, fixed.coefficients(rollouts, rewards).weight) > 1e-2
+
+    class Unshuffled:
+        def permutation(self, values):
+            return values
+
+    for name in ("positive", "negative", "weight"):
+        same = getattr(shuffled_weights(grpo, rollouts, rewards, Unshuffled()), name)
+        assert relative(same, getattr(fixed.coefficients(rollouts, rewards), name)) < 1e-12
+
+
+def test_unknown_arm_is_refused():
+    model, rollouts, rewards = group()
+    with pytest.raises(ValueError, match=r"unknown arm 'x': choose from .*placebo"):
+        gradients_of_arm("x", model, rollouts, rewards, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_walk_is_a_function_of_its_arguments(arm):
+    job = {"arm": arm, "n": 1, "r_neg": -1.0, "optimizer": "sgd", "learning_rate": 0.3, "steps": 6}
+    hits = walk(**job, seed=3)
+    assert hits == walk(**job, seed=3)
+    assert len(hits) == 6
+    assert 0 <= min(hits) <= max(hits) <= (MC_GROUP_SIZE if arm == "monte_carlo_prm" else GROUP_SIZE)
+    assert set(ARMS) == {*PRESETS, *CONTROLS, "monte_carlo_prm"}
+
+
+def test_monte_carlo_prm_spends_no_more_tokens_than_a_group_of_16(monkeypatch):
+    from minigrpo import rewards as rewards_module
+    from minigrpo import sampler
+
+    task, model = load_task("treewalk"), tiny_model(vocab_size=2)
+    spent = []
+
+    def counting(*args, **kwargs):
+        found = sampler_sample(*args, **kwargs)
+        spent[-1] += int(found.tree.lengths.sum())
+        return found
+
+    sampler_sample = sampler.sample
+    monkeypatch.setattr(sampler, "sample", counting)
+    assert rewards_module.monte_carlo_step_rewards.__module__ == "minigrpo.rewards"
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        rollouts = sampler_sample(model, task.prompts(rng, 1), MC_GROUP_SIZE, rng, max_new_tokens=4)
+        spent.append(int(rollouts.tree.lengths.sum()))
+        monte_carlo_values(model, task, rollouts, task.score(rollouts), rng)
+    assert max(spent) <= GROUP_SIZE * 4
+    assert np.mean(spent) > 0.8 * GROUP_SIZE * 4
+
+
+def rows_of(*final):
+    runs = {("grpo", 1, -1.0, "sgd", rate): [[0] * 10 + [hits] * 50] * 3 for rate, hits in zip((0.1, 1.0), final, strict=True)}
+    runs |= {("lambda_grpo", 1, -1.0, "sgd", rate): [[16] * 60] * 3 for rate in (0.1, 1.0)}
+    return table(runs)
+
+
+def test_table_looks_at_the_last_50_steps_and_best_at_each_arms_best_rate():
+    rows = rows_of(4, 12)
+    assert [row["target_frequency"] for row in rows] == [0.25, 0.75, 1.0, 1.0]
+    assert [row["found"] for row in rows] == [0.0, 1.0, 1.0, 1.0]
+    assert best(rows)["sgd", 1, -1.0, "grpo"]["learning_rate"] == 1.0
+    assert "grpo                 0.750  [0.750, 0.750]   at 1" in text(rows)
+
+
+def test_table_figures_show_the_numbers_of_the_table():
+    rows = rows_of(4, 12)
+    cells = [t.get_text() for ax in sweep_figure(rows).axes for t in ax.texts]
+    assert sorted(cells) == ["0.25", "0.75", "1.00", "1.00"]
+    (panel,) = best_figure(rows).axes[:1]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["GRPO", "λ-GRPO"]
+
+
+def test_learning_table_counts_steps_to_90_percent_of_the_peak():
+    run = [
+        {"step": 5 * i, "tokens": 100 * i, "greedy": 0.5, "pass@1": p, "pass@4": 1.0} for i, p in enumerate((0.1, 0.73, 0.8, 0.7))
+    ]
+    (row,) = learning_table({("arithmetic", "grpo", 0.0): [run, run]})
+    assert (row["steps_to_90"], row["tokens_to_90"], row["peak"], row["pass@1"]) == (5, 100, 0.8, 0.7)
+
+
+def test_committed_table_can_be_regenerated():
+    """Two seeds of four cells, with plain SGD, which does not magnify a machine's rounding as Adam does."""
+    rows = json.loads((COMMITTED / "table1.json").read_text())
+    for arm, rate in (("grpo", 0.3), ("lambda_grpo", 0.3), ("placebo", 0.3), ("monte_carlo_prm", 0.3)):
+        cell = {"arm": arm, "n": 2, "r_neg": -1.0, "optimizer": "sgd", "learning_rate": rate}
+        (row,) = (r for r in rows if cell.items() <= r.items())
+        size = MC_GROUP_SIZE if arm == "monte_carlo_prm" else GROUP_SIZE
+        for seed in (0, 1):
+            final = np.mean(walk(**cell, seed=seed)[-50:]) / size
+            assert abs(final - row["final_of_seed"][seed]) < 0.02

@@ -1,0 +1,228 @@
+"""The contract: names that others rely on, who may import whom, and the house rules that a machine can check."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minigrpo as mg
+from minigrpo.cli import main
+
+PACKAGE = Path(mg.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+GROUP = [[1, 2, 3], [1, 2], [1, 4], [5], [1, 2, 3]]
+
+
+def parsed(file):
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def identity(file):
+    return str(file.relative_to(PACKAGE))
+
+
+# -- names and what they mean --------------------------------------------------------------------------------------------
+
+
+def test_the_tree():
+    tree = mg.PrefixTree.from_sequences(GROUP)
+    assert tree.paths.shape == (5, 3)
+    for i, sequence in enumerate(GROUP):
+        nodes = tree.paths[i, : len(sequence)]
+        assert (tree.paths[i, len(sequence) :] == -1).all()
+        assert tree.token[nodes].tolist() == sequence
+        assert tree.parent[nodes].tolist() == [-1, *nodes[:-1].tolist()]
+        assert tree.depth[nodes].tolist() == list(range(len(sequence)))
+        shared = [sum(other[: t + 1] == sequence[: t + 1] for other in GROUP) for t in range(len(sequence))]
+        assert tree.count[nodes].tolist() == shared
+    assert {len(x) for x in (tree.token, tree.parent, tree.depth, tree.count)} == {5}  # distinct (prefix, token): 1 12 123 14 5
+    steps = {(step.members, step.start, step.end) for step in tree.steps()}
+    assert steps == {((0, 1, 2, 3, 4), 0, 0), ((0, 1, 2, 4), 0, 1), ((0, 1, 4), 1, 2), ((0, 4), 2, 3), ((2,), 1, 2), ((3,), 0, 1)}
+
+
+def test_weights_and_step_rewards():
+    weights = mg.lambda_weights(GROUP)
+    assert [w.dtype for w in weights] == [np.float64] * 5
+    assert [w.tolist() for w in weights] == [[1 / 4, 1 / 3, 1 / 2], [1 / 4, 1 / 3], [1 / 4, 1], [1], [1 / 4, 1 / 3, 1 / 2]]
+    tree = mg.PrefixTree.from_sequences(GROUP)
+    values = mg.step_rewards(tree, np.array([1.0, 0.0, 2.0, 5.0, 4.0]))
+    assert values[tree.paths[0]].tolist() == pytest.approx([7 / 4, 5 / 3, 5 / 2])
+    assert values[tree.paths[3, 0]] == 5
+
+
+def test_the_transformer():
+    names = list(inspect.signature(mg.TransformerConfig).parameters)
+    wanted = ["vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "max_seq_len", "rope_base", "norm_eps"]
+    assert names == [*wanted, "tie_embeddings"]
+    arguments = inspect.signature(mg.Transformer).parameters
+    assert [(name, p.default) for name, p in arguments.items()][1:] == [("seed", 0), ("backend", "numpy"), ("dtype", "float32")]
+    assert next(iter(arguments)) == "config"
+    model = mg.Transformer(mg.TransformerConfig(7, 16, 1, 4, 2, 24, 32, 10_000.0, 1e-5, False))
+    assert isinstance(model.parameters, Mapping)
+    assert model.parameters.flat.ndim == 1
+    assert model.parameters.flat.size == sum(view.size for view in model.parameters.values())
+    for views in (model.parameters, model.gradients):
+        views.flat[:] = np.arange(views.flat.size)
+        assert all(np.shares_memory(view, views.flat) for view in views.values())
+        assert np.concatenate([view.ravel() for view in views.values()]).tolist() == views.flat.tolist()
+    assert list(model.gradients) == list(model.parameters)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dapo", "dr_grpo", "rloo", "reinforce", "lambda_grpo", "prm", "grpo_original"])
+def test_the_loop_that_a_reader_finds_first(name):
+    """prompts, sample, score, forward, objective, backward, step: a line each, and the policy gets better."""
+    from minigrpo.optim import AdamW
+    from minigrpo.tasks import load_task
+
+    objective = mg.Objective.preset(name, beta=0.01)
+    task, rng = load_task("treewalk", depth=3, r_neg=0.0, r_other=0.0), np.random.default_rng(0)
+    model = mg.Transformer(mg.TransformerConfig(vocab_size=2, dim=16, n_layers=1, n_heads=2))
+    optimizer, first = AdamW(model.parameters), model.parameters.flat.copy()
+    history = []
+    for _ in range(40):
+        prompts = task.prompts(rng, 2)
+        rollouts = mg.sample(model, prompts, 8, rng, max_new_tokens=task.max_new_tokens)
+        rewards = task.score(rollouts)
+        ref = model.forward(rollouts.tree, keep=False) * 0 + np.log(0.5) * rollouts.tree.scored
+        logp = model.forward(rollouts.tree)
+        loss, dlogp = objective(rollouts, rewards, logp, rollouts.logp, ref)
+        model.gradients.flat[:] = 0
+        grads = model.backward(dlogp)
+        optimizer.step(model.parameters, grads, 0.01)
+        assert np.isfinite(loss)
+        assert logp.shape == dlogp.shape == (rollouts.tree.n_nodes,)
+        history.append(rewards.mean())
+    assert grads is model.gradients
+    assert (model.parameters.flat != first).any()
+    assert np.mean(history[-5:]) > 2 * np.mean(history[:5])
+
+
+def test_names_in_their_rooms():
+    from minigrpo.backend import get_backend
+    from minigrpo.rewards import step_rewards
+    from minigrpo.sampler import Rollouts, sample
+    from minigrpo.tasks import Task
+    from minigrpo.trainer import evaluate, train
+
+    assert all(callable(f) for f in (get_backend, step_rewards, sample, evaluate, train))
+    assert {"prompts", "score", "tokenizer", "max_new_tokens"} <= set(dir(Task))
+    assert (mg.sample, mg.Rollouts, mg.step_rewards, mg.get_backend) == (sample, Rollouts, step_rewards, get_backend)
+    assert all(hasattr(mg, name) for name in mg.__all__)
+
+
+def test_commands_and_flags(capsys):
+    flags = {"train": ["task", "objective", "steps", "seed", "out", "group-size", "learning-rate", "checkpoint-every", "resume"]}
+    flags |= {"demo": ["out"], "evaluate": [], "sample": [], "tree": [], "equivalence": [], "plot": []}
+    flags["train"] += ["backend", "dtype"]
+    for command, names in flags.items():
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main([command, "--help"])
+        text = capsys.readouterr().out
+        assert all(f" --{name} " in text for name in names), command
+
+
+# -- who imports whom ----------------------------------------------------------------------------------------------------
+
+
+def imports(file):
+    """(imported module, whether it is imported at the top level) for every import in a file."""
+    tree = parsed(file)
+    top = set(map(id, tree.body))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{identity(file)} has a relative import"
+            yield from ((name, id(node) in top) for name in {node.module, *(f"{node.module}.{a.name}" for a in node.names)})
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in top) for alias in node.names)
+
+
+def module_name(file):
+    parts = ["minigrpo", *file.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def circle(graph):
+    """A circle in a graph, or None."""
+    done = set()
+
+    def visit(node, path):
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node not in done:
+            for target in sorted(graph[node]):
+                if found := visit(target, [*path, node]):
+                    return found
+            done.add(node)
+        return None
+
+    return next((found for node in sorted(graph) if (found := visit(node, []))), None)
+
+
+def test_no_circles():
+    """Not even through imports inside of functions or for type checkers."""
+    modules = {module_name(file): file for file in FILES}
+    graph = {name: {m for m, _ in imports(file) if m in modules and m != "minigrpo"} - {name} for name, file in modules.items()}
+    graph["minigrpo"] = set()  # it collects names from below, and no one asks it for them
+    assert circle(graph) is None
+    assert graph["minigrpo.trainer"] > {"minigrpo.sampler", "minigrpo.objectives", "minigrpo.runs"}
+    assert circle(graph | {"minigrpo.tree": {"minigrpo.trainer"}}) is not None
+    core = ["tree", "plan", "ops", "parameters", "transformer", "sampler", "rewards", "objectives", "optim", "padded"]
+    above = {f"minigrpo.{name}" for name in ("trainer", "cli", "demo", "plots", "experiments", "tasks", "settings", "runs")}
+    for name in core:
+        assert not graph[f"minigrpo.{name}"] & above
+
+
+def test_what_is_imported_from_elsewhere():
+    """Three dependencies; anything else only where it is used, and never PyTorch."""
+    for file in FILES:
+        for name, at_top in imports(file):
+            room = name.split(".")[0]
+            if room not in sys.stdlib_module_names | {"minigrpo", "numpy", "matplotlib", "tqdm", "__future__"}:
+                assert not at_top, f"{identity(file)} imports {name}"
+                assert room in ("cupy", "safetensors", "tokenizers", "gguf"), f"{identity(file)} imports {name}"
+
+
+def test_importing_the_package_is_quick():
+    code = "import sys, minigrpo, minigrpo.cli, minigrpo.trainer; print(*(m for m in ('matplotlib', 'cupy') if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
+# -- house rules ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", FILES, ids=identity)
+def test_a_file_is_a_chapter(file):
+    tree = parsed(file)
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 330
+    assert ast.get_docstring(tree), "it opens with what it is for"
+    public = [n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef) and not n.name.startswith("_")]
+    assert [n.name for n in public if not ast.get_docstring(n)] == []
+
+
+@pytest.mark.parametrize("name", mg.__all__)
+def test_what_is_exported_says_what_it_is(name):
+    thing = getattr(mg, name)
+    assert thing.__doc__
+    for attribute, value in vars(thing).items() if inspect.isclass(thing) else ():
+        if not attribute.startswith("_") and (
+            inspect.isfunction(value) or isinstance(value, property | classmethod | staticmethod)
+        ):
+            assert value.__doc__, f"{name}.{attribute}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=identity)
+def test_nothing_is_evaluated_or_unpickled(file):
+    forbidden = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+    assert not forbidden & {name.split(".")[0] for name, _ in imports(file)}
+    for node in ast.walk(parsed(file)):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("eval", "exec", "compile", "__import__", "os.system"), called
+            assert called not in ("np.load", "np.save", "np.savez", "numpy.load"), f"{called}: checkpoints are runs.py's"
+            assert all(keyword.arg not in ("shell", "allow_pickle") for keyword in node.keywords)
