@@ -4,7 +4,7 @@ Read in this order: tree, objectives, rewards, ops, transformer, sampler, traine
 """
 
 from minigrpo.backend import get_backend
-from minigrpo.objectives import Objective, advantages
+from minigrpo.objectives import Objective, advantages, step_advantages
 from minigrpo.parameters import TransformerConfig
 from minigrpo.rewards import monte_carlo_step_rewards, step_rewards
 from minigrpo.sampler import Rollouts, sample
@@ -25,5 +25,6 @@ __all__ = [
     "lambda_weights",
     "monte_carlo_step_rewards",
     "sample",
+    "step_advantages",
     "step_rewards",
 ]

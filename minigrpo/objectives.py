@@ -26,6 +26,7 @@ import numpy as np
 
 from minigrpo.rewards import check_rewards, step_rewards
 from minigrpo.sampler import Rollouts
+from minigrpo.tree import PrefixTree
 
 CHOICES = {
     "baseline": ("group_mean", "leave_one_out", "none"),
@@ -67,6 +68,30 @@ def advantages(
     centred[(low == high)[group]] = 0.0  # the mean of equal numbers may differ from them by a rounding
     out = rewards.copy() if baseline == "none" else centred
     return out / _scale(rewards, group, mean, scale, ddof, eps)
+
+
+def step_advantages(
+    tree: PrefixTree,
+    rewards: np.ndarray,
+    values: np.ndarray | None = None,
+    scale: str = "group_std",
+    ddof: int = 1,
+    eps: float = 1e-4,
+) -> np.ndarray:
+    """Â(λ) = (R̂(λ) - mean r) / (std r + eps): the advantage of every node's process step.   rewards (B,) -> (N,) float64
+
+    values (N,) stands in for R̂, the mean over members.  0 in the trunk and where all rewards of a group are equal.
+    Raises ValueError as `advantages` does.  (Paper, section 3.)
+    """
+    rewards = check_rewards(rewards, tree)
+    group, owner = tree.completion_group, tree.group
+    advantages(rewards, group, scale=scale, ddof=ddof, eps=eps)  # refuses what cannot work
+    mean = np.bincount(group, rewards) / np.bincount(group)
+    std = np.broadcast_to(_scale(rewards, group, mean, scale, ddof, eps), len(rewards))
+    first = np.searchsorted(group, np.arange(tree.n_groups))  # a member of each group: all have the group's std
+    low, high = _extremes(rewards, group, tree.n_groups)
+    r_hat = step_rewards(tree, rewards) if values is None else values
+    return np.where((owner >= 0) & (low < high)[owner], (r_hat - mean[owner]) / std[first][owner], 0.0)
 
 
 def _extremes(rewards: np.ndarray, group: np.ndarray, n_groups: int) -> tuple[np.ndarray, np.ndarray]:
@@ -173,8 +198,7 @@ class Objective:
             positive = tree.sum_over_members(share * np.maximum(advantage, 0))
             negative = tree.sum_over_members(share * np.minimum(advantage, 0))
         else:
-            values = step_rewards(tree, rewards) if process_rewards is None else process_rewards
-            step = self._step_advantages(values, rewards, group, tree.group)
+            step = step_advantages(tree, rewards, process_rewards, self.scale, self.ddof, self.std_eps)
             positive, negative = weight * np.maximum(step, 0), weight * np.minimum(step, 0)
         w = 1 / tree.count if self.process_weight == "inverse_count" else np.ones(tree.n_nodes)
         tokens = tree.sum_over_members(counted.astype(float))
@@ -190,15 +214,6 @@ class Objective:
             return 1 / (n_completions * np.maximum(lengths, 1))
         return np.full(n_completions, 1 / (n_completions * (limit if self.aggregation == "constant" else 1)))
 
-    def _step_advantages(self, values: np.ndarray, rewards: np.ndarray, group: np.ndarray, group_of_node: np.ndarray) -> np.ndarray:
-        """Â(λ) = (R̂(λ) - mean r) / (std r + eps), 0 in the trunk.   (N,) -> (N,)   (Paper, section 3)"""
-        mean = np.bincount(group, rewards) / np.bincount(group)
-        scale = np.broadcast_to(_scale(rewards, group, mean, self.scale, self.ddof, self.std_eps), len(group))
-        scale_of_group = np.bincount(group, scale) / np.bincount(group)
-        low, high = _extremes(rewards, group, len(mean))
-        step = np.where(low == high, 0.0, 1.0)[group_of_node] * (values - mean[group_of_node]) / scale_of_group[group_of_node]
-        return np.where(group_of_node >= 0, step, 0.0)
-
     def evaluate(
         self, coefficients: Coefficients, logp: np.ndarray, old: np.ndarray, ref: np.ndarray | None = None
     ) -> tuple[float, np.ndarray]:
@@ -209,15 +224,10 @@ class Objective:
         c = coefficients
         logp, old, ref = c.only_counted(logp, old, ref)
         ratio = np.exp(logp - old)
-        value, slope = c.positive * ratio, c.positive * ratio
-        if self.clip_high is not None:
-            inside = ratio <= 1 + self.clip_high
-            value, slope = c.positive * np.minimum(ratio, 1 + self.clip_high), slope * inside
-        if self.clip_low is not None:
-            inside = ratio >= 1 - self.clip_low
-            value, slope = value + c.negative * np.maximum(ratio, 1 - self.clip_low), slope + c.negative * ratio * inside
-        else:
-            value, slope = value + c.negative * ratio, slope + c.negative * ratio
+        low = 0.0 if self.clip_low is None else 1 - self.clip_low
+        high = np.inf if self.clip_high is None else 1 + self.clip_high
+        value = c.positive * np.minimum(ratio, high) + c.negative * np.maximum(ratio, low)
+        slope = ratio * (c.positive * (ratio <= high) + c.negative * (ratio >= low))
         loss, dlogp = -value.sum(), -slope
         if self.beta:
             if ref is None:

@@ -96,6 +96,7 @@ def stored(tmp_path_factory):
         ("tree", "draw groups that you typed or logged, without any model"),
         ("equivalence", "check Theorem 1 on real rollouts"),
         ("plot", "draw the metrics of runs"),
+        ("reproduce", "run an experiment, with data and figures"),
     ],
 )
 def test_help_teaches(run, command, purpose):
@@ -180,7 +181,10 @@ def test_tree(run, stored, tmp_path):
     assert run("tree", "-", stdin=json.dumps(CLASSROOM))[1] == out.partition("figure")[0]
     ids = {"completions": [[10, 11], [10, 12]]}
     assert "10" in run("tree", "-", stdin=json.dumps(ids))[1]
-    assert "y0 y1" in run("tree", "-", "--unit", "words", stdin='{"completions": ["a b", "a c"]}')[1]
+    for unit, n_tokens in (("auto", 4), ("words", 4), ("characters", 8)):
+        assert f"k = 2, {n_tokens} tokens" in run("tree", "-", "--unit", unit, stdin='{"completions": ["ab c", "ab d"]}')[1]
+    logged = '{"completion": "a", "good": 3, "reward": 1}\n{"completion": "b", "good": 5, "reward": 1}'
+    assert "3 5; mean 4.00" in run("tree", "-", "--reward-name", "good", stdin=logged)[1]
 
 
 def test_tree_of_many_groups(run, stored, tmp_path):

@@ -74,6 +74,9 @@ BAD = {
         "there is no 'joy' in the metrics of a run: it has",
         "reward, ",
     ),
+    "an unknown experiment": ("reproduce table9", "'table9'", "table1"),
+    "an experiment with one seed": ("reproduce table1 --seeds 1 --out {new}", "1 seeds give no interval: take at least 2"),
+    "an experiment in a place that is none": ("reproduce table1 --quick --out {group}/below", "Not a directory"),
     "checking groups of one": ("equivalence --group-size 1", "take a group size of at least 2"),
     "checking nothing": ("equivalence --task arithmetic --beta 0 --prompts 1", "all rewards are equal in every group"),
 }

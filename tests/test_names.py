@@ -117,8 +117,16 @@ def test_names_in_their_rooms():
 
 def test_commands_and_flags(capsys):
     flags = {"train": ["task", "objective", "steps", "seed", "out", "group-size", "learning-rate", "checkpoint-every", "resume"]}
-    flags |= {"demo": ["out"], "evaluate": [], "sample": [], "tree": [], "equivalence": [], "plot": []}
     flags["train"] += ["backend", "dtype"]
+    flags |= {
+        "demo": ["out"],
+        "evaluate": [],
+        "sample": [],
+        "tree": [],
+        "equivalence": [],
+        "plot": [],
+        "reproduce": ["quick", "out"],
+    }
     for command, names in flags.items():
         with pytest.raises(SystemExit, match=r"^0$"):
             main([command, "--help"])

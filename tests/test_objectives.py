@@ -5,7 +5,7 @@ import pytest
 from helpers import random_logps, random_rollouts, relative, rollouts_of
 
 from minigrpo import Objective
-from minigrpo.objectives import PRESETS
+from minigrpo.objectives import PRESETS, step_advantages
 from minigrpo.padded import padded_loss
 from minigrpo.plan import split_tree
 
@@ -206,3 +206,17 @@ def test_beta_needs_a_reference():
 def test_process_rewards_do_not_go_with_masking():
     with pytest.raises(ValueError, match="mask_truncated"):
         Objective.preset("prm", mask_truncated=True)
+
+
+def test_step_advantages_are_the_means_of_the_members_advantages():
+    """Σ_{i∈λ} aᵢ = |λ|·Â_λ, the identity behind Theorem 1, on random trees of several groups; 0 for prompts and equal rewards."""
+    rng = np.random.default_rng(0)
+    rollouts = random_rollouts(rng)
+    tree = rollouts.tree
+    rewards = rng.normal(size=len(tree.paths))
+    rewards[tree.completion_group == 1] = 0.1
+    for scale in ("group_std", "batch_std", "none"):
+        a = advantages(rewards, tree.completion_group, scale=scale)
+        expected = np.where(tree.group >= 0, tree.sum_over_members(a) / tree.count, 0)
+        np.testing.assert_allclose(step_advantages(tree, rewards, scale=scale), expected, atol=1e-13)
+    assert not step_advantages(tree, rewards)[(tree.group == 1) | (tree.group < 0)].any()
