@@ -16,6 +16,8 @@ from minigrpo.equivalence import Equivalence
 from minigrpo.experiments.target_frequency import LAST
 from minigrpo.groups import group_statistics, read_groups
 from minigrpo.runs import read_records
+from minigrpo.settings import TrainSettings
+from minigrpo.trainer import train
 
 FIGURES = ["tree.png", "trees.png", "statistics.png", "curves-n1.png", "curves-n2.png", "metrics.png"]
 DATA = ["groups.jsonl", "equivalence.json", "table.json", "curves.json"]
@@ -130,6 +132,9 @@ def test_the_table_is_the_mean_of_the_curves_and_the_curves_are_the_runs(made):
         metrics = read_records(made[0] / f"metrics-{row['objective']}-n{row['n']}-seed0.jsonl")
         assert [m["frac_correct"] for m in metrics] == values[0].tolist()
         assert (values[0] != values[1]).any()  # two seeds
+        options = {"task_options": {"n": row["n"], "r_neg": -1.0}, "objective": row["objective"], "learning_rate": LEARNING_RATE}
+        _, again = train(TrainSettings.for_task("treewalk", **options, steps=3), progress=False)
+        assert [m["loss"] for m in metrics[:3]] == pytest.approx([m["loss"] for m in again], rel=1e-4, abs=1e-6)
 
 
 # -- words that follow the data ------------------------------------------------------------------------------------------
