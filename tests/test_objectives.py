@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import random_logps, random_rollouts, relative, rollouts_of
 
-from minigrpo import Objective, advantages
+from minigrpo import Objective
 from minigrpo.objectives import PRESETS, advantages, step_advantages
 from minigrpo.padded import padded_loss
 from minigrpo.plan import split_tree
