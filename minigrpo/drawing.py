@@ -72,7 +72,7 @@ class DrawnStep:
 
 
 def drawn_steps(
-    tree: PrefixTree, rewards: Sequence[float] | None = None, labels: Labels | None = None, *, group: int = 0
+    tree: PrefixTree, rewards: Sequence[float] | np.ndarray | None = None, labels: Labels | None = None, *, group: int = 0
 ) -> list[DrawnStep]:
     """The process steps of a group for drawing, depth first, siblings by their first completion.   rewards (B,) -> DrawnSteps
 
@@ -168,7 +168,7 @@ def number(value: float | None, sign: str = "") -> str:
 
 def tree_text(
     tree: PrefixTree,
-    rewards: Sequence[float] | None = None,
+    rewards: Sequence[float] | np.ndarray | None = None,
     labels: Labels | None = None,
     *,
     group: int = 0,
@@ -220,7 +220,7 @@ def _plain(text: str) -> str:
     return text.translate(TO_ASCII).encode("ascii", "replace").decode()
 
 
-def describe(tree: PrefixTree, rewards: Sequence[float] | None = None, *, group: int = 0) -> list[str]:
+def describe(tree: PrefixTree, rewards: Sequence[float] | np.ndarray | None = None, *, group: int = 0) -> list[str]:
     """A group in a line for its sizes and, with rewards, a line for these: each reward, mean and std (ddof 1)."""
     own = tree.completion_group == group
     k, flat, distinct = int(own.sum()), int(tree.lengths[own].sum()), int((tree.group == group).sum())

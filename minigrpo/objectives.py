@@ -19,6 +19,7 @@ http://joschu.net/blog/kl-approx.html.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,7 +40,7 @@ CHOICES = {
 
 
 def advantages(
-    rewards: np.ndarray,
+    rewards: Sequence[float] | np.ndarray,
     group: np.ndarray,
     baseline: str = "group_mean",
     scale: str = "group_std",
@@ -72,7 +73,7 @@ def advantages(
 
 def step_advantages(
     tree: PrefixTree,
-    rewards: np.ndarray,
+    rewards: Sequence[float] | np.ndarray,
     values: np.ndarray | None = None,
     scale: str = "group_std",
     ddof: int = 1,

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from minigrpo.objectives import Objective
+from minigrpo.tree import Tokens
 
 
-def shares_prefix(completions: Sequence[Sequence[int]]) -> np.ndarray:
+def shares_prefix(completions: Sequence[Tokens]) -> np.ndarray:
     """[i,j,t]: completions i and j are both longer than t and agree up to and including token t.   k sequences -> (k,k,T) bool"""
     width = max(map(len, completions), default=0)
     tokens = np.array([list(c) + [-1 - i] * (width - len(c)) for i, c in enumerate(completions)]).reshape(len(completions), width)
@@ -25,8 +26,8 @@ def shares_prefix(completions: Sequence[Sequence[int]]) -> np.ndarray:
 
 def padded_loss(
     objective: Objective,
-    groups: Sequence[Sequence[Sequence[int]]],
-    rewards: Sequence[float],
+    groups: Sequence[Sequence[Tokens]],
+    rewards: Sequence[float] | np.ndarray,
     logp: np.ndarray,
     old: np.ndarray,
     ref: np.ndarray | None = None,

@@ -7,7 +7,7 @@ which spends extra rollouts from the end of each step (as VinePPO does, arXiv:24
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from minigrpo.transformer import Transformer
 
 
-def check_rewards(rewards: np.ndarray, tree: PrefixTree) -> np.ndarray:
+def check_rewards(rewards: Sequence[float] | np.ndarray, tree: PrefixTree) -> np.ndarray:
     """The outcome rewards as a float64 array (B,).
 
     Raises ValueError if there is not one for each completion, or if one is not finite (naming its prompt and completion).
@@ -37,7 +37,7 @@ def check_rewards(rewards: np.ndarray, tree: PrefixTree) -> np.ndarray:
     return rewards
 
 
-def step_rewards(tree: PrefixTree, rewards: np.ndarray) -> np.ndarray:
+def step_rewards(tree: PrefixTree, rewards: Sequence[float] | np.ndarray) -> np.ndarray:
     """R̂(λ) = mean of r_i over the members i ∈ λ: the process reward that GRPO gives without saying so.   (B,) -> (N,) float64
 
     It is a Monte-Carlo estimate of the value of the node's prefix.  Nodes of the trunk (prompts) get 0: they are no one's step.

@@ -19,7 +19,7 @@ import numpy as np
 from minigrpo.ops import Array
 from minigrpo.plan import decode_block, plan_tree
 from minigrpo.transformer import Transformer
-from minigrpo.tree import PrefixTree, token_array
+from minigrpo.tree import PrefixTree, Tokens, token_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Rollouts:
 
 def sample(
     model: Transformer,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Tokens],
     group_size: int,
     rng: np.random.Generator,
     *,

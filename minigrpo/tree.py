@@ -22,6 +22,7 @@ from functools import cached_property
 import numpy as np
 
 MAX_TOKEN = 2**31 - 1
+Tokens = Sequence[int] | np.ndarray  # token ids of one text
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class PrefixTree:
     # -- building ----------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_sequences(cls, sequences: Sequence[Sequence[int]]) -> PrefixTree:
+    def from_sequences(cls, sequences: Sequence[Tokens]) -> PrefixTree:
         """The tree of one group, completions only.   sequences: k one-dimensional int sequences, possibly empty or equal.
 
         Raises ValueError for an empty group, and for token ids that are not integers in [0, 2**31).
@@ -74,8 +75,8 @@ class PrefixTree:
     @classmethod
     def from_groups(
         cls,
-        prompts: Sequence[Sequence[int]],
-        completions: Sequence[Sequence[Sequence[int]]],
+        prompts: Sequence[Tokens],
+        completions: Sequence[Sequence[Tokens]],
         *,
         merge: bool = True,
     ) -> PrefixTree:
@@ -267,7 +268,7 @@ class PrefixTree:
         return largest <= 1
 
 
-def lambda_weights(sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+def lambda_weights(sequences: Sequence[Tokens]) -> list[np.ndarray]:
     """The weights of λ-GRPO for one group: 1/|λ(i,t)| for every token.   k int sequences -> k float64 arrays of their lengths
 
     |λ(i,t)| is the number of completions that share completion i up to and including token t.  (Paper, section 4.)
@@ -278,7 +279,7 @@ def lambda_weights(sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
     return np.split(weights, np.cumsum(tree.lengths)[:-1])
 
 
-def token_array(sequence: Sequence[int], name: str) -> np.ndarray:
+def token_array(sequence: Tokens, name: str) -> np.ndarray:
     """Token ids as int64.   Raises ValueError, calling the sequence by name, unless they are integers in [0, 2**31)."""
     array = np.asarray(sequence)
     if array.size == 0:

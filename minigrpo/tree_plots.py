@@ -44,7 +44,7 @@ CAPTIONS = (
 
 def draw_tree(
     tree: PrefixTree,
-    rewards: Sequence[float] | None = None,
+    rewards: Sequence[float] | np.ndarray | None = None,
     labels: Labels | None = None,
     *,
     title: str | None = None,
