@@ -8,7 +8,9 @@ import subprocess
 import sys
 
 import pytest
+from matplotlib.image import imread
 
+from minigrpo import plots
 from minigrpo.cli import main
 from minigrpo.runs import read_records, read_settings
 
@@ -157,7 +159,12 @@ def test_evaluate(run, stored):
     names = ["eval/pass@1_greedy", "eval/reward_greedy", "eval/pass@1", "eval/pass@2", "eval/prompts"]
     assert [line.split()[0] for line in out.splitlines()] == names
     assert out.split()[-1] == "5"
-    assert "eval/pass@3" in run("evaluate", stored / "one" / "checkpoint-000000.mgc", "--samples", 3)[1]
+    first = run("evaluate", stored / "one" / "checkpoint-000000.mgc", "--samples", 3)[1]
+    assert "eval/pass@3" in first
+    assert first == run("evaluate", stored / "one" / "checkpoint-000000.mgc", "--samples", 3, "--seed", 0)[1]
+    assert first != run("evaluate", stored / "one" / "checkpoint-000000.mgc", "--samples", 3, "--seed", 1)[1]
+    cold = run("evaluate", stored / "one", "--samples", 3, "--temperature", 1e-6)[1].splitlines()
+    assert [line.split()[1] for line in cold[2:4]] == [cold[0].split()[1]] * 2  # as greedy
 
 
 def test_sample(run, stored, tmp_path):
@@ -167,6 +174,7 @@ def test_sample(run, stored, tmp_path):
     assert f"figure: {tmp_path / 'tree.svg'}" in out
     assert "<svg" in (tmp_path / "tree.svg").read_text()
     assert run("sample", stored / "one", "--seed", 1)[1] == run("sample", stored / "one", "--seed", 1)[1]
+    assert "k = 8, 32 tokens of which 4 distinct" in run("sample", stored / "one", "--temperature", 1e-6)[1]
 
 
 def test_tree(run, stored, tmp_path):
@@ -195,6 +203,9 @@ def test_tree_of_many_groups(run, stored, tmp_path):
     assert text.count("process step") == 2
     assert "10, of which 8 distinct" in text
     assert (tmp_path / "page.png").stat().st_size > 10_000
+    (tmp_path / "first.jsonl").write_text("\n".join(x for x in (stored / "log.jsonl").read_text().splitlines() if "2+2=" in x))
+    run("tree", tmp_path / "first.jsonl", "--out", tmp_path / "first.png")
+    assert imread(tmp_path / "page.png").shape != imread(tmp_path / "first.png").shape  # all groups, not the first
 
 
 def test_ascii_is_ascii(run, stored):
@@ -210,21 +221,28 @@ def test_equivalence(run, stored):
     code, out, err = run("equivalence")
     assert (code, err) == (0, "")
     assert "Theorem 1 holds (tolerance 1e-12)" in out
+    value, gradient = map(float, re.findall(r"difference (?:at most )?(\S+)", out))
+    assert gradient > 2 * value
+    assert run("equivalence", "--tolerance", gradient / 2)[0] == 1  # both must hold
     code, out, _ = run("equivalence", "--tolerance", 0, "--beta", 0.5, "--prompts", 3, "--seed", 4)
     assert code == 1
     assert "Theorem 1 FAILS (tolerance 0)" in out
     assert run("equivalence", stored / "two", "--group-size", 12)[0] == 0
+    assert run("equivalence", "--beta", 0)[1] != run("equivalence", "--beta", 0.5)[1]
     code, out, _ = run("equivalence", "--task", "arithmetic", "--prompts", 1)  # untrained: nothing is right
     assert code == 0
     assert "all rewards are equal in every group, so only the KL term was compared" in out
 
 
-def test_plot(run, stored, tmp_path):
+def test_plot(run, stored, tmp_path, monkeypatch):
     code, out, err = run("plot", stored / "one")
     assert (code, err, out) == (0, "", f"figure: {stored / 'one' / 'metrics.png'}\n")
     assert (stored / "one" / "metrics.png").stat().st_size > 10_000
-    runs = [stored / name for name in ("one", "two", "three")]
+    runs, drawn, draw = [stored / name for name in ("one", "two", "three")], [], plots.learning_curves
+    monkeypatch.setattr(plots, "learning_curves", lambda curves, **options: drawn.append(curves) or draw(curves, **options))
     assert run("plot", *runs, "--key", "entropy", "--out", tmp_path / "curves.svg")[0] == 0
+    one, two, three = ([record["entropy"] for record in read_records(folder / "metrics.jsonl")] for folder in runs)
+    assert {name: values.tolist() for name, values in drawn[0].items()} == {"grpo": [one, three], "lambda_grpo": [two]}
     figure = (tmp_path / "curves.svg").read_text()
     assert all(word in figure for word in ("<!-- grpo (2) -->", "<!-- lambda_grpo (1) -->", "<!-- entropy -->"))
 

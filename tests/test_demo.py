@@ -26,15 +26,17 @@ STEPS, SEEDS = 60, 2
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The folder of a demo in small, and what it said."""
-    folder, said = tmp_path_factory.mktemp("demo") / "new" / "demo", []
+    """The folder of a demo in small, what it said, the curves that it drew."""
+    folder, said, drawn = tmp_path_factory.mktemp("demo") / "new" / "demo", [], []
     with pytest.MonkeyPatch.context() as patch:
         small = replace(ARITHMETIC, warm_start_steps=60, warm_start_batch=8, dim=16, n_layers=1, n_heads=2)
         patch.setattr(demo_module, "ARITHMETIC", small)
         patch.setattr(demo_module, "GROUPS", 4)
+        draw = demo_module.learning_curves
+        patch.setattr(demo_module, "learning_curves", lambda curves, **options: drawn.append(curves) or draw(curves, **options))
         report = demo(folder, seeds=SEEDS, steps=STEPS, processes=2, say=said.append)
     assert report == folder / "report.html"
-    return folder, "\n".join(said)
+    return folder, "\n".join(said), drawn
 
 
 class Page(HTMLParser):
@@ -94,7 +96,7 @@ def test_the_report_stands_alone(made, page):
 
 
 def test_the_report_has_the_numbers_of_the_data(made, page):
-    folder, said = made
+    folder, said, _ = made
     rows = json.loads((folder / "table.json").read_text())
     assert [(row["n"], row["objective"]) for row in rows] == [(n, o) for n in (1, 2) for o in ("grpo", "lambda_grpo")]
     for row in rows:
@@ -129,6 +131,7 @@ def test_the_table_is_the_mean_of_the_curves_and_the_curves_are_the_runs(made):
         assert values.shape == (SEEDS, STEPS)
         assert row["target_frequency"] == pytest.approx(values[:, -LAST:].mean())
         assert (curve["n"], curve["objective"]) == (row["n"], row["objective"])
+        np.testing.assert_array_equal(made[2][row["n"] - 1][demo_module.NAMES[row["objective"]]], values)
         metrics = read_records(made[0] / f"metrics-{row['objective']}-n{row['n']}-seed0.jsonl")
         assert [m["frac_correct"] for m in metrics] == values[0].tolist()
         assert (values[0] != values[1]).any()  # two seeds

@@ -9,6 +9,7 @@ import pytest
 from helpers import relative
 
 from minigrpo import PrefixTree, TransformerConfig, sample
+from minigrpo.optim import AdamW
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import load_task
 from minigrpo.trainer import make_model, train, warm_start
@@ -33,6 +34,25 @@ def test_the_warm_start_learns_the_demonstrations():
         assert after < 0.6 * before
         ends.append(model.parameters.flat)
     assert relative(ends[1], ends[0]) < 1e-9
+
+
+def test_the_warm_start_is_maximum_likelihood():
+    """AdamW on the mean of -log p over the tokens of a batch, every demonstration computed alone."""
+    task, rate = load_task("arithmetic", digits=2), 0.01
+    settings = TrainSettings(**TINY, warm_start_steps=25, warm_start_batch=5, warm_start_learning_rate=rate)
+    model, usual = make_model(settings, task), make_model(settings, task)
+    warm_start(model, task, np.random.default_rng(4), settings)
+    rng, optimizer = np.random.default_rng(4), AdamW(usual.parameters)
+    for step in range(25):
+        pairs = task.demonstrations(rng, 5)
+        flat = PrefixTree.from_groups([p for p, _ in pairs], [[c] for _, c in pairs], merge=False)
+        usual.gradients.flat[:] = 0
+        usual.forward(flat)
+        usual.backward(np.where(flat.scored, -1 / sum(len(c) for _, c in pairs), 0.0))
+        usual.gradients.flat[:] /= max(1, np.linalg.norm(usual.gradients.flat))
+        factor = (step + 1) / 21 if step < 20 else 0.5 + 0.5 * np.cos(np.pi * (step - 20) / 5)
+        optimizer.step(usual.parameters, usual.gradients, rate * factor)
+    assert relative(model.parameters.flat, usual.parameters.flat) < 1e-9
 
 
 def test_the_warm_start_needs_demonstrations(tmp_path):
