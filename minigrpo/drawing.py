@@ -203,7 +203,7 @@ def tree_text(
     room = max(min(longest, width - sum(sizes) - 3 * len(sizes) - 3 - max(map(len, names))), 12)
     lines = [""]
     for i, (branch, text) in enumerate([("", "process step"), *rows]):
-        branch = branch if len(branch) <= room - 8 else "…" + branch[len(branch) - room + 9 :]
+        branch = branch if room >= longest or len(branch) <= room - 8 else "…" + branch[len(branch) - room + 9 :]
         text = branch + shorten(text, room - len(branch))
         numbers = "".join("   " + " " * (n - columns(c[i])) + c[i] for n, c in zip(sizes, cells, strict=True))
         lines.append((text + " " * (room - columns(text)) + numbers + "   " + names[i]).rstrip())

@@ -166,10 +166,14 @@ class Objective:
             raise ValueError("the tree's process rewards are centred on the group's mean: take baseline group_mean")
         if self.process_reward == "tree" and self.mask_truncated:
             raise ValueError("the tree's process rewards are means over all members: they do not go with mask_truncated")
+        if not isinstance(self.mask_truncated, bool):
+            raise ValueError(f"mask_truncated is {self.mask_truncated!r}: it must be true or false")
         for field in ("beta", "std_eps", "clip_low", "clip_high"):
             value = getattr(self, field)
-            if value is not None and not (np.isfinite(value) and value >= 0):
-                raise ValueError(f"{field} is {value}: it must be a finite number, at least 0")
+            allowed = value is None and field.startswith("clip")
+            number = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value) and value >= 0
+            if not (allowed or number):
+                raise ValueError(f"{field} is {value!r}: it must be a finite number, at least 0")
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Objective:

@@ -220,3 +220,11 @@ def test_step_advantages_are_the_means_of_the_members_advantages():
         expected = np.where(tree.group >= 0, tree.sum_over_members(a) / tree.count, 0)
         np.testing.assert_allclose(step_advantages(tree, rewards, scale=scale), expected, atol=1e-13)
     assert not step_advantages(tree, rewards)[(tree.group == 1) | (tree.group < 0)].any()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"beta": "abc"}, {"beta": None}, {"clip_low": True}, {"mask_truncated": "False"}, {"std_eps": -1}, {"beta": np.nan}]
+)
+def test_fields_of_the_wrong_kind_are_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        Objective.preset("grpo", **changes)

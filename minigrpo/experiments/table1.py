@@ -113,7 +113,7 @@ def text(rows: Sequence[dict[str, Any]]) -> str:
     lines = []
     for optimizer in dict.fromkeys(row["optimizer"] for row in rows):
         lines.append(f"{optimizer}: target frequency of the last {LAST} steps, each arm at its best learning rate")
-        for n, r_neg in dict.fromkeys((row["n"], row["r_neg"]) for row in rows):
+        for n, r_neg in dict.fromkeys((row["n"], row["r_neg"]) for row in rows if row["optimizer"] == optimizer):
             lines.append(f"  n={n}  r_neg={r_neg:g}")
             for arm in ARMS:
                 if row := chosen.get((optimizer, n, r_neg, arm)):
