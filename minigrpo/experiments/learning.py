@@ -26,7 +26,7 @@ from minigrpo.sampler import sample
 from minigrpo.tasks import load_task
 from minigrpo.trainer import TrainSettings, load_weights, make_model, make_optimizer, train, using
 
-TASKS = ("arithmetic", "countdown")
+TASKS = ("arithmetic",)
 ARMS = [("grpo", 0.0), ("lambda_grpo", 0.0), ("grpo", 0.04), ("lambda_grpo", 0.04), *((arm, 0.0) for arm in CONTROLS)]
 EVERY, PROMPTS, SAMPLES = 5, 100, 4
 
