@@ -1,4 +1,4 @@
-"""Learning on tasks with text: GRPO, λ-GRPO and the controls on `arithmetic` and `countdown`, with and without a KL term.
+"""Learning on a task with text: GRPO, λ-GRPO and the controls on `arithmetic`, with and without a KL term.
 
 Every run of a task starts from the same warm-started policy and takes the task's recommended settings; only the gradient differs
 (see `arms.py`).  Held-out accuracy is measured along training: greedy, and pass@k from 4 samples a problem.
@@ -122,7 +122,7 @@ def warm_policy(task: str, out: Path) -> Path:
 
 
 def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None) -> str:
-    """All arms on both tasks (quick: arithmetic, GRPO and λ-GRPO without KL, 2 seeds)."""
+    """All arms (quick: GRPO and λ-GRPO without KL, 2 seeds)."""
     seeds = seeds or (2 if quick else 8)
     tasks, arms = (TASKS[:1], ARMS[:2]) if quick else (TASKS, ARMS)
     names = ("task", "arm", "beta", "seed")
