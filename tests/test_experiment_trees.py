@@ -1,0 +1,103 @@
+"""The measurements of section 3.2 along training: against their definitions, reproducible, and started from one policy."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import tiny_model
+
+from minigrpo.experiments import trees
+from minigrpo.experiments.trees import settings_of, tables, temperature_figure, text, train_and_measure, training_figure, tree_at
+from minigrpo.plots import save
+from minigrpo.tasks import load_task
+
+SMALL = {"dim": 16, "n_heads": 2, "warm_start_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory):
+    return trees.warm_policy(settings_of("countdown", **SMALL), tmp_path_factory.mktemp("warm") / "policy")
+
+
+def small_run(warm, **changes):
+    settings = SMALL | {"task": "countdown", "init": warm, "group_size": 3, "prompts_per_step": 2, "steps": 3, "seed": 0}
+    return train_and_measure(settings | changes, n_groups=4)
+
+
+def test_tree_at_by_definition(monkeypatch):
+    """|λ(i,t)|, its histogram, distinct tokens and groups of one text, from the completions alone."""
+    task = load_task("countdown")
+    model = tiny_model(vocab_size=task.tokenizer.vocab_size, seed=1)
+    seen = []
+    real = trees.sample
+    monkeypatch.setattr(trees, "sample", lambda *a, **o: seen.append(real(*a, **o)) or seen[-1])
+    k = 5
+    found = tree_at(model, task, k, 0.3, 30, np.random.default_rng(0))
+    shared, distinct, one = [], 0, 0
+    for group in seen[0].completions:
+        texts = [tuple(c.tolist()) for c in group]
+        shared += [sum(other[: t + 1] == c[: t + 1] for other in texts) for c in texts for t in range(len(c))]
+        distinct += len({c[: t + 1] for c in texts for t in range(len(c))})
+        one += len(set(texts)) == 1
+    counts = Counter(shared)
+    assert found["counts"] == pytest.approx([counts[n] / len(shared) for n in range(1, k + 1)], abs=1e-6)
+    assert found["distinct_share"] == pytest.approx(distinct / len(shared))
+    assert found["one_text"] == one / 30
+    assert 0 < found["distinct_share"] < 1 and found["counts"][0] > 0
+    assert found["path_depth"] == pytest.approx(seen[0].tree.path_depth.mean())
+
+
+def test_colder_is_less_of_a_tree():
+    """Towards temperature 0 all members write one text: one path, no depth, and distinct tokens are 1/k."""
+    task = load_task("countdown")
+    model = tiny_model(vocab_size=task.tokenizer.vocab_size, seed=1)
+    cold, hot = (tree_at(model, task, 4, t, 10, np.random.default_rng(0)) for t in (0.001, 1.0))
+    assert cold["one_text"] == 1 and cold["path_depth"] == cold["intermediate_proportion"] == 0
+    assert cold["distinct_share"] == pytest.approx(1 / 4) and cold["counts"] == [0, 0, 0, 1]
+    assert hot["one_text"] == 0 and hot["distinct_share"] > 0.5
+
+
+def test_the_policy_is_made_once_and_other_settings_are_refused(tmp_path):
+    settings, folder = settings_of("countdown", **SMALL), tmp_path / "policy"
+    trees.warm_policy(settings, folder)
+    made = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert trees.warm_policy(settings, folder) == str(folder)
+    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == made
+    with pytest.raises(ValueError, match="other settings"):
+        trees.warm_policy(replace(settings, warm_start_steps=3), folder)
+
+
+def test_a_run_is_a_function_of_its_settings(warm):
+    run = small_run(warm)
+    assert run == small_run(warm) != small_run(warm, seed=1)
+    assert all(len(series) == 3 for series in run["training"].values())
+    assert [(row["policy"], row["temperature"]) for row in run["temperature"]] == [
+        (policy, t) for policy in ("start", "end") for t in trees.TEMPERATURES
+    ]
+    still = small_run(warm, learning_rate=1e-30)["temperature"]  # a policy that does not move: start and end are the same
+    half = len(still) // 2
+    assert [r | {"policy": ""} for r in still[:half]] == [r | {"policy": ""} for r in still[half:]]
+
+
+def test_tables_and_figures(warm, tmp_path):
+    runs = {
+        (task, k): [small_run(warm, seed=seed, group_size=k) for seed in (0, 1)] for task in ("countdown",) for k in trees.SIZES
+    }
+    table = tables(runs)
+    assert [(r["from_step"], r["to_step"]) for r in table["training"]] == [(1, 1), (2, 2), (3, 3)] * 2
+    rewards = [run["training"]["path_depth"][1] for run in runs["countdown", 6]]
+    assert table["training"][1]["path_depth"] == pytest.approx(np.mean(rewards), rel=1e-5)
+    row = table["temperature"][-1]
+    assert row["policy"] == "end" and len(row["counts"]) == 36 and sum(row["counts"]) == pytest.approx(1, abs=1e-3)
+    assert "countdown k=36" in text(table)
+    for name, figure in (("a", training_figure), ("b", temperature_figure)):
+        assert save(figure(table), tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_blocks_cover_every_step_once():
+    run = {"training": {"reward": [float(i) for i in range(23)]}, "temperature": []}
+    rows = tables({("countdown", 6): [run]})["training"]
+    covered = [step for r in rows for step in range(r["from_step"], r["to_step"] + 1)]
+    assert covered == list(range(1, 24)) and len(rows) == trees.BLOCKS
+    assert all(r["reward"] == pytest.approx((r["from_step"] + r["to_step"]) / 2 - 1) for r in rows)
