@@ -7,7 +7,6 @@ Every run of a task starts from the same warm-started policy and takes the task'
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,12 @@ from minigrpo.drawing import LINES, STYLE
 from minigrpo.evaluation import evaluate
 from minigrpo.experiments.arms import CONTROLS, TITLES, gradients_of_arm
 from minigrpo.experiments.parallel import run_jobs
+from minigrpo.experiments.trees import warm_policy
 from minigrpo.optim import clip_gradient, learning_rate_at
 from minigrpo.plots import bootstrap_interval, save
-from minigrpo.runs import checkpoints
 from minigrpo.sampler import sample
 from minigrpo.tasks import load_task
-from minigrpo.trainer import TrainSettings, load_weights, make_model, make_optimizer, train, using
+from minigrpo.trainer import TrainSettings, load_weights, make_model, make_optimizer, using
 
 TASKS = ("arithmetic",)
 ARMS = [("grpo", 0.0), ("lambda_grpo", 0.0), ("grpo", 0.04), ("lambda_grpo", 0.04), *((arm, 0.0) for arm in CONTROLS)]
@@ -113,21 +112,13 @@ def text(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def warm_policy(task: str, out: Path) -> Path:
-    """The checkpoint that all runs of a task start from; made once."""
-    folder = out / f"warm-{task}"
-    if not checkpoints(folder):
-        train(replace(TrainSettings.for_task(task), steps=0, eval_every=0), folder)
-    return folder
-
-
 def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None) -> str:
     """All arms (quick: GRPO and λ-GRPO without KL, 2 seeds)."""
     seeds = seeds or (2 if quick else 8)
     tasks, arms = (TASKS[:1], ARMS[:2]) if quick else (TASKS, ARMS)
     names = ("task", "arm", "beta", "seed")
     arms_of_tasks = [(task, arm, beta) for task in tasks for arm, beta in arms]
-    warm = {task: str(warm_policy(task, out)) for task in tasks}
+    warm = {task: warm_policy(TrainSettings.for_task(task, eval_every=0), out / f"warm-{task}") for task in tasks}
     jobs = [dict(zip(names, (*c, seed), strict=True)) | {"warm": warm[c[0]]} for c in arms_of_tasks for seed in range(seeds)]
     found = run_jobs(learn, jobs, title="learning", processes=processes, cache=out / "learning.cache.jsonl")
     curves = {c: found[i * seeds : (i + 1) * seeds] for i, c in enumerate(arms_of_tasks)}
