@@ -100,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_setting(train, f)
     train.add_argument("--out", metavar="FOLDER", help="write settings, metrics, samples and checkpoints here")
     train.add_argument("--resume", metavar="FOLDER", help="go on with the run in this folder, to the same bits as without a break")
+    train.add_argument("--profile", action="store_true", help="print where the time of the steps went, next to the peak rate")
 
     evaluate = command("evaluate", "measure a trained policy: greedy pass@1 and unbiased pass@k on held-out problems")
     evaluate.add_argument("path", metavar="RUN", help="the folder of a run, or a checkpoint in it")

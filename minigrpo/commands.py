@@ -27,6 +27,7 @@ def run_demo(a: argparse.Namespace) -> None:
 
 def run_train(a: argparse.Namespace) -> None:
     """Train, or go on with a run."""
+    from minigrpo.profiling import Stopwatch, peak_rate
     from minigrpo.runs import read_settings
     from minigrpo.trainer import train
 
@@ -47,11 +48,14 @@ def run_train(a: argparse.Namespace) -> None:
         settings = TrainSettings.for_task(given.pop("task", "treewalk"), **given)
     size = f"{settings.steps} steps of {settings.prompts_per_step} × {settings.group_size} completions"
     print(f"{settings.objective} on {settings.task}: {size}, seed {settings.seed}, {settings.dtype}")
-    _, history = train(settings, a.resume or a.out, resume=bool(a.resume), on_step=_print_evaluation)
+    watch = Stopwatch()
+    model, history = train(settings, a.resume or a.out, resume=bool(a.resume), on_step=_print_evaluation, watch=watch)
     if history:
         last = history[-max(len(history) // 10, 1) :]
         done = np.mean([m["reward"] for m in last])
         print(f"mean reward of the last {len(last)} steps {done:.3f}, {history[-1]['num_tokens']:,} tokens sampled in all")
+    if a.profile:
+        print(watch.table(peak_rate(model.backend, settings.dtype)))
     if a.resume or a.out:
         print(f"everything is in {a.resume or a.out}: look with minigrpo plot, evaluate or sample")
 

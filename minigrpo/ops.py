@@ -2,7 +2,7 @@
 
 Shape letters, the same in every file:
     N nodes, D model width, H heads, K key/value heads, E head width (D/H), F ffn width, V vocabulary,
-    R rows of attention, Q queries of a row, S keys of a row.
+    F forks, R rows of attention, Q queries of a row, P keys of a prefix or prompt, S keys of a row's own.
 `dx` is d loss / d x.  A forward returns (y, cache); its backward takes (dy, cache).  The functions only use what NumPy and CuPy
 both have, and no atomic additions: sums run in a fixed order, so the same input gives the same bits.
 """
@@ -16,56 +16,10 @@ from typing import Any
 import numpy as np
 
 from minigrpo.backend import array_module
+from minigrpo.segments import SegmentSum, segment_sum
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 Cache = tuple
-
-
-# -- sums of scattered rows ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SegmentSum:
-    """Which rows of an array add up to which target; made on the host by `segment_sum_plan`.
-
-    order    rows of the input, equal targets side by side
-    rounds   pairs (into, other): in every round each segment adds neighbours at twice the distance (pairwise summation)
-    heads    where each segment starts, hence where its sum ends up
-    targets  the target of each segment, ascending
-    """
-
-    order: Array
-    rounds: tuple[tuple[Array, Array], ...]
-    heads: Array
-    targets: Array
-
-
-def segment_sum_plan(target_of_row: np.ndarray, to_device: Any = np.asarray) -> SegmentSum:
-    """Plan out[t] = Σ_{rows with target t} x[row]; rows with target -1 are left out.   (M,) int"""
-    order = np.argsort(target_of_row, kind="stable")
-    order = order[np.searchsorted(target_of_row[order], 0) :]
-    targets = target_of_row[order]
-    is_head = np.append(True, targets[1:] != targets[:-1])[: len(targets)]
-    heads = np.flatnonzero(is_head)
-    size = np.diff(np.append(heads, len(targets)))
-    index = np.arange(len(targets)) - np.repeat(heads, size)  # place within the segment
-    left = np.repeat(size, size) - index  # rows from here to the segment's end
-    rounds = []
-    step = 1
-    while step < (size.max() if len(size) else 0):
-        into = np.flatnonzero((index % (2 * step) == 0) & (left > step))
-        rounds.append((to_device(into), to_device(into + step)))
-        step *= 2
-    return SegmentSum(to_device(order), tuple(rounds), to_device(heads), to_device(targets[heads]))
-
-
-def segment_sum(x: Array, plan: SegmentSum, out: Array) -> Array:
-    """out[t] += Σ_{rows with target t} x[row], pairwise and in a fixed order.   x (M,…), out (T,…)"""
-    x = x[plan.order]
-    for into, other in plan.rounds:
-        x[into] += x[other]
-    out[plan.targets] += x[plan.heads]
-    return out
 
 
 # -- embedding -----------------------------------------------------------------------------------------------------------
@@ -130,9 +84,12 @@ def rotation(position: np.ndarray, head_dim: int, base: float) -> np.ndarray:
 
 
 def rope(x: Array, turn: Array) -> Array:
-    """Rotate each pair (x[2j], x[2j+1]), read as one complex number, in place.   x (N,heads,E), turn (N,E/2) complex"""
+    """Rotate each pair (x[2j], x[2j+1]), read as one complex number, in place.   x (N,heads,E)
+
+    turn (N,E/2) complex, or (N,heads,E/2), the same for every head: NumPy multiplies much faster when it need not broadcast.
+    """
     pairs = x.view(turn.dtype)  # (N,heads,E/2)
-    pairs *= turn[:, None, :]
+    pairs *= turn if turn.ndim == 3 else turn[:, None]
     return x
 
 
@@ -146,68 +103,146 @@ def rope_backward(dy: Array, turn: Array) -> Array:
 
 @dataclass(frozen=True)
 class AttentionBlock:
-    """R rows that are attended to together.  Row r has the queries of Q nodes and the keys of the S nodes on their path.
+    """F forks, each with R rows that continue the same prefix.  The Q queries of a row see the prefix and, causally, their own row.
 
-    query       (R,Q) node of each query; padding repeats some node
-    key         (R,S) node of each key; padding likewise
-    mask        (R,1,1,Q,S) or (1,1,1,Q,S): 0 where a query sees a key, -inf where it does not
-    valid       (R,Q,1,1) 1 for a query, 0 for padding; None where nothing is padded
-    slots       (M,) places in the flattened (R·Q) that are no padding
+    query       (F,R,Q) node of each query, which is also a key of its row; padding repeats some node
+    prefix      (F,P) nodes on the path to each fork, whose keys all its rows see; padding likewise; P may be 0
+    causal      (Q,Q) 0 where a query sees a key of its own row, -inf where that comes later
+    mask        (F,1,1,1,1,P) 0 for a node of the prefix, -inf for padding; None where nothing is padded
+    valid       (F,R,Q,1,1) 1 for a query, 0 for padding; None where nothing is padded
+    slots       (M,) places in the flattened (F·R·Q) that are no padding
     nodes       (M,) the node of each of these places
-    key_sum     how the gradients of (R·S) keys add up to nodes; None for a block that is never differentiated
+    prefix_sum  how the gradients of (F·P) keys add up to nodes; None for a block that is never differentiated
     """
 
     query: Array
-    key: Array
-    mask: Array
+    prefix: Array
+    causal: Array
+    mask: Array | None
     valid: Array | None
     slots: Array
     nodes: Array
-    key_sum: SegmentSum | None
+    prefix_sum: SegmentSum | None
 
 
 def attention(q: Array, k: Array, v: Array, block: AttentionBlock, y: Array) -> Cache:
-    """y[node] = softmax(q kᵀ/√E + mask) v for every query of the block; head h reads key/value head h // (H/K).
+    """y[node] = softmax(q kᵀ/√E) v for every query of the block; head h reads key/value head h // (H/K).
 
     q (N,H,E), k and v (N,K,E), y (N,H,E), written in place.  Returns the cache.
     """
     xp = array_module(q)
     heads, width = q.shape[1:]
     kv_heads = k.shape[1]
-    rows, n_queries = block.query.shape
-    q = q[block.query].reshape(rows, n_queries, kv_heads, heads // kv_heads, width).transpose(0, 2, 3, 1, 4)  # (R,K,H/K,Q,E)
-    k = k[block.key].transpose(0, 2, 1, 3)[:, :, None]  # (R,K,1,S,E)
-    v = v[block.key].transpose(0, 2, 1, 3)[:, :, None]  # (R,K,1,S,E)
-    p = q @ k.swapaxes(-1, -2)  # (R,K,H/K,Q,S)
-    p *= 1 / math.sqrt(width)
-    p += block.mask
+    forks, rows, n_queries = block.query.shape
+    n_prefix = block.prefix.shape[1]
+    grouped = (forks, rows, n_queries, kv_heads, heads // kv_heads, width)
+    q = xp.ascontiguousarray(q[block.query].reshape(grouped).transpose(0, 3, 4, 1, 2, 5))  # (F,K,H/K,R,Q,E)
+    q *= 1 / math.sqrt(width)
+    k_own, v_own = (x[block.query].transpose(0, 3, 1, 2, 4)[:, :, None] for x in (k, v))  # (F,K,1,R,Q,E)
+    k_prefix, v_prefix = (x[block.prefix].transpose(0, 2, 1, 3)[:, :, None] for x in (k, v))  # (F,K,1,P,E)
+    together = (*q.shape[:3], rows * n_queries)  # all rows of a fork read its prefix in one product
+    p = xp.empty((*q.shape[:5], n_prefix + n_queries), dtype=q.dtype)  # (F,K,H/K,R,Q,P+Q)
+    p[..., n_prefix:] = q @ k_own.swapaxes(-1, -2)
+    p[..., n_prefix:] += block.causal
+    if n_prefix:
+        p[..., :n_prefix] = (q.reshape(*together, width) @ k_prefix.swapaxes(-1, -2)).reshape(*q.shape[:5], n_prefix)
+        if block.mask is not None:
+            p[..., :n_prefix] += block.mask
     p -= p.max(-1, keepdims=True)
     xp.exp(p, out=p)
     p /= p.sum(-1, keepdims=True)
-    o = p @ v  # (R,K,H/K,Q,E)
-    y[block.nodes] = o.transpose(0, 3, 1, 2, 4).reshape(rows * n_queries, heads, width)[block.slots]
-    return q, k, v, p
+    p_own, p_prefix = p[..., n_prefix:], p[..., :n_prefix].reshape(*together, n_prefix)
+    o = p_own @ v_own  # (F,K,H/K,R,Q,E)
+    if n_prefix:
+        o += (p_prefix @ v_prefix).reshape(o.shape)
+    y[block.nodes] = o.transpose(0, 3, 4, 1, 2, 5).reshape(-1, heads, width)[block.slots]
+    return q, k_own, v_own, k_prefix, v_prefix, p_own, p_prefix
 
 
 def attention_backward(dy: Array, cache: Cache, block: AttentionBlock, dq: Array, dk: Array, dv: Array) -> None:
     """Adds to dq (N,H,E), dk and dv (N,K,E) in place.   dy (N,H,E)"""
-    q, k, v, p = cache
-    rows, kv_heads, per_kv, n_queries, width = q.shape
-    n_keys = k.shape[3]
-    do = dy[block.query].reshape(rows, n_queries, kv_heads, per_kv, width)  # (R,Q,K,H/K,E)
+    q, k_own, v_own, k_prefix, v_prefix, p_own, p_prefix = cache
+    forks, kv_heads, per_kv, rows, n_queries, width = q.shape
+    n_prefix = block.prefix.shape[1]
+    together = (*q.shape[:3], rows * n_queries)
+    do = dy[block.query].reshape(forks, rows, n_queries, kv_heads, per_kv, width)
     if block.valid is not None:
         do *= block.valid[..., None]
-    do = do.transpose(0, 2, 3, 1, 4)  # (R,K,H/K,Q,E)
-    dv_rows = (p.swapaxes(-1, -2) @ do).sum(2)  # (R,K,S,E)
-    ds = do @ v.swapaxes(-1, -2)  # (R,K,H/K,Q,S), d loss / d p
-    ds -= (ds * p).sum(-1, keepdims=True)  # softmax: ds = p · (dp - Σ p·dp)
-    ds *= p
-    ds *= 1 / math.sqrt(width)
-    dq_rows = ds @ k  # (R,K,H/K,Q,E)
-    dk_rows = (ds.swapaxes(-1, -2) @ q).sum(2)  # (R,K,S,E)
-    dq[block.nodes] += dq_rows.transpose(0, 3, 1, 2, 4).reshape(rows * n_queries, kv_heads * per_kv, width)[block.slots]
-    segment_sum(dk_rows.transpose(0, 2, 1, 3).reshape(rows * n_keys, kv_heads, width), block.key_sum, dk)
-    segment_sum(dv_rows.transpose(0, 2, 1, 3).reshape(rows * n_keys, kv_heads, width), block.key_sum, dv)
+    do = array_module(do).ascontiguousarray(do.transpose(0, 3, 4, 1, 2, 5))  # (F,K,H/K,R,Q,E)
+    # softmax: ds = p · (dp - Σ p·dp), where the sum runs over the keys of the prefix and of the row
+    ds_own = do @ v_own.swapaxes(-1, -2)  # (F,K,H/K,R,Q,Q), as yet d loss / d p
+    total = (ds_own * p_own).sum(-1, keepdims=True)
+    if n_prefix:
+        ds_prefix = do.reshape(*together, width) @ v_prefix.swapaxes(-1, -2)  # (F,K,H/K,R·Q,P)
+        total += (ds_prefix * p_prefix).sum(-1).reshape(total.shape)
+        ds_prefix -= total.reshape(*together, 1)
+        ds_prefix *= p_prefix
+    ds_own -= total
+    ds_own *= p_own
+    dq_rows = ds_own @ k_own  # (F,K,H/K,R,Q,E)
+
+    def to_nodes(x: Array, heads: int) -> Array:
+        """(F,…,R,Q,E) -> (M,heads,E)"""
+        x = x.transpose(0, 3, 4, 1, 2, 5) if x.ndim == 6 else x.transpose(0, 2, 3, 1, 4)
+        return x.reshape(-1, heads, width)[block.slots]
+
+    dk[block.nodes] += to_nodes((ds_own.swapaxes(-1, -2) @ q).sum(2), kv_heads)
+    dv[block.nodes] += to_nodes((p_own.swapaxes(-1, -2) @ do).sum(2), kv_heads)
+    if n_prefix:
+        dq_rows += (ds_prefix @ k_prefix).reshape(q.shape)
+        dk_prefix = (ds_prefix.swapaxes(-1, -2) @ q.reshape(*together, width)).sum(2)  # (F,K,P,E)
+        dv_prefix = (p_prefix.swapaxes(-1, -2) @ do.reshape(*together, width)).sum(2)
+        for d, d_prefix in ((dk, dk_prefix), (dv, dv_prefix)):
+            segment_sum(d_prefix.transpose(0, 2, 1, 3).reshape(forks * n_prefix, kv_heads, width), block.prefix_sum, d)
+    dq_rows *= 1 / math.sqrt(width)
+    dq[block.nodes] += to_nodes(dq_rows, kv_heads * per_kv)
+
+
+@dataclass(frozen=True)
+class CachedRows:
+    """Which of R rows of queries read the keys of which of G prompts; the most that one prompt has is Q.
+
+    row      (G,Q) rows of each prompt; padding repeats row 0
+    place    (R,) place of each row in the flattened (G·Q)
+    mask     (R,1,1,P) 0 where a row's prompt has a key, -inf where it is padded; None where all prompts are equally long
+    """
+
+    row: Array
+    place: Array
+    mask: Array | None
+
+
+def attention_to_cache(q: Array, prompt_k: Array, prompt_v: Array, own_k: Array, own_v: Array, rows: CachedRows, y: Array) -> None:
+    """y[row] = softmax(q kᵀ/√E) v, over the keys of the row's prompt and over its own.   No backward: it serves sampling.
+
+    q and y (R,H,E), prompt_k and prompt_v (G,K,P,E), own_k and own_v (R,K,S,E)
+    """
+    xp = array_module(q)
+    (n, heads, width), (n_prompts, kv_heads, n_keys, _), each = q.shape, prompt_k.shape, rows.row.shape[1]
+    per_kv = heads // kv_heads
+
+    def by_prompt(x: Array) -> Array:
+        """(R,K,H/K,…) -> (G, K, H/K·Q, …)"""
+        return x[rows.row].transpose(0, 2, 3, 1, 4).reshape(n_prompts, kv_heads, per_kv * each, -1)
+
+    def by_row(x: Array) -> Array:
+        """(G, K, H/K·Q, …) -> (R,K,H/K,…)"""
+        x = x.reshape(n_prompts, kv_heads, per_kv, each, -1).transpose(0, 3, 1, 2, 4)
+        return x.reshape(n_prompts * each, kv_heads, per_kv, -1)[rows.place]
+
+    q = q.reshape(n, kv_heads, per_kv, width) * (1 / math.sqrt(width))
+    p = xp.empty((n, kv_heads, per_kv, n_keys + own_k.shape[2]), dtype=q.dtype)  # (R,K,H/K,P+S)
+    to_prompt, to_own = p[..., :n_keys], p[..., n_keys:]
+    to_prompt[...] = by_row(by_prompt(q) @ prompt_k.swapaxes(-1, -2))
+    if rows.mask is not None:
+        to_prompt += rows.mask
+    to_own[...] = q @ own_k.swapaxes(-1, -2)
+    p -= p.max(-1, keepdims=True)
+    xp.exp(p, out=p)
+    p /= p.sum(-1, keepdims=True)
+    o = to_own @ own_v  # (R,K,H/K,E)
+    o += by_row(by_prompt(to_prompt) @ prompt_v)
+    y[...] = o.reshape(n, heads, width)
 
 
 # -- SwiGLU --------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from minigrpo.backend import Backend
-from minigrpo.ops import Array, AttentionBlock, SegmentSum, segment_sum_plan
+from minigrpo.ops import Array, AttentionBlock
+from minigrpo.segments import SegmentSum, segment_sum_plan
 from minigrpo.tree import PrefixTree
 
 ONE_BLOCK = 40_000  # below this many (query, key) pairs, padding is cheaper than a second block
@@ -56,19 +57,19 @@ def plan_tree(tree: PrefixTree, backend: Backend, dtype: np.dtype) -> TreePlan:
     if (tree.parent[child] < 0).any():
         raise ValueError("a completion's first token has nothing to be predicted from: give every prompt at least one token")
     device = backend.to_device
-    inner = np.zeros(tree.n_nodes, dtype=bool)
-    inner[tree.parent[tree.parent >= 0]] = True
-    number = np.cumsum(inner) - 1  # (N,) -> place among the computed nodes
-    predictor, row_of_child = np.unique(number[tree.parent[child]], return_inverse=True)
+    inner, number = _computed(tree)
+    predicts = np.zeros(tree.n_nodes, dtype=bool)
+    predicts[tree.parent[child]] = True
+    row_of_child = (np.cumsum(predicts) - 1)[tree.parent[child]]
     token = tree.token[child]
     stride = int(token.max()) + 1 if len(token) else 1  # children of different groups may be the same (predictor, token)
     pair, pair_of_child = np.unique(row_of_child * stride + token, return_inverse=True)
     return TreePlan(
         token=device(tree.token[inner]),
         position=device(tree.depth[inner]),
-        blocks=_attention_blocks(tree, inner, number, backend, dtype),
+        blocks=plan_attention(tree, backend, dtype),
         token_sum=segment_sum_plan(tree.token[inner], device),
-        predictor=device(predictor),
+        predictor=device(number[predicts]),
         child=child,
         child_row=device(row_of_child),
         child_token=device(token),
@@ -79,60 +80,74 @@ def plan_tree(tree: PrefixTree, backend: Backend, dtype: np.dtype) -> TreePlan:
     )
 
 
-def _attention_blocks(
-    tree: PrefixTree, inner: np.ndarray, number: np.ndarray, backend: Backend, dtype: np.dtype
-) -> tuple[AttentionBlock, ...]:
+def _computed(tree: PrefixTree) -> tuple[np.ndarray, np.ndarray]:
+    """Which nodes are computed, and each one's place among them.   -> (N,) bool, (N,) int"""
+    inner = np.zeros(tree.n_nodes, dtype=bool)
+    inner[tree.parent[tree.parent >= 0]] = True
+    return inner, np.cumsum(inner) - 1
+
+
+def plan_attention(tree: PrefixTree, backend: Backend, dtype: np.dtype, differentiable: bool = True) -> tuple[AttentionBlock, ...]:
+    """Attention among the computed nodes, forks of similar size together.   differentiable=False leaves out the way back"""
+    inner, number = _computed(tree)
     start, end = tree.row_start, tree.row_end.copy()
     adds = np.flatnonzero(end > start)
     end[adds] -= ~inner[tree.rows[adds, end[adds] - 1]]  # a leaf neither asks nor is asked
     rows = adds[end[adds] > start[adds]]
     if not len(rows):
         return ()
-    n_queries = (end - start)[rows]
-    if len(rows) * n_queries.max() * end[rows].max() <= ONE_BLOCK:
-        return (_block(tree, rows, end, number, backend, dtype),)
-    size_class = np.ceil(np.log2(n_queries)) * 64 + np.ceil(np.log2(end[rows]))
-    return tuple(_block(tree, rows[size_class == c], end, number, backend, dtype) for c in np.unique(size_class))
+    n_queries, n_prefix = (end - start)[rows], start[rows]
+    before = np.where(n_prefix > 0, tree.rows[rows, n_prefix - 1], -1)  # the node that a row forks from
+    _, fork, n_rows = np.unique(before, return_inverse=True, return_counts=True)
+    if len(n_rows) * n_rows.max() * n_queries.max() * (n_prefix.max() + n_queries.max()) <= ONE_BLOCK:
+        return (_block(tree, rows, fork, end, number, backend, dtype, differentiable),)
+    length_class = _log2(n_queries)
+    _, fork, n_rows = np.unique(before * 64 + length_class, return_inverse=True, return_counts=True)
+    size_class = (length_class * 64 + _log2(n_rows)[fork]) * 64 + _log2(n_prefix + 1)
+    classes = [size_class == c for c in np.unique(size_class)]
+    return tuple(_block(tree, rows[alike], fork[alike], end, number, backend, dtype, differentiable) for alike in classes)
+
+
+def _log2(n: np.ndarray) -> np.ndarray:
+    return np.ceil(np.log2(n)).astype(np.int64)
 
 
 def _block(
-    tree: PrefixTree, rows: np.ndarray, end: np.ndarray, number: np.ndarray, backend: Backend, dtype: np.dtype
+    tree: PrefixTree,
+    rows: np.ndarray,
+    fork: np.ndarray,
+    end: np.ndarray,
+    number: np.ndarray,
+    backend: Backend,
+    dtype: np.dtype,
+    differentiable: bool,
 ) -> AttentionBlock:
-    start, end = tree.row_start[rows, None], end[rows, None]  # (R,1)
-    asked = start + np.arange((end - start).max())  # (R,Q) positions of the queries
-    column = np.arange(end.max())  # (S,)
-    valid = asked < end
-    query = np.where(valid, number[np.take_along_axis(tree.rows[rows], np.minimum(asked, end - 1), 1)], 0)
-    key = np.where(column < end, number[tree.rows[rows, : len(column)]], -1)  # (R,S)
-    distinct = asked[:1] if (start == start[0]).all() else asked
-    mask = np.where(column <= distinct[:, None, None, :, None], 0, -np.inf)
+    order = np.argsort(fork, kind="stable")
+    count = np.bincount(fork)
+    count = count[count > 0]
+    present = np.arange(count.max()) < count[:, None]  # (F,R)
+    row = np.zeros(present.shape, dtype=np.int64)
+    row[present] = rows[order]
+    start, end = tree.row_start[row], np.where(present, end[row], 0)  # (F,R)
+    asked = start[..., None] + np.arange((end - start).max())  # (F,R,Q) positions of the queries
+    valid = asked < end[..., None]
+    last = tree.rows.shape[1] - 1
+    query = np.where(valid, number[tree.rows[row[..., None], np.minimum(asked, last)]], 0)
+    column = np.arange(start[:, 0].max())  # (P,)
+    shared = column < start[:, :1]
+    prefix = np.where(shared, number[tree.rows[row[:, 0], : len(column)]], -1)  # (F,P)
+    place = np.arange(asked.shape[-1])
     device = backend.to_device
     slots = np.flatnonzero(valid)
     return AttentionBlock(
         query=device(query),
-        key=device(np.maximum(key, 0)),
-        mask=device(mask, dtype=dtype),
-        valid=None if valid.all() else device(valid[:, :, None, None], dtype=dtype),
+        prefix=device(np.maximum(prefix, 0)),
+        causal=device(np.where(place <= place[:, None], 0, -np.inf), dtype=dtype),
+        mask=None if shared.all() else device(np.where(shared, 0, -np.inf)[:, None, None, None, None], dtype=dtype),
+        valid=None if valid.all() else device(valid[..., None, None], dtype=dtype),
         slots=device(slots),
         nodes=device(query.ravel()[slots]),
-        key_sum=segment_sum_plan(key.ravel(), device),
-    )
-
-
-def decode_block(paths: np.ndarray, lengths: np.ndarray, backend: Backend, dtype: np.dtype) -> AttentionBlock:
-    """One query a row: its newest node, the last of its path.   paths (R,S) nodes in the cache, lengths (R,)"""
-    n_rows, n_keys = paths.shape
-    same = (lengths == n_keys).all()
-    mask = np.zeros((1, n_keys)) if same else np.where(np.arange(n_keys) < lengths[:, None], 0, -np.inf)
-    every = backend.to_device(np.arange(n_rows))
-    return AttentionBlock(
-        query=every[:, None],
-        key=backend.to_device(np.maximum(paths, 0)),
-        mask=backend.to_device(mask[:, None, None, None, :], dtype=dtype),
-        valid=None,
-        slots=every,
-        nodes=every,
-        key_sum=None,
+        prefix_sum=segment_sum_plan(prefix.ravel(), device) if differentiable else None,
     )
 
 
@@ -146,6 +161,9 @@ def split_tree(tree: PrefixTree, max_nodes: int) -> list[tuple[PrefixTree, np.nd
         raise ValueError(f"max_nodes is {max_nodes}: a part needs at least one node")
     if tree.n_nodes <= max_nodes:
         return [(tree, np.arange(tree.n_nodes))]
+    n_parts = -(-tree.n_nodes // max_nodes)
+    n_parts += n_parts % 2  # of even number and like size, for lanes
+    max_nodes = -(-tree.n_nodes // n_parts)
     added = tree.row_end - tree.row_start
     bounds, size = [0], 0
     for row, (shared, new) in enumerate(zip(tree.row_start.tolist(), added.tolist(), strict=True)):

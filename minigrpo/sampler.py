@@ -13,13 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
+from minigrpo.kv_cache import KVCache
+from minigrpo.lanes import run_lanes
 from minigrpo.ops import Array
-from minigrpo.plan import decode_block, plan_tree
 from minigrpo.transformer import Transformer
-from minigrpo.tree import PrefixTree, Tokens, token_array
+from minigrpo.tree import PrefixTree, Tokens, token_arrays
+
+LANE_WORK = 16_384  # completions × width that make a lane of sampling worth its overhead
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +65,7 @@ def sample(
         )
     if eos is not None and not 0 <= eos < model.config.vocab_size:
         raise ValueError(f"eos {eos} is outside the model's vocabulary of {model.config.vocab_size}")
-    prompts = [token_array(prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
+    prompts = token_arrays(prompts, lambda i: f"prompt {i}")
     if not prompts or any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("every prompt needs at least one token (and sampling at least one prompt)")
     longest = max(len(prompt) for prompt in prompts)
@@ -68,37 +73,17 @@ def sample(
         model.check(prompt, longest + max_new_tokens)
 
     batch = len(prompts) * group_size
-    group = np.repeat(np.arange(len(prompts)), group_size)
     uniform = rng.random((batch, max_new_tokens)) if temperature > 0 else np.zeros((batch, max_new_tokens))
     tokens = np.full((batch, max_new_tokens), -1, dtype=np.int64)  # -1 past the end
     logp = np.zeros((batch, max_new_tokens))
     entropy = np.zeros((batch, max_new_tokens))
 
-    # A live row is a distinct prefix that somebody still continues.  At first: one a prompt, however many share it.
-    cache, paths, lengths, logits, n_cached = _prefill(model, prompts, batch * max_new_tokens)
-    row = group.copy()  # (B,) the row each completion stands on
-    live = np.arange(batch)  # completions that have not ended
-    for step in range(max_new_tokens):
-        drawn, drawn_logp, drawn_entropy = _draw(model, logits, row[live], uniform[live, step], temperature)
-        tokens[live, step], logp[live, step], entropy[live, step] = drawn, drawn_logp, drawn_entropy
-        if eos is not None:
-            live, drawn = live[drawn != eos], drawn[drawn != eos]
-        if not len(live) or step == max_new_tokens - 1:
-            break
-        # Fork: a distinct (group, row, token) becomes a node.  Rows never mix groups, so (row, token) tells them apart.
-        stride = model.config.vocab_size
-        fork, row[live] = np.unique(row[live] * stride + drawn, return_inverse=True)
-        parent_row, token = fork // stride, fork % stride
-        nodes = n_cached + np.arange(len(fork))
-        paths, lengths = paths[parent_row], lengths[parent_row] + 1
-        if lengths.max() > paths.shape[1]:
-            paths = np.pad(paths, ((0, 0), (0, max(8, paths.shape[1] // 2))), constant_values=-1)
-        paths[np.arange(len(fork)), lengths - 1] = nodes
-        block = decode_block(paths[:, : lengths.max()], lengths, model.backend, model.dtype)
-        everyone = model.backend.to_device(np.arange(len(fork)))
-        logits = model.extend(cache, token, lengths - 1, n_cached, (block,), everyone)
-        n_cached += len(fork)
+    def complete(some: range) -> None:
+        rows = slice(some.start * group_size, some.stop * group_size)
+        out = tokens[rows], logp[rows], entropy[rows]
+        _complete(model, prompts[some.start : some.stop], uniform[rows], eos, temperature, *out)
 
+    run_lanes([partial(complete, some) for some in _divide(model, len(prompts), group_size)])
     length = (tokens >= 0).sum(1)
     ended = tokens[np.arange(batch), length - 1] == eos if eos is not None else np.ones(batch, dtype=bool)
     parts = [tokens[i, :n] for i, n in enumerate(length.tolist())]
@@ -118,28 +103,46 @@ def sample(
     )
 
 
-def _prefill(model: Transformer, prompts: list[np.ndarray], room: int) -> tuple:
-    """Run the prompts, as one tree, into a new cache.   -> cache, paths (G,S), lengths (G,), logits (G,V), nodes in the cache
+def _divide(model: Transformer, n_prompts: int, group_size: int) -> list[range]:
+    """Prompts that are sampled side by side, if there is enough to do."""
+    work = n_prompts * group_size * model.config.dim
+    n = min(model.lanes, n_prompts, max(work // LANE_WORK, 1))
+    bounds = [n_prompts * i // n for i in range(n + 1)]
+    return [range(lo, hi) for lo, hi in pairwise(bounds)]
 
-    Every group gets a row of its own; prompts that are equal or share a beginning share the nodes.
-    """
-    dummy = [[[0]]] * len(prompts)  # one token after each prompt makes the prompt's nodes the inner nodes, which a plan covers
-    tree = PrefixTree.from_groups(prompts, dummy)
-    plan = plan_tree(tree, model.backend, model.dtype)
-    inner = ~tree.scored
-    number = np.append(np.cumsum(inner) - 1, -1)
-    lengths = np.array([len(prompt) for prompt in prompts])
-    paths = np.full((len(prompts), lengths.max() + 8), -1, dtype=np.int64)
-    ends = tree.parent[tree.paths[:, 0]]  # the last node of each prompt
-    paths[np.arange(len(prompts)), lengths - 1] = ends
-    for position in range(lengths.max() - 1, 0, -1):
-        has = lengths > position
-        paths[has, position - 1] = tree.parent[paths[has, position]]
-    paths = number[paths]
-    cache = model.new_cache(int(inner.sum()) + room)
-    wanted = model.backend.to_device(number[ends])
-    logits = model.extend(cache, tree.token[inner], tree.depth[inner], 0, plan.blocks, wanted)
-    return cache, paths, lengths, logits, int(inner.sum())
+
+def _complete(
+    model: Transformer,
+    prompts: list[np.ndarray],
+    uniform: np.ndarray,
+    eos: int | None,
+    temperature: float,
+    tokens: np.ndarray,
+    logp: np.ndarray,
+    entropy: np.ndarray,
+) -> None:
+    """Write the tokens of all completions, their log-probabilities and entropies.   uniform, tokens, logp, entropy (B,T)"""
+    batch, limit = tokens.shape
+    vocab_size = model.config.vocab_size
+    # A live row is a distinct prefix that somebody still continues.  At first: one a prompt, however many share it.
+    cache = KVCache(model.config, prompts, batch, limit, model.backend, model.dtype)
+    logits = model.extend(cache.attend_in_prompts, cache.prompts.token, cache.prompts.position, cache.prompts.ends)  # (G,V)
+    row = np.repeat(np.arange(len(prompts)), batch // len(prompts))  # (B,) the row each completion stands on
+    live = np.arange(batch)  # completions that have not ended
+    for step in range(limit):
+        drawn, drawn_logp, drawn_entropy = _draw(model, logits, row[live], uniform[live, step], temperature)
+        tokens[live, step], logp[live, step], entropy[live, step] = drawn, drawn_logp, drawn_entropy
+        if eos is not None:
+            live, drawn = live[drawn != eos], drawn[drawn != eos]
+        if not len(live) or step == limit - 1:
+            break
+        # A distinct (row, token) becomes a row.  Rows never mix groups, so there is no need to tell these apart.
+        fork, child = np.unique(row[live] * vocab_size + drawn, return_inverse=True)
+        place, position = cache.fork(fork // vocab_size)
+        row[live] = place[child]
+        newest = np.empty(len(fork), dtype=np.int64)
+        newest[place] = fork % vocab_size
+        logits = model.extend(cache.attend, newest, position)  # (R,V)
 
 
 def _draw(

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ import numpy as np
 from tqdm import tqdm
 
 from minigrpo.evaluation import evaluate, is_correct
-from minigrpo.objectives import Coefficients, Objective
+from minigrpo.gradients import compute_gradients, log_probabilities, visit_parts
+from minigrpo.objectives import Objective
 from minigrpo.optim import SGD, AdamW, clip_gradient, learning_rate_at
 from minigrpo.parameters import TransformerConfig
 from minigrpo.plan import split_tree
+from minigrpo.profiling import Stopwatch, forward_flops
 from minigrpo.rewards import check_rewards
 from minigrpo.runs import RunFolder, latest_checkpoint, load_checkpoint, read_settings
 from minigrpo.sampler import Rollouts, sample
@@ -43,6 +45,7 @@ class TrainState:
     reference: Any = None  # flat vector of the reference policy, if the objective has a KL term
     step: int = 0  # steps done
     num_tokens: int = 0  # tokens sampled so far, with their prompts
+    watch: Stopwatch = field(default_factory=Stopwatch)  # where the time goes
 
 
 @np.errstate(over="ignore", invalid="ignore")  # a step that diverges says so itself
@@ -50,36 +53,38 @@ def grpo_step(
     state: TrainState, task: Task, objective: Objective, settings: TrainSettings
 ) -> tuple[dict[str, float], Rollouts, Any]:
     """One step of training.   -> metrics, rollouts, rewards"""
-    model, s = state.model, settings
+    model, s, watch = state.model, settings, state.watch
     started = time.perf_counter()
-    prompts = task.prompts(state.rng, s.prompts_per_step)
-    rollouts = sample(
-        model,
-        prompts,
-        s.group_size,
-        state.rng,
-        max_new_tokens=task.max_new_tokens,
-        eos=task.tokenizer.eos,
-        temperature=s.temperature,
-    )
+    with watch("sample"):
+        prompts = task.prompts(state.rng, s.prompts_per_step)
+        limits = {"max_new_tokens": task.max_new_tokens, "eos": task.tokenizer.eos, "temperature": s.temperature}
+        rollouts = sample(model, prompts, s.group_size, state.rng, **limits)
     tree, old = rollouts.tree, rollouts.logp
-    rewards = check_rewards(task.score(rollouts), tree)
-    coefficients = objective.coefficients(rollouts, rewards)  # one number a node: normalised before anything is split
-    parts = split_tree(tree, s.micro_batch_tokens)
+    with watch("score"):
+        rewards = check_rewards(task.score(rollouts), tree)
+        coefficients = objective.coefficients(rollouts, rewards)  # one number a node: normalised before anything is split
+        parts = split_tree(tree, s.micro_batch_tokens)
     ref = None
     if state.reference is not None:
-        with using(model, state.reference):
-            ref = np.zeros(tree.n_nodes)
-            for part, nodes in parts:
-                ref[nodes[part.scored]] = model.forward(part, s.temperature, keep=False)[part.scored]
+        with watch("update"), watch("forward"), using(model, state.reference):
+            ref = log_probabilities(model, parts, s.temperature, tree.n_nodes)
     learning_rate = learning_rate_at(state.step, s.steps, s.learning_rate, s.warmup_steps, s.schedule)
     for _ in range(s.inner_epochs):
-        loss, logp_now = compute_gradients(model, parts, objective, coefficients, s.temperature, old, ref)
-        grad_norm = clip_gradient(model.gradients, s.max_grad_norm)
-        if not np.isfinite(grad_norm):
-            raise FloatingPointError(f"the gradient is not finite at step {state.step + 1}: lower the learning rate")
-        if coefficients.weight.any():  # all completions masked: nothing was learned, nothing moves
-            state.optimizer.step(model.parameters, model.gradients, learning_rate)
+        with watch("update"):
+            loss, logp_now = compute_gradients(model, parts, objective, coefficients, s.temperature, old, ref, watch)
+        with watch("optimizer"):
+            grad_norm = clip_gradient(model.gradients, s.max_grad_norm)
+            if not np.isfinite(grad_norm):
+                raise FloatingPointError(f"the gradient is not finite at step {state.step + 1}: lower the learning rate")
+            if coefficients.weight.any():  # all completions masked: nothing was learned, nothing moves
+                state.optimizer.step(model.parameters, model.gradients, learning_rate)
+    flops = forward_flops(model.config, tree)
+    for phase, passes in (
+        ("sample", 1),
+        ("forward", s.inner_epochs + (ref is not None)),
+        ("backward", 2 * s.inner_epochs * (grad_norm > 0)),
+    ):
+        watch.flops[phase] += passes * flops
     state.step += 1
     state.num_tokens += int(tree.lengths.sum() + sum(map(len, prompts)) * s.group_size)
     metrics = {"step": state.step, "loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
@@ -87,28 +92,6 @@ def grpo_step(
     metrics |= rollout_metrics(rollouts, rewards) | {"frac_correct": float(is_correct(task, rewards).mean())}
     metrics |= {"num_tokens": state.num_tokens, "step_time": time.perf_counter() - started}
     return metrics, rollouts, rewards
-
-
-def compute_gradients(
-    model: Transformer,
-    parts: list[tuple[PrefixTree, np.ndarray]],
-    objective: Objective,
-    coefficients: Coefficients,
-    temperature: float,
-    old: np.ndarray,
-    ref: np.ndarray | None = None,
-) -> tuple[float, np.ndarray]:
-    """Forward and backward over all parts of a tree; the gradients are left in model.gradients.   -> loss, logp (N,)"""
-    model.gradients.flat[:] = 0
-    loss, logp_now = 0.0, np.zeros(len(old))
-    for part, nodes in parts:
-        logp = model.forward(part, temperature)
-        part_ref = None if ref is None else ref[nodes]
-        part_loss, dlogp = objective.evaluate(coefficients.at(nodes, part.scored), logp, old[nodes], part_ref)
-        model.backward(dlogp)
-        loss += part_loss
-        logp_now[nodes[part.scored]] = logp[part.scored]
-    return loss, logp_now
 
 
 def rollout_metrics(rollouts: Rollouts, rewards: np.ndarray) -> dict[str, float]:
@@ -145,10 +128,14 @@ def warm_start(model: Transformer, task: Task, rng: np.random.Generator, setting
     for step in _progress(range(s.warm_start_steps), "warm start", progress):
         pairs = task.demonstrations(rng, s.warm_start_batch)
         tree = PrefixTree.from_groups([prompt for prompt, _ in pairs], [[completion] for _, completion in pairs])
+        parts, weight = split_tree(tree, s.micro_batch_tokens), -1.0 / tree.scored.sum()
         model.gradients.flat[:] = 0
-        for part, _ in split_tree(tree, s.micro_batch_tokens):
-            model.forward(part)
-            model.backward(np.where(part.scored, -1.0 / tree.scored.sum(), 0.0))
+
+        def visit(lane: Transformer, part: PrefixTree, nodes: np.ndarray, weight: float = weight) -> None:
+            lane.forward(part)
+            lane.backward(np.where(part.scored, weight, 0.0))
+
+        visit_parts(model, parts, visit)
         if not np.isfinite(clip_gradient(model.gradients, 1.0)):
             raise FloatingPointError(f"the gradient is not finite at warm-start step {step + 1}: lower warm_start_learning_rate")
         optimizer.step(
@@ -164,18 +151,21 @@ def train(
     task: Task | None = None,
     progress: bool = True,
     on_step: Callable[[dict[str, Any]], None] | None = None,
+    watch: Stopwatch | None = None,
 ) -> tuple[Transformer, list[dict[str, Any]]]:
     """Train from these settings; write a run folder if `out` is given.   -> the model, one dict of metrics a step (of this call)
 
     resume=True goes on from the newest checkpoint in `out` (from the start if there is none yet).  `task` overrides the one
-    that the settings name.  Ctrl-C finishes the step, saves a checkpoint and raises KeyboardInterrupt.
+    that the settings name.  `watch` is told where the time goes.  Ctrl-C finishes the step, saves a checkpoint and raises
+    KeyboardInterrupt.
     Raises ValueError for bad input, FloatingPointError if training diverges.
     """
     task = task or load_task(settings.task, **settings.task_options)
     objective = settings.make_objective()
     model = make_model(settings, task)
     folder = RunFolder(out, asdict(settings), resume) if out is not None else None
-    state = TrainState(model, make_optimizer(settings, model), np.random.default_rng(settings.seed))
+    rng = np.random.default_rng(settings.seed)
+    state = TrainState(model, make_optimizer(settings, model), rng, watch=watch or Stopwatch())
     saved = folder.load() if folder and resume else None
     if folder:
         folder.forget_after(saved[1]["step"] if saved else -1)

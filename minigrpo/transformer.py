@@ -9,6 +9,7 @@ The shape of a model and its parameters in one flat vector are in `parameters.py
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import asdict
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,10 +18,13 @@ import numpy as np
 
 from minigrpo import ops
 from minigrpo.backend import Backend, get_backend
+from minigrpo.lanes import LANES
 from minigrpo.ops import Array
 from minigrpo.parameters import Layer, Parameters, TransformerConfig
 from minigrpo.plan import TreePlan, plan_tree
 from minigrpo.tree import PrefixTree
+
+MAX_LANE_PARAMETERS = 8_000_000  # each lane has gradients of its own
 
 
 class Transformer:
@@ -50,14 +54,34 @@ class Transformer:
         self._layers = [Layer.of(self.parameters, i) for i in range(config.n_layers)]
         self._layer_gradients = [Layer.of(self.gradients, i) for i in range(config.n_layers)]
         self._head = "model.embed_tokens.weight" if config.tie_embeddings else "lm_head.weight"
-        turns = ops.rotation(np.arange(config.max_seq_len), config.head_dim, config.rope_base)
+        turns = ops.rotation(np.arange(config.max_seq_len), config.head_dim, config.rope_base)[:, None]
+        turns = turns.repeat(config.n_heads + config.n_kv_heads, axis=1)  # (max_seq_len,H+K,E/2)
         self._turns = self.backend.to_device(turns, dtype=np.complex64 if self.dtype == np.float32 else np.complex128)
         self._plans: WeakKeyDictionary[PrefixTree, TreePlan] = WeakKeyDictionary()
         self._saved: tuple | None = None
+        self._twins: list[Transformer] = []
 
     def settings(self) -> dict[str, Any]:
         """The config as a plain dict, to be written down and given to TransformerConfig again."""
         return asdict(self.config)
+
+    # -- in lanes (see `lanes.py`) -----------------------------------------------------------------------------------
+
+    @property
+    def lanes(self) -> int:
+        """Into how many lanes its work may be divided: 1 on a GPU, or for a large model."""
+        small = self.parameters.flat.size <= MAX_LANE_PARAMETERS
+        return LANES if self.backend.name == "numpy" and small else 1
+
+    def twins(self, n: int) -> list[Transformer]:
+        """n models with the same parameters, each with gradients of its own; the first is this one."""
+        while len(self._twins) < n - 1:
+            twin = copy(self)
+            twin.gradients = Parameters(self.config.shapes(), self.backend.xp, self.dtype)
+            twin._layer_gradients = [Layer.of(twin.gradients, i) for i in range(self.config.n_layers)]
+            twin._plans, twin._saved, twin._twins = WeakKeyDictionary(), None, []
+            self._twins.append(twin)
+        return [self, *self._twins[: n - 1]]
 
     # -- over a tree -------------------------------------------------------------------------------------------------
 
@@ -68,7 +92,7 @@ class Transformer:
         max_seq_len.
         """
         plan = self._plan(tree)
-        x, saved = self._body(plan.token, self._turns[plan.position], self._attend_in_tree(plan), keep)
+        x, saved = self._body(plan.token, plan.position, self._attend_in_tree(plan), keep)
         h, norm = ops.rmsnorm(x[plan.predictor], self.parameters["model.norm.weight"], self.config.norm_eps)  # (P,D)
         logits, head = ops.linear(h, self.parameters[self._head])  # (P,V)
         logits /= temperature
@@ -110,45 +134,30 @@ class Transformer:
         self.check(tokens, len(tokens))
         tree = PrefixTree.from_groups([tokens], [[[0]]])  # one more token, so that every token of the sequence is an inner node
         plan = plan_tree(tree, self.backend, self.dtype)
-        x, _ = self._body(plan.token, self._turns[plan.position], self._attend_in_tree(plan), keep=False)
+        x, _ = self._body(plan.token, plan.position, self._attend_in_tree(plan), keep=False)
         return self.backend.to_host(self._logits(x))
 
-    # -- over the newest nodes only, with the keys and values of earlier ones in a cache (for the sampler) -----------
+    # -- over some nodes only, with the keys and values of earlier ones in a cache (for the sampler) ------------------
 
-    def new_cache(self, n_nodes: int) -> list[tuple[Array, Array]]:
-        """Room for the keys and values of n_nodes nodes, for each layer.   -> [((n_nodes,K,E), (n_nodes,K,E))]"""
-        shape = (n_nodes, self.config.n_kv_heads, self.config.head_dim)
-        empty = self.backend.xp.empty
-        return [(empty(shape, dtype=self.dtype), empty(shape, dtype=self.dtype)) for _ in self._layers]
+    def extend(self, attend: Any, token: np.ndarray, position: np.ndarray, wanted: Any = slice(None)) -> Array:
+        """Compute more nodes, which attend as attend(layer, q, k, v, y) does (see `kv_cache.py`), and return their logits.
 
-    def extend(
-        self, cache: list[tuple[Array, Array]], token: np.ndarray, position: np.ndarray, first: int, blocks: tuple, wanted: Array
-    ) -> Array:
-        """Compute the nodes first, first + 1, … of the cache, and return the logits of those `wanted`.
-
-        token and position (n,); blocks attend from the new nodes (counted from 0) to nodes of the cache; wanted (P,) -> (P,V)
+        token and position (n,) on the host; wanted: of which nodes -> (P,V)
         """
-        new = slice(first, first + len(token))
-
-        def attend(i: int, q: Array, k: Array, v: Array, y: Array) -> None:
-            keys, values = cache[i]
-            keys[new], values[new] = k, v
-            for block in blocks:
-                ops.attention(q, keys, values, block, y)
-
         device = self.backend.to_device
-        x, _ = self._body(device(token), self._turns[device(position)], attend, keep=False)
+        x, _ = self._body(device(token), device(position), attend, keep=False)
         return self._logits(x[wanted])
 
     # -- the layers --------------------------------------------------------------------------------------------------
 
-    def _body(self, token: Array, turn: Array, attend: Any, keep: bool) -> tuple[Array, list]:
-        """Embedding and all layers.   token (N,), turn (N,E/2) -> x (N,D), what each layer's backward needs"""
+    def _body(self, token: Array, position: Array, attend: Any, keep: bool) -> tuple[Array, list]:
+        """Embedding and all layers.   token and position (N,) -> x (N,D), what each layer's backward needs"""
         config, xp = self.config, self.backend.xp
         n, d, f, e = len(token), config.dim, config.ffn_dim, config.head_dim
         n_rotated = config.n_heads + config.n_kv_heads
         saved = []
         x = ops.embedding(token, self.parameters["model.embed_tokens.weight"])  # (N,D)
+        turn = self._turns[position]  # (N,H+K,E/2)
         for i, layer in enumerate(self._layers):
             h, norm1 = ops.rmsnorm(x, layer.attention_norm, config.norm_eps)  # (N,D)
             qkv, linear1 = ops.linear(h, layer.qkv)  # (N, D + 2·K·E)

@@ -15,9 +15,10 @@ Source: Sullivan & Koller, "GRPO is Secretly a Process Reward Model", arXiv:2509
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
@@ -92,8 +93,9 @@ class PrefixTree:
             empty = f"group {int(np.argmin(sizes))}" if len(sizes) else "the batch"
             raise ValueError(f"{empty} has no completions: a tree needs at least one")
         group = np.repeat(np.arange(len(prompts)), sizes)  # (B,)
-        prompt_arrays = [token_array(p, f"prompt {g}") for g, p in enumerate(prompts)]
-        parts = [token_array(c, f"completion {i} of group {g}") for g, cs in enumerate(completions) for i, c in enumerate(cs)]
+        prompt_arrays = token_arrays(prompts, lambda i: f"prompt {i}")
+        within = np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group]
+        parts = token_arrays(list(chain(*completions)), lambda i: f"completion {within[i]} of group {group[i]}")
         prompt_length = np.array([len(p) for p in prompt_arrays], dtype=np.int64)[group]  # (B,)
         length = prompt_length + [len(p) for p in parts]  # (B,)
 
@@ -279,15 +281,19 @@ def lambda_weights(sequences: Sequence[Tokens]) -> list[np.ndarray]:
     return np.split(weights, np.cumsum(tree.lengths)[:-1])
 
 
-def token_array(sequence: Tokens, name: str) -> np.ndarray:
-    """Token ids as int64.   Raises ValueError, calling the sequence by name, unless they are integers in [0, 2**31)."""
-    array = np.asarray(sequence)
-    if array.size == 0:
-        return np.zeros(0, dtype=np.int64)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise ValueError(
-            f"{name} must be a one-dimensional sequence of token ids (integers), not {array.dtype} of {array.ndim} dimensions"
-        )
-    if array.min() < 0 or array.max() > MAX_TOKEN:
-        raise ValueError(f"{name} holds a token id outside [0, 2**31): {int(array.min())} … {int(array.max())}")
-    return array.astype(np.int64)
+def token_arrays(sequences: Sequence[Tokens], name: Callable[[int], str]) -> list[np.ndarray]:
+    """Token ids as int64.   Raises ValueError, calling a sequence by its name(i), unless they are integers in [0, 2**31)."""
+    arrays = [np.asarray(sequence) for sequence in sequences]
+    for i, array in enumerate(arrays):
+        if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
+            raise ValueError(
+                f"{name(i)} must be a one-dimensional sequence of token ids (integers), "
+                f"not {array.dtype} of {array.ndim} dimensions"
+            )
+    whole = np.concatenate([array.ravel() for array in arrays if array.size] or [np.zeros(0, dtype=np.int64)])
+    if whole.size and (whole.min() < 0 or whole.max() > MAX_TOKEN):
+        i = next(i for i, array in enumerate(arrays) if array.size and (array.min() < 0 or array.max() > MAX_TOKEN))
+        raise ValueError(f"{name(i)} holds a token id outside [0, 2**31): {int(arrays[i].min())} … {int(arrays[i].max())}")
+    bounds = np.cumsum([array.size for array in arrays]).tolist()
+    whole = whole.astype(np.int64)
+    return [whole[hi - array.size : hi] for array, hi in zip(arrays, bounds, strict=True)]

@@ -1,6 +1,7 @@
 """The flaw made visible: pushes and steps against definitions and finite differences, the counts of training by brute force."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from minigrpo.experiments import flaw
 from minigrpo.experiments.flaw import CASES, OBJECTIVES, path_probability
 from minigrpo.settings import TrainSettings
 from minigrpo.trainer import train
+
+COMMITTED = json.loads((Path(__file__).parents[1] / "results" / "flaw.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +168,27 @@ def test_statistics_are_means_of_the_seeds_own_ratios():
     assert (row["falls_low"], row["falls_high"]) == (0.25, 0.75)
     assert row["shared_to_tail_grpo"] == pytest.approx(-1 / 3)
     assert row["good_tokens_down"] == row["good_tokens_down_low"] == 1
+
+
+# -- the committed table -------------------------------------------------------------------------------------------------
+
+
+def test_committed_groups_by_hand_can_be_regenerated(trees):
+    """All rows, to the six digits that are written."""
+    assert len(trees) == len(COMMITTED["trees"])
+    for row, committed in zip(trees, COMMITTED["trees"], strict=True):
+        assert row == {name: pytest.approx(x, rel=1e-5) if isinstance(x, float) else x for name, x in committed.items()}
+
+
+def test_committed_training_can_be_regenerated():
+    """Three of the 20 seeds for the first 50 steps: their mean within 3.5 standard errors, as the table's interval gives them."""
+    runs = [row for seed in range(3) for row in flaw.training_run("grpo", 2, seed, steps=flaw.EARLY)]
+    (row,) = flaw.statistics(runs)
+    (committed,) = (r for r in COMMITTED["training"] if (r["n"], r["trained_with"], r["steps"]) == (2, "grpo", flaw.EARLY))
+    assert row.keys() == committed.keys()
+    for name in (name for name in row if f"{name}_low" in row):
+        of_one_seed = (committed[f"{name}_high"] - committed[f"{name}_low"]) / (2 * 1.96) * np.sqrt(committed["seeds"])
+        assert abs(row[name] - committed[name]) < 3.5 * of_one_seed / np.sqrt(3), name
 
 
 # -- run -----------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """The hidden PRM: exact values against other ways to get them, measures against loops, rules against typed examples."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from helpers import tiny_model
@@ -150,6 +153,19 @@ def test_tables_text_and_figures(tmp_path, monkeypatch):
     assert "hidden PRM" in text(table)
     assert save(values_figure(table), tmp_path / "a.png").stat().st_size > 10_000
     assert save(first_error_figure(table), tmp_path / "b.png").stat().st_size > 10_000
+
+
+def test_committed_table_can_be_regenerated(monkeypatch):
+    """The rows that each untrained policy draws first, all 8 seeds: nothing but a draw in a million can depend on the machine."""
+    committed = json.loads((Path(__file__).parents[1] / "results" / "prm-quality.json").read_text())
+    monkeypatch.setattr(prm_quality, "SIZES", prm_quality.SIZES[:1])
+    monkeypatch.setattr(prm_quality, "MONTE_CARLO", prm_quality.MONTE_CARLO[:1])
+    functions = (prm_quality.value_errors, prm_quality.equal_tokens)
+    table = prm_quality.tables({f.__name__: {0: [f(seed, steps=0) for seed in range(8)]} for f in functions})
+    assert [len(rows) for rows in table.values()] == [TreeWalk().depth, 2]
+    for name, rows in table.items():
+        for row, expected in zip(rows, committed[name], strict=False):
+            assert row == {key: pytest.approx(x, rel=0.01, abs=1e-3) if isinstance(x, float) else x for key, x in expected.items()}
 
 
 # -- the first wrong step ------------------------------------------------------------------------------------------------

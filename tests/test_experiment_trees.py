@@ -1,7 +1,10 @@
 """The measurements of section 3.2 along training: against their definitions, reproducible, and started from one policy."""
 
+import json
+import os
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from minigrpo.experiments.trees import settings_of, tables, temperature_figure, 
 from minigrpo.plots import save
 from minigrpo.tasks import load_task
 
+COMMITTED = json.loads((Path(__file__).parents[1] / "results" / "trees.json").read_text())
 SMALL = {"dim": 16, "n_heads": 2, "warm_start_steps": 2}
 
 
@@ -101,3 +105,42 @@ def test_blocks_cover_every_step_once():
     covered = [step for r in rows for step in range(r["from_step"], r["to_step"] + 1)]
     assert covered == list(range(1, 24)) and len(rows) == trees.BLOCKS
     assert all(r["reward"] == pytest.approx((r["from_step"] + r["to_step"]) / 2 - 1) for r in rows)
+
+
+# -- the committed table -------------------------------------------------------------------------------------------------
+
+
+def test_committed_table_fits_the_code_and_itself():
+    """Cells and blocks as the code has them; a token that n members share is one of n, so distinct / all tokens is Σ counts / n."""
+    cells = [(task, k) for task in trees.SETTINGS for k in trees.SIZES]
+    blocks = {
+        task: [(int(b[0]) + 1, int(b[-1]) + 1) for b in np.array_split(np.arange(s["steps"]), trees.BLOCKS)]
+        for task, s in trees.SETTINGS.items()
+    }
+    training = [(r["task"], r["k"], (r["from_step"], r["to_step"])) for r in COMMITTED["training"]]
+    assert training == [(task, k, block) for task, k in cells for block in blocks[task]]
+    rows = COMMITTED["temperature"]
+    policies = [(policy, temperature) for policy in ("start", "end") for temperature in trees.TEMPERATURES]
+    assert [(r["task"], r["k"], (r["policy"], r["temperature"])) for r in rows] == [(*cell, p) for cell in cells for p in policies]
+    for r in rows:
+        counts = np.array(r["counts"])
+        assert len(counts) == r["k"] and counts.sum() == pytest.approx(1, abs=1e-4)
+        assert (counts / np.arange(1, r["k"] + 1)).sum() == pytest.approx(r["distinct_share"], abs=3e-5)
+
+
+@pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="the warm start takes 20 s: set SLOW_TESTS=1")
+def test_committed_table_can_be_regenerated(tmp_path):
+    """The policy of `arithmetic` before GRPO, all seeds.   What rounding does in 500 steps of AdamW stays within the intervals."""
+    s = settings_of("arithmetic")
+    task = load_task(s.task, **s.task_options)
+    model = trees.make_model(s, task)
+    trees.load_weights(model, trees.prepare("arithmetic", str(tmp_path / "warm")))
+    for temperature in (1.0, 1.3):
+        about = {"task": "arithmetic", "k": 6, "policy": "start", "temperature": temperature}
+        (row,) = (r for r in COMMITTED["temperature"] if about.items() <= r.items())
+        draws = [np.random.default_rng([seed, 4]) for seed in range(row["seeds"])]
+        found = [tree_at(model, task, 6, temperature, trees.GROUPS, rng) for rng in draws]
+        for name in (*trees.MEASURES, "distinct_share", "one_text"):
+            wide = row[f"{name}_high"] - row[f"{name}_low"]
+            assert abs(np.mean([f[name] for f in found]) - row[name]) <= 1.5 * wide, name
+        assert np.mean([f["counts"] for f in found], axis=0) == pytest.approx(row["counts"], abs=0.015)

@@ -1,6 +1,7 @@
 """The machinery of the experiments: jobs that remember, arms that are what they say, tables made from runs."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,15 @@ import pytest
 from helpers import random_rollouts, relative, tiny_model
 
 from minigrpo import Objective, sample
+from minigrpo.cli import main
+from minigrpo.experiments import table1
 from minigrpo.experiments.arms import CONTROLS, PRESETS, gradients_of_arm, shuffled_weights
 from minigrpo.experiments.learning import table as learning_table
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.table1 import ARMS, GROUP_SIZE, MC_GROUP_SIZE, best, monte_carlo_values, table, text, walk
 from minigrpo.experiments.table1_plots import best_figure, sweep_figure
 from minigrpo.optim import global_norm
+from minigrpo.runs import read_records
 from minigrpo.tasks import load_task
 
 COMMITTED = Path(__file__).parents[1] / "results"
@@ -45,6 +49,52 @@ def test_a_failing_job_is_reported_and_what_was_done_is_kept(tmp_path):
     with pytest.raises(ValueError, match="no negative numbers"):
         run_jobs(square, [{"x": 2}, {"x": -1}], title="", processes=1, cache=cache)
     assert run_jobs(square, [{"x": 2}], title="", processes=1, cache=cache) == [4]
+
+
+def short_walk(**job):
+    """Two steps of `walk`, noted in a file.   With INTERRUPT set, jobs in the middle of the list end as if by Ctrl-C."""
+    with open(os.environ["WALKED"], "a") as file:
+        file.write(json.dumps(job) + "\n")
+    if "INTERRUPT" in os.environ and (job["arm"], job["learning_rate"]) == ("placebo", 1e-3):
+        raise KeyboardInterrupt
+    return walk(**job, steps=2)
+
+
+def test_an_interrupted_experiment_goes_on_to_the_same_table(tmp_path, monkeypatch, capsys):
+    """All of table1 by its command.   The cache gets what else can happen: jobs in any order, a last line that is cut short."""
+
+    def reproduce(folder, log):
+        monkeypatch.setenv("WALKED", str(tmp_path / log))
+        options = ["--quick", "--seeds", "2", "--processes", "1", "--out", str(tmp_path / folder)]
+        code = main(["reproduce", "table1", *options])
+        return code, [json.loads(line) for line in (tmp_path / log).read_text().splitlines()]
+
+    def by_value(jobs):
+        return sorted(json.dumps(job, sort_keys=True) for job in jobs)
+
+    monkeypatch.setattr(table1, "walk", short_walk)
+    monkeypatch.setattr(table1, "save", lambda *_: None)  # the table only
+    code, jobs = reproduce("whole", "whole.log")
+    assert code == 0 and len(jobs) == 3 * 5 * 2
+
+    monkeypatch.setenv("INTERRUPT", "")
+    assert reproduce("stopped", "first.log")[0] == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert not (tmp_path / "stopped" / "table1.json").exists()
+    monkeypatch.delenv("INTERRUPT")
+    cache = tmp_path / "stopped" / "table1.cache.jsonl"
+    lines = cache.read_text().splitlines(keepends=True)
+    cache.write_text("".join(reversed(lines))[:-5])
+    kept = [json.loads(record["job"])[2] for record in read_records(cache)]
+    assert 0 < len(kept) < len(jobs) - 1
+
+    code, resumed = reproduce("stopped", "second.log")
+    assert code == 0
+    assert by_value(kept + resumed) == by_value(jobs)  # each once: what was kept is not computed again
+    assert len(read_records(cache)) == len(jobs)
+    first, second = ((tmp_path / folder / "table1.json").read_bytes() for folder in ("whole", "stopped"))
+    assert first == second
+    assert len({row["target_frequency"] for row in json.loads(first)}) > 2
 
 
 def group(seed=0, n_prompts=2):

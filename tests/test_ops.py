@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from minigrpo import PrefixTree, ops, plan
+from minigrpo import PrefixTree, TransformerConfig, ops, plan, segments
 from minigrpo.backend import Backend
+from minigrpo.kv_cache import KVCache
 
 NUMPY = Backend("numpy", np)
 FORKED = PrefixTree.from_groups(  # rows of many lengths, forks at every depth, prompts that share a beginning, a duplicate
@@ -89,16 +90,16 @@ def test_segment_sum_is_add_at(n_rows: int, n_targets: int, backend: Backend) ->
     x, out = normal(n_rows, 2, 3), normal(max(n_targets, 1), 2, 3)
     expected = out.copy()
     np.add.at(expected, target[target >= 0], x[target >= 0])
-    sums = ops.segment_sum_plan(target, backend.to_device)
-    got = backend.to_host(ops.segment_sum(backend.to_device(x), sums, backend.to_device(out.copy())))
+    sums = segments.segment_sum_plan(target, backend.to_device)
+    got = backend.to_host(segments.segment_sum(backend.to_device(x), sums, backend.to_device(out.copy())))
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_segment_sum_leaves_its_input_alone_and_sums_pairwise(backend: Backend) -> None:
     x = np.full((1 << 16, 1), 0.1, dtype=np.float32)
     device_x = backend.to_device(x)
-    sums = ops.segment_sum_plan(np.zeros(len(x), dtype=np.int64), backend.to_device)
-    total = backend.to_host(ops.segment_sum(device_x, sums, backend.xp.zeros((1, 1), dtype="float32")))
+    sums = segments.segment_sum_plan(np.zeros(len(x), dtype=np.int64), backend.to_device)
+    total = backend.to_host(segments.segment_sum(device_x, sums, backend.xp.zeros((1, 1), dtype="float32")))
     assert abs(total[0, 0] / (0.1 * len(x)) - 1) < 1e-6  # adding one after the other is off by 1e-4
     np.testing.assert_array_equal(backend.to_host(device_x), np.full_like(x, 0.1))
 
@@ -110,7 +111,7 @@ def test_embedding(backend: Backend) -> None:
     token = np.array([2, 0, 2, 2, 4])
 
     def run(weight):
-        sums = ops.segment_sum_plan(token, backend.to_device)
+        sums = segments.segment_sum_plan(token, backend.to_device)
         y = ops.embedding(backend.to_device(token), weight)
         return y, lambda dy: {"weight": added(backend, weight, lambda dw: ops.embedding_backward(dy, sums, dw))}
 
@@ -249,16 +250,25 @@ def test_attention_reads_the_path_of_each_node_and_nothing_else(monkeypatch: pyt
             np.testing.assert_allclose(y[number[node]], expected, rtol=1e-12)
 
 
-def test_a_decode_block_attends_from_the_newest_nodes() -> None:
-    paths, lengths = np.array([[0, 1, 5, -1], [0, 3, 2, 6], [4, -1, -1, -1]]), np.array([3, 4, 1])
-    q, k, v = normal(3, 4, 2), normal(7, 2, 2), normal(7, 2, 2, seed=1)
-    for rows in (slice(0, 3), slice(0, 1)):  # of different lengths, and all alike
-        y = np.empty_like(q[rows])
-        width = lengths[rows].max()
-        block = plan.decode_block(paths[rows, :width], lengths[rows], NUMPY, np.dtype(np.float64))
-        ops.attention(q[rows], k, v, block, y)
-        for row in range(len(y)):
-            np.testing.assert_allclose(y[row], attend_alone(q[row], k, v, paths[row, : lengths[row]]), rtol=1e-12)
+@pytest.mark.parametrize("group", [[0, 1, 1, 1], [1, 0, 1], [0], [1, 1]])
+def test_cached_attention_reads_the_prompt_and_the_row_s_own_tokens(group: list[int]) -> None:
+    """Against the definition: rows of two prompts, of 3 and 2 tokens (padded), each with 2 tokens of its own."""
+    prompts, n, keys = [np.array([1, 2, 3]), np.array([4, 5])], len(group), 3 + 2
+    shape = TransformerConfig(vocab_size=6, dim=8, n_layers=1, n_heads=4, n_kv_heads=2)
+    cache = KVCache(shape, prompts, 4, 2, NUMPY, np.dtype(np.float64))
+    k, v = normal(keys, 2, 2), normal(keys, 2, 2, seed=1)
+    cache.attend_in_prompts(0, normal(keys, 4, 2, seed=2), k, v, np.empty((keys, 4, 2)))
+    seen = [[list(range(3)), list(range(3, 5))][g] for g in group]  # nodes that each row sees
+    cache._regroup(np.array(group))
+    for t in range(2):
+        cache.fork(np.arange(n))
+        q, new_k, new_v = normal(n, 4, 2, seed=3 + t), normal(n, 2, 2, seed=5 + t), normal(n, 2, 2, seed=7 + t)
+        y = np.full_like(q, np.nan)
+        cache.attend(0, q, new_k, new_v, y)
+        k, v = np.concatenate([k, new_k]), np.concatenate([v, new_v])
+        seen = [[*nodes, len(k) - n + row] for row, nodes in enumerate(seen)]
+        for row in range(n):
+            np.testing.assert_allclose(y[row], attend_alone(q[row], k, v, np.array(seen[row])), rtol=1e-12)
 
 
 def test_rope_keeps_lengths_and_sees_distances_only() -> None:

@@ -1,0 +1,76 @@
+"""The gradient of an objective over a tree, and other work on its parts (micro-batches), in lanes where that pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from minigrpo.lanes import run_lanes
+from minigrpo.objectives import Coefficients, Objective
+from minigrpo.profiling import Stopwatch
+from minigrpo.transformer import Transformer
+from minigrpo.tree import PrefixTree
+
+Parts = list[tuple[PrefixTree, np.ndarray]]  # what `plan.split_tree` makes of a tree
+
+
+def compute_gradients(
+    model: Transformer,
+    parts: Parts,
+    objective: Objective,
+    coefficients: Coefficients,
+    temperature: float,
+    old: np.ndarray,
+    ref: np.ndarray | None = None,
+    watch: Stopwatch | None = None,
+) -> tuple[float, np.ndarray]:
+    """Forward and backward over all parts of a tree; the gradients are left in model.gradients.   -> loss, logp (N,)"""
+    model.gradients.flat[:] = 0
+    logp_now = np.zeros(len(old))
+    watch = watch or Stopwatch()
+
+    def visit(lane: Transformer, part: PrefixTree, nodes: np.ndarray) -> float:
+        with watch("forward"):
+            logp = lane.forward(part, temperature)
+        part_ref = None if ref is None else ref[nodes]
+        loss, dlogp = objective.evaluate(coefficients.at(nodes, part.scored), logp, old[nodes], part_ref)
+        with watch("backward"):
+            lane.backward(dlogp)
+        logp_now[nodes[part.scored]] = logp[part.scored]
+        return loss
+
+    return sum(visit_parts(model, parts, visit)), logp_now
+
+
+def visit_parts(
+    model: Transformer,
+    parts: Parts,
+    visit: Callable[[Transformer, PrefixTree, np.ndarray], Any],
+) -> list[Any]:
+    """[visit(model, part, nodes)] for all parts, in lanes; what visits add to the gradients of their lane goes to the model's."""
+    models = model.twins(min(model.lanes, len(parts)))
+    found: list[Any] = [None] * len(parts)
+
+    def lane(first: int) -> None:
+        for i in range(first, len(parts), len(models)):
+            found[i] = visit(models[first], *parts[i])
+
+    run_lanes([partial(lane, first) for first in range(len(models))])
+    for twin in models[1:]:
+        model.gradients.flat += twin.gradients.flat
+        twin.gradients.flat[:] = 0
+    return found
+
+
+def log_probabilities(model: Transformer, parts: Parts, temperature: float, n_nodes: int) -> np.ndarray:
+    """log p of every scored node of a tree that was split into parts, 0 elsewhere.   -> (N,)"""
+    logp = np.zeros(n_nodes)
+
+    def visit(lane: Transformer, part: PrefixTree, nodes: np.ndarray) -> None:
+        logp[nodes[part.scored]] = lane.forward(part, temperature, keep=False)[part.scored]
+
+    visit_parts(model, parts, visit)
+    return logp
