@@ -15,11 +15,14 @@ F ffn width, V vocabulary.  Prompts of a batch have the same length here, so not
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minigrpo import Objective, PrefixTree, Rollouts, Transformer, TransformerConfig
 from minigrpo.trainer import compute_gradients
@@ -120,6 +123,7 @@ class PyTorchGRPO:
     parameters: a mapping name -> NumPy array such as `minigrpo.Transformer.parameters` (copied).
     micro_batch: completions that go forward and backward at a time; None for all.
     eos: the token that ends a completion; None for completions of full length.
+    attention: the update's kernel, "fused" (PyTorch's own choice) or "plain" (products and a softmax); either may be faster.
     compile: compile the update's forward and backward (needs a C++ compiler; the first update takes about a minute).
     """
 
@@ -132,6 +136,7 @@ class PyTorchGRPO:
         max_grad_norm: float = 1.0,
         micro_batch: int | None = None,
         eos: int | None = None,
+        attention: str = "fused",
         compile: bool = False,
     ) -> None:
         self.model = Llama(config)
@@ -139,6 +144,7 @@ class PyTorchGRPO:
             for own, names in self.model.named().values():
                 own.copy_(torch.from_numpy(np.concatenate([parameters[name] for name in names])))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
+        self.kernel = {"fused": nullcontext, "plain": partial(sdpa_kernel, SDPBackend.MATH)}[attention]
         self.train_model = torch.compile(self.model) if compile else self.model
         self.max_grad_norm, self.micro_batch, self.eos = max_grad_norm, micro_batch, eos
 
@@ -223,7 +229,8 @@ class PyTorchGRPO:
 
     def log_probabilities(self, tokens: Tensor, prompt_length: int) -> Tensor:
         """log p of every token of the completions.   (B,P+T) -> (B,T)"""
-        logits = self.train_model(tokens[:, :-1], prompt_length - 1)  # (B,T,V): the last token predicts nothing
+        with self.kernel():
+            logits = self.train_model(tokens[:, :-1], prompt_length - 1)  # (B,T,V): the last token predicts nothing
         return torch.log_softmax(logits, -1).gather(-1, tokens[:, prompt_length:, None])[..., 0]
 
     def gradients(self) -> dict[str, np.ndarray]:
@@ -246,13 +253,18 @@ def check(tolerance: float = 1e-4) -> dict[str, float]:
         worst[what] = max(worst.get(what, 0.0), float(difference))
         assert difference <= tolerance, f"{what}: {difference:.2e}"
 
-    for kv_heads, tied, base, eos in ((4, True, 10_000.0, None), (2, False, 500_000.0, 3), (1, True, 10_000.0, None)):
+    for kv_heads, tied, base, eos, kernel in (
+        (4, True, 10_000.0, None, "fused"),
+        (2, False, 500_000.0, 3, "fused"),
+        (2, False, 10_000.0, None, "plain"),
+        (1, True, 10_000.0, 5, "fused"),
+    ):
         config = TransformerConfig(11, 64, 3, 4, kv_heads, 88, max_seq_len=32, rope_base=base, tie_embeddings=tied)
         model, rng = Transformer(config, seed=kv_heads), np.random.default_rng(kv_heads)
         for view in model.parameters.values():  # as initialised, the policy is nearly uniform and hides mistakes
             noise = rng.standard_normal(view.shape)
             view[...] = 1 + 0.3 * noise if view.ndim == 1 else 1.2 * noise / np.sqrt(view.shape[1])
-        peer = PyTorchGRPO(config, model.parameters, micro_batch=7, eos=eos)
+        peer = PyTorchGRPO(config, model.parameters, micro_batch=7, eos=eos, attention=kernel)
         prompts, k, new = rng.integers(config.vocab_size, size=(3, 6)), 5, 9
         width = prompts.shape[1]
 

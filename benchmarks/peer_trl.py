@@ -50,9 +50,11 @@ def make_model(config: TransformerConfig, seed: int = 0) -> LlamaForCausalLM:
         rope_parameters={"rope_type": "default", "rope_theta": config.rope_base},
         tie_word_embeddings=config.tie_embeddings,
         bos_token_id=None,  # the defaults, 1 and 2, are ordinary tokens here
-        eos_token_id=config.vocab_size,  # as the tokenizer's
+        eos_token_id=None,
     )
-    return LlamaForCausalLM(settings).float()
+    model = LlamaForCausalLM(settings).float()
+    model.config.eos_token_id = model.generation_config.eos_token_id = config.vocab_size  # as the tokenizer's
+    return model
 
 
 class Clock(TrainerCallback):

@@ -154,6 +154,12 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("--out", metavar="FILE", help="figure to write, .png or .svg (default: metrics.png in the first folder)")
     plot.add_argument("--key", default="reward", help="what to compare across runs (default: reward)")
 
+    bench = command("bench", "the time of a full step on fixed workloads, next to the floor that matrix products set")
+    bench.add_argument("--workload", nargs="+", default=["W1", "W2", "W3"], metavar="NAME", help="W1, W2, W3 (default: all)")
+    bench.add_argument("--steps", type=int, default=5, help="steps of which the median is taken (default: 5)")
+    bench.add_argument("--backend", default="numpy", help="auto, numpy or cupy (default: numpy)")
+    bench.add_argument("--dtype", default="float32", help="float32 or float64 (default: float32)")
+
     listed = "; ".join(f"{name}: {text}" for name, text in EXPERIMENTS.items())
     reproduce = command("reproduce", f"run an experiment, with data and figures: {listed}")
     reproduce.add_argument("name", metavar="NAME", choices=EXPERIMENTS, help=", ".join(EXPERIMENTS))

@@ -173,6 +173,14 @@ def run_plot(a: argparse.Namespace) -> None:
     print(f"figure: {save(learning_curves(arrays, xlabel='training step', ylabel=a.key, title=''), out)}")
 
 
+def run_bench(a: argparse.Namespace) -> None:
+    """Time full steps."""
+    from minigrpo.bench import measure
+
+    for name in a.workload:
+        print(measure(name, a.steps, a.backend, a.dtype), flush=True)
+
+
 def run_reproduce(a: argparse.Namespace) -> None:
     """An experiment by name."""
     from importlib import import_module

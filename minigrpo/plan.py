@@ -18,6 +18,7 @@ from minigrpo.ops import Array, AttentionBlock
 from minigrpo.segments import SegmentSum, segment_sum_plan
 from minigrpo.tree import PrefixTree
 
+LANE_NODES = 768  # nodes that make a lane worth its overhead
 ONE_BLOCK = 40_000  # below this many (query, key) pairs, padding is cheaper than a second block
 
 
@@ -151,19 +152,22 @@ def _block(
     )
 
 
-def split_tree(tree: PrefixTree, max_nodes: int) -> list[tuple[PrefixTree, np.ndarray]]:
+def split_tree(tree: PrefixTree, max_nodes: int, lanes: int = 1) -> list[tuple[PrefixTree, np.ndarray]]:
     """Micro-batches: parts of about max_nodes nodes, each a run of rows with the context they need.   -> [(part, nodes)]
+
+    With more than one lane, a tree that is worth it is split into smaller parts, an even number of them and of like size.
 
     `nodes` maps a part's nodes to the tree's.  A completion's node is scored in exactly one part, so sums over scored nodes (and
     gradients) of the parts add up to those of the whole.  A single row is never cut.  Raises ValueError if max_nodes < 1.
     """
     if max_nodes < 1:
         raise ValueError(f"max_nodes is {max_nodes}: a part needs at least one node")
-    if tree.n_nodes <= max_nodes:
+    n_parts = max(-(-tree.n_nodes // max_nodes), min(lanes, tree.n_nodes // LANE_NODES))
+    if n_parts < 2:
         return [(tree, np.arange(tree.n_nodes))]
-    n_parts = -(-tree.n_nodes // max_nodes)
-    n_parts += n_parts % 2  # of even number and like size, for lanes
-    max_nodes = -(-tree.n_nodes // n_parts)
+    if lanes > 1:
+        n_parts += n_parts % 2
+        max_nodes = -(-tree.n_nodes // n_parts)
     added = tree.row_end - tree.row_start
     bounds, size = [0], 0
     for row, (shared, new) in enumerate(zip(tree.row_start.tolist(), added.tolist(), strict=True)):

@@ -78,8 +78,9 @@ class TrainSettings:
     @classmethod
     def for_task(cls, task: str, **changes: Any) -> TrainSettings:
         """The defaults, then what the task recommends (its attribute `defaults`), then changes."""
-        recommended = getattr(load_task(task, **changes.get("task_options", {})), "defaults", {})
-        return cls.from_stored({"task": task} | dict(recommended) | changes)
+        recommended = dict(getattr(load_task(task, **changes.get("task_options", {})), "defaults", {}))
+        options = recommended.get("task_options", {}) | changes.get("task_options", {})
+        return cls.from_stored({"task": task} | recommended | changes | {"task_options": options})
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> TrainSettings:

@@ -63,7 +63,7 @@ def grpo_step(
     with watch("score"):
         rewards = check_rewards(task.score(rollouts), tree)
         coefficients = objective.coefficients(rollouts, rewards)  # one number a node: normalised before anything is split
-        parts = split_tree(tree, s.micro_batch_tokens)
+        parts = split_tree(tree, s.micro_batch_tokens, model.lanes)
     ref = None
     if state.reference is not None:
         with watch("update"), watch("forward"), using(model, state.reference):
@@ -128,7 +128,7 @@ def warm_start(model: Transformer, task: Task, rng: np.random.Generator, setting
     for step in _progress(range(s.warm_start_steps), "warm start", progress):
         pairs = task.demonstrations(rng, s.warm_start_batch)
         tree = PrefixTree.from_groups([prompt for prompt, _ in pairs], [[completion] for _, completion in pairs])
-        parts, weight = split_tree(tree, s.micro_batch_tokens), -1.0 / tree.scored.sum()
+        parts, weight = split_tree(tree, s.micro_batch_tokens, model.lanes), -1.0 / tree.scored.sum()
         model.gradients.flat[:] = 0
 
         def visit(lane: Transformer, part: PrefixTree, nodes: np.ndarray, weight: float = weight) -> None:

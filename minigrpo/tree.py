@@ -102,18 +102,16 @@ class PrefixTree:
         # One row a completion: prompt, a marker of its own for every group, completion.  0 pads, so tokens are shifted by one.
         width = int(length.max()) + 1
         column = np.arange(width)
-        symbols = np.zeros((len(group), width), dtype=">u4")  # (B,L+1), big-endian: comparing bytes compares tokens
+        symbols = np.zeros((len(group), width), dtype=np.uint32)  # (B,L+1)
         markers = (MAX_TOKEN + 2 + np.arange(len(prompts), dtype=np.int64))[:, None]
         filled = [piece for g, p in zip(group, parts, strict=True) for piece in (prompt_arrays[g] + 1, markers[g], p + 1)]
         symbols[column <= length[:, None]] = np.concatenate(filled)
-        order = np.argsort(symbols.view(f"V{4 * width}").ravel(), kind="stable")
+        order, same = _sort_rows(symbols, length + 1)
         symbols, prompt_length, length, row_group = symbols[order], prompt_length[order], length[order], group[order]
 
         # How much of each row is shared with the row before it.  The marker is no token: it only keeps groups apart.
         start = np.zeros(len(group), dtype=np.int64)
         if merge:
-            differs = symbols[1:] != symbols[:-1]
-            same = np.where(differs.any(1), differs.argmax(1), length[1:] + 1)
             start[1:] = same - (same > prompt_length[1:])
         column = column[:-1]
         without_marker = column + (column >= prompt_length[:, None])  # (B,L)
@@ -273,12 +271,34 @@ class PrefixTree:
 def lambda_weights(sequences: Sequence[Tokens]) -> list[np.ndarray]:
     """The weights of λ-GRPO for one group: 1/|λ(i,t)| for every token.   k int sequences -> k float64 arrays of their lengths
 
-    |λ(i,t)| is the number of completions that share completion i up to and including token t.  (Paper, section 4.)
-    Raises ValueError as `PrefixTree.from_sequences` does.
+    |λ(i,t)| is the number of completions that share completion i up to and including token t, that is, of those whose common
+    prefix with i is longer than t.  (Paper, section 4.)   Raises ValueError as `PrefixTree.from_sequences` does.
     """
-    tree = PrefixTree.from_sequences(sequences)
-    weights = 1.0 / tree.count[tree._nodes_of_tokens]
-    return np.split(weights, np.cumsum(tree.lengths)[:-1])
+    rows = token_arrays(sequences, lambda i: f"completion {i} of group 0")
+    k, length = len(rows), np.array([len(row) for row in rows], dtype=np.int64)
+    if not k:
+        raise ValueError("group 0 has no completions: a tree needs at least one")
+    symbols = np.zeros((k, int(length.max()) + 1), dtype=np.uint32)
+    for symbol, row in zip(symbols, rows, strict=True):
+        np.add(row, 1, out=symbol[: len(row)], casting="unsafe")
+    order, same = _sort_rows(symbols, length)
+    common = np.full((k, k), symbols.shape[1])  # common prefixes of sorted rows: the least of those of neighbours in between
+    common[:, 1:] = np.where(np.arange(1, k) > np.arange(k)[:, None], same, common[:, 1:])
+    common = np.minimum.accumulate(common, axis=1)
+    common = np.minimum(common, common.T)
+    np.fill_diagonal(common, length[order])
+    common[order] = np.sort(common, axis=1)
+    stretches = np.diff(common, axis=1, prepend=0)  # along a completion its k - j longest common prefixes go on, one less each time
+    weights = np.repeat(np.tile(1 / np.arange(k, 0, -1), k), stretches.ravel())
+    return np.split(weights, np.cumsum(length)[:-1])
+
+
+def _sort_rows(symbols: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lexicographic order of rows of symbols (0 pads), and what each shares with the one before.   (B,L) -> (B,), (B-1,)"""
+    big_endian = symbols.astype(">u4")  # comparing bytes then compares symbols
+    order = np.argsort(big_endian.view(f"V{4 * symbols.shape[1]}").ravel(), kind="stable")
+    differs = symbols[order[1:]] != symbols[order[:-1]]
+    return order, np.where(differs.any(1), differs.argmax(1), length[order[1:]])
 
 
 def token_arrays(sequences: Sequence[Tokens], name: Callable[[int], str]) -> list[np.ndarray]:
@@ -295,5 +315,5 @@ def token_arrays(sequences: Sequence[Tokens], name: Callable[[int], str]) -> lis
         i = next(i for i, array in enumerate(arrays) if array.size and (array.min() < 0 or array.max() > MAX_TOKEN))
         raise ValueError(f"{name(i)} holds a token id outside [0, 2**31): {int(arrays[i].min())} … {int(arrays[i].max())}")
     bounds = np.cumsum([array.size for array in arrays]).tolist()
-    whole = whole.astype(np.int64)
+    whole = whole.astype(np.int64, copy=False)
     return [whole[hi - array.size : hi] for array, hi in zip(arrays, bounds, strict=True)]

@@ -204,7 +204,7 @@ def test_learning_table_counts_steps_to_90_percent_of_the_peak():
     run = [
         {"step": 5 * i, "tokens": 100 * i, "greedy": 0.5, "pass@1": p, "pass@4": 1.0} for i, p in enumerate((0.1, 0.73, 0.8, 0.7))
     ]
-    (row,) = learning_table({("arithmetic", "grpo", 0.0): [run, run]})
+    (row,) = learning_table({("arithmetic", "grpo", 0.0, 1e-4): [run, run]})
     assert (row["steps_to_90"], row["tokens_to_90"], row["peak"], row["pass@1"]) == (5, 100, 0.8, 0.7)
 
 

@@ -44,7 +44,7 @@ def gradients_of_arm(
     micro_batch_tokens: int = 4096,
 ) -> None:
     """Leave the arm's gradient in model.gradients.   ref (N,) for beta > 0.   Raises ValueError for an unknown arm."""
-    parts = split_tree(rollouts.tree, micro_batch_tokens)
+    parts = split_tree(rollouts.tree, micro_batch_tokens, model.lanes)
 
     def gradients(objective: Objective, coefficients: Coefficients | None = None) -> None:
         found = objective.coefficients(rollouts, rewards) if coefficients is None else coefficients

@@ -1,7 +1,8 @@
-"""Learning on a task with text: GRPO, λ-GRPO and the controls on `arithmetic`, with and without a KL term.
+"""Learning on tasks with text: GRPO, λ-GRPO and the controls on `arithmetic` and `countdown`, with and without a KL term.
 
 Every run of a task starts from the same warm-started policy and takes the task's recommended settings; only the gradient differs
-(see `arms.py`).  Held-out accuracy is measured along training: greedy, and pass@k from 4 samples a problem.
+(see `arms.py`).  GRPO and λ-GRPO are also run at other learning rates, since a rate that suits one need not suit the other.
+Held-out accuracy is measured along training: greedy, and pass@k from 4 samples a problem.
 """
 
 from __future__ import annotations
@@ -25,15 +26,26 @@ from minigrpo.sampler import sample
 from minigrpo.tasks import load_task
 from minigrpo.trainer import TrainSettings, load_weights, make_model, make_optimizer, using
 
-TASKS = ("arithmetic",)
-ARMS = [("grpo", 0.0), ("lambda_grpo", 0.0), ("grpo", 0.04), ("lambda_grpo", 0.04), *((arm, 0.0) for arm in CONTROLS)]
+RATES = {"arithmetic": (3e-5, 1e-4, 3e-4), "countdown": (1e-4, 3e-4, 1e-3)}  # in the middle: what the task recommends
+COMPARED = ("grpo", "lambda_grpo")
 EVERY, PROMPTS, SAMPLES = 5, 100, 4
+Curves = dict[tuple[str, str, float, float], list[list[dict[str, float]]]]  # (task, arm, beta, learning rate): one run a seed
 
 
-def learn(task: str, arm: str, beta: float, seed: int, warm: str) -> list[dict[str, float]]:
+def arms(task: str, quick: bool) -> list[tuple[str, str, float, float]]:
+    """(task, arm, beta, learning rate) of all runs (quick: GRPO and λ-GRPO, as recommended, without KL)."""
+    recommended = RATES[task][1]
+    found = [(arm, 0.0, recommended) for arm in COMPARED]
+    if not quick:
+        found += [(arm, 0.04, recommended) for arm in COMPARED] + [(arm, 0.0, recommended) for arm in CONTROLS]
+        found += [(arm, 0.0, rate) for rate in RATES[task] if rate != recommended for arm in COMPARED]
+    return [(task, *arm) for arm in found]
+
+
+def learn(task: str, arm: str, beta: float, learning_rate: float, seed: int, warm: str) -> list[dict[str, float]]:
     """Train from the warm-started weights in `warm`.   -> one dict an evaluation: step, tokens, greedy, pass@1, pass@4"""
-    settings = TrainSettings.for_task(task, seed=seed)
-    problem = load_task(task)
+    settings = TrainSettings.for_task(task, seed=seed, learning_rate=learning_rate)
+    problem = load_task(task, **settings.task_options)
     model = make_model(settings, problem)
     load_weights(model, warm)
     reference = model.parameters.flat.copy()
@@ -59,17 +71,22 @@ def learn(task: str, arm: str, beta: float, seed: int, warm: str) -> list[dict[s
     return history
 
 
-def table(curves: dict[tuple[str, str, float], list[list[dict[str, float]]]]) -> list[dict[str, Any]]:
-    """A row for each (task, arm, beta): accuracy at the end, and steps and sampled tokens to 90 % of a seed's own peak pass@1."""
+def table(curves: Curves) -> list[dict[str, Any]]:
+    """A row for each (task, arm, beta, learning rate), with intervals over seeds.
+
+    Accuracy at the end; steps and sampled tokens to 90 % of a seed's own peak pass@1; `curve`: mean pass@1 at each evaluation.
+    """
     rows = []
-    for (task, arm, beta), runs in curves.items():
-        row: dict[str, Any] = {"task": task, "arm": arm, "beta": beta, "seeds": len(runs)}
+    for (task, arm, beta, rate), runs in curves.items():
+        row: dict[str, Any] = {"task": task, "arm": arm, "beta": beta, "learning_rate": rate, "seeds": len(runs)}
         for name in ("greedy", "pass@1", "pass@4"):
             row |= _interval(name, [run[-1][name] for run in runs])
         reached = [next(point for point in run if point["pass@1"] >= 0.9 * max(p["pass@1"] for p in run)) for run in runs]
         row |= _interval("peak", [max(point["pass@1"] for point in run) for run in runs])
         row |= _interval("steps_to_90", [point["step"] for point in reached])
         row |= _interval("tokens_to_90", [point["tokens"] for point in reached])
+        row["pass@1_of_seed"] = [float(f"{run[-1]['pass@1']:.4g}") for run in runs]
+        row["curve"] = np.mean([[point["pass@1"] for point in run] for run in runs], axis=0).round(4).tolist()
         rows.append(row)
     return rows
 
@@ -80,48 +97,56 @@ def _interval(name: str, values: list[float]) -> dict[str, float]:
     return {key: float(f"{x:.4g}") for key, x in ((name, array.mean()), (f"{name}_low", low), (f"{name}_high", high))}
 
 
-def figure(curves: dict[tuple[str, str, float], list[list[dict[str, float]]]]) -> Figure:
-    """Held-out pass@1 (sampled) along training: a panel for each task and choice of beta; mean and 95 % band over seeds."""
-    tasks = list(dict.fromkeys(task for task, _, _ in curves))
-    panels = [("beta = 0", lambda arm, beta: beta == 0), ("beta = 0.04", lambda arm, beta: beta > 0)]
+def figure(curves: Curves) -> Figure:
+    """Held-out pass@1 (sampled) along training, a row of panels for each task; mean and 95 % band over seeds."""
+    tasks = list(dict.fromkeys(key[0] for key in curves))
     with matplotlib.rc_context(STYLE):
-        drawn = Figure(figsize=(10, 3.4 * len(tasks)), layout="constrained")
-        for line, task in zip(drawn.subplots(len(tasks), 2, squeeze=False, sharey="row"), tasks, strict=True):
-            for ax, (title, chosen) in zip(line, panels, strict=True):
-                for (name, arm, beta), runs in curves.items():
-                    if name != task or not chosen(arm, beta):
-                        continue
+        drawn = Figure(figsize=(13, 3.6 * len(tasks)), layout="constrained")
+        for line, task in zip(drawn.subplots(len(tasks), 3, squeeze=False, sharey="row"), tasks, strict=True):
+            recommended = RATES[task][1]
+            panels = {
+                f"all arms, learning rate {recommended:g}": [k for k in curves if k[2] == 0 and k[3] == recommended],
+                f"with KL, β = 0.04, learning rate {recommended:g}": [k for k in curves if k[2] > 0],
+                "GRPO and λ-GRPO at three rates": [k for k in curves if k[2] == 0 and k[1] in COMPARED],
+            }
+            for ax, (title, chosen) in zip(line, panels.items(), strict=True):
+                by_rate = title.endswith("rates")
+                for key in (key for key in chosen if key[0] == task):
+                    _, arm, _, rate = key
                     colour, dash, marker = LINES[list(TITLES).index(arm)]
-                    values = np.array([[point["pass@1"] for point in run] for run in runs])
-                    steps = [point["step"] for point in runs[0]]
+                    label = TITLES[arm]
+                    if by_rate:
+                        marker, label = "sov"[RATES[task].index(rate)], f"{label}, {rate:g}"
+                    values = np.array([[point["pass@1"] for point in run] for run in curves[key]])
+                    steps = [point["step"] for point in curves[key][0]]
                     low, high = bootstrap_interval(values, np.random.default_rng(0))
                     ax.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
-                    ax.plot(steps, values.mean(0), color=colour, ls=dash, marker=marker, ms=4, label=TITLES[arm])
-                ax.set(title=f"{task}, {title}", xlabel="training step", ylabel="held-out pass@1 (sampled)")
+                    ax.plot(steps, values.mean(0), color=colour, ls=dash, marker=marker, ms=4, label=label)
+                ax.set(title=f"{task}: {title}", xlabel="training step", ylabel="held-out pass@1 (sampled)")
                 ax.legend(fontsize=8)
     return drawn
 
 
 def text(rows: list[dict[str, Any]]) -> str:
     """The table for a terminal."""
-    lines = [f"{'task':12}{'arm':22}{'beta':>5}   {'pass@1 at the end':26}{'steps to 90 % of peak':>22}"]
+    lines = [f"{'task':12}{'arm':22}{'beta':>5}{'rate':>8}   {'pass@1 at the end':26}{'steps to 90 % of peak':>22}"]
     for r in rows:
         end = f"{r['pass@1']:.3f}  [{r['pass@1_low']:.3f}, {r['pass@1_high']:.3f}]"
         steps = f"{r['steps_to_90']:.1f}  [{r['steps_to_90_low']:.1f}, {r['steps_to_90_high']:.1f}]"
-        lines.append(f"{r['task']:12}{r['arm']:22}{r['beta']:>5}   {end:26}{steps:>22}")
+        lines.append(f"{r['task']:12}{r['arm']:22}{r['beta']:>5}{r['learning_rate']:>8g}   {end:26}{steps:>22}")
     return "\n".join(lines)
 
 
 def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None) -> str:
-    """All arms (quick: GRPO and λ-GRPO without KL, 2 seeds)."""
+    """All tasks and arms (quick: GRPO and λ-GRPO on arithmetic, 2 seeds)."""
     seeds = seeds or (2 if quick else 8)
-    tasks, arms = (TASKS[:1], ARMS[:2]) if quick else (TASKS, ARMS)
-    names = ("task", "arm", "beta", "seed")
-    arms_of_tasks = [(task, arm, beta) for task in tasks for arm, beta in arms]
+    tasks = ["arithmetic"] if quick else list(RATES)
+    keys = [key for task in tasks for key in arms(task, quick)]
     warm = {task: warm_policy(TrainSettings.for_task(task, eval_every=0), out / f"warm-{task}") for task in tasks}
-    jobs = [dict(zip(names, (*c, seed), strict=True)) | {"warm": warm[c[0]]} for c in arms_of_tasks for seed in range(seeds)]
+    names = ("task", "arm", "beta", "learning_rate", "seed")
+    jobs = [dict(zip(names, (*key, seed), strict=True)) | {"warm": warm[key[0]]} for key in keys for seed in range(seeds)]
     found = run_jobs(learn, jobs, title="learning", processes=processes, cache=out / "learning.cache.jsonl")
-    curves = {c: found[i * seeds : (i + 1) * seeds] for i, c in enumerate(arms_of_tasks)}
+    curves = {key: found[i * seeds : (i + 1) * seeds] for i, key in enumerate(keys)}
     rows = table(curves)
     (out / "learning.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
     save(figure(curves), out / "learning.png")

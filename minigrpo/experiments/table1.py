@@ -43,7 +43,7 @@ ARMS = (
 SETTINGS = [(n, r_neg) for n in (1, 2, 3) for r_neg in (-1.0, -0.5)]
 SWEEPS = {  # optimiser: settings, learning rates
     "adamw": (SETTINGS, (3e-4, 1e-3, 3e-3, 1e-2)),
-    "sgd": ([s for s in SETTINGS if s[1] == -1.0], (0.1, 0.3, 1.0)),  # Adam hides a gradient's scale; plain SGD does not
+    "sgd": (SETTINGS, (0.1, 0.3, 1.0)),  # Adam hides a gradient's scale; plain SGD does not
 }
 STEPS, LAST, GROUP_SIZE, MC_GROUP_SIZE = 250, 50, 16, 4
 

@@ -1,0 +1,112 @@
+"""W1, W2 and W3: a full GRPO step of minigrpo against PyTorch's, interleaved in one process; and TRL's on W1.
+
+The peers start from the same weights and prompts and do the same amount of work: full-length completions, the same reward, AdamW.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from minigrpo.bench import WORKLOADS, Bench, Workload, unique_share
+from minigrpo.profiling import Stopwatch, peak_rate
+
+
+def compare(name: str, rounds: int, progress: Any = print) -> dict[str, Any]:
+    """Interleaved rounds of one step each.   -> medians in seconds, ratios of each round's pair, distance from the floor"""
+    workload = WORKLOADS[name]
+    ours, peer = Bench(workload), TorchStep(workload)
+    peer.model_from(ours)
+    peer.choose(ours)
+    progress(f"{name}: PyTorch is fastest with micro_batch={peer.peer.micro_batch}, attention={peer.attention}")
+    rows: list[dict[str, float]] = []
+    for i in range(rounds + 1):
+        peak = peak_rate(ours.model.backend, repeats=3)
+        watch = Stopwatch()
+        rollouts = ours.step(watch)
+        spent = watch.phases()
+        sampled, updated = peer.step(ours)
+        if i == 0:
+            continue  # warms up
+        update = spent["score"] + spent["forward"] + spent["backward"] + spent["optimizer"]
+        rows.append(
+            {
+                "minigrpo sample": spent["sample"],
+                "minigrpo update": update,
+                "minigrpo step": spent["sample"] + update,
+                "torch sample": sampled,
+                "torch update": updated,
+                "torch step": sampled + updated,
+                "torch / minigrpo": (sampled + updated) / (spent["sample"] + update),
+                "peak GFLOP/s": peak / 1e9,
+                "GFLOP": sum(watch.flops.values()) / 1e9,
+                "update GFLOP": (watch.flops["forward"] + watch.flops["backward"]) / 1e9,
+                "distinct share": unique_share(rollouts),
+                "score": spent["score"],
+            }
+        )
+        progress(f"  round {i}: minigrpo {rows[-1]['minigrpo step']:.3f} s, PyTorch {rows[-1]['torch step']:.3f} s")
+    found: dict[str, Any] = {key: float(np.median([row[key] for row in rows])) for key in rows[0]}
+    peak = max(row["peak GFLOP/s"] for row in rows)
+    found |= {"peak GFLOP/s": peak, "rounds": rounds, "torch micro_batch": peer.peer.micro_batch, "torch attention": peer.attention}
+    found["step / floor"] = found["minigrpo step"] / (found["GFLOP"] / peak)
+    found["update / floor"] = found["minigrpo update"] / (found["update GFLOP"] / peak)
+    ratios = [row["torch / minigrpo"] for row in rows]
+    found["ratio lowest"], found["ratio highest"] = min(ratios), max(ratios)
+    return found
+
+
+class TorchStep:
+    """The PyTorch peer on a workload."""
+
+    def __init__(self, workload: Workload) -> None:
+        self.workload = workload
+        self.attention = "fused"
+
+    def model_from(self, ours: Bench) -> None:
+        """Take over weights; again, if the attention is changed."""
+        from benchmarks.peer_pytorch import PyTorchGRPO
+
+        parameters, rate = ours.model.parameters, ours.learning_rate
+        self.peer = PyTorchGRPO(self.workload.config, parameters, learning_rate=rate, attention=self.attention)
+
+    def choose(self, ours: Bench) -> None:
+        """Find the micro-batch and the attention kernel with which the peer is fastest."""
+        tried = {}
+        for attention in ("fused", "plain"):
+            self.attention = attention
+            self.model_from(ours)
+            for micro_batch in (None, 64, 32):
+                self.peer.micro_batch = micro_batch
+                tried[attention, micro_batch] = min(sum(self.step(ours)) for _ in range(2))
+        self.attention, micro_batch = min(tried, key=tried.get)
+        self.model_from(ours)
+        self.peer.micro_batch = micro_batch
+
+    def step(self, ours: Bench) -> tuple[float, float]:
+        """-> seconds of sampling, of scoring and updating"""
+        import torch
+
+        w = self.workload
+        started = time.perf_counter()
+        tokens = self.peer.sample(np.array(ours.prompts), w.group_size, w.new_tokens)
+        sampled = time.perf_counter()
+        rewards = (tokens[:, w.prompt_length :] % 2 == 0).to(torch.float32).mean(1).view(w.n_prompts, w.group_size)
+        self.peer.update(tokens, rewards, w.prompt_length)
+        return sampled - started, time.perf_counter() - sampled
+
+
+def text(name: str, found: dict[str, Any]) -> str:
+    """A Markdown row."""
+    f = found
+    times = f"{f['minigrpo sample']:.3f} + {f['minigrpo update']:.3f} | {f['torch sample']:.3f} + {f['torch update']:.3f}"
+    ratio = f"{f['torch / minigrpo']:.2f} ({f['ratio lowest']:.2f} … {f['ratio highest']:.2f})"
+    return f"| {name} | {f['distinct share']:.2f} | {times} | **{ratio}** | {f['step / floor']:.2f} | {f['update / floor']:.2f} |"
+
+
+HEADER = (
+    "| workload | distinct / all tokens | minigrpo: sample + update, s | PyTorch: sample + update, s | PyTorch / minigrpo (range) "
+    "| step / floor | update / floor |\n|---|---|---|---|---|---|---|"
+)
