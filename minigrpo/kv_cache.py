@@ -7,7 +7,8 @@ the row.  Queries of the rows of one prompt read the prompt's keys together, as 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -71,7 +72,7 @@ class KVCache:
     room for max_rows rows of up to max_new tokens.
 
     prompt_keys, prompt_values   for each layer (G,K,P,E), padded to the longest prompt; filled by `attend_in_prompts`
-    own                          (L,2,max_rows,K,max_new,E) keys and values of the new tokens; rows 0 … R-1 are live
+    own                          (L,2,max_rows,K,max_new,E) keys and values of new tokens, made by the first fork; rows 0 … R-1 live
     group                        (R,) the prompt of each live row (host)
     """
 
@@ -80,12 +81,20 @@ class KVCache:
     ) -> None:
         self.backend, self.dtype = backend, dtype
         self.prompts = plan_prompts(prompts, backend, dtype)
-        shape = (config.n_layers, 2, max_rows, config.n_kv_heads, max_new, config.head_dim)
-        self.own = backend.xp.empty(shape, dtype=dtype)
+        self._room = config.n_layers, 2, max_rows, config.n_kv_heads, max_new, config.head_dim
         self.prompt_keys: list[Array] = []
         self.prompt_values: list[Array] = []
         self.length = 0  # new tokens of each live row
         self._regroup(np.arange(len(prompts)))
+
+    def part(self, some: slice, max_rows: int) -> KVCache:
+        """A cache for some of the prompts, with their keys and values; before the first fork."""
+        other, mask = copy(self), self.prompts.mask
+        other.prompts = replace(self.prompts, length=self.prompts.length[some], mask=None if mask is None else mask[some])
+        other.prompt_keys, other.prompt_values = ([x[some] for x in kept] for kept in (self.prompt_keys, self.prompt_values))
+        other._room = (*self._room[:2], max_rows, *self._room[3:])
+        other._regroup(np.arange(len(other.prompts.length)))
+        return other
 
     def attend_in_prompts(self, layer: int, q: Array, k: Array, v: Array, y: Array) -> None:
         """Attention among the prompts' nodes, whose keys and values are kept.   q, k, v, y as in `ops.attention`"""
@@ -107,6 +116,8 @@ class KVCache:
         -> (R',) the new rows' places, (R',) position of the new token by place.  The first child of a row stays in its place if
         that place is still used; the others take the places that become free.
         """
+        if self.length == 0:
+            self.own = self.backend.xp.empty(self._room, dtype=self.dtype)
         n = len(parent)
         stays = np.append(True, parent[1:] != parent[:-1]) & (parent < n)
         place = parent.copy()

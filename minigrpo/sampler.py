@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from minigrpo.ops import Array
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree, Tokens, token_arrays
 
-LANE_WORK = 16_384  # completions × width that make a lane of sampling worth its overhead
+LANE_WORK = 14_000  # distinct prefixes × width that make a lane of sampling worth its overhead
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +77,15 @@ def sample(
     logp = np.zeros((batch, max_new_tokens))
     entropy = np.zeros((batch, max_new_tokens))
 
-    def complete(some: range) -> None:
-        rows = slice(some.start * group_size, some.stop * group_size)
-        out = tokens[rows], logp[rows], entropy[rows]
-        _complete(model, prompts[some.start : some.stop], uniform[rows], eos, temperature, *out)
+    cache = KVCache(model.config, prompts, batch, max_new_tokens, model.backend, model.dtype)
+    logits = model.extend(cache.attend_in_prompts, cache.prompts.token, cache.prompts.position, cache.prompts.ends)  # (G,V)
 
-    run_lanes([partial(complete, some) for some in _divide(model, len(prompts), group_size)])
+    def complete(some: slice) -> None:
+        rows = slice(some.start * group_size, some.stop * group_size)
+        part, out = cache.part(some, rows.stop - rows.start), (tokens[rows], logp[rows], entropy[rows])
+        _complete(model, part, logits[some], uniform[rows], eos, temperature, *out)
+
+    run_lanes([partial(complete, some) for some in _divide(model, logits, uniform[:, 0], temperature)])
     length = (tokens >= 0).sum(1)
     ended = tokens[np.arange(batch), length - 1] == eos if eos is not None else np.ones(batch, dtype=bool)
     parts = [tokens[i, :n] for i, n in enumerate(length.tolist())]
@@ -103,17 +105,22 @@ def sample(
     )
 
 
-def _divide(model: Transformer, n_prompts: int, group_size: int) -> list[range]:
-    """Prompts that are sampled side by side, if there is enough to do."""
-    work = n_prompts * group_size * model.config.dim
-    n = min(model.lanes, n_prompts, max(work // LANE_WORK, 1))
-    bounds = [n_prompts * i // n for i in range(n + 1)]
-    return [range(lo, hi) for lo, hi in pairwise(bounds)]
+def _divide(model: Transformer, logits: Array, uniform: np.ndarray, temperature: float) -> list[slice]:
+    """Prompts that are sampled side by side, if there is enough to do: the first tokens tell how much completions agree."""
+    n_prompts, vocab_size = logits.shape
+    if min(model.lanes, n_prompts) == 1:
+        return [slice(0, n_prompts)]
+    group = np.repeat(np.arange(n_prompts), len(uniform) // n_prompts)
+    first, _, _ = _draw(model, logits.copy(), group, uniform, temperature)
+    n_rows = len(np.unique(group * vocab_size + first))
+    n = min(model.lanes, n_prompts, max(n_rows * model.config.dim // LANE_WORK, 1))
+    return [slice(n_prompts * i // n, n_prompts * (i + 1) // n) for i in range(n)]
 
 
 def _complete(
     model: Transformer,
-    prompts: list[np.ndarray],
+    cache: KVCache,
+    logits: Array,
     uniform: np.ndarray,
     eos: int | None,
     temperature: float,
@@ -121,13 +128,14 @@ def _complete(
     logp: np.ndarray,
     entropy: np.ndarray,
 ) -> None:
-    """Write the tokens of all completions, their log-probabilities and entropies.   uniform, tokens, logp, entropy (B,T)"""
+    """Write the tokens of all completions, their log-probabilities and entropies.   uniform, tokens, logp, entropy (B,T)
+
+    logits (G,V): after each prompt of the cache.
+    """
     batch, limit = tokens.shape
     vocab_size = model.config.vocab_size
     # A live row is a distinct prefix that somebody still continues.  At first: one a prompt, however many share it.
-    cache = KVCache(model.config, prompts, batch, limit, model.backend, model.dtype)
-    logits = model.extend(cache.attend_in_prompts, cache.prompts.token, cache.prompts.position, cache.prompts.ends)  # (G,V)
-    row = np.repeat(np.arange(len(prompts)), batch // len(prompts))  # (B,) the row each completion stands on
+    row = np.repeat(np.arange(len(logits)), batch // len(logits))  # (B,) the row each completion stands on
     live = np.arange(batch)  # completions that have not ended
     for step in range(limit):
         drawn, drawn_logp, drawn_entropy = _draw(model, logits, row[live], uniform[live, step], temperature)
