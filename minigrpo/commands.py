@@ -39,6 +39,7 @@ def run_train(a: argparse.Namespace) -> None:
         if a.out and Path(a.out) != Path(a.resume):
             raise ValueError("--resume goes on in its own folder: leave out --out")
         stored = read_settings(a.resume)
+        given |= {name: stored.get(name, {}) | value for name, value in given.items() if isinstance(value, dict)}
         changed = [name for name, value in given.items() if stored.get(name) != value]
         if changed:
             was = ", ".join(f"{name} was {stored.get(name)!r}, not {given[name]!r}" for name in changed)

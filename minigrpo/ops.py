@@ -142,7 +142,7 @@ def attention(q: Array, k: Array, v: Array, block: AttentionBlock, y: Array) -> 
     k_prefix, v_prefix = (x[block.prefix].transpose(0, 2, 1, 3)[:, :, None] for x in (k, v))  # (F,K,1,P,E)
     together = (*q.shape[:3], rows * n_queries)  # all rows of a fork read its prefix in one product
     p = xp.empty((*q.shape[:5], n_prefix + n_queries), dtype=q.dtype)  # (F,K,H/K,R,Q,P+Q)
-    p[..., n_prefix:] = q @ k_own.swapaxes(-1, -2)
+    xp.matmul(q, k_own.swapaxes(-1, -2), out=p[..., n_prefix:])
     p[..., n_prefix:] += block.causal
     if n_prefix:
         p[..., :n_prefix] = (q.reshape(*together, width) @ k_prefix.swapaxes(-1, -2)).reshape(*q.shape[:5], n_prefix)
@@ -236,7 +236,7 @@ def attention_to_cache(q: Array, prompt_k: Array, prompt_v: Array, own_k: Array,
     to_prompt[...] = by_row(by_prompt(q) @ prompt_k.swapaxes(-1, -2))
     if rows.mask is not None:
         to_prompt += rows.mask
-    to_own[...] = q @ own_k.swapaxes(-1, -2)
+    xp.matmul(q, own_k.swapaxes(-1, -2), out=to_own)
     p -= p.max(-1, keepdims=True)
     xp.exp(p, out=p)
     p /= p.sum(-1, keepdims=True)

@@ -165,16 +165,19 @@ def split_tree(tree: PrefixTree, max_nodes: int, lanes: int = 1) -> list[tuple[P
     n_parts = max(-(-tree.n_nodes // max_nodes), min(lanes, tree.n_nodes // LANE_NODES))
     if n_parts < 2:
         return [(tree, np.arange(tree.n_nodes))]
+    added = tree.row_end - tree.row_start
+    first = np.append(0, np.cumsum(added))  # the first node that a row adds
+    bounds, size = [0], 0
     if lanes > 1:
         n_parts += n_parts % 2
-        max_nodes = -(-tree.n_nodes // n_parts)
-    added = tree.row_end - tree.row_start
-    bounds, size = [0], 0
-    for row, (shared, new) in enumerate(zip(tree.row_start.tolist(), added.tolist(), strict=True)):
-        if size and new and size + new > max_nodes:
-            bounds, size = [*bounds, row], 0
-        size = size + new if size else shared + new
-    first = np.append(0, np.cumsum(added))  # the first node that a row adds
+        cuts = first[np.searchsorted(first[:-1], tree.n_nodes * np.arange(1, n_parts) // n_parts)]
+        cuts = np.unique(cuts[cuts < tree.n_nodes])
+        bounds += (np.searchsorted(first[:-1], cuts, side="right") - 1).tolist()  # rows that add something
+    else:
+        for row, (shared, new) in enumerate(zip(tree.row_start.tolist(), added.tolist(), strict=True)):
+            if size and new and size + new > max_nodes:
+                bounds, size = [*bounds, row], 0
+            size = size + new if size else shared + new
     return [_part(tree, lo, hi, first) for lo, hi in zip(bounds, [*bounds[1:], len(tree.rows)], strict=True)]
 
 

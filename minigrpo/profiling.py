@@ -7,6 +7,7 @@ take if nothing but the products cost time and each ran at full speed.  Operatio
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -27,12 +28,14 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.flops: dict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        self.seconds[phase] += time.perf_counter() - started
+        with self._lock:
+            self.seconds[phase] += time.perf_counter() - started
 
     def add_flops(self, passes: Mapping[str, float], flops: float) -> None:
         """Note that each phase made so many passes of this many floating-point operations."""

@@ -165,6 +165,15 @@ def test_settings_that_cannot_work(changes, message):
         TrainSettings(**changes)
 
 
+def test_what_a_task_recommends_gives_way_to_what_is_asked_for():
+    recommended = load_task("countdown").defaults
+    settings = TrainSettings.for_task("countdown")
+    assert {name: getattr(settings, name) for name in recommended} == recommended
+    asked = TrainSettings.for_task("countdown", task_options={"n_numbers": 2}, steps=5)
+    assert (asked.task_options, asked.steps, asked.dim) == ({"p_right": 0.3, "n_numbers": 2}, 5, recommended["dim"])
+    assert TrainSettings.for_task("countdown", task_options={"p_right": 1.0}).task_options == {"p_right": 1.0}
+
+
 def test_a_model_has_room_for_the_longest_prompts_of_its_task():
     class Long(type(load_task("arithmetic"))):
         def prompts(self, rng, n, split="train"):

@@ -8,7 +8,7 @@ from helpers import random_group
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from minigrpo import PrefixTree, lambda_weights, step_rewards
+from minigrpo import PrefixTree, lambda_weights, plan, step_rewards
 from minigrpo.plan import split_tree
 
 ALPHABET = [0, 1, 256, 2**31 - 1, 2**31 - 2, 65_536]
@@ -260,6 +260,22 @@ def test_split_scores_each_node_once_and_keeps_its_context(max_nodes):
         assert scored.tolist() == tree.scored.astype(int).tolist()
     with pytest.raises(ValueError, match="at least one node"):
         split_tree(tree, 0)
+
+
+@pytest.mark.parametrize("lanes", [2, 4])
+@pytest.mark.parametrize("max_nodes", [20, 60, 10_000])
+def test_split_for_lanes_is_even(max_nodes, lanes, monkeypatch):
+    monkeypatch.setattr(plan, "LANE_NODES", 30)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        tree = PrefixTree.from_groups([[1, 2], [1], [1, 2]], [random_group(rng, 20, length=6) for _ in range(3)])
+        parts = split_tree(tree, max_nodes, lanes)
+        wanted = max(-(-tree.n_nodes // max_nodes), min(lanes, tree.n_nodes // 30))
+        assert len(parts) == wanted + wanted % 2
+        assert max(part.n_nodes for part, _ in parts) < tree.n_nodes / len(parts) + 2 * tree.row_end.max()
+        scored = np.concatenate([nodes[part.scored] for part, nodes in parts])
+        assert sorted(scored.tolist()) == np.flatnonzero(tree.scored).tolist()
+        assert all((part.row_end > part.row_start).any() for part, _ in parts)
 
 
 def test_split_makes_no_part_for_a_copy():

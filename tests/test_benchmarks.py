@@ -1,0 +1,48 @@
+"""What the benchmarks do their measuring on; no time is tested."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import tiny_model
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks import curves, tree_building
+from minigrpo import lambda_weights
+from minigrpo.bench import Bench, Workload
+
+
+@pytest.mark.parametrize(("k", "n"), [(1, 5), (6, 40), (20, 30)])
+def test_weights_by_definition(k, n):
+    group = tree_building.group(k, n, seed=k)
+    expected = [[1 / sum((other[: t + 1] == row[: t + 1]).all() for other in group) for t in range(n)] for row in group]
+    for found in (tree_building.by_definition(group), lambda_weights(group)):
+        np.testing.assert_array_equal(found, expected)
+    if k > 1:
+        assert min(map(min, expected)) < 1  # something is shared
+
+
+def test_slopes():
+    x = [1.0, 2.0, 4.0]
+    assert curves.slope(x, [3 * value**0.9 for value in x]) == pytest.approx(0.9)
+    rows = [{"tokens": value, "minigrpo": value**1.1} for value in x]
+    assert tree_building.slope(rows) == pytest.approx(1.1)
+
+
+def test_forced_completions_share_what_they_should():
+    bench = Bench(Workload(tiny_model(vocab_size=50).config, n_prompts=2, prompt_length=3, group_size=4, new_tokens=20))
+    for shared in (0.0, 0.5, 0.95):
+        tree = curves.forced(bench, shared).tree
+        count = tree.on_tokens(tree.count)
+        assert (count[:, : round(20 * shared)] == 4).all()
+        assert tree.scored.sum() <= 2 * (20 * shared + 4 * 20 * (1 - shared)) + 1e-9
+        assert tree.scored.sum() > 1.8 * (20 * shared + 4 * 20 * (1 - shared))
+
+
+def test_the_figure_of_the_curves(tmp_path):
+    grown = {name: [{"value": x, "seconds": 0.1 * x, "nodes": 1} for x in (1, 2)] for name in curves.workloads()}
+    shared = [{"shared": s, "nodes": 100 * (1 - s), "seconds": 1 - s} for s in (0.0, 0.5)]
+    trees = [{"tokens": t, "minigrpo": 1e-6 * t, "by definition": 1e-5 * t} for t in (10, 100)]
+    curves.figure(grown, shared, trees, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,146 @@
+"""Parts of a batch side by side: the same numbers as one after the other, and the same bits on any number of cores."""
+
+import threading
+
+import numpy as np
+import pytest
+from helpers import relative, tiny_model
+
+from minigrpo import Objective, lanes, plan, sample, sampler
+from minigrpo import transformer as transformer_module
+from minigrpo.backend import Backend
+from minigrpo.gradients import compute_gradients, log_probabilities
+from minigrpo.lanes import run_lanes
+from minigrpo.plan import split_tree
+
+PROMPTS = [[1], [2, 3, 1], [2, 3], [4, 4, 4, 4]]
+
+
+class Blas:
+    """A stand-in for what threadpoolctl finds: so many threads, and a record of limits."""
+
+    def __init__(self, n_threads):
+        self.n_threads, self.limits = n_threads, []
+
+    def info(self):
+        return [{"num_threads": self.n_threads}]
+
+    def limit(self, limits):
+        self.limits.append(limits)
+        return threading.Lock()  # anything that can be entered and left
+
+
+@pytest.fixture(params=[1, 2, 4])
+def n_threads(request, monkeypatch):
+    """Lanes in so many threads."""
+    blas = Blas(request.param)
+    monkeypatch.setattr(lanes, "_blas", lambda: blas)
+    return request.param
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Divide the smallest work."""
+    monkeypatch.setattr(plan, "LANE_NODES", 8)
+    monkeypatch.setattr(sampler, "LANE_WORK", 32)
+
+
+def test_results_come_in_order_from_as_many_threads_as_blas_has(n_threads):
+    used, barrier = set(), threading.Barrier(n_threads, timeout=10)
+
+    def job(i):
+        if n_threads > 1:
+            barrier.wait()  # passes only if so many jobs run at the same time
+        used.add(threading.get_ident())
+        return i
+
+    jobs = [lambda i=i: job(i) for i in range(4)]
+    assert run_lanes(jobs) == [0, 1, 2, 3]
+    assert len(used) <= n_threads
+    assert lanes._blas().limits == [1]  # one BLAS thread in each
+
+
+def test_one_job_leaves_blas_alone(monkeypatch):
+    monkeypatch.setattr(lanes, "_blas", lambda: None)
+    assert run_lanes([lambda: 7]) == [7]
+
+
+def test_an_exception_is_raised_here(n_threads):
+    def fail():
+        raise FloatingPointError("too far")
+
+    with pytest.raises(FloatingPointError, match="too far"):
+        run_lanes([lambda: 0, fail])
+
+
+def test_what_numpy_shall_ignore_is_ignored_in_lanes_too(n_threads):
+    with np.errstate(over="ignore"):
+        assert all(np.isinf(x) for x in run_lanes([lambda: np.exp(np.float64(1000))] * 2))  # a warning would fail the test
+
+
+def gradients(model, rollouts, rewards, lanes_of_model):
+    objective = Objective.preset("lambda_grpo", beta=0.1)
+    parts = split_tree(rollouts.tree, 4096, lanes_of_model)
+    ref = log_probabilities(model, parts, 1.0, rollouts.tree.n_nodes) - 0.1
+    found = objective.coefficients(rollouts, rewards)
+    loss, logp = compute_gradients(model, parts, objective, found, 1.0, rollouts.logp, ref)
+    return len(parts), loss, logp, model.gradients.flat.copy()
+
+
+def test_gradients_of_lanes_are_those_of_the_whole(eager, n_threads):
+    model = tiny_model()
+    rollouts = sample(model, PROMPTS, 8, np.random.default_rng(1), max_new_tokens=9, eos=0)
+    rewards = np.random.default_rng(2).standard_normal(len(rollouts.tree.paths))
+    one, *whole = gradients(model, rollouts, rewards, 1)
+    many, *divided = gradients(model, rollouts, rewards, 4)
+    again = gradients(model, rollouts, rewards, 4)[1:]
+    assert (one, many) == (1, 4)
+    for got, expected, repeated in zip(divided, whole, again, strict=True):
+        assert relative(got, expected) < 1e-12
+        np.testing.assert_array_equal(got, repeated)
+    assert len(model.twins(4)) == 4
+    assert all(twin.parameters is model.parameters for twin in model.twins(4))
+
+
+def test_the_number_of_threads_changes_no_bit(eager, monkeypatch):
+    found = []
+    for n in (1, 2, 4):
+        blas = Blas(n)
+        monkeypatch.setattr(lanes, "_blas", lambda blas=blas: blas)
+        model = tiny_model(dtype="float32")
+        rollouts = sample(model, PROMPTS, 8, np.random.default_rng(1), max_new_tokens=9, eos=0)
+        rewards = np.random.default_rng(2).standard_normal(len(rollouts.tree.paths))
+        found.append((rollouts.tree.token, rollouts.logp, *gradients(model, rollouts, rewards, 4)))
+        assert len(blas.limits) == 3  # sampling, the reference, the gradient: each was divided
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 1.3])
+@pytest.mark.parametrize("eos", [None, 0])
+def test_sampling_in_lanes_draws_the_same(eager, n_threads, temperature, eos, monkeypatch):
+    def draw():
+        limits = {"max_new_tokens": 9, "eos": eos, "temperature": temperature}
+        return sample(tiny_model(), PROMPTS, 8, np.random.default_rng(1), **limits)
+
+    divided = draw()
+    assert lanes._blas().limits == [1]
+    monkeypatch.setattr(sampler, "LANE_WORK", 10**9)
+    whole = draw()
+    np.testing.assert_array_equal(divided.tree.paths, whole.tree.paths)
+    np.testing.assert_array_equal(divided.tree.token, whole.tree.token)
+    np.testing.assert_allclose(divided.logp, whole.logp, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(divided.truncated, whole.truncated)
+
+
+def test_large_models_and_gpus_are_not_divided(monkeypatch):
+    model = tiny_model()
+    assert model.lanes == lanes.LANES
+    model.backend = Backend("cupy", np)
+    assert model.lanes == 1
+    model.backend = Backend("numpy", np)
+    monkeypatch.setattr(transformer_module, "MAX_LANE_PARAMETERS", model.parameters.flat.size - 1)
+    assert model.lanes == 1
+    rollouts = sample(model, PROMPTS, 8, np.random.default_rng(1), max_new_tokens=9)
+    assert len(split_tree(rollouts.tree, 4096, model.lanes)) == 1
