@@ -12,6 +12,9 @@ import numpy as np
 
 from minigrpo.bench import WORKLOADS, Bench, Workload, unique_share
 from minigrpo.profiling import Stopwatch, peak_rate
+from minigrpo.tree import PrefixTree
+
+PAUSE = 0.5  # seconds: the threads of a BLAS go on spinning for a while, and would disturb whoever comes next
 
 
 def compare(name: str, rounds: int, progress: Any = print) -> dict[str, Any]:
@@ -23,10 +26,15 @@ def compare(name: str, rounds: int, progress: Any = print) -> dict[str, Any]:
     progress(f"{name}: PyTorch is fastest with micro_batch={peer.peer.micro_batch}, attention={peer.attention}")
     rows: list[dict[str, float]] = []
     for i in range(rounds + 1):
+        time.sleep(PAUSE)
         peak = peak_rate(ours.model.backend, repeats=3)
         watch = Stopwatch()
         rollouts = ours.step(watch)
         spent = watch.phases()
+        started = time.perf_counter()
+        PrefixTree.from_groups(rollouts.prompts, rollouts.completions)
+        tree = time.perf_counter() - started  # is a part of sampling
+        time.sleep(PAUSE)
         sampled, updated = peer.step(ours)
         if i == 0:
             continue  # warms up
@@ -44,7 +52,7 @@ def compare(name: str, rounds: int, progress: Any = print) -> dict[str, Any]:
                 "GFLOP": sum(watch.flops.values()) / 1e9,
                 "update GFLOP": (watch.flops["forward"] + watch.flops["backward"]) / 1e9,
                 "distinct share": unique_share(rollouts),
-                "score": spent["score"],
+                "tree and weights": (tree + spent["score"]) / (spent["sample"] + update),
             }
         )
         progress(f"  round {i}: minigrpo {rows[-1]['minigrpo step']:.3f} s, PyTorch {rows[-1]['torch step']:.3f} s")

@@ -89,6 +89,8 @@ class KVCache:
 
     def part(self, some: slice, max_rows: int) -> KVCache:
         """A cache for some of the prompts, with their keys and values; before the first fork."""
+        if some == slice(0, len(self.group)):
+            return self
         other, mask = copy(self), self.prompts.mask
         other.prompts = replace(self.prompts, length=self.prompts.length[some], mask=None if mask is None else mask[some])
         other.prompt_keys, other.prompt_values = ([x[some] for x in kept] for kept in (self.prompt_keys, self.prompt_values))

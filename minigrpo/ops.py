@@ -56,7 +56,7 @@ def linear_backward(dy: Array, cache: Cache, dweight: Array) -> Array:
 def rmsnorm(x: Array, weight: Array, eps: float) -> tuple[Array, Cache]:
     """y = x / rms(x) · weight, with rms over the last axis.   x (N,D), weight (D,) -> y (N,D)"""
     xp = array_module(x)
-    inv_rms = 1 / xp.sqrt(_dot(x, x) / x.shape[-1] + eps)  # (N,1)
+    inv_rms = 1 / xp.sqrt(_dot(xp, x, x) / x.shape[-1] + eps)  # (N,1)
     unit = x * inv_rms  # (N,D)
     return unit * weight, (unit, inv_rms, weight)
 
@@ -66,12 +66,12 @@ def rmsnorm_backward(dy: Array, cache: Cache, dweight: Array) -> Array:
     unit, inv_rms, weight = cache
     dweight += (dy * unit).sum(0)
     dunit = dy * weight  # (N,D)
-    return inv_rms * (dunit - unit * (_dot(dunit, unit) / unit.shape[-1]))
+    return inv_rms * (dunit - unit * (_dot(array_module(dy), dunit, unit) / unit.shape[-1]))
 
 
-def _dot(a: Array, b: Array) -> Array:
+def _dot(xp: Any, a: Array, b: Array) -> Array:
     """Row by row, without a temporary.   (N,D), (N,D) -> (N,1)"""
-    return array_module(a).einsum("nd,nd->n", a, b)[:, None]
+    return xp.einsum("nd,nd->n", a, b)[:, None]
 
 
 # -- rotary positions ----------------------------------------------------------------------------------------------------

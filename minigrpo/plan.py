@@ -99,7 +99,9 @@ def plan_attention(tree: PrefixTree, backend: Backend, dtype: np.dtype, differen
         return ()
     n_queries, n_prefix = (end - start)[rows], start[rows]
     before = np.where(n_prefix > 0, tree.rows[rows, n_prefix - 1], -1)  # the node that a row forks from
-    _, fork, n_rows = np.unique(before, return_inverse=True, return_counts=True)
+    at = np.flatnonzero(np.bincount(before + 1)) - 1  # the distinct ones
+    fork = np.searchsorted(at, before)
+    n_rows = np.bincount(fork)
     if len(n_rows) * n_rows.max() * n_queries.max() * (n_prefix.max() + n_queries.max()) <= ONE_BLOCK:
         return (_block(tree, rows, fork, end, number, backend, dtype, differentiable),)
     length_class = _log2(n_queries)

@@ -33,7 +33,7 @@ class TrainSettings:
     schedule: str = "constant"  # or cosine
     weight_decay: float = 0.0
     max_grad_norm: float | None = 1.0
-    micro_batch_tokens: int = 4096  # tree nodes that go through the model at a time; any value gives the same gradient
+    micro_batch_tokens: int = 2048  # tree nodes that go through the model at a time; any value gives the same gradient
     dim: int = 32
     n_layers: int = 2
     n_heads: int = 2

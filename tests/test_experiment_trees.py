@@ -1,7 +1,6 @@
 """The measurements of section 3.2 along training: against their definitions, reproducible, and started from one policy."""
 
 import json
-import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -128,7 +127,6 @@ def test_committed_table_fits_the_code_and_itself():
         assert (counts / np.arange(1, r["k"] + 1)).sum() == pytest.approx(r["distinct_share"], abs=3e-5)
 
 
-@pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="the warm start takes 20 s: set SLOW_TESTS=1")
 def test_committed_table_can_be_regenerated(tmp_path):
     """The policy of `arithmetic` before GRPO, all seeds.   What rounding does in 500 steps of AdamW stays within the intervals."""
     s = settings_of("arithmetic")

@@ -9,6 +9,8 @@ All without clipping (one update a batch, so it would not act).  `dr_grpo` and `
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from minigrpo.objectives import Coefficients, Objective, advantages
@@ -50,13 +52,10 @@ def gradients_of_arm(
         found = objective.coefficients(rollouts, rewards) if coefficients is None else coefficients
         compute_gradients(model, parts, objective, found, rollouts.temperature, rollouts.logp, ref)
 
-    def preset(name: str) -> Objective:
-        return Objective.preset(name, clip_low=None, clip_high=None, beta=beta)
-
     if arm in PRESETS:
-        gradients(preset(arm))
+        gradients(_unclipped(arm, beta))
     elif arm in ("grpo_at_lambda_norm", "lambda_at_grpo_norm"):
-        grpo, fixed = preset("grpo"), preset("lambda_grpo")
+        grpo, fixed = _unclipped("grpo", beta), _unclipped("lambda_grpo", beta)
         direction, scale = (grpo, fixed) if arm == "grpo_at_lambda_norm" else (fixed, grpo)
         gradients(scale)
         norm = global_norm(model.gradients)
@@ -65,9 +64,14 @@ def gradients_of_arm(
         if own > 0:
             model.gradients.flat *= norm / own
     elif arm == "placebo":
-        gradients(preset("grpo"), shuffled_weights(preset("grpo"), rollouts, rewards, rng))
+        gradients(_unclipped("grpo", beta), shuffled_weights(_unclipped("grpo", beta), rollouts, rewards, rng))
     else:
         raise ValueError(f"unknown arm {arm!r}: choose from {', '.join(PRESETS + CONTROLS)}")
+
+
+@cache
+def _unclipped(name: str, beta: float) -> Objective:
+    return Objective.preset(name, clip_low=None, clip_high=None, beta=beta)
 
 
 def shuffled_weights(objective: Objective, rollouts: Rollouts, rewards: np.ndarray, rng: np.random.Generator) -> Coefficients:
