@@ -55,13 +55,14 @@ def visit_parts(
     found: list[Any] = [None] * len(parts)
 
     def lane(first: int) -> None:
+        if first:
+            models[first].gradients.flat[:] = 0
         for i in range(first, len(parts), len(models)):
             found[i] = visit(models[first], *parts[i])
 
     run_lanes([partial(lane, first) for first in range(len(models))])
     for twin in models[1:]:
         model.gradients.flat += twin.gradients.flat
-        twin.gradients.flat[:] = 0
     return found
 
 

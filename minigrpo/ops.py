@@ -65,8 +65,10 @@ def rmsnorm_backward(dy: Array, cache: Cache, dweight: Array) -> Array:
     """Scaling x does not change unit, so the part of dunit along unit drops out.   dy (N,D) -> dx (N,D)"""
     unit, inv_rms, weight = cache
     dweight += (dy * unit).sum(0)
-    dunit = dy * weight  # (N,D)
-    return inv_rms * (dunit - unit * (_dot(array_module(dy), dunit, unit) / unit.shape[-1]))
+    dx = dy * weight  # (N,D), as yet d loss / d unit
+    dx -= unit * (_dot(array_module(dy), dx, unit) / unit.shape[-1])
+    dx *= inv_rms
+    return dx
 
 
 def _dot(xp: Any, a: Array, b: Array) -> Array:
@@ -265,7 +267,10 @@ def swiglu_backward(dy: Array, cache: Cache, dgate: Array, dup: Array) -> None:
     xp = array_module(dy)
     xp.multiply(dy, silu, out=dup)
     xp.multiply(dy, up, out=dgate)
-    dgate *= sigmoid + silu * (1 - sigmoid)
+    slope = 1 - sigmoid
+    slope *= silu
+    slope += sigmoid
+    dgate *= slope
 
 
 # -- log-softmax ---------------------------------------------------------------------------------------------------------

@@ -95,7 +95,8 @@ class Transformer:
         x, saved = self._body(plan.token, plan.position, self._attend_in_tree(plan), keep)
         h, norm = ops.rmsnorm(x[plan.predictor], self.parameters["model.norm.weight"], self.config.norm_eps)  # (P,D)
         logits, head = ops.linear(h, self.parameters[self._head])  # (P,V)
-        logits /= temperature
+        if temperature != 1:
+            logits /= temperature
         chosen, softmax = ops.log_softmax_gather(logits, plan.child_row, plan.child_token)  # (C,)
         if keep:
             self._saved = plan, temperature, saved, norm, head, softmax
@@ -166,12 +167,12 @@ class Transformer:
             y = xp.empty((n, config.n_heads, e), dtype=self.dtype)
             attended = attend(i, heads[:, : config.n_heads], heads[:, config.n_heads : n_rotated], heads[:, n_rotated:], y)
             o, linear2 = ops.linear(y.reshape(n, d), layer.o)  # (N,D)
-            x = x + o
+            x += o
             h, norm2 = ops.rmsnorm(x, layer.ffn_norm, config.norm_eps)  # (N,D)
             gate_up, linear3 = ops.linear(h, layer.gate_up)  # (N,2F)
             y, activated = ops.swiglu(gate_up[:, :f], gate_up[:, f:])  # (N,F)
             y, linear4 = ops.linear(y, layer.down)  # (N,D)
-            x = x + y
+            x += y
             if keep:
                 saved.append((norm1, linear1, attended, linear2, norm2, linear3, activated, linear4, turn))
         return x, saved
@@ -188,7 +189,7 @@ class Transformer:
             dgate_up = xp.empty((n, 2 * f), dtype=self.dtype)
             ops.swiglu_backward(dy, activated, dgate_up[:, :f], dgate_up[:, f:])
             dh = ops.linear_backward(dgate_up, linear3, grad.gate_up)
-            dx = dx + ops.rmsnorm_backward(dh, norm2, grad.ffn_norm)
+            dx += ops.rmsnorm_backward(dh, norm2, grad.ffn_norm)
             dy = ops.linear_backward(dx, linear2, grad.o).reshape(n, config.n_heads, e)
             dheads = xp.zeros((n, n_rotated + config.n_kv_heads, e), dtype=self.dtype)
             dq, dk, dv = dheads[:, : config.n_heads], dheads[:, config.n_heads : n_rotated], dheads[:, n_rotated:]
@@ -196,7 +197,7 @@ class Transformer:
                 ops.attention_backward(dy, cache, block, dq, dk, dv)
             ops.rope_backward(dheads[:, :n_rotated], turn)
             dh = ops.linear_backward(dheads.reshape(n, len(layer.qkv)), linear1, grad.qkv)
-            dx = dx + ops.rmsnorm_backward(dh, norm1, grad.attention_norm)
+            dx += ops.rmsnorm_backward(dh, norm1, grad.attention_norm)
         return dx
 
     @staticmethod
