@@ -278,9 +278,9 @@ def lambda_weights(sequences: Sequence[Tokens]) -> list[np.ndarray]:
     k, length = len(rows), np.array([len(row) for row in rows], dtype=np.int64)
     if not k:
         raise ValueError("group 0 has no completions: a tree needs at least one")
-    symbols = np.zeros((k, int(length.max()) + 1), dtype=np.uint32)
+    symbols = np.full((k, int(length.max()) + 1), MAX_TOKEN + 1, dtype=np.uint32)  # what pads is no token
     for symbol, row in zip(symbols, rows, strict=True):
-        np.add(row, 1, out=symbol[: len(row)], casting="unsafe")
+        symbol[: len(row)] = row
     order, same = _sort_rows(symbols, length)
     common = np.full((k, k), symbols.shape[1])  # common prefixes of sorted rows: the least of those of neighbours in between
     common[:, 1:] = np.where(np.arange(1, k) > np.arange(k)[:, None], same, common[:, 1:])
@@ -294,11 +294,13 @@ def lambda_weights(sequences: Sequence[Tokens]) -> list[np.ndarray]:
 
 
 def _sort_rows(symbols: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lexicographic order of rows of symbols (0 pads), and what each shares with the one before.   (B,L) -> (B,), (B-1,)"""
+    """Lexicographic order of padded rows of symbols, and what each shares with the one before.   (B,L) -> (B,), (B-1,)"""
     big_endian = symbols.astype(">u4")  # comparing bytes then compares symbols
     order = np.argsort(big_endian.view(f"V{4 * symbols.shape[1]}").ravel(), kind="stable")
-    differs = symbols[order[1:]] != symbols[order[:-1]]
-    return order, np.where(differs.any(1), differs.argmax(1), length[order[1:]])
+    in_order = symbols[order]
+    differs = in_order[1:] != in_order[:-1]
+    first = differs.argmax(1)
+    return order, np.where(differs[np.arange(len(first)), first], first, length[order[1:]])
 
 
 def token_arrays(sequences: Sequence[Tokens], name: Callable[[int], str]) -> list[np.ndarray]:
