@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 CODE = """
-import resource, sys
+import sys
 from benchmarks.memory import peak_mib
 from benchmarks.steps import TorchStep
 from minigrpo.bench import WORKLOADS, Bench
@@ -27,9 +29,11 @@ print(before, peak_mib())
 
 
 def peak_mib() -> float:
-    """The largest resident size of this process so far."""
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size / (2**20 if sys.platform == "darwin" else 2**10)
+    """The largest resident size of this process so far.   (On Linux getrusage would count the parent's too.)"""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def measure(who: str, workload: str, micro_batch: int | None = None) -> dict[str, float]:

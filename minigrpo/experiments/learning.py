@@ -107,7 +107,7 @@ def figure(curves: Curves) -> Figure:
             panels = {
                 f"all arms, learning rate {recommended:g}": [k for k in curves if k[2] == 0 and k[3] == recommended],
                 f"with KL, β = 0.04, learning rate {recommended:g}": [k for k in curves if k[2] > 0],
-                "GRPO and λ-GRPO at three rates": [k for k in curves if k[2] == 0 and k[1] in COMPARED],
+                "GRPO and λ-GRPO at three rates": sorted((k for k in curves if k[2] == 0 and k[1] in COMPARED), key=lambda k: k[3]),
             }
             for ax, (title, chosen) in zip(line, panels.items(), strict=True):
                 by_rate = title.endswith("rates")
