@@ -23,7 +23,7 @@ PARTS = ("steps", "trl", "memory", "trees", "curves")
 def main() -> None:
     """Measure the parts asked for, and write benchmarks/results.json and curves.png."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default: all)")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="what to measure (default: all; none: draw again)")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds of each workload (default: 7)")
     parser.add_argument("--authors", metavar="FILE", help="the authors' lambda_grpo/utils.py, to compare tree building with")
@@ -38,8 +38,9 @@ def main() -> None:
 
     file = a.out / "results.json"
     results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    results["machine"] = describe() | {"torch threads": torch.get_num_threads()}
-    print(results["machine"])
+    if set(a.parts) - {"memory"}:  # what takes time
+        results["machine"] = describe() | {"torch threads": torch.get_num_threads()}
+        print(results["machine"])
 
     def keep(part: str, value: Any) -> None:
         results[part] = value

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from minigrpo.bench import WORKLOADS, Bench, Workload
 from minigrpo.drawing import BLUE, INK, ORANGE, STYLE
@@ -114,10 +115,14 @@ def figure(grown: dict[str, Rows], shared: list[dict[str, float]], trees: list[d
         ):
             rows = [row for row in trees if key in row]
             if rows:
-                x, y = [row["tokens"] for row in rows], [row[key] for row in rows]
+                x, y = [row["tokens"] / 1e3 for row in rows], [row[key] * 1e3 for row in rows]
                 panels[2].plot(x, y, color=colour, marker=marker, ls=dash, label=f"{key}: slope {slope(x, y):.2f}")
-        panels[2].set(title="weights 1/|λ| of one group", xlabel="tokens of the group, k × n", ylabel="seconds")
+        panels[2].set(title="weights 1/|λ| of one group", xlabel="tokens of the group, k × n (thousands)", ylabel="milliseconds")
         for ax in panels:
             ax.set(xscale="log", yscale="log")
-            ax.legend(fontsize=8)
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=12))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter("")
+            ax.legend(fontsize=8, loc="upper left" if ax is panels[1] else "lower right")
         save(drawn, out)
