@@ -10,7 +10,7 @@ from helpers import random_rollouts, relative, tiny_model
 
 from minigrpo import Objective, sample
 from minigrpo.cli import main
-from minigrpo.experiments import table1
+from minigrpo.experiments import learning, table1
 from minigrpo.experiments.arms import CONTROLS, PRESETS, gradients_of_arm, shuffled_weights
 from minigrpo.experiments.learning import table as learning_table
 from minigrpo.experiments.parallel import run_jobs
@@ -19,6 +19,7 @@ from minigrpo.experiments.table1_plots import best_figure, sweep_figure
 from minigrpo.optim import global_norm
 from minigrpo.runs import read_records
 from minigrpo.tasks import load_task
+from minigrpo.trainer import TrainSettings
 
 COMMITTED = Path(__file__).parents[1] / "results"
 
@@ -206,6 +207,23 @@ def test_learning_table_counts_steps_to_90_percent_of_the_peak():
     ]
     (row,) = learning_table({("arithmetic", "grpo", 0.0, 1e-4): [run, run]})
     assert (row["steps_to_90"], row["tokens_to_90"], row["peak"], row["pass@1"]) == (5, 100, 0.8, 0.7)
+
+
+def test_committed_learning_table_fits_the_code_and_itself():
+    """To make a part of it anew would take a minute; that it is whole, and made of its seeds, can be seen at once."""
+    rows = json.loads((COMMITTED / "learning.json").read_text())
+    keys = [(row["task"], row["arm"], row["beta"], row["learning_rate"]) for row in rows]
+    assert keys == [key for task in learning.RATES for key in learning.arms(task, quick=False)]
+    for row in rows:
+        settings = TrainSettings.for_task(row["task"])
+        assert len(row["pass@1_of_seed"]) == row["seeds"] == 8
+        assert row["pass@1"] == pytest.approx(np.mean(row["pass@1_of_seed"]), abs=1e-3)
+        assert row["pass@1_low"] <= row["pass@1"] <= row["pass@1_high"]
+        assert len(row["curve"]) == settings.steps // learning.EVERY + 1
+        assert row["curve"][-1] == pytest.approx(row["pass@1"], abs=1e-3)
+        if row["learning_rate"] == learning.RATES[row["task"]][1]:
+            assert row["learning_rate"] == settings.learning_rate
+    assert len({(row["task"], row["curve"][0]) for row in rows}) == 2  # all runs of a task begin with one policy
 
 
 def test_committed_table_can_be_regenerated():
