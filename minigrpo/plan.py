@@ -173,7 +173,7 @@ def split_tree(tree: PrefixTree, max_nodes: int, lanes: int = 1) -> list[tuple[P
     if lanes > 1:
         n_parts += n_parts % 2
         cuts = first[np.searchsorted(first[:-1], tree.n_nodes * np.arange(1, n_parts) // n_parts)]
-        cuts = np.unique(cuts[cuts < tree.n_nodes])
+        cuts = np.unique(cuts[(cuts > 0) & (cuts < tree.n_nodes)])
         bounds += (np.searchsorted(first[:-1], cuts, side="right") - 1).tolist()  # rows that add something
     else:
         for row, (shared, new) in enumerate(zip(tree.row_start.tolist(), added.tolist(), strict=True)):

@@ -262,6 +262,14 @@ def test_split_scores_each_node_once_and_keeps_its_context(max_nodes):
         split_tree(tree, 0)
 
 
+@pytest.mark.parametrize("max_nodes", [1, 5])
+def test_split_for_lanes_into_more_parts_than_rows(max_nodes):
+    tree = PrefixTree.from_groups([[1, 2], [1]], [random_group(np.random.default_rng(0), 8, length=6) for _ in range(2)])
+    parts = split_tree(tree, max_nodes, 4)
+    scored = np.concatenate([nodes[part.scored] for part, nodes in parts])
+    assert sorted(scored.tolist()) == np.flatnonzero(tree.scored).tolist()
+
+
 @pytest.mark.parametrize("lanes", [2, 4])
 @pytest.mark.parametrize("max_nodes", [20, 60, 10_000])
 def test_split_for_lanes_is_even(max_nodes, lanes, monkeypatch):
