@@ -68,8 +68,7 @@ def _plan_prompts(prompts: tuple[bytes, ...], backend: Backend, dtype: np.dtype)
 
 
 class KVCache:
-    """Keys and values of G prompts and of what is sampled after them; it begins with a row for each of the G prompts, and has
-    room for max_rows rows of up to max_new tokens.
+    """Keys and values of G prompts and of what is sampled after them: at first a row a prompt, then up to max_rows.
 
     prompt_keys, prompt_values   for each layer (G,K,P,E), padded to the longest prompt; filled by `attend_in_prompts`
     own                          (L,2,max_rows,K,max_new,E) keys and values of new tokens, made by the first fork; rows 0 … R-1 live

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from minigrpo.backend import array_module
-from minigrpo.segments import SegmentSum, segment_sum
+from minigrpo.segments import Array, SegmentSum, segment_sum
 
-Array = Any  # numpy.ndarray or cupy.ndarray
 Cache = tuple
 
 
