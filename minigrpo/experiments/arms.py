@@ -50,6 +50,9 @@ def gradients_of_arm(
 
     def gradients(objective: Objective, coefficients: Coefficients | None = None) -> None:
         found = objective.coefficients(rollouts, rewards) if coefficients is None else coefficients
+        if not beta and not (found.positive.any() or found.negative.any()):  # groups of equal rewards: all gradients are 0
+            model.gradients.flat[:] = 0
+            return
         compute_gradients(model, parts, objective, found, rollouts.temperature, rollouts.logp, ref)
 
     if arm in PRESETS:
