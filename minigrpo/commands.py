@@ -48,7 +48,8 @@ def run_train(a: argparse.Namespace) -> None:
     else:
         settings = TrainSettings.for_task(given.pop("task", "treewalk"), **given)
     size = f"{settings.steps} steps of {settings.prompts_per_step} × {settings.group_size} completions"
-    print(f"{settings.objective} on {settings.task}: {size}, seed {settings.seed}, {settings.dtype}")
+    what = settings.task if settings.model is None else f"{settings.task} with {settings.model}"
+    print(f"{settings.objective} on {what}: {size}, seed {settings.seed}, {settings.dtype}")
     watch = Stopwatch()
     model, history = train(settings, a.resume or a.out, resume=bool(a.resume), on_step=_print_evaluation, watch=watch)
     if history:
@@ -72,9 +73,8 @@ def _print_evaluation(metrics: dict[str, Any]) -> None:
 def run_evaluate(a: argparse.Namespace) -> None:
     """Measure a trained policy."""
     from minigrpo.evaluation import evaluate
-    from minigrpo.trainer import load_run
 
-    model, task, _ = load_run(a.path)
+    model, task = _policy(a)
     ks = tuple(a.k) if a.k else tuple(sorted({1, a.samples} - {0}))
     if a.k and not a.samples:
         raise ValueError("pass@k needs samples: give --samples too")
@@ -83,26 +83,78 @@ def run_evaluate(a: argparse.Namespace) -> None:
         print(f"{name:24} {value:.4g}")
 
 
+def _policy(a: argparse.Namespace) -> tuple[Any, Any]:
+    """The policy of a run, or a pretrained model with a task.   -> Transformer, Task"""
+    from minigrpo.policy import load_run, make_policy
+
+    if (a.path is None) == (a.model is None):
+        raise ValueError("give the folder of a run, or a pretrained model with --model, and not both")
+    if a.model is None:
+        return load_run(a.path)[:2]
+    if a.task is None:
+        raise ValueError("a pretrained model needs a task: give --task sums, say")
+    return make_policy(TrainSettings(task=a.task, task_options=dict(a.task_options or {}), model=a.model))
+
+
 def run_sample(a: argparse.Namespace) -> None:
-    """A group from a trained policy, drawn."""
+    """A group from a trained policy, drawn; without a task, what a pretrained model goes on to write."""
     from minigrpo.drawing import tree_text
     from minigrpo.groups import read_groups
     from minigrpo.plots import draw_tree, save
     from minigrpo.rewards import check_rewards
     from minigrpo.sampler import sample
-    from minigrpo.trainer import load_run, sample_records
+    from minigrpo.tasks import sampling_limits
+    from minigrpo.trainer import sample_records
 
-    model, task, _ = load_run(a.path)
+    if a.model is not None and a.task is None:
+        _sample_text(a)
+        return
+    if a.model is not None:
+        a.prompt, a.path = a.prompt or a.path, None
+    model, task = _policy(a)
     rng = np.random.default_rng(a.seed)
     prompt = task.tokenizer.encode(a.prompt) if a.prompt is not None else task.prompts(rng, 1, "test")[0]
-    limits = {"max_new_tokens": task.max_new_tokens, "eos": task.tokenizer.eos}
-    rollouts = sample(model, [prompt], a.group_size, rng, temperature=a.temperature, **limits)
+    rollouts = sample(model, [prompt], a.group_size, rng, temperature=a.temperature, **sampling_limits(task))
     rewards = check_rewards(task.score(rollouts), rollouts.tree)
     records = sample_records(rollouts, rewards, task, 0)
     group = read_groups("\n".join(json.dumps(record) for record in records), unit="characters")[0]
     print(tree_text(group.tree, group.rewards, group.labels, prompt=group.prompt))
     if a.out:
         print(f"figure: {save(draw_tree(group.tree, group.rewards, group.labels, title=group.prompt), a.out)}")
+
+
+def _sample_text(a: argparse.Namespace) -> None:
+    from minigrpo.models import load_model
+    from minigrpo.sampler import sample
+
+    prompt = a.prompt or a.path
+    if not prompt:
+        raise ValueError('give the text to go on from: minigrpo sample --model smollm2 "Once upon a time"')
+    model, tokenizer = load_model(a.model)
+    limits = {"max_new_tokens": a.max_new_tokens, "eos": tokenizer.eos, "temperature": a.temperature}
+    rollouts = sample(model, [tokenizer.encode(prompt)], a.group_size, np.random.default_rng(a.seed), **limits)
+    logp = np.where(rollouts.tree.paths >= 0, rollouts.tree.on_tokens(rollouts.logp), 0).sum(1)
+    for completion, value in zip(rollouts.completions[0], logp, strict=True):
+        print(f"log p {value:7.1f}  {tokenizer.decode(completion)!r}")
+    unique, flat = int(rollouts.tree.scored.sum()), int(rollouts.tree.lengths.sum())
+    print(f"{unique} distinct prefixes among {flat} tokens")
+
+
+def run_pull(a: argparse.Namespace) -> None:
+    """Fetch a pretrained model."""
+    from minigrpo.models import KNOWN, pull
+
+    print(f"{KNOWN[a.name].title}: {pull(a.name)}" if a.name in KNOWN else pull(a.name))
+
+
+def run_export(a: argparse.Namespace) -> None:
+    """A run's model as a Hugging Face folder."""
+    from minigrpo.models import TextTokenizer, save_hugging_face
+    from minigrpo.policy import load_run
+
+    model, task, _ = load_run(a.path)
+    tokenizer = task.tokenizer if isinstance(task.tokenizer, TextTokenizer) else None
+    print(f"for transformers: {save_hugging_face(model, tokenizer, a.out)}")
 
 
 def run_tree(a: argparse.Namespace) -> None:
@@ -126,10 +178,10 @@ def run_tree(a: argparse.Namespace) -> None:
 def run_equivalence(a: argparse.Namespace) -> int:
     """Theorem 1 on real rollouts.   -> exit code"""
     from minigrpo.equivalence import check_equivalence
+    from minigrpo.policy import load_run, make_model
     from minigrpo.rewards import check_rewards
     from minigrpo.sampler import sample
-    from minigrpo.tasks import load_task
-    from minigrpo.trainer import load_run, make_model
+    from minigrpo.tasks import load_task, sampling_limits
 
     if a.group_size < 2:
         raise ValueError("a group of one has nothing to be compared with: take a group size of at least 2")
@@ -140,7 +192,7 @@ def run_equivalence(a: argparse.Namespace) -> int:
         task = load_task(a.task)
         model = make_model(TrainSettings(task=a.task, seed=a.seed, dtype="float64"), task)
     prompts = task.prompts(rng, a.prompts)
-    rollouts = sample(model, prompts, a.group_size, rng, max_new_tokens=task.max_new_tokens, eos=task.tokenizer.eos)
+    rollouts = sample(model, prompts, a.group_size, rng, **sampling_limits(task))
     rewards = check_rewards(task.score(rollouts), rollouts.tree)
     found = check_equivalence(model, rollouts, rewards, rng, beta=a.beta)
     if not found.informative and not a.beta:

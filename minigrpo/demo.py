@@ -24,10 +24,11 @@ from minigrpo.evaluation import evaluate
 from minigrpo.experiments.target_frequency import LAST, Arm, run_arms, table, target_frequency
 from minigrpo.groups import Group, read_groups, statistics_text, tree_statistics, tree_text
 from minigrpo.plots import draw_tree, draw_trees_page, learning_curves, metrics_figure, save, statistics_figure
+from minigrpo.policy import make_model
 from minigrpo.rewards import check_rewards
 from minigrpo.sampler import Rollouts, sample
-from minigrpo.tasks import Task, load_task
-from minigrpo.trainer import TrainSettings, make_model, sample_records, warm_start
+from minigrpo.tasks import Task, load_task, sampling_limits
+from minigrpo.trainer import TrainSettings, sample_records, warm_start
 from minigrpo.transformer import Transformer
 
 ARITHMETIC = TrainSettings(
@@ -64,7 +65,7 @@ def demo(
     model, task = _warm_started()
     accuracy = evaluate(model, task, n_prompts=100, progress=False)["eval/pass@1_greedy"]
     rng = np.random.default_rng(1)
-    limits = {"max_new_tokens": task.max_new_tokens, "eos": task.tokenizer.eos}
+    limits = sampling_limits(task)
     rollouts = sample(model, task.prompts(rng, GROUPS, "test"), GROUP_SIZE, rng, **limits)
     rewards = check_rewards(task.score(rollouts), rollouts.tree)
     groups = _as_groups(rollouts, rewards, task, out)

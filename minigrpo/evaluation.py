@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from minigrpo.rewards import check_rewards
 from minigrpo.sampler import sample
-from minigrpo.tasks import Task
+from minigrpo.tasks import Task, sampling_limits
 from minigrpo.transformer import Transformer
 
 CHUNK = 64  # problems that are sampled at a time
@@ -59,7 +59,7 @@ def evaluate(
     silent = not (progress and sys.stderr.isatty())
     for start in tqdm(range(0, len(prompts), CHUNK), desc="evaluate", unit="chunk", disable=silent):
         chunk = prompts[start : start + CHUNK]
-        limits = {"max_new_tokens": task.max_new_tokens, "eos": task.tokenizer.eos}
+        limits = sampling_limits(task)
         best = sample(model, chunk, 1, rng, temperature=0.0, **limits)
         rewards = check_rewards(task.score(best), best.tree)
         rewards_seen.extend(rewards.tolist())

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from functools import partial
+
+import numpy as np
 
 from minigrpo.backend import array_module
+from minigrpo.lanes import LANES, run_lanes
 from minigrpo.ops import Array
 from minigrpo.transformer import Parameters
 
 BLOCK = 1 << 16  # elements updated at a time on the host, so that temporaries stay in cache
+LANE_BLOCKS = 16  # blocks that make a lane worth its overhead
 
 
 class AdamW:
@@ -30,30 +34,32 @@ class AdamW:
     def step(self, parameters: Parameters, gradients: Parameters, learning_rate: float) -> None:
         """Update the parameters in place."""
         self.step_count += 1
-        xp, (b1, b2) = array_module(parameters.flat), self.betas
         size = parameters.flat.size
-        block = BLOCK if xp.__name__ == "numpy" else size
-        step_size = learning_rate / (1 - b1**self.step_count)
-        v_scale = 1 / math.sqrt(1 - b2**self.step_count)
-        for start in range(0, size, block):
-            part = slice(start, start + block)
-            theta, g, m, v = parameters.flat[part], gradients.flat[part], self.m[part], self.v[part]
-            m += (1 - b1) * (g - m)
-            v += (1 - b2) * (g * g - v)
-            denominator = xp.sqrt(v)
-            denominator *= v_scale
-            denominator += self.eps
-            if self.weight_decay:
-                theta *= 1 - learning_rate * self.weight_decay
-            theta -= step_size * m / denominator
+        on_host = isinstance(parameters.flat, np.ndarray)
+        block = BLOCK if on_host else size
+        lane = -(-size // (LANES * block)) * block if on_host and size > LANES * LANE_BLOCKS * block else size
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold: arrays by name, and the step count."""
-        return {"m": self.m, "v": self.v, "step_count": self.step_count}
+        def update(first: int) -> None:
+            for start in range(first, min(first + lane, size), block):
+                self._update(slice(start, start + block), parameters.flat, gradients.flat, learning_rate)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave."""
-        self.m[:], self.v[:], self.step_count = state["m"], state["v"], int(state["step_count"])
+        run_lanes([partial(update, first) for first in range(0, size, lane)])
+
+    def _update(self, part: slice, parameters: Array, gradients: Array, learning_rate: float) -> None:
+        xp, (b1, b2) = array_module(parameters), self.betas
+        theta, g, m, v = parameters[part], gradients[part], self.m[part], self.v[part]
+        m += (1 - b1) * (g - m)
+        v += (1 - b2) * (g * g - v)
+        denominator = xp.sqrt(v)
+        denominator *= 1 / math.sqrt(1 - b2**self.step_count)
+        denominator += self.eps
+        if self.weight_decay:
+            theta *= 1 - learning_rate * self.weight_decay
+        theta -= learning_rate / (1 - b1**self.step_count) * m / denominator
+
+    def arrays(self) -> dict[str, Array]:
+        """What a checkpoint must hold besides the step count, by name."""
+        return {"m": self.m, "v": self.v}
 
 
 class SGD:
@@ -67,13 +73,9 @@ class SGD:
         self.step_count += 1
         parameters.flat -= learning_rate * gradients.flat
 
-    def state(self) -> dict[str, Any]:
-        """Only the step count."""
-        return {"step_count": self.step_count}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave."""
-        self.step_count = int(state["step_count"])
+    def arrays(self) -> dict[str, Array]:
+        """Nothing."""
+        return {}
 
 
 def global_norm(gradients: Parameters) -> float:

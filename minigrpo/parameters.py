@@ -31,6 +31,7 @@ class TransformerConfig:
     rope_base: float = 10_000.0
     norm_eps: float = 1e-5
     tie_embeddings: bool = True
+    head_dim: int | None = None  # E, the width of a head; None: D / H
 
     def __post_init__(self) -> None:
         if self.n_kv_heads is None:
@@ -40,30 +41,29 @@ class TransformerConfig:
         for name in ("vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "max_seq_len"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
-            raise ValueError(f"dim {self.dim} must divide into {self.n_heads} heads of an even width")
+        if self.head_dim is None:
+            if self.dim % self.n_heads:
+                raise ValueError(f"dim {self.dim} must divide into {self.n_heads} heads of an even width")
+            object.__setattr__(self, "head_dim", self.dim // self.n_heads)
+        if self.head_dim < 2 or self.head_dim % 2:
+            raise ValueError(f"dim {self.dim} must divide into {self.n_heads} heads of an even width, not {self.head_dim}")
         if not (self.rope_base > 0 and self.norm_eps >= 0):
             raise ValueError(f"rope_base ({self.rope_base}) must be above 0, norm_eps ({self.norm_eps}) at least 0")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"{self.n_heads} heads cannot share {self.n_kv_heads} key/value heads: take a divisor")
 
-    @property
-    def head_dim(self) -> int:
-        """E, the width of a head."""
-        return self.dim // self.n_heads
-
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every parameter, in the order of the flat vector; matrices are (outputs, inputs)."""
-        d, f, kv = self.dim, self.ffn_dim, self.n_kv_heads * self.head_dim
+        d, f, q, kv = self.dim, self.ffn_dim, self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, d)}
         for i in range(self.n_layers):
             layer = f"model.layers.{i}."
             shapes |= {
                 layer + "input_layernorm.weight": (d,),
-                layer + "self_attn.q_proj.weight": (d, d),
+                layer + "self_attn.q_proj.weight": (q, d),
                 layer + "self_attn.k_proj.weight": (kv, d),
                 layer + "self_attn.v_proj.weight": (kv, d),
-                layer + "self_attn.o_proj.weight": (d, d),
+                layer + "self_attn.o_proj.weight": (d, q),
                 layer + "post_attention_layernorm.weight": (d,),
                 layer + "mlp.gate_proj.weight": (f, d),
                 layer + "mlp.up_proj.weight": (f, d),
@@ -108,8 +108,8 @@ class Layer(NamedTuple):
     """Views of one layer's parameters (or gradients); matrices that read the same input are joined."""
 
     attention_norm: Array  # (D,)
-    qkv: Array  # (D + 2·K·E, D)
-    o: Array  # (D, D)
+    qkv: Array  # (H·E + 2·K·E, D)
+    o: Array  # (D, H·E)
     ffn_norm: Array  # (D,)
     gate_up: Array  # (2·F, D)
     down: Array  # (D, F)

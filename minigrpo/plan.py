@@ -10,6 +10,7 @@ split into parts first (micro-batches), which changes memory and speed but no nu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,23 +24,17 @@ ONE_BLOCK = 40_000  # below this many (query, key) pairs, padding is cheaper tha
 
 
 @dataclass(frozen=True, eq=False)
-class TreePlan:
-    """The M computed (inner) nodes of a tree, the P of them that predict, and the C scored nodes that are predicted.
+class Predictions:
+    """Some of the P predictors, and the C scored nodes that they predict.
 
-    token, position   (M,) of the computed nodes
-    blocks            attention among them
-    token_sum         how the gradients of M nodes add up to rows of the embedding
-    predictor         (P,) the computed nodes whose logits are needed
-    child             (C,) scored nodes of the tree (host);  child_row (C,) their predictor, child_token (C,) their token
+    rows                          of the predictors
+    child                         (C,) scored nodes of the tree (host)
+    child_row, child_token        (C,) their predictor among these, and their token
     row_of_child, pair_of_child   (C,) host: predictor and distinct (predictor, token) of each scored node
     pair_row, pair_token          (U,) the distinct pairs
     """
 
-    token: Array
-    position: Array
-    blocks: tuple[AttentionBlock, ...]
-    token_sum: SegmentSum
-    predictor: Array
+    rows: slice
     child: np.ndarray
     child_row: Array
     child_token: Array
@@ -49,8 +44,27 @@ class TreePlan:
     pair_token: Array
 
 
-def plan_tree(tree: PrefixTree, backend: Backend, dtype: np.dtype) -> TreePlan:
-    """Plan the forward and backward pass over a tree.
+@dataclass(frozen=True, eq=False)
+class TreePlan:
+    """The M computed (inner) nodes of a tree, and the P of them that predict.
+
+    token, position   (M,) of the computed nodes
+    blocks            attention among them
+    token_sum         how the gradients of M nodes add up to rows of the embedding
+    predictor         (P,) the computed nodes whose logits are needed
+    predictions       what they predict, in blocks of predictors
+    """
+
+    token: Array
+    position: Array
+    blocks: tuple[AttentionBlock, ...]
+    token_sum: SegmentSum
+    predictor: Array
+    predictions: tuple[Predictions, ...]
+
+
+def plan_tree(tree: PrefixTree, backend: Backend, dtype: np.dtype, max_predictors: int = 1 << 30) -> TreePlan:
+    """Plan the forward and backward pass over a tree, with the logits of at most max_predictors nodes at a time.
 
     Raises ValueError if a completion has no token before it (every prompt needs at least one token to predict from).
     """
@@ -62,15 +76,27 @@ def plan_tree(tree: PrefixTree, backend: Backend, dtype: np.dtype) -> TreePlan:
     predicts = np.zeros(tree.n_nodes, dtype=bool)
     predicts[tree.parent[child]] = True
     row_of_child = (np.cumsum(predicts) - 1)[tree.parent[child]]
-    token = tree.token[child]
-    stride = int(token.max()) + 1 if len(token) else 1  # children of different groups may be the same (predictor, token)
-    pair, pair_of_child = np.unique(row_of_child * stride + token, return_inverse=True)
+    n_predictors = int(predicts.sum())
+    blocks = [slice(lo, min(lo + max_predictors, n_predictors)) for lo in range(0, n_predictors, max_predictors)]
     return TreePlan(
         token=device(tree.token[inner]),
         position=device(tree.depth[inner]),
         blocks=plan_attention(tree, backend, dtype),
         token_sum=segment_sum_plan(tree.token[inner], device),
         predictor=device(number[predicts]),
+        predictions=tuple(_predictions(tree, rows, child, row_of_child, device) for rows in blocks),
+    )
+
+
+def _predictions(tree: PrefixTree, rows: slice, child: np.ndarray, row_of_child: np.ndarray, device: Any) -> Predictions:
+    if rows.start or rows.stop <= row_of_child.max():
+        inside = (row_of_child >= rows.start) & (row_of_child < rows.stop)
+        child, row_of_child = child[inside], row_of_child[inside] - rows.start
+    token = tree.token[child]
+    stride = int(token.max()) + 1  # children of different groups may be the same (predictor, token)
+    pair, pair_of_child = np.unique(row_of_child * stride + token, return_inverse=True)
+    return Predictions(
+        rows=rows,
         child=child,
         child_row=device(row_of_child),
         child_token=device(token),

@@ -63,7 +63,7 @@ class Stopwatch:
 def forward_flops(config: TransformerConfig, tree: PrefixTree) -> float:
     """Floating-point operations of the matrix products of one forward pass over a tree; a backward pass has twice as many.
 
-    2 · (matrix elements) for a computed node and its logits, 4·D for a key that a query sees in a layer.
+    2 · (matrix elements) for a computed node and its logits, 4·H·E for a key that a query sees in a layer.
     """
     inner = np.zeros(tree.n_nodes, dtype=bool)
     inner[tree.parent[tree.parent >= 0]] = True
@@ -71,7 +71,7 @@ def forward_flops(config: TransformerConfig, tree: PrefixTree) -> float:
     predicts[tree.parent[tree.scored & (tree.parent >= 0)]] = True
     in_layers = sum(np.prod(shape) for name, shape in config.shapes().items() if len(shape) == 2 and ".layers." in name)
     keys = float((tree.depth[inner] + 1).sum())
-    layers = 2.0 * in_layers * inner.sum() + 4.0 * config.dim * config.n_layers * keys
+    layers = 2.0 * in_layers * inner.sum() + 4.0 * config.n_heads * config.head_dim * config.n_layers * keys
     return layers + 2.0 * config.vocab_size * config.dim * predicts.sum()
 
 

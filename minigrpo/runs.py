@@ -3,6 +3,7 @@
     settings.json             what the run was started with
     metrics.jsonl             one line a step
     samples.jsonl             sampled completions with their rewards, readable by `minigrpo tree`
+    tokenizer.json            of a pretrained language model
     checkpoint-000100.mgc     everything needed to go on after step 100; the last two are kept
 
 A checkpoint is one file: a line of JSON (what follows, and small state), the arrays' bytes, and a SHA-256 over all before it.
@@ -15,17 +16,19 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 MAGIC = "minigrpo-checkpoint-1"
+DIGEST = 32  # bytes of the SHA-256 at the end
 KEEP = 2
+TOKENIZER = "tokenizer.json"  # in the folder of a run that trains a pretrained language model
 
 
-def write_atomically(path: Path, pieces: list[bytes | memoryview]) -> None:
+def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """Write a file that is whole or absent, whatever happens: temporary file, sync, rename, sync of the folder."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -55,25 +58,45 @@ def save_checkpoint(path: Path, arrays: Mapping[str, np.ndarray], state: Mapping
     write_atomically(path, [*pieces, digest.digest()])
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+class CheckpointArrays(Mapping):
+    """The arrays of a checkpoint file, each read when it is asked for: a large model's are never in memory all at once."""
+
+    def __init__(self, path: Path, table: list[tuple[str, str, list[int]]], start: int) -> None:
+        self._path, self._places = path, {}
+        for name, dtype, shape in table:
+            self._places[name] = dtype, shape, start
+            start += math.prod(shape) * np.dtype(dtype).itemsize
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        dtype, shape, start = self._places[name]
+        return np.fromfile(self._path, dtype=dtype, count=math.prod(shape), offset=start).reshape(shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def load_checkpoint(path: Path) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
     """Read a checkpoint back.   -> arrays by name, state
 
     Raises ValueError if the file is not a checkpoint, is cut short, or has a single bit changed.
     """
-    data = Path(path).read_bytes()
-    body, digest = memoryview(data)[:-32], data[-32:]
-    if len(data) < 32 or hashlib.sha256(body).digest() != digest:
-        raise ValueError(f"{path} is damaged or no checkpoint of minigrpo (its checksum does not match)")
-    end = data.index(b"\n")
-    header = json.loads(data[:end])
+    path = Path(path)
+    rest, digest = path.stat().st_size - DIGEST, hashlib.sha256()
+    with open(path, "rb") as file:
+        while rest > 0 and (piece := file.read(min(rest, 1 << 20))):
+            digest.update(piece)
+            rest -= len(piece)
+        if rest or digest.digest() != file.read():
+            raise ValueError(f"{path} is damaged or no checkpoint of minigrpo (its checksum does not match)")
+        file.seek(0)
+        line = file.readline()
+    header = json.loads(line)
     if header.get("format") != MAGIC:
         raise ValueError(f"{path} has format {header.get('format')!r}; this version reads {MAGIC!r}")
-    arrays, offset = {}, end + 1
-    for name, dtype, shape in header["arrays"]:
-        count = math.prod(shape)
-        arrays[name] = np.frombuffer(data, dtype=dtype, count=count, offset=offset).reshape(shape)
-        offset += count * np.dtype(dtype).itemsize
-    return arrays, header["state"]
+    return CheckpointArrays(path, header["arrays"], len(line)), header["state"]
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -122,7 +145,7 @@ class RunFolder:
             old.unlink()
         return path
 
-    def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    def load(self) -> tuple[Mapping[str, np.ndarray], dict[str, Any]] | None:
         """The newest checkpoint, or None if the run was stopped before its first.   Raises ValueError if it is damaged."""
         found = checkpoints(self.path)
         if not found:

@@ -11,12 +11,13 @@ change the distribution, so the recorded probabilities would not be those of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
+from minigrpo.backend import array_module
 from minigrpo.kv_cache import KVCache
 from minigrpo.lanes import run_lanes
 from minigrpo.ops import Array
@@ -24,6 +25,8 @@ from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree, Tokens, token_arrays
 
 LANE_WORK = 14_000  # distinct prefixes × width that make a lane of sampling worth its overhead
+STRETCH = 512  # a token is drawn in two stages: a stretch of so many tokens, then one of it
+Stop = Callable[[np.ndarray], np.ndarray]  # tokens of n completions so far, (n,t), to which of them end with the newest one, (n,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +51,13 @@ def sample(
     *,
     max_new_tokens: int,
     eos: int | None = None,
+    stop: Stop | None = None,
     temperature: float = 1.0,
 ) -> Rollouts:
     """Draw group_size completions of every prompt.   Temperature 0 takes the likeliest token (recorded at temperature 1).
 
-    A completion ends with `eos`, or without it after max_new_tokens tokens (then it is `truncated`; with eos=None every
-    completion has max_new_tokens tokens and none counts as truncated).
+    A completion ends with `eos`, or where `stop` says so (see `TextTokenizer.stops_at`), or else after max_new_tokens tokens: then
+    it is `truncated`.  With neither eos nor stop every completion has max_new_tokens tokens and none counts as truncated.
     Raises ValueError for empty prompts, tokens outside the vocabulary, sequences longer than the model's context, and
     settings out of range.
     """
@@ -76,18 +80,18 @@ def sample(
     tokens = np.full((batch, max_new_tokens), -1, dtype=np.int64)  # -1 past the end
     logp = np.zeros((batch, max_new_tokens))
     entropy = np.zeros((batch, max_new_tokens))
+    ended = np.full(batch, eos is None and stop is None)
 
     cache = KVCache(model.config, prompts, batch, max_new_tokens, model.backend, model.dtype)
     logits = model.extend(cache.attend_in_prompts, cache.prompts.token, cache.prompts.position, cache.prompts.ends)  # (G,V)
 
     def complete(some: slice) -> None:
         rows = slice(some.start * group_size, some.stop * group_size)
-        part, out = cache.part(some, rows.stop - rows.start), (tokens[rows], logp[rows], entropy[rows])
-        _complete(model, part, logits[some], uniform[rows], eos, temperature, *out)
+        part, out = cache.part(some, rows.stop - rows.start), (tokens[rows], logp[rows], entropy[rows], ended[rows])
+        _complete(model, part, logits[some], uniform[rows], eos, stop, temperature, *out)
 
     run_lanes([partial(complete, some) for some in _divide(model, logits, uniform[:, 0], temperature)])
     length = (tokens >= 0).sum(1)
-    ended = tokens[np.arange(batch), length - 1] == eos if eos is not None else np.ones(batch, dtype=bool)
     parts = [tokens[i, :n] for i, n in enumerate(length.tolist())]
     completions = [parts[g * group_size : (g + 1) * group_size] for g in range(len(prompts))]
     tree = PrefixTree.from_groups(prompts, completions)
@@ -123,12 +127,14 @@ def _complete(
     logits: Array,
     uniform: np.ndarray,
     eos: int | None,
+    stop: Stop | None,
     temperature: float,
     tokens: np.ndarray,
     logp: np.ndarray,
     entropy: np.ndarray,
+    ended: np.ndarray,
 ) -> None:
-    """Write the tokens of all completions, their log-probabilities and entropies.   uniform, tokens, logp, entropy (B,T)
+    """Write the tokens of all completions, their log-probabilities and entropies (B,T), and which ended of themselves (B,).
 
     logits (G,V): after each prompt of the cache.
     """
@@ -141,7 +147,11 @@ def _complete(
         drawn, drawn_logp, drawn_entropy = _draw(model, logits, row[live], uniform[live, step], temperature)
         tokens[live, step], logp[live, step], entropy[live, step] = drawn, drawn_logp, drawn_entropy
         if eos is not None:
-            live, drawn = live[drawn != eos], drawn[drawn != eos]
+            ended[live] |= drawn == eos
+        if stop is not None:
+            ended[live] |= stop(tokens[live, : step + 1])
+        if eos is not None or stop is not None:
+            live, drawn = live[~ended[live]], drawn[~ended[live]]
         if not len(live) or step == limit - 1:
             break
         # A distinct (row, token) becomes a row.  Rows never mix groups, so there is no need to tell these apart.
@@ -168,21 +178,37 @@ def _draw(
     exceeds its uniform number.   logits (R,V), row and uniform (n,) -> token, log-probability, entropy (n,) on the host
     """
     xp, host = model.backend.xp, model.backend.to_host
-    if temperature > 0:
+    n_rows, vocab_size = logits.shape
+    where = model.backend.to_device(row)
+    if temperature not in (0, 1):
         logits /= temperature
     logits -= logits.max(-1, keepdims=True)
-    logp = logits - xp.log(xp.exp(logits).sum(-1, keepdims=True))  # (R,V)
-    p = xp.exp(logp)
-    entropy = -(p * logp).sum(-1)  # (R,)
-    where = model.backend.to_device(row)
+    stretch = min(vocab_size, STRETCH)
+    p = xp.zeros((n_rows, -(-vocab_size // stretch), stretch), dtype=logits.dtype)  # exp(logits), padded with 0
+    flat = p.reshape(n_rows, -1)[:, :vocab_size]
+    xp.exp(logits, out=flat)
+    mass = p.sum(-1, dtype=np.float64)  # (R, stretches)
+    log_total = xp.log(mass.sum(-1, keepdims=True)).astype(logits.dtype)  # (R,1)
+    entropy = log_total[:, 0] - xp.einsum("rv,rv->r", flat, logits) / mass.sum(-1)  # (R,)
     if temperature > 0:
-        cumulative = xp.cumsum(p, axis=-1, dtype=np.float64)[where]  # (n,V)
+        cumulative = xp.cumsum(mass, axis=-1)[where]  # (n, stretches)
         threshold = model.backend.to_device(uniform)[:, None] * cumulative[:, -1:]
-        token = (cumulative <= threshold).sum(-1)
-        token = xp.minimum(token, logits.shape[1] - 1)  # a threshold rounded up to the total
+        chosen = _first_above(cumulative, threshold)  # (n,)
+        before = xp.take_along_axis(cumulative - mass[where], chosen[:, None], 1)
+        within = _first_above(xp.cumsum(p[where, chosen], axis=-1, dtype=np.float64), threshold - before)
+        token = chosen * stretch + within
     else:
-        token = logp.argmax(-1)[where]
-    return host(token), host(logp[where, token]), host(entropy[where])
+        token = logits.argmax(-1)[where]
+    return host(token), host(logits[where, token] - log_total[where, 0]), host(entropy[where])
+
+
+def _first_above(cumulative: Array, threshold: Array) -> Array:
+    """The first place where a row of cumulative sums exceeds its threshold; if rounding leaves none, the last that adds something.
+
+    cumulative (n,m), threshold (n,1) -> (n,)
+    """
+    xp = array_module(cumulative)
+    return xp.minimum((cumulative <= threshold).sum(-1), (cumulative < cumulative[:, -1:]).sum(-1))
 
 
 def _on_nodes(tree: PrefixTree, values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from minigrpo.objectives import Objective
 from minigrpo.optim import learning_rate_at
-from minigrpo.tasks import load_task
+from minigrpo.tasks import find_task
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class TrainSettings:
 
     task: str = "treewalk"  # a built-in name, or path/to/file.py:MyTask
     task_options: dict[str, Any] = field(default_factory=dict)
+    model: str | None = None  # a pretrained language model: a pulled name, a .gguf file, a Hugging Face folder
     objective: str = "lambda_grpo"  # a preset of objectives.py
     objective_options: dict[str, Any] = field(default_factory=dict)  # changes to it, such as beta
     steps: int = 250
@@ -34,6 +35,7 @@ class TrainSettings:
     weight_decay: float = 0.0
     max_grad_norm: float | None = 1.0
     micro_batch_tokens: int = 2048  # tree nodes that go through the model at a time; any value gives the same gradient
+    memory_limit: float = 4.0  # GB that training may take; micro-batches are made smaller to stay within
     dim: int = 32
     n_layers: int = 2
     n_heads: int = 2
@@ -57,7 +59,7 @@ class TrainSettings:
         for name, low in at_least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {low}")
-        for name in ("learning_rate", "temperature", "warm_start_learning_rate"):
+        for name in ("learning_rate", "temperature", "warm_start_learning_rate", "memory_limit"):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be a finite number above 0")
         if not (np.isfinite(self.weight_decay) and self.weight_decay >= 0):
@@ -78,7 +80,7 @@ class TrainSettings:
     @classmethod
     def for_task(cls, task: str, **changes: Any) -> TrainSettings:
         """The defaults, then what the task recommends (its attribute `defaults`), then changes."""
-        recommended = dict(getattr(load_task(task, **changes.get("task_options", {})), "defaults", {}))
+        recommended = dict(getattr(find_task(task, **changes.get("task_options", {})), "defaults", {}))
         options = recommended.get("task_options", {}) | changes.get("task_options", {})
         return cls.from_stored({"task": task} | recommended | changes | {"task_options": options})
 

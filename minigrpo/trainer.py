@@ -10,9 +10,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,17 @@ from tqdm import tqdm
 
 from minigrpo.evaluation import evaluate, is_correct
 from minigrpo.gradients import compute_gradients, log_probabilities, visit_parts
+from minigrpo.memory import micro_batch_within
 from minigrpo.objectives import Objective
 from minigrpo.optim import SGD, AdamW, clip_gradient, learning_rate_at
-from minigrpo.parameters import TransformerConfig
 from minigrpo.plan import split_tree
+from minigrpo.policy import load_weights, make_optimizer, make_policy, restore_policy, using
 from minigrpo.profiling import Stopwatch, forward_flops
 from minigrpo.rewards import check_rewards
-from minigrpo.runs import RunFolder, latest_checkpoint, load_checkpoint, read_settings
+from minigrpo.runs import TOKENIZER, RunFolder, write_atomically
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.settings import TrainSettings
-from minigrpo.tasks import Task, load_task
+from minigrpo.tasks import Task, sampling_limits
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree
 
@@ -57,8 +58,7 @@ def grpo_step(
     started = time.perf_counter()
     with watch("sample"):
         prompts = task.prompts(state.rng, s.prompts_per_step)
-        limits = {"max_new_tokens": task.max_new_tokens, "eos": task.tokenizer.eos, "temperature": s.temperature}
-        rollouts = sample(model, prompts, s.group_size, state.rng, **limits)
+        rollouts = sample(model, prompts, s.group_size, state.rng, temperature=s.temperature, **sampling_limits(task))
     tree, old = rollouts.tree, rollouts.logp
     with watch("score"):
         rewards = check_rewards(task.score(rollouts), tree)
@@ -160,13 +160,13 @@ def train(
     KeyboardInterrupt.
     Raises ValueError for bad input, FloatingPointError if training diverges.
     """
-    task = task or load_task(settings.task, **settings.task_options)
     objective = settings.make_objective()
-    model = make_model(settings, task)
     folder = RunFolder(out, asdict(settings), resume) if out is not None else None
+    saved = folder.load() if folder and resume else None
+    model, task = restore_policy(settings, folder.path, saved[1], task) if saved else make_policy(settings, task)
+    settings = replace(settings, micro_batch_tokens=micro_batch_within(settings, model.config))
     rng = np.random.default_rng(settings.seed)
     state = TrainState(model, make_optimizer(settings, model), rng, watch=watch or Stopwatch())
-    saved = folder.load() if folder and resume else None
     if folder:
         folder.forget_after(saved[1]["step"] if saved else -1)
     if saved:
@@ -178,6 +178,8 @@ def train(
             warm_start(model, task, state.rng, settings, progress)
         if objective.beta:
             state.reference = model.parameters.flat.copy()
+        if folder and settings.model is not None:
+            write_atomically(folder.path / TOKENIZER, [task.tokenizer.to_json().encode()])
         if settings.eval_every:
             before = {"step": 0} | evaluate(model, task, n_prompts=settings.eval_prompts, progress=False)
             if folder:
@@ -185,7 +187,7 @@ def train(
             if on_step:
                 on_step(before)
         if folder:
-            _save(folder, state, model)
+            _save(folder, state, task)
     history = []
     with _stop_on_interrupt() as stopped:
         bar = _progress(range(state.step, settings.steps), f"{settings.objective} on {settings.task}", progress)
@@ -201,52 +203,12 @@ def train(
                 if state.step % settings.log_samples_every == 0:
                     folder.append("samples.jsonl", sample_records(rollouts, rewards, task, state.step))
                 if state.step % settings.checkpoint_every == 0 or state.step == settings.steps or stopping:
-                    _save(folder, state, model)
+                    _save(folder, state, task)
             if on_step:
                 on_step(metrics)
             if stopping:
                 raise KeyboardInterrupt
     return model, history
-
-
-def make_model(settings: TrainSettings, task: Task) -> Transformer:
-    """A new model of the settings' shape for the task's vocabulary, with room for prompts of any length that fits its context."""
-    longest = max(len(p) for p in task.prompts(np.random.default_rng(0), 64))
-    config = TransformerConfig(
-        vocab_size=task.tokenizer.vocab_size,
-        **{name: getattr(settings, name) for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim")},
-        max_seq_len=max(64, 2 * longest + task.max_new_tokens),
-    )
-    return Transformer(config, seed=settings.seed, backend=settings.backend, dtype=settings.dtype)
-
-
-def make_optimizer(settings: TrainSettings, model: Transformer) -> AdamW | SGD:
-    """The optimiser that the settings name."""
-    if settings.optimizer == "sgd":
-        return SGD(model.parameters)
-    return AdamW(model.parameters, weight_decay=settings.weight_decay)
-
-
-def load_run(path: str | Path, **changes: Any) -> tuple[Transformer, Task, TrainSettings]:
-    """The model of a run's newest checkpoint (or of a checkpoint file in a run folder), with its task and settings."""
-    file = latest_checkpoint(Path(path))
-    stored = read_settings(file.parent)
-    if stored.get("backend") == "cupy":
-        stored["backend"] = "auto"  # trained on a GPU, looked at anywhere
-    settings = replace(TrainSettings(**{f.name: stored[f.name] for f in fields(TrainSettings) if f.name in stored}), **changes)
-    task = load_task(settings.task, **settings.task_options)
-    model = make_model(settings, task)
-    load_weights(model, file)
-    return model, task, settings
-
-
-def load_weights(model: Transformer, path: str | Path) -> None:
-    """Copy the parameters of a run or checkpoint into a model of the same shape.   Raises ValueError if the shapes differ."""
-    arrays, state = load_checkpoint(latest_checkpoint(Path(path)))
-    if state["config"] != model.settings():
-        changed = sorted(name for name, value in model.settings().items() if state["config"].get(name) != value)
-        raise ValueError(f"{path} holds a model of another shape (it differs in {', '.join(changed)})")
-    model.parameters.flat[:] = model.backend.to_device(arrays["parameters"], dtype=model.dtype)
 
 
 def sample_records(rollouts: Rollouts, rewards: np.ndarray, task: Task, step: int) -> list[dict[str, Any]]:
@@ -259,36 +221,26 @@ def sample_records(rollouts: Rollouts, rewards: np.ndarray, task: Task, step: in
     ]
 
 
-@contextmanager
-def using(model: Transformer, flat: Any):
-    """The model with other parameters for a while."""
-    own = model.parameters.flat.copy()
-    model.parameters.flat[:] = flat
-    try:
-        yield model
-    finally:
-        model.parameters.flat[:] = own
-
-
-def _save(folder: RunFolder, state: TrainState, model: Transformer) -> None:
-    optimizer = state.optimizer.state()
-    arrays = {"parameters": model.parameters.flat} | {k: v for k, v in optimizer.items() if k != "step_count"}
+def _save(folder: RunFolder, state: TrainState, task: Task) -> None:
+    model = state.model
+    arrays = {"parameters": model.parameters.flat} | state.optimizer.arrays()
     if state.reference is not None:
         arrays["reference"] = state.reference
-    counters = {"step": state.step, "num_tokens": state.num_tokens, "step_count": optimizer["step_count"]}
-    counters |= {"rng": state.rng.bit_generator.state, "config": model.settings()}
+    counters = {"step": state.step, "num_tokens": state.num_tokens, "step_count": state.optimizer.step_count}
+    counters |= {"rng": state.rng.bit_generator.state, "config": model.settings(), "eos": task.tokenizer.eos}
     folder.save(state.step, {name: model.backend.to_host(array) for name, array in arrays.items()}, counters)
 
 
-def _restore(state: TrainState, arrays: dict[str, np.ndarray], counters: dict[str, Any]) -> None:
+def _restore(state: TrainState, arrays: Mapping[str, np.ndarray], counters: dict[str, Any]) -> None:
     device = state.model.backend.to_device
-    on_device = {name: device(array) for name, array in arrays.items()}
-    state.model.parameters.flat[:] = on_device["parameters"]
-    state.optimizer.restore(on_device | {"step_count": counters["step_count"]})
+    state.model.parameters.flat[:] = device(arrays["parameters"])
+    for name, array in state.optimizer.arrays().items():
+        array[:] = device(arrays[name])
+    state.optimizer.step_count = counters["step_count"]
     state.rng.bit_generator.state = counters["rng"]
     state.step, state.num_tokens = counters["step"], counters["num_tokens"]
-    if "reference" in on_device:
-        state.reference = on_device["reference"].copy()
+    if "reference" in arrays:
+        state.reference = device(arrays["reference"])
 
 
 @contextmanager

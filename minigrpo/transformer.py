@@ -21,10 +21,11 @@ from minigrpo.backend import Backend, get_backend
 from minigrpo.lanes import LANES
 from minigrpo.ops import Array
 from minigrpo.parameters import Layer, Parameters, TransformerConfig
-from minigrpo.plan import TreePlan, plan_tree
+from minigrpo.plan import Predictions, TreePlan, plan_tree
 from minigrpo.tree import PrefixTree
 
 MAX_LANE_PARAMETERS = 8_000_000  # each lane has gradients of its own
+MAX_LOGITS = 1 << 24  # logits that are held at a time
 
 
 class Transformer:
@@ -32,10 +33,13 @@ class Transformer:
 
     Embeddings start as N(0, 0.02²), matrices as N(0, 1/inputs), those that write into the residual stream as N(0, 1/(2·layers·
     inputs)), norms as 1: with tied embeddings the policy starts near the uniform one.
-    The same seed gives the same weights on every backend.  Raises ValueError for an unknown backend or dtype.
+    The same seed gives the same weights on every backend; seed=None leaves them 0, to be written into.
+    Raises ValueError for an unknown backend or dtype.
     """
 
-    def __init__(self, config: TransformerConfig, seed: int = 0, backend: str | Backend = "numpy", dtype: str = "float32") -> None:
+    def __init__(
+        self, config: TransformerConfig, seed: int | None = 0, backend: str | Backend = "numpy", dtype: str = "float32"
+    ) -> None:
         if str(dtype) not in ("float32", "float64"):
             raise ValueError(f"dtype {dtype!r} is not supported: choose float32 or float64")
         self.config = config
@@ -43,23 +47,25 @@ class Transformer:
         self.dtype = np.dtype(dtype)
         self.parameters = Parameters(config.shapes(), self.backend.xp, self.dtype)
         self.gradients = Parameters(config.shapes(), self.backend.xp, self.dtype)
-        rng = np.random.default_rng(seed)
-        for name, view in self.parameters.items():
-            if view.ndim == 1:
-                view[...] = 1
-            else:
-                writes = 2 * config.n_layers if name.endswith(("o_proj.weight", "down_proj.weight")) else 1
-                scale = 0.02 if "embed" in name else 1 / math.sqrt(view.shape[1] * writes)
-                view[...] = self.backend.to_device(rng.standard_normal(view.shape) * scale, dtype=self.dtype)
+        if seed is not None:
+            self._start(np.random.default_rng(seed))
         self._layers = [Layer.of(self.parameters, i) for i in range(config.n_layers)]
         self._layer_gradients = [Layer.of(self.gradients, i) for i in range(config.n_layers)]
         self._head = "model.embed_tokens.weight" if config.tie_embeddings else "lm_head.weight"
-        turns = ops.rotation(np.arange(config.max_seq_len), config.head_dim, config.rope_base)[:, None]
-        turns = turns.repeat(config.n_heads + config.n_kv_heads, axis=1)  # (max_seq_len,H+K,E/2)
+        turns = ops.rotation(np.arange(config.max_seq_len), config.head_dim, config.rope_base)[:, None]  # (max_seq_len,1,E/2)
         self._turns = self.backend.to_device(turns, dtype=np.complex64 if self.dtype == np.float32 else np.complex128)
         self._plans: WeakKeyDictionary[PrefixTree, TreePlan] = WeakKeyDictionary()
         self._saved: tuple | None = None
         self._twins: list[Transformer] = []
+
+    def _start(self, rng: np.random.Generator) -> None:
+        for name, view in self.parameters.items():
+            if view.ndim == 1:
+                view[...] = 1
+            else:
+                writes = 2 * self.config.n_layers if name.endswith(("o_proj.weight", "down_proj.weight")) else 1
+                scale = 0.02 if "embed" in name else 1 / math.sqrt(view.shape[1] * writes)
+                view[...] = self.backend.to_device(rng.standard_normal(view.shape) * scale, dtype=self.dtype)
 
     def settings(self) -> dict[str, Any]:
         """The config as a plain dict, to be written down and given to TransformerConfig again."""
@@ -94,15 +100,20 @@ class Transformer:
         plan = self._plan(tree)
         x, saved = self._body(plan.token, plan.position, self._attend_in_tree(plan), keep)
         h, norm = ops.rmsnorm(x[plan.predictor], self.parameters["model.norm.weight"], self.config.norm_eps)  # (P,D)
-        logits, head = ops.linear(h, self.parameters[self._head])  # (P,V)
+        logp = np.zeros(tree.n_nodes, dtype=self.dtype)
+        softmax = None
+        for block in plan.predictions:
+            chosen, softmax = self._predict(h, block, temperature)  # (C,)
+            logp[block.child] = self.backend.to_host(chosen)
+        if keep:  # the softmax of one block is kept; of more, each is computed again on the way back
+            self._saved = plan, temperature, saved, norm, h, softmax if len(plan.predictions) == 1 else None
+        return logp
+
+    def _predict(self, h: Array, block: Predictions, temperature: float) -> tuple[Array, ops.Cache]:
+        logits, _ = ops.linear(h[block.rows], self.parameters[self._head])  # (P,V)
         if temperature != 1:
             logits /= temperature
-        chosen, softmax = ops.log_softmax_gather(logits, plan.child_row, plan.child_token)  # (C,)
-        if keep:
-            self._saved = plan, temperature, saved, norm, head, softmax
-        logp = np.zeros(tree.n_nodes, dtype=self.dtype)
-        logp[plan.child] = self.backend.to_host(chosen)
-        return logp
+        return ops.log_softmax_gather(logits, block.child_row, block.child_token)
 
     def backward(self, dlogp: np.ndarray) -> Parameters:
         """Add d loss / d parameters to `gradients`, given d loss / d logp of every node.   dlogp (N,) on the host
@@ -111,18 +122,25 @@ class Transformer:
         """
         if self._saved is None:
             raise RuntimeError("backward needs a forward (with keep=True) before it, one for each backward")
-        plan, temperature, saved, norm, head, softmax = self._saved
+        plan, temperature, saved, norm, h, softmax = self._saved
         self._saved = None
         device, gradients = self.backend.to_device, self.gradients
-        c = dlogp[plan.child] / temperature
-        if not c.any():  # a group of equal rewards: all gradients are 0
+        if not any(dlogp[block.child].any() for block in plan.predictions):  # a group of equal rewards: all gradients are 0
             return gradients
-        row_sum = np.bincount(plan.row_of_child, c, minlength=len(plan.predictor))
-        pair_sum = np.bincount(plan.pair_of_child, c, minlength=len(plan.pair_row))
-        dlogits = ops.log_softmax_gather_backward(
-            device(row_sum, self.dtype), plan.pair_row, plan.pair_token, device(pair_sum, self.dtype), softmax
-        )  # (P,V)
-        dh = ops.linear_backward(dlogits, head, gradients[self._head])
+        dh = self.backend.xp.empty_like(h)  # (P,D)
+        for block in plan.predictions:
+            c = dlogp[block.child] / temperature
+            row_sum = np.bincount(block.row_of_child, c, minlength=block.rows.stop - block.rows.start)
+            pair_sum = np.bincount(block.pair_of_child, c, minlength=len(block.pair_row))
+            dlogits = ops.log_softmax_gather_backward(
+                device(row_sum, self.dtype),
+                block.pair_row,
+                block.pair_token,
+                device(pair_sum, self.dtype),
+                softmax or self._predict(h, block, temperature)[1],
+            )  # (P,V)
+            head = h[block.rows], self.parameters[self._head]
+            dh[block.rows] = ops.linear_backward(dlogits, head, gradients[self._head])
         dx = self.backend.xp.zeros((len(plan.token), self.config.dim), dtype=self.dtype)
         dx[plan.predictor] = ops.rmsnorm_backward(dh, norm, gradients["model.norm.weight"])
         dx = self._body_backward(dx, saved, plan)
@@ -154,19 +172,19 @@ class Transformer:
     def _body(self, token: Array, position: Array, attend: Any, keep: bool) -> tuple[Array, list]:
         """Embedding and all layers.   token and position (N,) -> x (N,D), what each layer's backward needs"""
         config, xp = self.config, self.backend.xp
-        n, d, f, e = len(token), config.dim, config.ffn_dim, config.head_dim
+        n, f, e = len(token), config.ffn_dim, config.head_dim
         n_rotated = config.n_heads + config.n_kv_heads
         saved = []
         x = ops.embedding(token, self.parameters["model.embed_tokens.weight"])  # (N,D)
-        turn = self._turns[position]  # (N,H+K,E/2)
+        turn = self._turns[position].repeat(n_rotated, axis=1)  # (N,H+K,E/2)
         for i, layer in enumerate(self._layers):
             h, norm1 = ops.rmsnorm(x, layer.attention_norm, config.norm_eps)  # (N,D)
-            qkv, linear1 = ops.linear(h, layer.qkv)  # (N, D + 2·K·E)
+            qkv, linear1 = ops.linear(h, layer.qkv)  # (N, (H+2K)·E)
             heads = qkv.reshape(n, n_rotated + config.n_kv_heads, e)  # (N, H+K+K, E)
             ops.rope(heads[:, :n_rotated], turn)
             y = xp.empty((n, config.n_heads, e), dtype=self.dtype)
             attended = attend(i, heads[:, : config.n_heads], heads[:, config.n_heads : n_rotated], heads[:, n_rotated:], y)
-            o, linear2 = ops.linear(y.reshape(n, d), layer.o)  # (N,D)
+            o, linear2 = ops.linear(y.reshape(n, config.n_heads * e), layer.o)  # (N,D)
             x += o
             h, norm2 = ops.rmsnorm(x, layer.ffn_norm, config.norm_eps)  # (N,D)
             gate_up, linear3 = ops.linear(h, layer.gate_up)  # (N,2F)
@@ -212,7 +230,7 @@ class Transformer:
         plan = self._plans.get(tree)
         if plan is None:
             self.check(tree.token, int(tree.row_end.max()))
-            plan = self._plans[tree] = plan_tree(tree, self.backend, self.dtype)
+            plan = self._plans[tree] = plan_tree(tree, self.backend, self.dtype, max(MAX_LOGITS // self.config.vocab_size, 1))
         return plan
 
     def check(self, token: np.ndarray, length: int) -> None:

@@ -11,7 +11,10 @@ from test_cli import LOG, TINY, run, stored  # noqa: F401
 from minigrpo.runs import checkpoints
 
 BAD = {
-    "an unknown task": ("train --task walk", "there is no task 'walk': choose arithmetic, countdown, treewalk, or path/to"),
+    "an unknown task": (
+        "train --task walk",
+        "there is no task 'walk': choose arithmetic, countdown, largest, ",
+    ),
     "an unknown command": ("walk", "'walk'", "choose from", "minigrpo --help"),
     "an unknown flag": ("train --group 4 --colour blue", "unrecognized arguments: --colour blue", "--help"),
     "a flag without its value": ("train --steps", "--steps: expected one argument", "minigrpo train --help"),

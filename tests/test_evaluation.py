@@ -8,9 +8,10 @@ import pytest
 
 from minigrpo import evaluation, sample
 from minigrpo.evaluation import evaluate, is_correct, pass_at_k
+from minigrpo.policy import load_run, make_model
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import load_task
-from minigrpo.trainer import load_run, make_model, train
+from minigrpo.trainer import train
 
 TINY = {"dim": 16, "n_layers": 1, "n_heads": 2, "dtype": "float64"}
 

@@ -10,9 +10,10 @@ from helpers import relative
 
 from minigrpo import PrefixTree, TransformerConfig, sample
 from minigrpo.optim import AdamW
+from minigrpo.policy import make_model
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import load_task
-from minigrpo.trainer import make_model, train, warm_start
+from minigrpo.trainer import train, warm_start
 
 TINY = {"dim": 16, "n_layers": 1, "n_heads": 2, "dtype": "float64"}
 

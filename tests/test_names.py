@@ -58,7 +58,7 @@ def test_weights_and_step_rewards():
 def test_the_transformer():
     names = list(inspect.signature(mg.TransformerConfig).parameters)
     wanted = ["vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "max_seq_len", "rope_base", "norm_eps"]
-    assert names == [*wanted, "tie_embeddings"]
+    assert names == [*wanted, "tie_embeddings", "head_dim"]
     arguments = inspect.signature(mg.Transformer).parameters
     assert [(name, p.default) for name, p in arguments.items()][1:] == [("seed", 0), ("backend", "numpy"), ("dtype", "float32")]
     assert next(iter(arguments)) == "config"

@@ -9,9 +9,10 @@ from helpers import relative
 from minigrpo import PrefixTree, sample
 from minigrpo.optim import SGD, AdamW
 from minigrpo.padded import padded_loss
+from minigrpo.policy import make_model, using
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import CharTokenizer, score_texts
-from minigrpo.trainer import TrainState, grpo_step, make_model, train, using
+from minigrpo.trainer import TrainState, grpo_step, train
 
 TINY = {"dim": 16, "n_layers": 1, "n_heads": 2, "dtype": "float64"}
 NAMES = {

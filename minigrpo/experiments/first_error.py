@@ -28,10 +28,11 @@ from typing import Any
 import numpy as np
 
 from minigrpo.experiments.trees import warm_policy
+from minigrpo.policy import load_weights, make_model
 from minigrpo.rewards import step_rewards
 from minigrpo.sampler import sample
 from minigrpo.tasks.arithmetic import CHARACTERS, Arithmetic, first_wrong_step
-from minigrpo.trainer import TrainSettings, load_weights, make_model
+from minigrpo.trainer import TrainSettings
 from minigrpo.tree import PrefixTree
 
 SIZES = (8, 16, 32)

@@ -36,10 +36,11 @@ from minigrpo.experiments.parallel import run_jobs
 from minigrpo.objectives import Objective, advantages
 from minigrpo.optim import AdamW
 from minigrpo.plots import bootstrap_interval, save
+from minigrpo.policy import make_model, using
 from minigrpo.sampler import Rollouts
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import load_task
-from minigrpo.trainer import TrainState, grpo_step, make_model, using
+from minigrpo.trainer import TrainState, grpo_step
 from minigrpo.tree import PrefixTree
 
 OBJECTIVES = {"grpo": "GRPO", "lambda_grpo": "λ-GRPO"}

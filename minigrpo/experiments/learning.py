@@ -22,9 +22,10 @@ from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.trees import warm_policy
 from minigrpo.optim import clip_gradient, learning_rate_at
 from minigrpo.plots import bootstrap_interval, save
+from minigrpo.policy import load_weights, make_model, make_optimizer, using
 from minigrpo.sampler import sample
 from minigrpo.tasks import load_task
-from minigrpo.trainer import TrainSettings, load_weights, make_model, make_optimizer, using
+from minigrpo.trainer import TrainSettings
 
 RATES = {"arithmetic": (3e-5, 1e-4, 3e-4), "countdown": (1e-4, 3e-4, 1e-3)}  # in the middle: what the task recommends
 COMPARED = ("grpo", "lambda_grpo")

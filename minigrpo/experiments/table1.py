@@ -23,11 +23,12 @@ from minigrpo.experiments.table1_plots import best, best_figure, sweep_figure
 from minigrpo.objectives import Objective
 from minigrpo.plan import split_tree
 from minigrpo.plots import bootstrap_interval, save
+from minigrpo.policy import make_model, make_optimizer
 from minigrpo.rewards import monte_carlo_step_rewards
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.tasks import load_task
 from minigrpo.tasks.treewalk import TreeWalk
-from minigrpo.trainer import TrainSettings, compute_gradients, make_model, make_optimizer
+from minigrpo.trainer import TrainSettings, compute_gradients
 from minigrpo.transformer import Transformer
 
 ARMS = (

@@ -27,10 +27,11 @@ from minigrpo.drawing import BLUE, INK, ORANGE, STYLE
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.groups import tree_statistics
 from minigrpo.plots import bootstrap_interval, save
+from minigrpo.policy import load_weights, make_model
 from minigrpo.runs import checkpoints, read_settings
 from minigrpo.sampler import sample
 from minigrpo.tasks import Task, load_task
-from minigrpo.trainer import TrainSettings, load_weights, make_model, train
+from minigrpo.trainer import TrainSettings, train
 from minigrpo.transformer import Transformer
 
 SIZES = (6, 36)

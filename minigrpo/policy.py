@@ -1,0 +1,101 @@
+"""Where a policy comes from: made anew, a pretrained language model, or the checkpoint of a run; with the task it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigrpo.ops import Array
+from minigrpo.optim import SGD, AdamW
+from minigrpo.parameters import TransformerConfig
+from minigrpo.runs import TOKENIZER, latest_checkpoint, load_checkpoint, read_settings
+from minigrpo.settings import TrainSettings
+from minigrpo.tasks import Task, load_task
+from minigrpo.transformer import Transformer
+
+SWAPPED = 1 << 20  # parameters that change places at a time
+
+
+def make_policy(settings: TrainSettings, task: Task | None = None) -> tuple[Transformer, Task]:
+    """The policy that a run starts from, and its task (unless one is given).   Raises ValueError for bad input."""
+    if settings.model is None:
+        task = task or load_task(settings.task, **settings.task_options)
+        return make_model(settings, task), task
+    from minigrpo.models import load_model  # needs the extra `lm`
+
+    model, tokenizer = load_model(settings.model, settings.backend, settings.dtype)
+    return model, task or load_task(settings.task, tokenizer, **settings.task_options)
+
+
+def make_model(settings: TrainSettings, task: Task) -> Transformer:
+    """A new model of the settings' shape for the task's vocabulary, with room for prompts of any length that fits its context."""
+    longest = max(len(p) for p in task.prompts(np.random.default_rng(0), 64))
+    config = TransformerConfig(
+        vocab_size=task.tokenizer.vocab_size,
+        **{name: getattr(settings, name) for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim")},
+        max_seq_len=max(64, 2 * longest + task.max_new_tokens),
+    )
+    return Transformer(config, seed=settings.seed, backend=settings.backend, dtype=settings.dtype)
+
+
+def make_optimizer(settings: TrainSettings, model: Transformer) -> AdamW | SGD:
+    """The optimiser that the settings name."""
+    if settings.optimizer == "sgd":
+        return SGD(model.parameters)
+    return AdamW(model.parameters, weight_decay=settings.weight_decay)
+
+
+def load_run(path: str | Path, **changes: Any) -> tuple[Transformer, Task, TrainSettings]:
+    """The model of a run's newest checkpoint (or of a checkpoint file in a run folder), with its task and settings."""
+    file = latest_checkpoint(Path(path))
+    stored = read_settings(file.parent)
+    if stored.get("backend") == "cupy":
+        stored["backend"] = "auto"  # trained on a GPU, looked at anywhere
+    settings = replace(TrainSettings(**{f.name: stored[f.name] for f in fields(TrainSettings) if f.name in stored}), **changes)
+    arrays, state = load_checkpoint(file)
+    model, task = restore_policy(settings, file.parent, state)
+    model.parameters.flat[:] = model.backend.to_device(arrays["parameters"], dtype=model.dtype)
+    return model, task, settings
+
+
+def restore_policy(settings: TrainSettings, folder: Path, state: Mapping[str, Any], task: Task | None = None) -> tuple:
+    """A model of the shape that a checkpoint's state tells, its parameters still 0, and its task.   -> Transformer, Task"""
+    config = TransformerConfig(**state["config"])
+    model = Transformer(config, seed=None, backend=settings.backend, dtype=settings.dtype)
+    tokenizer = None
+    if settings.model is not None:
+        from minigrpo.models import TextTokenizer
+
+        tokenizer = TextTokenizer.from_file(folder / TOKENIZER, config.vocab_size, state["eos"])
+    return model, task or load_task(settings.task, tokenizer, **settings.task_options)
+
+
+def load_weights(model: Transformer, path: str | Path) -> None:
+    """Copy the parameters of a run or checkpoint into a model of the same shape.   Raises ValueError if the shapes differ."""
+    arrays, state = load_checkpoint(latest_checkpoint(Path(path)))
+    if TransformerConfig(**state["config"]) != model.config:
+        changed = sorted(name for name, value in model.settings().items() if state["config"].get(name, value) != value)
+        raise ValueError(f"{path} holds a model of another shape (it differs in {', '.join(changed)})")
+    model.parameters.flat[:] = model.backend.to_device(arrays["parameters"], dtype=model.dtype)
+
+
+@contextmanager
+def using(model: Transformer, flat: Array) -> Iterator[Transformer]:
+    """The model with other parameters for a while.   They change places with its own, so `flat` holds those meanwhile."""
+    _swap(model.parameters.flat, flat)
+    try:
+        yield model
+    finally:
+        _swap(model.parameters.flat, flat)
+
+
+def _swap(a: Array, b: Array) -> None:
+    for start in range(0, len(a), SWAPPED):
+        part = slice(start, start + SWAPPED)
+        kept = a[part].copy()
+        a[part], b[part] = b[part], kept

@@ -1,0 +1,110 @@
+"""Finding a task by name: built in, or a class in a file of the user's own."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from minigrpo.tasks.task import Task, Tokenizer, whole_number
+from minigrpo.tasks.text import Tokenised
+
+BUILT_IN = {
+    "arithmetic": "Arithmetic",
+    "countdown": "Countdown",
+    "largest": "Largest",
+    "sums": "Sums",
+    "treewalk": "TreeWalk",
+}
+
+
+def load_task(name: str, tokenizer: Tokenizer | None = None, **options: Any) -> Task:
+    """The task of a built-in name, or of "path/to/file.py:MyTask"; options go to its constructor.
+
+    tokenizer: of a language model, for a task that is made of text.  Raises ValueError as `find_task` does, and for a task of text
+    without a tokenizer or the other way round.
+    """
+    task = find_task(name, **options)
+    if hasattr(task, "texts") != (tokenizer is not None):
+        if tokenizer is None:
+            raise ValueError(f"task {name!r} is made of text, for a language model: give one, such as --model smollm2")
+        raise ValueError(f"task {name!r} has tokens of its own, not a language model's: leave out --model, or take sums or largest")
+    return task if tokenizer is None else Tokenised(task, tokenizer)
+
+
+def find_task(name: str, **options: Any) -> Any:
+    """As `load_task`, but a task that is made of text comes as it is, a `text.TextTask`.
+
+    The file is run as Python: name only files that you trust.  Raises ValueError for an unknown name, a file or class that is not
+    there, a file that fails to import, an option the constructor does not have, and a class that lacks a part of a task.
+    """
+    if name in BUILT_IN:
+        cls = getattr(importlib.import_module(f"minigrpo.tasks.{name}"), BUILT_IN[name])
+    elif name.endswith(".py"):
+        raise ValueError(f"{name!r} names a file but no class in it: write {name}:MyTask")
+    elif ":" in name:
+        cls = _class_in_file(*name.rsplit(":", 1))
+    else:
+        raise ValueError(f"there is no task {name!r}: choose {', '.join(sorted(BUILT_IN))}, or path/to/file.py:MyTask")
+    _check_options(name, cls, options)
+    task = cls(**options)
+    _check_parts(name, task)
+    return task
+
+
+def _class_in_file(file: str, class_name: str) -> Callable[..., Task]:
+    path = Path(file).expanduser().resolve()
+    if not path.is_file():
+        raise ValueError(f"there is no task file {file!r}: check the path (it is taken from the current folder)")
+    if path.suffix != ".py":
+        raise ValueError(f"the task file {file!r} is no .py file: name one")
+    module_name = f"minigrpo_task_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses look their module up by name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise ValueError(f"the task file {file!r} cannot be imported: {type(error).__name__}: {error}") from error
+    if not callable(getattr(module, class_name, None)):
+        classes = [key for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module_name]
+        raise ValueError(f"the task file {file!r} has no class {class_name!r}: it has {', '.join(classes) or 'none'}")
+    return getattr(module, class_name)
+
+
+def _check_options(name: str, cls: Callable[..., Task], options: dict[str, Any]) -> None:
+    parameters = inspect.signature(cls).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    known = [p.name for p in named]
+    listed = f"its options are {', '.join(known)}" if known else "it has no options"
+    unknown = sorted(set(options) - set(known))
+    if unknown and not any(p.kind == p.VAR_KEYWORD for p in parameters):
+        raise ValueError(f"task {name!r} has no option {unknown[0]!r}: {listed}")
+    missing = [p.name for p in named if p.default is p.empty and p.name not in options]
+    if missing:
+        raise ValueError(f"task {name!r} needs the option {missing[0]!r}: {listed}")
+
+
+def _check_parts(name: str, task: Any) -> None:
+    if hasattr(task, "texts"):
+        for part in ("max_new_tokens", "stop", "reward"):
+            if not hasattr(task, part):
+                raise ValueError(
+                    f"task {name!r} has no attribute {part!r}: a text task needs max_new_tokens, stop, texts and reward"
+                )
+        whole_number(f"max_new_tokens of task {name!r}", task.max_new_tokens, 1)
+        return
+    for part in ("tokenizer", "max_new_tokens", "prompts", "score"):
+        if not hasattr(task, part):
+            raise ValueError(f"task {name!r} has no attribute {part!r}: a task needs tokenizer, max_new_tokens, prompts and score")
+    for part in ("encode", "decode", "vocab_size", "eos"):
+        if not hasattr(task.tokenizer, part):
+            needs = "it needs encode, decode, vocab_size and eos"
+            raise ValueError(f"the tokenizer of task {name!r} has no attribute {part!r}: {needs}")
+    whole_number(f"max_new_tokens of task {name!r}", task.max_new_tokens, 1)
