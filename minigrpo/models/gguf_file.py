@@ -116,8 +116,8 @@ class GGUFFile:
             n_kv_heads=self._whole("attention.head_count_kv", heads),
             ffn_dim=self._whole("feed_forward_length"),
             max_seq_len=min(context, max_seq_len or context),
-            rope_base=float(self._number("rope.freq_base", 10_000.0)),
-            norm_eps=float(np.float64(f"{self._number('attention.layer_norm_rms_epsilon'):.6g}")),  # kept as float32: 9.999…e-06
+            rope_base=self._real("rope.freq_base", 10_000.0),
+            norm_eps=self._real("attention.layer_norm_rms_epsilon"),
             tie_embeddings="lm_head.weight" not in self.tensors,
             head_dim=head_dim,
         )
@@ -218,6 +218,12 @@ class GGUFFile:
         if value is None:
             raise ValueError(f"{self.path} is damaged: it lacks llama.{key}")
         return value
+
+    def _real(self, key: str, default: float | None = None) -> float:
+        value = self._number(key, default)
+        if not isinstance(value, int | float):
+            raise ValueError(f"{self.path}: llama.{key} is {value!r}, it should be a number")
+        return float(f"{value:.6g}")  # stored in float32: 1e-5 reads as 9.999999747378752e-06
 
     def _whole(self, key: str, default: int | None = None) -> int:
         value = self._number(key, default)

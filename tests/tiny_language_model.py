@@ -1,0 +1,125 @@
+"""A language model of a few thousand weights, in the formats that real ones come in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+import tokenizers
+
+from minigrpo import Transformer, TransformerConfig
+from minigrpo.models.text_tokenizer import TextTokenizer, byte_level_tokenizer
+from minigrpo.parameters import rotate_halves
+
+BYTES = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+MERGES = ["Ġ +", "a b", "ab c", "Ċ Ċ"]
+TOKENS = [*BYTES, *(merge.replace(" ", "") for merge in MERGES), "<end>"]
+EOS = len(TOKENS) - 1
+VOCABULARY = 288  # larger than the tokenizer's, and a multiple of 32 as quantisation needs it
+SHAPES = {
+    "mha_tied": {"dim": 32, "n_heads": 4, "n_kv_heads": 4, "ffn_dim": 64},
+    "gqa_untied": {"dim": 64, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 96, "tie_embeddings": False},
+    "wide_heads": {"dim": 32, "n_heads": 2, "n_kv_heads": 1, "ffn_dim": 64, "head_dim": 32},
+}
+
+
+def make(shape: str = "mha_tied", seed: int = 0, **changes) -> tuple[Transformer, TextTokenizer]:
+    """A random model; norms are not 1, so that forgetting one shows."""
+    settings = {"n_layers": 2, "max_seq_len": 96, "rope_base": 5_000.0, "norm_eps": 1e-6} | SHAPES[shape] | changes
+    model = Transformer(TransformerConfig(VOCABULARY, **settings), seed=seed)
+    rng = np.random.default_rng(seed + 1)
+    for name, view in model.parameters.items():
+        if "norm" in name:
+            view[...] = rng.uniform(0.5, 1.5, view.shape)
+    return model, byte_level_tokenizer(TOKENS, MERGES, ["<end>"], EOS, split_digits=True)
+
+
+def half_split(model: Transformer) -> dict[str, np.ndarray]:
+    """The weights in the order of a Hugging Face checkpoint."""
+    heads = {"q_proj": model.config.n_heads, "k_proj": model.config.n_kv_heads}
+    found = {}
+    for name, view in model.parameters.items():
+        n = heads.get(name.split(".")[-2])
+        found[name] = view.copy() if n is None else rotate_halves(view, n)
+    return found
+
+
+GGUF_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def permute(weight: np.ndarray, n_heads: int) -> np.ndarray:
+    """What llama.cpp's converter does to the rows of Q and K of a Hugging Face checkpoint."""
+    return weight.reshape(n_heads, 2, weight.shape[0] // n_heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def write_gguf(path: Path, model: Transformer, kind: str = "F32", metadata: dict | None = None, extra: dict | None = None) -> Path:
+    """A GGUF file as llama.cpp's converter writes it.   metadata: values to add or, if None, to leave out."""
+    c = model.config
+    values = {
+        "llama.block_count": c.n_layers,
+        "llama.context_length": c.max_seq_len,
+        "llama.embedding_length": c.dim,
+        "llama.feed_forward_length": c.ffn_dim,
+        "llama.attention.head_count": c.n_heads,
+        "llama.attention.head_count_kv": c.n_kv_heads,
+        "llama.attention.key_length": c.head_dim,
+        "llama.rope.dimension_count": c.head_dim,
+        "llama.rope.freq_base": c.rope_base,
+        "llama.attention.layer_norm_rms_epsilon": c.norm_eps,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.tokens": TOKENS,
+        "tokenizer.ggml.token_type": [1] * (len(TOKENS) - 1) + [3],
+        "tokenizer.ggml.merges": MERGES,
+        "tokenizer.ggml.eos_token_id": EOS,
+    } | (metadata or {})
+    architecture = values.pop("general.architecture", "llama")
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, value in values.items():
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        elif isinstance(value, list):
+            writer.add_array(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        elif value is not None:
+            writer.add_uint32(key, value)
+    quantisation = gguf.GGMLQuantizationType[kind]
+    heads = {"q_proj": c.n_heads, "k_proj": c.n_kv_heads}
+    for name, weight in (half_split(model) | (extra or {})).items():
+        n = heads.get(name.split(".")[-2])
+        weight = weight if n is None else permute(weight, n)
+        stem = name.removesuffix(".weight")
+        layer = f"blk.{stem.split('.')[2]}." if ".layers." in stem else ""
+        target = f"{layer}{GGUF_NAMES[stem.split('.', 3)[3] if layer else stem]}.weight" if name in model.parameters else name
+        if weight.ndim == 1 or kind == "F32":
+            writer.add_tensor(target, weight.astype(np.float32))
+        else:
+            writer.add_tensor(target, gguf.quants.quantize(weight.astype(np.float32), quantisation), raw_dtype=quantisation)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def rewrite_config(folder: Path, **changes) -> None:
+    """Change keys of a folder's config.json; None removes one."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
