@@ -33,7 +33,7 @@ def make(shape: str = "mha_tied", seed: int = 0, **changes) -> tuple[Transformer
     for name, view in model.parameters.items():
         if "norm" in name:
             view[...] = rng.uniform(0.5, 1.5, view.shape)
-    return model, byte_level_tokenizer(TOKENS, MERGES, ["<end>"], EOS, split_digits=True)
+    return model, byte_level_tokenizer(TOKENS, MERGES, ["<end>"], eos=EOS, vocab_size=VOCABULARY, split_digits=True)
 
 
 def half_split(model: Transformer) -> dict[str, np.ndarray]:

@@ -149,7 +149,9 @@ class GGUFFile:
         merges, eos = self.metadata.get("tokenizer.ggml.merges"), self.metadata.get("tokenizer.ggml.eos_token_id")
         special = [token for token, type_ in zip(tokens or (), types, strict=False) if type_ == CONTROL]
         try:
-            return byte_level_tokenizer(tokens, merges, special, eos, split_digits=pre == "smollm")
+            return byte_level_tokenizer(
+                tokens, merges, special, eos=eos, vocab_size=self.config().vocab_size, split_digits=pre == "smollm"
+            )
         except Exception as error:  # the tokenizers package raises bare Exception
             raise ValueError(f"{self.path} holds a damaged tokenizer ({error}): fetch it again") from error
 

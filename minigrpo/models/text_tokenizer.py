@@ -65,9 +65,12 @@ class TextTokenizer:
 
 
 def byte_level_tokenizer(
-    tokens: Sequence[str], merges: Sequence[str], special: Sequence[str], eos: int | None, *, split_digits: bool
+    tokens: Sequence[str], merges: Sequence[str], special: Sequence[str], *, eos: int | None, vocab_size: int, split_digits: bool
 ) -> TextTokenizer:
-    """The byte-level BPE of GPT-2 from its vocabulary and merges; split_digits: every digit is a token, as in SmolLM."""
+    """The byte-level BPE of GPT-2 from its vocabulary and merges; split_digits: every digit is a token, as in SmolLM.
+
+    Raises ValueError if the vocabulary of the model, vocab_size, has no room for the tokens.
+    """
     tokenizers = need("tokenizers")
     vocabulary = {token: i for i, token in enumerate(tokens)}
     pairs = [tuple(merge.split(" ", 1)) for merge in merges]
@@ -77,4 +80,6 @@ def byte_level_tokenizer(
     core.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([digits, byte_level]) if split_digits else byte_level
     core.decoder = tokenizers.decoders.ByteLevel()
     core.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in special])
-    return TextTokenizer(core, len(tokens), eos)
+    if len(tokens) > vocab_size or not (eos is None or 0 <= eos < vocab_size):
+        raise ValueError(f"{len(tokens)} tokens with EOS {eos} for a vocabulary of {vocab_size}")
+    return TextTokenizer(core, vocab_size, eos)
