@@ -19,6 +19,7 @@ EPILOG = """examples:
   minigrpo demo --out demo                      everything in a minute: trees, the theorem, GRPO against λ-GRPO, a report
   minigrpo tree classroom.json                  draw a group that you typed, with |λ|, step rewards and advantages
   minigrpo equivalence                          check Theorem 1 on real rollouts
+  minigrpo check ch05                           check your answers to the exercises of chapter 5
   minigrpo train --task arithmetic --out run    train; then: minigrpo evaluate run, sample run, plot run
 """
 
@@ -155,6 +156,13 @@ def _parser() -> argparse.ArgumentParser:
     equivalence.add_argument("--beta", type=float, default=0.04, help="weight of the KL term (default: 0.04)")
     equivalence.add_argument("--tolerance", type=float, default=1e-12)
     equivalence.add_argument("--seed", type=int, default=0)
+
+    check = command("check", "check your answers to a chapter's exercises: exit code 0 if all are right, 1 otherwise")
+    check.add_argument("chapter", metavar="CHAPTER", help="ch01 to ch08, or all")
+    check.add_argument(
+        "path", metavar="FILE", nargs="?", help="your file, or a folder of such files (default: tutorials/exercises/CHAPTER.py)"
+    )
+    check.add_argument("--task", type=int, metavar="N", help="only this task, counted from 1 (default: all)")
 
     plot = command(
         "plot",

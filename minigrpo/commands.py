@@ -205,6 +205,24 @@ def run_equivalence(a: argparse.Namespace) -> int:
     return 0 if holds else 1
 
 
+def run_check(a: argparse.Namespace) -> int:
+    """A student's answers to exercises.   -> exit code"""
+    from minigrpo.checks.runner import CHAPTERS, RIGHT, chapter_name, check, find, summary
+
+    if a.chapter == "all" and (a.task is not None or (a.path and not Path(a.path).is_dir())):
+        raise ValueError("all chapters have a file each: give a folder that holds them, and no --task")
+    everything = []
+    for chapter in CHAPTERS if a.chapter == "all" else [a.chapter]:
+        verdicts = check(chapter, a.path, a.task)
+        everything += verdicts
+        if a.chapter == "all":
+            print(f"{chapter} {CHAPTERS[chapter]:28} {summary(verdicts)}")
+        else:
+            print("\n".join(verdict.text() for verdict in verdicts))
+    print(summary(everything) + ("" if a.chapter == "all" else f" ({find(chapter_name(a.chapter), a.path)})"))
+    return 0 if all(verdict.state == RIGHT for verdict in everything) else 1
+
+
 def run_plot(a: argparse.Namespace) -> None:
     """Metrics of runs as a figure."""
     from minigrpo.plots import learning_curves, metrics_figure, save

@@ -1,0 +1,318 @@
+"""The exercises of the course: a check fails on the stub and on every wrong answer, in words, and passes on the solution.
+
+Wrong answers are in `wrong_answers/chNN.py`: functions <function>__<mistake>, whose docstrings hold what the message must say.
+"""
+
+# ruff: noqa: F811 (a fixture that is imported and an argument have the same name)
+
+import ast
+import doctest
+import shutil
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_cli import run  # noqa: F401
+
+from minigrpo.checks.grading import WrongAnswer, ask, compare, compare_rows, text
+from minigrpo.checks.runner import CHAPTERS, RIGHT, TO_DO, WRONG, check, load, tasks_of, verdict
+
+ROOT = Path(__file__).parent.parent
+STUBS, SOLUTIONS, WRONG_ANSWERS = (
+    ROOT / "tutorials/exercises",
+    ROOT / "tutorials/solutions",
+    Path(__file__).parent / "wrong_answers",
+)
+TASKS = [(chapter, n, task) for chapter in CHAPTERS for n, task in enumerate(tasks_of(chapter), 1)]
+MISTAKES = [
+    (chapter, n, task, name)
+    for chapter, n, task in TASKS
+    for name in vars(load(WRONG_ANSWERS / f"{chapter}.py"))
+    if name.startswith(f"{task.function}__")
+]
+identity = [f"{chapter}-{task.function}" for chapter, _, task in TASKS]
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """The solutions of all chapters."""
+    return {chapter: load(SOLUTIONS / f"{chapter}.py") for chapter in CHAPTERS}
+
+
+def label(chapter, n, task):
+    return f"{chapter} task {n}: {task.title}"
+
+
+def graded(chapter, n, task, function):
+    return verdict(label(chapter, n, task), task, types.SimpleNamespace(**{task.function: function}))
+
+
+# -- stubs, solutions, wrong answers -------------------------------------------------------------------------------------
+
+
+def test_there_is_enough_to_do():
+    assert len(TASKS) >= 24
+    assert all(len(tasks_of(chapter)) >= 3 for chapter in CHAPTERS)
+    per_task = [sum(task is other for _, _, other, _ in MISTAKES) for _, _, task in TASKS]
+    assert min(per_task) >= 2
+    everything = [name for chapter in CHAPTERS for name in vars(load(WRONG_ANSWERS / f"{chapter}.py")) if "__" in name.strip("_")]
+    assert len(everything) == len(MISTAKES)  # none belongs to no task
+
+
+@pytest.mark.parametrize(("chapter", "n", "task"), TASKS, ids=identity)
+def test_the_stub_names_its_task(chapter, n, task):
+    stub = getattr(load(STUBS / f"{chapter}.py"), task.function)
+    with pytest.raises(NotImplementedError) as raised:
+        stub(*[None] * stub.__code__.co_argcount)
+    assert str(raised.value) == label(chapter, n, task)
+    assert stub.__doc__.startswith(label(chapter, n, task) + ".   ")
+    got = graded(chapter, n, task, stub)
+    assert got.state == TO_DO
+    assert got.text() == f"{label(chapter, n, task)} … to do"
+
+
+@pytest.mark.parametrize(("chapter", "n", "task"), TASKS, ids=identity)
+def test_the_solution_passes(chapter, n, task, answers):
+    assert graded(chapter, n, task, getattr(answers[chapter], task.function)).text() == f"{label(chapter, n, task)} … right"
+
+
+@pytest.mark.parametrize(("chapter", "n", "task", "name"), MISTAKES, ids=[f"{m[0]}-{m[3]}" for m in MISTAKES])
+def test_a_wrong_answer_is_told_what_is_wrong(chapter, n, task, name):
+    function = getattr(load(WRONG_ANSWERS / f"{chapter}.py"), name)
+    got, again = graded(chapter, n, task, function), graded(chapter, n, task, function)
+    assert got.state == WRONG
+    assert got == again
+    said = " ".join(got.text().split())
+    assert said.startswith(f"{label(chapter, n, task)} … not right yet ")
+    assert "expected" in said.lower()
+    assert "got" in said
+    assert len(said) < 900
+    for words in function.__doc__.split("|"):
+        assert words.strip().lower() in got.message.lower(), got.message
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_the_examples_of_the_stubs_are_true(chapter, answers):
+    """The docstrings' examples, run with the solutions."""
+    stubs, names = load(STUBS / f"{chapter}.py"), {"np": np, **vars(answers[chapter])}
+    runner, n = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS), 0
+    for task in tasks_of(chapter):
+        test = doctest.DocTestParser().get_doctest(getattr(stubs, task.function).__doc__, dict(names), task.function, None, 0)
+        n += len(test.examples)
+        runner.run(test)
+    assert runner.summarize(verbose=False).failed == 0
+    assert n >= 3
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_files_are_short_and_of_one_shape(chapter, answers):
+    """Stubs and solutions have the same functions with the same arguments; no stub holds anything else."""
+    stubs = load(STUBS / f"{chapter}.py")
+    names = [task.function for task in tasks_of(chapter)]
+    tree = ast.parse((STUBS / f"{chapter}.py").read_text(encoding="utf-8"))
+    assert [node.name for node in tree.body if isinstance(node, ast.FunctionDef)] == names
+    for name in names:
+        code, other = getattr(stubs, name).__code__, getattr(answers[chapter], name).__code__
+        assert code.co_varnames[: code.co_argcount] == other.co_varnames[: other.co_argcount]
+    assert all(
+        len((f / f"{chapter}.py").read_text(encoding="utf-8").splitlines()) <= 330 for f in (STUBS, SOLUTIONS, WRONG_ANSWERS)
+    )
+
+
+def test_answers_may_do_what_they_like_to_their_arguments(answers):
+    """Arguments are copies, so an answer that is right and untidy is still right."""
+    right = answers["ch04"].group_advantages
+    chapter, n, task = next(entry for entry in TASKS if entry[2].function == "group_advantages")
+
+    def untidy(rewards):
+        answer = right(rewards)
+        rewards[:] = np.nan
+        return answer
+
+    assert graded(chapter, n, task, untidy).state == RIGHT
+    assert graded(chapter, n, task, lambda rewards: right(rewards).tolist()).state == RIGHT
+
+
+@pytest.mark.parametrize(("chapter", "n", "task"), TASKS, ids=identity)
+def test_any_kind_of_answer_gets_a_message(chapter, n, task):
+    """Whatever a function returns, no check stops with an error of its own."""
+    kinds = [
+        None,
+        "x",
+        b"x",
+        3,
+        0.5,
+        1j,
+        True,
+        [],
+        (),
+        {},
+        {1},
+        [[]],
+        [None],
+        [[1], [2, 3]],
+        ("a", "b"),
+        (None, None),
+        ([], []),
+        object(),
+    ]
+    kinds += [
+        np.zeros((2, 3)),
+        np.array(np.nan),
+        np.array(["a"]),
+        (1.0, [1.0]),
+        ([[1], [2], [3]], ["a", "b", "c"]),
+        [(1, 2)],
+        ([[1]] * 9, 7),
+    ]
+    for kind in kinds:
+        if not (task.function == "verify" and isinstance(kind, int)):  # sometimes right: it fails on another text
+            got = graded(chapter, n, task, lambda *arguments, kind=kind: kind)
+            assert got.state == WRONG, kind
+            assert "expected" in got.message.lower(), kind
+
+
+# -- what the comparison says --------------------------------------------------------------------------------------------
+
+
+def said(call, *arguments, **options):
+    with pytest.raises(WrongAnswer) as raised:
+        call(*arguments, **options)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("got", "words"),
+    [
+        ([[1.0, 2.0, 3.0]], "Expected shape (3,), got shape (1, 3)"),
+        ([1.0, 2.0], "one missing"),
+        (2.0, "an axis too few"),
+        ([-1.0, -2.0, -4.0], "sign is flipped"),
+        ([3.0, 6.0, 12.0], "3 times"),
+        ([1.5, 2.5, 4.5], "off by the same +0.5"),
+        ([2.0, 4.0, 9.0], "off by one position"),
+        ([1.0, 2.0, np.nan], "nan or an infinity"),
+        ([1.0, 2.0, 4.0 + 1e-6], "got 4.000001"),
+        (["a", "b", "c"], "Expected numbers, got list"),
+        ([1.0, 5.0, 4.0], "At place 1: expected 2, got 5 (1 of 3 numbers are wrong)"),
+        ([1.0, 7.0, 4.0], "Hint: you took 7."),
+    ],
+)
+def test_common_mistakes_are_recognised(got, words):
+    message = said(compare, got, [1.0, 2.0, 4.0], "something", axes=("place",), hints={"you took 7.": [1.0, 7.0, 4.0]})
+    assert message.startswith("Given something:\n")
+    assert words in message
+
+
+def test_rows_of_different_lengths():
+    right = [np.ones(2), np.zeros(0), np.arange(3.0)]
+    compare_rows([[1, 1], [], [0, 1, 2]], right, "")
+    assert "Expected a list with an array for each completion, got int" in said(compare_rows, 3, right, "")
+    assert "list of 3 arrays, got 2" in said(compare_rows, right[:2], right, "")
+    assert "Completion 2 needs one number a token: expected shape (3,), got shape (2,)" in said(
+        compare_rows, [*right[:2], [0, 1]], right, ""
+    )
+    assert "At completion 2, position 1: expected 1, got 5" in said(compare_rows, [*right[:2], [0, 5, 2]], right, "")
+
+
+def test_what_stops_or_returns_nothing():
+    def divides(n):
+        return 1 / n
+
+    assert "got None.\nHint: does the function end with" in said(ask, lambda: None, given="")
+    message = said(ask, divides, 0, given="n = 0")
+    assert "got ZeroDivisionError: division by zero (line " in message
+    assert "return 1 / n" in message
+    assert "can be 0" in message
+    assert "keep the arguments of the stub" in said(ask, lambda: 1, 2, given="")
+    assert text([True, -0.0, (1.23456789, "a")]) == "[True, 0, (1.2346, 'a')]"
+
+
+# -- the command ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A student's copy of the repository's tutorials."""
+    shutil.copytree(STUBS, tmp_path / "tutorials/exercises")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "tutorials"
+
+
+def test_check_from_the_root_from_tutorials_and_by_path(run, desk, monkeypatch):
+    code, out, err = run("check", "ch05")
+    assert (code, err) == (1, "")
+    assert out.splitlines()[0] == "ch05 task 1: process sets by hand … to do"
+    assert out.splitlines()[-1] == "0 of 6 tasks are right; 6 to do (tutorials/exercises/ch05.py)"
+    for folder, path in ((desk, "exercises"), (desk / "exercises", "../exercises")):
+        monkeypatch.chdir(folder)
+        assert run("check", "5") == (1, out.replace("tutorials/exercises", path), "")
+    assert run("check", "ch05", SOLUTIONS / "ch05.py")[0] == 0
+    assert run("check", "ch05", SOLUTIONS)[1].endswith(f"all 6 tasks are right ({SOLUTIONS / 'ch05.py'})\n")
+
+
+def test_check_one_task_while_it_is_being_done(run, desk):
+    file = desk / "exercises/ch04.py"
+    stub = file.read_text(encoding="utf-8")
+    todo = '    raise NotImplementedError("ch04 task 4: dead groups")'
+    assert todo in stub
+    for line, code, words in (
+        ("    return (rewards == 0).all(1)", 1, "as dead as one whose completions are all wrong"),
+        (
+            "    return (rewards == rewards[:, :1]).all(1)",
+            0,
+            "ch04 task 4: dead groups … right\nright (tutorials/exercises/ch04.py)\n",
+        ),
+        ("    return rewards.shape(1)", 1, "TypeError: 'tuple' object is not callable (line"),
+    ):
+        file.write_text(stub.replace(todo, line), encoding="utf-8")  # at once, so a cached file would be noticed
+        got = run("check", "ch04", "--task", 4)
+        assert (got[0], got[2]) == (code, "")
+        assert words in got[1]
+    file.write_text(stub.replace("def dead_groups", "def dead"), encoding="utf-8")
+    assert "Expected def dead_groups(…), as in the stub, got a file without it" in run("check", "ch04", "--task", 4)[1]
+    assert run("check", "ch04")[1].endswith("0 of 5 tasks are right; 1 not right yet, 4 to do (tutorials/exercises/ch04.py)\n")
+
+
+def test_check_everything(run, desk):
+    code, out, err = run("check", "all")
+    assert (code, err) == (1, "")
+    assert len(out.splitlines()) == len(CHAPTERS) + 1
+    assert out.splitlines()[-1] == f"0 of {len(TASKS)} tasks are right; {len(TASKS)} to do"
+    shutil.copy(SOLUTIONS / "ch01.py", desk / "exercises")
+    assert "ch01 policy gradients             all 4 tasks are right" in run("check", "all", desk / "exercises")[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("check ch09", "there is no chapter 'ch09': choose from ch01, ch02"),
+        ("check five", "there is no chapter 'five'"),
+        ("check ch05 --task 7", "ch05 has no task 7: its tasks are 1 to 6"),
+        ("check ch05 --task 0", "ch05 has no task 0"),
+        ("check ch05 gone.py", "there is no file 'gone.py': give the path of your ch05.py"),
+        ("check ch05 notes.txt", "notes.txt is no Python file"),
+        ("check ch05 broken.py", "broken.py cannot be read: SyntaxError in line 2"),
+        ("check ch05 raises.py", "raises.py cannot be imported: NameError: name 'nothing' is not defined"),
+        ("check all raises.py", "all chapters have a file each"),
+        ("check all --task 1", "all chapters have a file each"),
+        ("check ch05", "found no tutorials/exercises/ch05.py from here"),
+        ("check", "CHAPTER"),
+    ],
+)
+def test_bad_input_is_one_line(run, line, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.py").write_text("x = 1\ndef f(:\n")
+    (tmp_path / "raises.py").write_text("x = nothing\n")
+    (tmp_path / "notes.txt").write_text("x = 1\n")
+    code, out, err = run(*line.split())
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert expected in err
+
+
+def test_the_library_raises_the_same(tmp_path):
+    with pytest.raises(ValueError, match="ch02 has no task 9"):
+        check("ch02", str(SOLUTIONS), 9)
+    assert [v.state for v in check("02", str(SOLUTIONS))] == [RIGHT] * 5

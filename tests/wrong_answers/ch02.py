@@ -1,0 +1,119 @@
+"""Wrong answers to the exercises of chapter 2.   <function>__<mistake>; the docstring: what the message must say, parted by |."""
+
+import numpy as np
+
+
+def _p(q, k, causal=True):
+    s = q @ k.T / np.sqrt(q.shape[1]) + (np.where(np.tri(len(q), dtype=bool), 0.0, -np.inf) if causal else 0.0)
+    p = np.exp(s - s.max(-1, keepdims=True))
+    return p / p.sum(-1, keepdims=True)
+
+
+def _attention(do, q, k, v, p):
+    dp = do @ v.T
+    ds = p * (dp - (p * dp).sum(-1, keepdims=True)) / np.sqrt(q.shape[1])
+    return ds @ k, ds.T @ q, p.T @ do
+
+
+def softmax_backward__no_sum(dp, p):
+    """the sum Σ_w p_w dp_w is missing"""
+    return p * dp
+
+
+def softmax_backward__diagonal(dp, p):
+    """diagonal"""
+    return p * (1 - p) * dp
+
+
+def softmax_backward__other_axis(dp, p):
+    """wrong axis"""
+    return p * (dp - (p * dp).sum(0, keepdims=True))
+
+
+def softmax_backward__one_sum_for_all(dp, p):
+    """row 0, column 0 | expected | got"""
+    return p * (dp - (p * dp).sum())
+
+
+def log_softmax_backward__as_if_one_hot(dlogp, logp):
+    """only where dlogp is a one-hot"""
+    return dlogp - np.exp(logp)
+
+
+def log_softmax_backward__no_exp(dlogp, logp):
+    """exp is missing"""
+    return dlogp - logp * dlogp.sum(-1, keepdims=True)
+
+
+def rmsnorm_backward__rms_as_a_constant(dy, x, weight, eps):
+    """In dx: | rms(x) depends on x too"""
+    unit = x / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+    return dy * weight / np.sqrt((x * x).mean(-1, keepdims=True) + eps), (dy * unit).sum(0)
+
+
+def rmsnorm_backward__sum_for_mean(dy, x, weight, eps):
+    """In dx: | not a sum"""
+    inv = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+    unit, du = x * inv, dy * weight
+    return inv * (du - unit * (du * unit).sum(-1, keepdims=True)), (dy * unit).sum(0)
+
+
+def rmsnorm_backward__dweight_a_row(dy, x, weight, eps):
+    """In dweight: | shape (4,), got shape (3, 4)"""
+    inv = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+    unit, du = x * inv, dy * weight
+    return inv * (du - unit * (du * unit).mean(-1, keepdims=True)), dy * unit
+
+
+def rmsnorm_backward__dweight_without_norm(dy, x, weight, eps):
+    """In dweight: | normalised x"""
+    inv = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+    unit, du = x * inv, dy * weight
+    return inv * (du - unit * (du * unit).mean(-1, keepdims=True)), (dy * x).sum(0)
+
+
+def _turn(dy, position, base, sign):
+    turn = np.exp(sign * 1j * position[:, None] * base ** (-np.arange(0, dy.shape[1], 2) / dy.shape[1]))
+    return (dy.view(complex) * turn).view(float)
+
+
+def rope_backward__forwards(dy, position, base):
+    """turns forwards"""
+    return _turn(dy, position, base, 1)
+
+
+def rope_backward__off_by_one(dy, position, base):
+    """the angle at position 0 is 0"""
+    return _turn(dy, position + 1, base, -1)
+
+
+def rope_backward__half_split(dy, position, base):
+    """neighbours 2j and 2j + 1"""
+    half = dy.shape[1] // 2
+    angle = position[:, None] * base ** (-np.arange(half) / half)
+    a, b = dy[:, :half], dy[:, half:]
+    return np.concatenate([a * np.cos(angle) + b * np.sin(angle), b * np.cos(angle) - a * np.sin(angle)], 1)
+
+
+def attention_backward__no_scale(do, q, k, v):
+    """In dq: | 1/√E is missing"""
+    dq, dk, dv = _attention(do, q, k, v, _p(q, k))
+    return dq * np.sqrt(q.shape[1]), dk * np.sqrt(q.shape[1]), dv
+
+
+def attention_backward__no_mask(do, q, k, v):
+    """In dv: | causal mask"""
+    return _attention(do, q, k, v, _p(q, k, causal=False))
+
+
+def attention_backward__p_not_transposed(do, q, k, v):
+    """In dv: | p must be transposed"""
+    dq, dk, _ = _attention(do, q, k, v, _p(q, k))
+    return dq, dk, _p(q, k) @ do
+
+
+def attention_backward__ds_not_transposed(do, q, k, v):
+    """In dk: | changed places"""
+    p, dp = _p(q, k), do @ v.T
+    dq, _, dv = _attention(do, q, k, v, p)
+    return dq, p * (dp - (p * dp).sum(-1, keepdims=True)) @ q / np.sqrt(q.shape[1]), dv

@@ -1,0 +1,114 @@
+"""Wrong answers to the exercises of chapter 3.   <function>__<mistake>; the docstring: what the message must say, parted by |."""
+
+import re
+
+import numpy as np
+
+
+def _p(logits, temperature=1.0):
+    e = np.exp((logits - logits.max(-1, keepdims=True)) / temperature)
+    return e / e.sum(-1, keepdims=True)
+
+
+def _score(logits, tokens):
+    return np.log(_p(logits))[np.arange(len(tokens)), tokens]
+
+
+def draw__no_temperature(logits, temperature, uniform):
+    """temperature 0.5 | not divided by the temperature"""
+    return (_p(logits).cumsum(-1) <= uniform[:, None]).sum(-1)
+
+
+def draw__border(logits, temperature, uniform):
+    """on a border"""
+    return (_p(logits, temperature).cumsum(-1) < uniform[:, None]).sum(-1)
+
+
+def draw__off_by_one(logits, temperature, uniform):
+    """the token before the right one"""
+    return (_p(logits, temperature).cumsum(-1) <= uniform[:, None]).sum(-1) - 1
+
+
+def draw__greedy(logits, temperature, uniform):
+    """likeliest"""
+    return logits.argmax(-1)
+
+
+def completion_logps__shifted(logits, tokens, n_prompt, temperature):
+    """it scores token t + 1"""
+    return _score(logits[n_prompt:] / temperature, tokens[n_prompt:])
+
+
+def completion_logps__no_temperature(logits, tokens, n_prompt, temperature):
+    """not divided by the temperature"""
+    return _score(logits[n_prompt - 1 : -1], tokens[n_prompt:])
+
+
+def completion_logps__no_eos(logits, tokens, n_prompt, temperature):
+    """expected shape (4,), got shape (3,) | the last (the EOS) token has no score"""
+    return _score(logits[n_prompt - 1 : -2] / temperature, tokens[n_prompt:-1])
+
+
+def completion_logps__first_token_lost(logits, tokens, n_prompt, temperature):
+    """the first token has no score"""
+    return _score(logits[n_prompt:-1] / temperature, tokens[n_prompt + 1 :])
+
+
+def completion_logps__logits(logits, tokens, n_prompt, temperature):
+    """log-softmax is missing"""
+    return (logits[n_prompt - 1 : -1] / temperature)[np.arange(len(tokens) - n_prompt), tokens[n_prompt:]]
+
+
+def completion_mask__no_eos(tokens, eos):
+    """the policy never learns to stop"""
+    return np.cumsum(tokens == eos, axis=1) == 0
+
+
+def completion_mask__everything(tokens, eos):
+    """tokens after the first EOS are padding"""
+    return np.ones(tokens.shape, dtype=bool)
+
+
+def completion_mask__padding_is_zero(tokens, eos):
+    """completion | position | expected | got"""
+    return tokens != 0
+
+
+def verify__contains(text, answer):
+    """expected 0.0, got 1.0 | no line that begins with answer:"""
+    return float(str(answer) in text or verify__last_line(text, answer))
+
+
+def verify__last_line(text, answer):
+    """answer: 41\\nanswer: 42 | exactly one line"""
+    found = re.findall(r"^answer: *(-?[0-9]+) *$", text, re.M)
+    return float(bool(found) and len(found[-1]) < 9 and int(found[-1]) == answer)
+
+
+def verify__int_reads_it(text, answer):
+    """4_2"""
+    lines = [line[7:] for line in text.split("\n") if line.startswith("answer:")]
+    try:
+        return float(len(lines) == 1 and int(lines[0]) == answer)
+    except ValueError:
+        return 0.0
+
+
+def verify__raises(text, answer):
+    """'42' where the answer is 42 | expected an answer, got IndexError | runs past the end"""
+    return float(int(text.split("answer:")[1]) == answer)
+
+
+def pass_at_k__with_replacement(n, correct, k):
+    """with replacement"""
+    return 1 - (1 - correct / n) ** k
+
+
+def pass_at_k__share(n, correct, k):
+    """pass@1"""
+    return correct / n
+
+
+def pass_at_k__range_off_by_one(n, correct, k):
+    """expected | got"""
+    return 1 - np.prod([1 - k / i for i in range(n - correct + 1, n)])

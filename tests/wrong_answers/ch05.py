@@ -1,0 +1,142 @@
+"""Wrong answers to the exercises of chapter 5.   <function>__<mistake>; the docstring: what the message must say, parted by |."""
+
+import numpy as np
+
+RIGHT = [([0, 1, 2, 3, 4], 0, 0), ([0, 1, 2, 3], 0, 1), ([0, 1, 2], 1, 2), ([0, 2], 2, 4), ([1], 2, 3), ([4], 0, 2)]
+
+
+def _sets(completions):
+    return [[[j for j, o in enumerate(completions) if o[: t + 1] == c[: t + 1]] for t in range(len(c))] for c in completions]
+
+
+def _hat(completions, r):
+    return [np.array([r[s].mean() for s in sets]) for sets in _sets(completions)]
+
+
+def process_sets_by_hand__any_subset():
+    """[0, 1] | completion 2 begins with 'ab', too | *all*"""
+    return [*RIGHT[:2], ([0, 1], 1, 2)]
+
+
+def process_sets_by_hand__copies_apart():
+    """[0] | completion 2 begins with 'abcd', too"""
+    return [*RIGHT[:3], ([0], 2, 4), ([2], 2, 4)]
+
+
+def process_sets_by_hand__from_the_start():
+    """[0, 1, 2] | got 0 to 2 | the parent's step"""
+    return [*RIGHT[:2], ([0, 1, 2], 0, 2), *RIGHT[3:]]
+
+
+def process_sets_by_hand__end_included():
+    """got 1 to 1 | end is not included"""
+    return [*RIGHT[:2], ([0, 1, 2], 1, 1), *RIGHT[3:]]
+
+
+def process_sets_by_hand__leaf_of_the_short_one():
+    """[3] | ends inside of the tree"""
+    return [*RIGHT, ([3], 0, 1)]
+
+
+def process_sets_by_hand__no_root():
+    """expected 6 process sets, got 5 | the whole group"""
+    return RIGHT[1:]
+
+
+def process_set__before_t(completions, i, t):
+    """t = 0 | they must share position t as well"""
+    return [j for j, c in enumerate(completions) if c[:t] == completions[i][:t]]
+
+
+def process_set__same_token(completions, i, t):
+    """not all of them began alike"""
+    return [j for j, c in enumerate(completions) if c[t : t + 1] == completions[i][t : t + 1]]
+
+
+def process_set__zip_stops(completions, i, t):
+    """has ended before position"""
+    return [j for j, c in enumerate(completions) if all(a == b for a, b in zip(c, completions[i][: t + 1], strict=False))]
+
+
+def process_set__without_itself(completions, i, t):
+    """it is a member"""
+    return [j for j, c in enumerate(completions) if j != i and c[: t + 1] == completions[i][: t + 1]]
+
+
+def counts__shifted(completions):
+    """completion 0, position 0 | one position later"""
+    return [np.array([sum(o[:t] == c[:t] for o in completions) for t in range(len(c))]) for c in completions]
+
+
+def counts__copies_once(completions):
+    """[[1, 2], [1, 3], [1, 2], [1, 2, 4]] | equal completions count once"""
+    return [np.array([len({tuple(completions[j]) for j in s}) for s in sets]) for sets in _sets(completions)]
+
+
+def counts__weights(completions):
+    """1/|λ|"""
+    return [np.array([1 / len(s) for s in sets]) for sets in _sets(completions)]
+
+
+def counts__dictionary_of_texts(completions):
+    """a list of 4 arrays, got 3 | equal completions count each"""
+    return list(
+        {tuple(c): np.array([len(s) for s in sets]) for c, sets in zip(completions, _sets(completions), strict=True)}.values()
+    )
+
+
+def step_rewards__sum(completions, rewards):
+    """take the mean"""
+    return [np.array([rewards[s].sum() for s in sets]) for sets in _sets(completions)]
+
+
+def step_rewards__own(completions, rewards):
+    """GRPO as it is written"""
+    return [np.full(len(c), r) for c, r in zip(completions, rewards, strict=True)]
+
+
+def step_rewards__copies_once(completions, rewards):
+    """of equal completions only the first"""
+    first = {tuple(c): i for i, c in reversed(list(enumerate(completions)))}
+    keep = sorted(first.values())
+    return [np.array([rewards[[j for j in s if j in keep]].mean() for s in sets]) for sets in _sets(completions)]
+
+
+def step_advantages__population_std(completions, rewards):
+    """ddof=1"""
+    return [(r - rewards.mean()) / (rewards.std() + 1e-4) for r in _hat(completions, rewards)]
+
+
+def step_advantages__std_of_steps(completions, rewards):
+    """not of the step rewards"""
+    everything = np.concatenate(_hat(completions, rewards))
+    return [(r - everything.mean()) / (everything.std(ddof=1) + 1e-4) for r in _hat(completions, rewards)]
+
+
+def step_advantages__not_scaled(completions, rewards):
+    """only centred"""
+    return [r - rewards.mean() for r in _hat(completions, rewards)]
+
+
+def _terms(completions, rewards, ratios, n):
+    scale = rewards.std(ddof=1) + 1e-4
+    grpo = [p * (r - rewards.mean()) / scale / m for p, r, m in zip(ratios, rewards, n, strict=True)]
+    hat = _hat(completions, rewards)
+    return grpo, [p * (r - rewards.mean()) / scale / m for p, r, m in zip(ratios, hat, n, strict=True)]
+
+
+def theorem_terms__sequence_mean(completions, rewards, ratios):
+    """in grpo: | token-mean"""
+    return _terms(completions, rewards, ratios, [len(completions) * max(len(c), 1) for c in completions])
+
+
+def theorem_terms__no_ratio(completions, rewards, ratios):
+    """the ratio is missing"""
+    n = sum(map(len, completions))
+    return _terms(completions, rewards, [np.ones(len(c)) for c in completions], [n] * len(completions))
+
+
+def theorem_terms__the_same_twice(completions, rewards, ratios):
+    """in prm: | a_i stands here in place of Â(i,t)"""
+    grpo, _ = _terms(completions, rewards, ratios, [sum(map(len, completions))] * len(completions))
+    return grpo, grpo

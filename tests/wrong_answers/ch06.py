@@ -1,0 +1,90 @@
+"""Wrong answers to the exercises of chapter 6.   <function>__<mistake>; the docstring: what the message must say, parted by |."""
+
+import numpy as np
+
+
+def _sets(completions):
+    return [[[j for j, o in enumerate(completions) if o[: t + 1] == c[: t + 1]] for t in range(len(c))] for c in completions]
+
+
+def _a(rewards, ddof=1):
+    return (rewards - rewards.mean()) / (rewards.std(ddof=ddof) + 1e-4)
+
+
+def push__own_advantage(completions, rewards):
+    """a_i alone"""
+    return [np.full(len(c), a) for c, a in zip(completions, _a(rewards), strict=True)]
+
+
+def push__mean(completions, rewards):
+    """completion 0, position 0 | the push of λ-GRPO"""
+    return [np.array([_a(rewards)[s].mean() for s in sets]) for sets in _sets(completions)]
+
+
+def push__population_std(completions, rewards):
+    """ddof=1"""
+    return [np.array([_a(rewards, 0)[s].sum() for s in sets]) for sets in _sets(completions)]
+
+
+def push__of_a_loss(completions, rewards):
+    """sign is flipped"""
+    return [-np.array([_a(rewards)[s].sum() for s in sets]) for sets in _sets(completions)]
+
+
+def lambda_weights__counts(completions):
+    """one over them"""
+    return [np.array([len(s) for s in sets]) for sets in _sets(completions)]
+
+
+def lambda_weights__shifted(completions):
+    """one position later"""
+    return [np.array([1 / sum(o[:t] == c[:t] for o in completions) for t in range(len(c))]) for c in completions]
+
+
+def lambda_weights__same_token(completions):
+    """[7, 5, 3] | they must have begun alike"""
+    return [np.array([1 / sum(o[t : t + 1] == c[t : t + 1] for o in completions) for t in range(len(c))]) for c in completions]
+
+
+def flawed_group__flat():
+    """none of its tokens is pushed down"""
+    return [[1], [2], [3]], [1.0, 0.0, 0.0]
+
+
+def flawed_group__end_too_strong():
+    """expected a sum below 0 | its own end weighs more"""
+    return [[1, 2, 3, 4], [1, 5], [1, 6], [7]], [1.0, -1.0, -1.0, 0.7]
+
+
+def flawed_group__beginning_too_long():
+    """under λ-GRPO: expected a sum above 0"""
+    return [[1, 1, 1, 1, 1, 1, 2], *[[1, 1, 1, 1, 1, 1, 3]] * 6, [7], [8], [9]], [1.0, *[-1.0] * 6, 0.9, 0.9, 0.9]
+
+
+def flawed_group__two_best():
+    """expected a single best completion, got 2"""
+    return [[1, 2], [1, 3], [4]], [1.0, 0.0, 1.0]
+
+
+def placebo_weights__within_completions(completions, rng):
+    """within each completion only"""
+    return [rng.permutation([1 / len(s) for s in sets]) for sets in _sets(completions)]
+
+
+def placebo_weights__with_replacement(completions, rng):
+    """once | with replacement"""
+    pool = np.concatenate([[1 / len(s) for s in sets] for sets in _sets(completions)])
+    return np.split(rng.choice(pool, len(pool)), np.cumsum([len(c) for c in completions])[:-1])
+
+
+def placebo_weights__not_shuffled(completions, rng):
+    """nothing is shuffled"""
+    return [np.array([1 / len(s) for s in sets]) for sets in _sets(completions)]
+
+
+def placebo_weights__own_generator(completions, rng):
+    """the same placebo from the same seed | np.random"""
+    pool = np.concatenate([[1 / len(s) for s in sets] for sets in _sets(completions)])
+    placebo_weights__own_generator.calls = getattr(placebo_weights__own_generator, "calls", 0) + 1
+    shuffled = np.random.default_rng(placebo_weights__own_generator.calls).permutation(pool)
+    return np.split(shuffled, np.cumsum([len(c) for c in completions])[:-1])

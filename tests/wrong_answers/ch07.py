@@ -1,0 +1,131 @@
+"""Wrong answers to the exercises of chapter 7.   <function>__<mistake>; the docstring: what the message must say, parted by |."""
+
+import numpy as np
+
+
+def _sum(paths, values, n_nodes):
+    row, position = np.nonzero(paths >= 0)
+    return np.bincount(paths[row, position], values[row], minlength=n_nodes)
+
+
+def sum_over_members__padding_counts(paths, values, n_nodes):
+    """the last node: leave it out"""
+    out = np.zeros(n_nodes)
+    for row, value in zip(paths, values, strict=True):
+        out[row] += value
+    return out
+
+
+def sum_over_members__repeated_indices(paths, values, n_nodes):
+    """node 0: | np.add.at"""
+    out = np.zeros(n_nodes)
+    row, position = np.nonzero(paths >= 0)
+    out[paths[row, position]] += values[row]
+    return out
+
+
+def sum_over_members__mean(paths, values, n_nodes):
+    """a sum is asked for"""
+    return _sum(paths, values, n_nodes) / _sum(paths, np.ones(len(values)), n_nodes)
+
+
+def two_sums__summed_first(paths, advantages, n_nodes):
+    """in positive: | split first"""
+    whole = _sum(paths, advantages, n_nodes)
+    return np.maximum(whole, 0), np.minimum(whole, 0)
+
+
+def two_sums__size(paths, advantages, n_nodes):
+    """in negative: | at most 0"""
+    return _sum(paths, np.maximum(advantages, 0), n_nodes), _sum(paths, np.maximum(-advantages, 0), n_nodes)
+
+
+def two_sums__means(paths, advantages, n_nodes):
+    """in positive: | sums are asked for"""
+    n = _sum(paths, np.ones(len(advantages)), n_nodes)
+    return _sum(paths, np.maximum(advantages, 0), n_nodes) / n, _sum(paths, np.minimum(advantages, 0), n_nodes) / n
+
+
+def clipped_tree_loss__one_sum(paths, advantages, logp, old, low, high):
+    """in loss: | one sum a node | clipped on different sides"""
+    whole, n, ratio = _sum(paths, advantages, len(logp)), (paths >= 0).sum(), np.exp(logp - old)
+    plain, clipped = ratio * whole, np.clip(ratio, 1 - low, 1 + high) * whole
+    return -np.minimum(plain, clipped).sum() / n, -np.where(plain <= clipped, plain, 0) / n
+
+
+def _right(paths, advantages, logp, old, low, high, n):
+    up, down = _sum(paths, np.maximum(advantages, 0), len(logp)), _sum(paths, np.minimum(advantages, 0), len(logp))
+    ratio = np.exp(logp - old)
+    loss = -(up * np.minimum(ratio, 1 + high) + down * np.maximum(ratio, 1 - low)).sum() / n
+    return loss, -ratio * (up * (ratio <= 1 + high) + down * (ratio >= 1 - low)) / n
+
+
+def clipped_tree_loss__over_nodes(paths, advantages, logp, old, low, high):
+    """not the number of nodes"""
+    return _right(paths, advantages, logp, old, low, high, len(logp))
+
+
+def clipped_tree_loss__not_clipped(paths, advantages, logp, old, low, high):
+    """nothing was clipped"""
+    return _right(paths, advantages, logp, old, 1.0, np.inf, (paths >= 0).sum())
+
+
+def clipped_tree_loss__all_or_none(paths, advantages, logp, old, low, high):
+    """in dlogp: at node | ratio | the others still pull"""
+    loss, dlogp = _right(paths, advantages, logp, old, low, high, (paths >= 0).sum())
+    ratio = np.exp(logp - old)
+    return loss, dlogp * (ratio >= 1 - low) * (ratio <= 1 + high)
+
+
+def cost__no_prompt(prompt, completions):
+    """in flat: | the prompt is run through the transformer, too"""
+    return sum(map(len, completions)), len({tuple(c[: t + 1]) for c in completions for t in range(len(c))})
+
+
+def cost__tokens(prompt, completions):
+    """in tree: | distinct prefixes"""
+    return sum(len(prompt) + len(c) for c in completions), len(prompt) + len({x for c in completions for x in c})
+
+
+def cost__whole_copies(prompt, completions):
+    """in tree: | completions that begin alike share"""
+    return sum(len(prompt) + len(c) for c in completions), len(prompt) + sum(map(len, {tuple(c) for c in completions}))
+
+
+def cost__empty_prefix(prompt, completions):
+    """in tree: | the empty prefix is no token"""
+    flat = sum(len(prompt) + len(c) for c in completions)
+    return flat, len(prompt) + len({tuple(c[:t]) for c in completions for t in range(len(c) + 1)})
+
+
+def _p(logits):
+    e = np.exp(logits - logits.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def logits_gradient__last_child(dlogp, token, parent, logits):
+    """np.add.at"""
+    out, p = np.zeros_like(logits), _p(logits)
+    child = parent >= 0
+    out[parent[child]] = dlogp[child, None] * (np.eye(logits.shape[1])[token[child]] - p[parent[child]])
+    return out
+
+
+def logits_gradient__root_too(dlogp, token, parent, logits):
+    """parent -1 | leave it out"""
+    out, p = np.zeros_like(logits), _p(logits)
+    np.add.at(out, parent, dlogp[:, None] * (np.eye(logits.shape[1])[token] - p[parent]))
+    return out
+
+
+def logits_gradient__own_logits(dlogp, token, parent, logits):
+    """belongs to the logits of n's parent"""
+    out = dlogp[:, None] * (np.eye(logits.shape[1])[token] - _p(logits))
+    return np.where(parent[:, None] >= 0, out, 0.0)
+
+
+def logits_gradient__no_softmax(dlogp, token, parent, logits):
+    """the softmax is missing"""
+    out, child = np.zeros_like(logits), parent >= 0
+    np.add.at(out, (parent[child], token[child]), dlogp[child])
+    return out

@@ -1,0 +1,120 @@
+"""Wrong answers to the exercises of chapter 8.   <function>__<mistake>; the docstring: what the message must say, parted by |."""
+
+import numpy as np
+
+
+def to_neighbouring_pairs__other_way(weight, n_heads):
+    """from neighbours to halves"""
+    rows, dim = weight.shape
+    return weight.reshape(n_heads, rows // n_heads // 2, 2, dim).swapaxes(1, 2).reshape(rows, dim)
+
+
+def to_neighbouring_pairs__one_head(weight, n_heads):
+    """all heads were treated as one"""
+    return weight.reshape(2, len(weight) // 2, -1).swapaxes(0, 1).reshape(weight.shape)
+
+
+def to_neighbouring_pairs__nothing(weight, n_heads):
+    """nothing has moved"""
+    return weight
+
+
+def to_neighbouring_pairs__columns(weight, n_heads):
+    """shape (4, 3), got shape (3, 4) | transposed"""
+    return weight.T
+
+
+def tokens_until_stop__token_by_token(tokens, pieces, stop):
+    """compare the joined text"""
+    return next((n for n, t in enumerate(tokens, 1) if stop.encode() in pieces[t]), len(tokens))
+
+
+def tokens_until_stop__decodes_each(tokens, pieces, stop):
+    """é is two bytes"""
+    text = ""
+    for n, t in enumerate(tokens, 1):
+        text += pieces[t].decode(errors="replace")
+        if stop in text:
+            return n
+    return len(tokens)
+
+
+def tokens_until_stop__index(tokens, pieces, stop):
+    """expected 2 tokens, got 1 | return how many, not an index"""
+    text = b""
+    for n, t in enumerate(tokens):
+        text += pieces[t]
+        if stop.encode() in text:
+            return n
+    return len(tokens)
+
+
+def tokens_until_stop__replaces(tokens, pieces, stop):
+    """errors='replace'"""
+    return next(
+        (n for n in range(len(tokens)) if stop in b"".join(pieces[t] for t in tokens[:n]).decode(errors="replace")), len(tokens)
+    )
+
+
+def _n(vocab_size, dim, n_layers, kv, ffn_dim, matrices=1, norms=True):
+    layer = 2 * dim * dim + 2 * kv * dim + 3 * ffn_dim * dim
+    return matrices * vocab_size * dim + n_layers * layer + norms * (2 * n_layers + 1) * dim
+
+
+def n_parameters__full_attention(vocab_size, dim, n_layers, n_heads, n_kv_heads, ffn_dim, tied):
+    """for each key/value head, not for each head"""
+    return _n(vocab_size, dim, n_layers, dim, ffn_dim, 2 - tied)
+
+
+def n_parameters__no_norms(vocab_size, dim, n_layers, n_heads, n_kv_heads, ffn_dim, tied):
+    """two in each layer and one at the end"""
+    return _n(vocab_size, dim, n_layers, n_kv_heads * dim // n_heads, ffn_dim, 2 - tied, norms=False)
+
+
+def n_parameters__head_twice(vocab_size, dim, n_layers, n_heads, n_kv_heads, ffn_dim, tied):
+    """a tied head is the embedding"""
+    return _n(vocab_size, dim, n_layers, n_kv_heads * dim // n_heads, ffn_dim, 2)
+
+
+def step_memory__one_moment(n_parameters, n_inner, vocab_size, bytes_per_number, reference):
+    """two moments"""
+    return bytes_per_number * ((4 if reference else 3) * n_parameters + n_inner * vocab_size)
+
+
+def step_memory__numbers(n_parameters, n_inner, vocab_size, bytes_per_number, reference):
+    """not bytes"""
+    return (5 if reference else 4) * n_parameters + n_inner * vocab_size
+
+
+def step_memory__reference_is_trained(n_parameters, n_inner, vocab_size, bytes_per_number, reference):
+    """no gradients and no moments"""
+    return bytes_per_number * ((8 if reference else 4) * n_parameters + n_inner * vocab_size)
+
+
+def blockwise_logp__all_at_once(hidden, head, token, block):
+    """peak | do not make or keep the logits of all blocks"""
+    z = hidden @ head.T
+    z = z - z.max(-1, keepdims=True)
+    return z[np.arange(len(z)), token] - np.log(np.exp(z).sum(-1))
+
+
+def blockwise_logp__overflows(hidden, head, token, block):
+    """logits in the hundreds | Subtract the maximum"""
+    total = sum(np.exp(hidden @ head[i : i + block].T).sum(-1) for i in range(0, len(head), block))
+    return (hidden * head[token]).sum(-1) - np.log(total)
+
+
+def blockwise_logp__last_block_lost(hidden, head, token, block):
+    """the last block, which is smaller, was left out"""
+    total = sum(np.exp(hidden @ head[i * block : (i + 1) * block].T).sum(-1) for i in range(len(head) // block))
+    return (hidden * head[token]).sum(-1) - np.log(total)
+
+
+def blockwise_logp__sum_not_rescaled(hidden, head, token, block):
+    """with a single block | rescaled"""
+    largest, total = np.full(len(hidden), -np.inf), np.zeros(len(hidden))
+    for i in range(0, len(head), block):
+        z = hidden @ head[i : i + block].T
+        largest = np.maximum(largest, z.max(-1))
+        total += np.exp(z - largest[:, None]).sum(-1)
+    return (hidden * head[token]).sum(-1) - largest - np.log(total)
