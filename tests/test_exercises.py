@@ -12,6 +12,7 @@ import types
 from pathlib import Path
 
 import numpy as np
+import other_right_answers
 import pytest
 from test_cli import run  # noqa: F401
 
@@ -29,6 +30,12 @@ MISTAKES = [
     (chapter, n, task, name)
     for chapter, n, task in TASKS
     for name in vars(load(WRONG_ANSWERS / f"{chapter}.py"))
+    if name.startswith(f"{task.function}__")
+]
+OTHER_WAYS = [
+    (chapter, n, task, name, function)
+    for name, function in vars(other_right_answers).items()
+    for chapter, n, task in TASKS
     if name.startswith(f"{task.function}__")
 ]
 identity = [f"{chapter}-{task.function}" for chapter, _, task in TASKS]
@@ -75,6 +82,11 @@ def test_the_stub_names_its_task(chapter, n, task):
 @pytest.mark.parametrize(("chapter", "n", "task"), TASKS, ids=identity)
 def test_the_solution_passes(chapter, n, task, answers):
     assert graded(chapter, n, task, getattr(answers[chapter], task.function)).text() == f"{label(chapter, n, task)} … right"
+
+
+@pytest.mark.parametrize(("chapter", "n", "task", "name", "function"), OTHER_WAYS, ids=[way[3] for way in OTHER_WAYS])
+def test_other_ways_pass(chapter, n, task, name, function):
+    assert graded(chapter, n, task, function).text() == f"{label(chapter, n, task)} … right"
 
 
 @pytest.mark.parametrize(("chapter", "n", "task", "name"), MISTAKES, ids=[f"{m[0]}-{m[3]}" for m in MISTAKES])

@@ -12,18 +12,18 @@ from minigrpo.evaluation import pass_at_k
 
 # (weights, temperature, uniform number, token): p is proportional to weights^(1/temperature)
 DRAWS = (
-    ((1, 2, 3, 4), 1.0, 0.05, 0),  # cumulative 0.1, 0.3, 0.6, 1
-    ((1, 2, 3, 4), 1.0, 0.29, 1),
-    ((1, 2, 3, 4), 1.0, 0.31, 2),
-    ((1, 2, 3, 4), 1.0, 0.999, 3),
-    ((1, 2, 3, 4), 0.5, 0.05, 1),  # 1/30, 5/30, 14/30, 1
-    ((1, 2, 3, 4), 0.5, 0.29, 2),
-    ((1, 2, 3, 4), 0.5, 0.5, 3),
+    ((10, 20, 30, 40), 1.0, 0.05, 0),  # cumulative 0.1, 0.3, 0.6, 1
+    ((10, 20, 30, 40), 1.0, 0.29, 1),
+    ((10, 20, 30, 40), 1.0, 0.31, 2),
+    ((10, 20, 30, 40), 1.0, 0.999, 3),
+    ((10, 20, 30, 40), 0.5, 0.05, 1),  # 1/30, 5/30, 14/30, 1
+    ((10, 20, 30, 40), 0.5, 0.29, 2),
+    ((10, 20, 30, 40), 0.5, 0.5, 3),
     ((1, 4, 9, 16), 2.0, 0.31, 2),  # 0.1, 0.3, 0.6, 1
     ((4, 3, 2, 1), 1.0, 0.05, 0),  # 0.4, 0.7, 0.9, 1
     ((4, 3, 2, 1), 1.0, 0.71, 2),
     ((0, 1, 1, 2), 1.0, 0.0, 1),  # 0, 0.25, 0.5, 1: a token of probability 0 is never drawn
-    ((1, 1, 2, 0), 1.0, 0.25, 1),  # exactly on the border: the first token whose cumulative probability is *greater*
+    ((1, 1, 0, 0), 1.0, 0.5, 1),  # on the border, and exactly so: the first token whose cumulative probability is *greater*
     ((1, 1, 2, 0), 1.0, 0.9999999, 2),
 )
 
@@ -32,28 +32,24 @@ def _draw(f: Answer) -> None:
     for temperature in (1.0, 0.5, 2.0):
         rows = [(w, u, token) for w, t, u, token in DRAWS if t == temperature]
         with np.errstate(divide="ignore"):
-            logits = np.log(np.array([w for w, _, _ in rows], dtype=float)) + 3.0
+            logits = np.log(np.array([w for w, _, _ in rows], dtype=float))
         uniform, expected = np.array([u for _, u, _ in rows]), np.array([token for *_, token in rows])
-        given = f"a batch of {len(rows)} draws at temperature {temperature:g}"
+        given = f"a batch of draws at temperature {temperature:g}"
         got = ask(f, logits, temperature, uniform, given=given)
-        p = np.exp((logits - logits.max(-1, keepdims=True)) / temperature)
+        cold, p = (np.exp((logits - logits.max(-1, keepdims=True)) / t) for t in (1.0, temperature))
         p /= p.sum(-1, keepdims=True)
-        without = np.exp(logits - 3.0) / np.exp(logits - 3.0).sum(-1, keepdims=True)
-        tokens = {
-            "the logits were not divided by the temperature.": _by_hand(without, uniform),
+        look = "look again which cumulative probability is the first above the number."
+        hints = {
+            "the logits were not divided by the temperature.": _by_hand(cold / cold.sum(-1, keepdims=True), uniform),
             "this is the likeliest token: nothing was drawn.": p.argmax(-1),
-            "you return the token before the right one: count again which cumulative probability is the first above the number.": (
-                expected - 1
-            ),
-            "you return the token after the right one: count again which cumulative probability is the first above the number.": (
-                expected + 1
-            ),
+            f"this is the token before the right one: {look}": expected - 1,
+            f"this is the token after the right one: {look}": expected + 1,
         }
         if shape_of(got) == expected.shape and (wrong_ones := np.flatnonzero(np.asarray(got) != expected)).size:
             i = int(wrong_ones[0])
             given += f", of which draw {i} has probabilities {text(p[i])} and uniform number {float(uniform[i])!r}"
-            hint = next((h for h, value in tokens.items() if np.array_equal(value, got)), "")
-            if not hint and (expected[i] > 0) and (got[i] < expected[i]) and uniform[i] in np.append(0, p[i].cumsum()):
+            hint = next((h for h, value in hints.items() if np.array_equal(value, got)), "")
+            if not hint and got[i] < expected[i] and uniform[i] in (0.0, 0.5):
                 hint = "on a border the next token is drawn: its cumulative probability must be greater than the number, not equal."
             raise wrong(given, f"expected token {expected[i]}, got {text(got[i])}.", hint)
         compare(got, expected, given, axes=("draw",))

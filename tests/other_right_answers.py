@@ -1,0 +1,165 @@
+"""Right answers to some exercises by other ways than the solutions', for the checks must not insist on one.   <function>__<way>"""
+
+import math
+import re
+from fractions import Fraction
+
+import numpy as np
+
+
+def _softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def expected_reward_gradient__jacobian(logits, rewards):
+    p = _softmax(logits)
+    return (np.diag(p) - np.outer(p, p)) @ rewards
+
+
+def reinforce__add_at(logits, actions, rewards):
+    out = -rewards.sum() * _softmax(logits)
+    np.add.at(out, actions, rewards)
+    return out / len(actions)
+
+
+def softmax_backward__jacobians(dp, p):
+    return [(np.diag(row) - np.outer(row, row)) @ d for row, d in zip(p, dp, strict=True)]
+
+
+def rmsnorm_backward__jacobians(dy, x, weight, eps):
+    dx = np.empty_like(x)
+    for i, row in enumerate(x):
+        r = math.sqrt((row @ row) / len(row) + eps)
+        dx[i] = (np.eye(len(row)) / r - np.outer(row, row) / (len(row) * r**3)) @ (dy[i] * weight)
+    rms = np.sqrt((x**2).mean(1, keepdims=True) + eps)
+    return [dx, (dy * x / rms).sum(0)]
+
+
+def rope_backward__complex(dy, position, base):
+    j = np.arange(dy.shape[1] // 2)
+    turn = np.exp(-1j * np.outer(position, base ** (-2 * j / dy.shape[1])))
+    return (np.ascontiguousarray(dy).view(complex) * turn).view(float)
+
+
+def draw__argmax(logits, temperature, uniform):
+    z = logits / temperature
+    logp = z - z.max(1, keepdims=True) - np.log(np.exp(z - z.max(1, keepdims=True)).sum(1, keepdims=True))
+    return (np.exp(logp).cumsum(1) > uniform[:, None]).argmax(1)
+
+
+def draw__searchsorted(logits, temperature, uniform):
+    p = np.exp(logits / temperature)
+    return [int(np.searchsorted(np.cumsum(row), u * row.sum(), side="right")) for row, u in zip(p, uniform, strict=True)]
+
+
+def completion_logps__loop(logits, tokens, n_prompt, temperature):
+    out = []
+    for t in range(n_prompt, len(tokens)):
+        out.append(np.log(_softmax(logits[t - 1] / temperature)[tokens[t]]))
+    return out
+
+
+def completion_mask__loop(tokens, eos):
+    out = np.zeros(tokens.shape, dtype=int)
+    for i, row in enumerate(tokens.tolist()):
+        out[i, : row.index(eos) + 1 if eos in row else len(row)] = 1
+    return out
+
+
+def verify__other_regex(text, answer):
+    lines = [line for line in text.splitlines() if line.startswith("answer:")]
+    if len(lines) != 1:
+        return 0
+    found = re.fullmatch(r"answer:\s*(-?[0-9]{1,400})\s*", lines[0])
+    return int(bool(found) and int(found.group(1)) == answer)
+
+
+def pass_at_k__product(n, correct, k):
+    return 1.0 if n - correct < k else 1 - float(np.prod(1 - k / np.arange(n - correct + 1, n + 1)))
+
+
+def pass_at_k__fractions(n, correct, k):
+    none = Fraction(1)
+    for i in range(k):
+        none *= Fraction(max(n - correct - i, 0), n - i)
+    return float(1 - none)
+
+
+def group_advantages__loop(rewards):
+    rows = []
+    for r in rewards.tolist():
+        mean, k = math.fsum(r) / len(r), len(r)
+        std = math.sqrt(math.fsum((x - mean) ** 2 for x in r) / (k - 1))
+        rows.append([0.0] * k if len(set(r)) == 1 else [(x - mean) / (std + 1e-4) for x in r])
+    return rows
+
+
+def clipped_loss__by_sign(logp, old, advantage, low, high):
+    ratio = np.exp(logp - old)
+    bounded = np.where(advantage > 0, np.minimum(ratio, 1 + high), np.maximum(ratio, 1 - low))
+    return -np.mean(bounded * advantage), np.where(bounded == ratio, -ratio * advantage, 0) / len(ratio)
+
+
+def process_sets_by_hand__other_order():
+    sets = [((4,), 0, 2), ((1,), 2, 3), ({0, 2}, 2, 4), ([2, 1, 0], 1, 2), ([3, 2, 1, 0], 0, 1)]
+    return [*sets, (np.arange(5), 0, 0)]
+
+
+def process_set__loop(completions, i, t):
+    found = np.array([len(c) > t and all(c[s] == completions[i][s] for s in range(t + 1)) for c in completions])
+    return np.flatnonzero(found)
+
+
+def counts__dictionary(completions):
+    seen = {}
+    for c in completions:
+        for t in range(len(c)):
+            seen[tuple(c[: t + 1])] = seen.get(tuple(c[: t + 1]), 0) + 1
+    return [[seen[tuple(c[: t + 1])] for t in range(len(c))] for c in completions]
+
+
+def flawed_group__longer():
+    group = [[1, 2, 3]] + [[1, 4 + i] for i in range(3)] + [[9, i] for i in range(4)]
+    return group, [2.0, -1.0, -1.0, -1.0, 1.5, 1.5, 1.5, 1.5]
+
+
+def placebo_weights__shuffle(completions, rng):
+    weights = [[1 / sum(o[: t + 1] == c[: t + 1] for o in completions) for t in range(len(c))] for c in completions]
+    pool = [w for row in weights for w in row]
+    rng.shuffle(pool)
+    return [[pool.pop() for _ in row] for row in weights]
+
+
+def clipped_tree_loss__by_rows(paths, advantages, logp, old, low, high):
+    ratio, n = np.exp(logp - old), (paths >= 0).sum()
+    loss, dlogp = 0.0, np.zeros(len(logp))
+    for row, a in zip(paths.tolist(), advantages.tolist(), strict=True):
+        for node in row:
+            if node >= 0:
+                plain, clipped = ratio[node] * a, min(max(ratio[node], 1 - low), 1 + high) * a
+                loss -= min(plain, clipped) / n
+                dlogp[node] -= plain / n if plain <= clipped else 0.0
+    return loss, dlogp
+
+
+def logits_gradient__by_child(dlogp, token, parent, logits):
+    out, p = np.zeros_like(logits), _softmax(logits)
+    for n, up in enumerate(parent.tolist()):
+        if up >= 0:
+            out[up] -= dlogp[n] * p[up]
+            out[up, token[n]] += dlogp[n]
+    return out
+
+
+def to_neighbouring_pairs__loop(weight, n_heads):
+    width = len(weight) // n_heads
+    rows = [weight[h * width + j + half] for h in range(n_heads) for j in range(width // 2) for half in (0, width // 2)]
+    return np.stack(rows)
+
+
+def blockwise_logp__two_passes(hidden, head, token, block):
+    starts = range(0, len(head), block)
+    largest = np.max([(hidden @ head[i : i + block].T).max(1) for i in starts], axis=0)
+    total = sum(np.exp(hidden @ head[i : i + block].T - largest[:, None]).sum(1) for i in starts)
+    return np.einsum("nd,nd->n", hidden, head[token]) - largest - np.log(total)
