@@ -20,11 +20,8 @@ from minigrpo.checks.grading import WrongAnswer, ask, compare, compare_rows, tex
 from minigrpo.checks.runner import CHAPTERS, RIGHT, TO_DO, WRONG, check, load, tasks_of, verdict
 
 ROOT = Path(__file__).parent.parent
-STUBS, SOLUTIONS, WRONG_ANSWERS = (
-    ROOT / "tutorials/exercises",
-    ROOT / "tutorials/solutions",
-    Path(__file__).parent / "wrong_answers",
-)
+STUBS, SOLUTIONS = ROOT / "tutorials/exercises", ROOT / "tutorials/solutions"
+WRONG_ANSWERS = ROOT / "tests/wrong_answers"
 TASKS = [(chapter, n, task) for chapter in CHAPTERS for n, task in enumerate(tasks_of(chapter), 1)]
 MISTAKES = [
     (chapter, n, task, name)
@@ -43,7 +40,6 @@ identity = [f"{chapter}-{task.function}" for chapter, _, task in TASKS]
 
 @pytest.fixture(scope="module")
 def answers():
-    """The solutions of all chapters."""
     return {chapter: load(SOLUTIONS / f"{chapter}.py") for chapter in CHAPTERS}
 
 
@@ -237,6 +233,7 @@ def test_what_stops_or_returns_nothing():
     assert "got ZeroDivisionError: division by zero (line " in message
     assert "return 1 / n" in message
     assert "can be 0" in message
+    assert "got SystemExit: 0 (line " in said(ask, lambda: exit(0), given="")
     assert "keep the arguments of the stub" in said(ask, lambda: 1, 2, given="")
     assert text([True, -0.0, (1.23456789, "a")]) == "[True, 0, (1.2346, 'a')]"
 
@@ -307,6 +304,7 @@ def test_check_everything(run, desk):
         ("check ch05 notes.txt", "notes.txt is no Python file"),
         ("check ch05 broken.py", "broken.py cannot be read: SyntaxError in line 2"),
         ("check ch05 raises.py", "raises.py cannot be imported: NameError: name 'nothing' is not defined"),
+        ("check ch05 leaves.py", "leaves.py cannot be imported: SystemExit: 0"),
         ("check all raises.py", "all chapters have a file each"),
         ("check all --task 1", "all chapters have a file each"),
         ("check ch05", "found no tutorials/exercises/ch05.py from here"),
@@ -315,16 +313,16 @@ def test_check_everything(run, desk):
 )
 def test_bad_input_is_one_line(run, line, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "broken.py").write_text("x = 1\ndef f(:\n")
-    (tmp_path / "raises.py").write_text("x = nothing\n")
-    (tmp_path / "notes.txt").write_text("x = 1\n")
+    files = {"broken.py": "x = 1\ndef f(:\n", "raises.py": "x = nothing\n", "leaves.py": "exit(0)\n", "notes.txt": "x = 1\n"}
+    for name, code in files.items():
+        (tmp_path / name).write_text(code)
     code, out, err = run(*line.split())
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert expected in err
 
 
-def test_the_library_raises_the_same(tmp_path):
+def test_the_library_raises_the_same():
     with pytest.raises(ValueError, match="ch02 has no task 9"):
         check("ch02", str(SOLUTIONS), 9)
     assert [v.state for v in check("02", str(SOLUTIONS))] == [RIGHT] * 5

@@ -120,34 +120,27 @@ def _attention_backward(f: Answer) -> None:
         def loss(q: np.ndarray, k: np.ndarray, v: np.ndarray, do: np.ndarray = do, mask: np.ndarray = mask) -> float:
             return float(((_softmax(q @ k.T / np.sqrt(q.shape[1]) + mask) @ v) * do).sum())
 
-        dq = slope(lambda x, k=k, v=v, f=loss: f(x, k, v), q)
-        dk = slope(lambda x, q=q, v=v, f=loss: f(q, x, v), k)
-        dv = slope(lambda x, q=q, k=k, f=loss: f(q, k, x), v)
-        answers = parts(ask(f, do, q, k, v, given=given), ("dq", "dk", "dv"), given)
-        p = _softmax(q @ k.T / np.sqrt(width) + mask)
-        seen = _softmax(q @ k.T / np.sqrt(width))
+        right = {
+            "dv": slope(lambda x, q=q, k=k, f=loss: f(q, k, x), v),
+            "dq": slope(lambda x, k=k, v=v, f=loss: f(x, k, v), q),
+            "dk": slope(lambda x, q=q, v=v, f=loss: f(q, x, v), k),
+        }
+        names = ("dq", "dk", "dv")
+        got = dict(zip(names, parts(ask(f, do, q, k, v, given=given), names, given), strict=True))
+        p, seen, dp = _softmax(q @ k.T / np.sqrt(width) + mask), _softmax(q @ k.T / np.sqrt(width)), do @ v.T
         scale = "the factor 1/√E is missing: s = q kᵀ / √E."
-        hints = (
-            {
-                scale: dq * np.sqrt(width),
-                "softmax_backward sums over the keys of a query: Σ_u p[t,u] dp[t,u].": ((do @ v.T) * p) @ k,
-            },
-            {scale: dk * np.sqrt(width)},
-            {
+        no_sum = "the backward of softmax needs its sum over the keys: Σ_u p[t,u] dp[t,u] is missing."
+        swapped = "queries and keys have changed places: a key gathers over the queries, so ds must be transposed."
+        hints = {
+            "dv": {
                 "a value gets its gradient from the queries that look at it: p must be transposed.": p @ do,
                 "some queries look at later keys: the causal mask is missing when p is computed again.": seen.T @ do,
             },
-        )
-        for name, got, expected, hint in zip(
-            ("dv", "dq", "dk"), (answers[2], *answers[:2]), (dv, dq, dk), (hints[2], *hints[:2]), strict=True
-        ):
-            if name == "dk":
-                hint |= {
-                    "queries and keys have changed places: a key gathers over the queries, so ds must be transposed.": _swapped(
-                        dp=do @ v.T, p=p, q=q
-                    )
-                }
-            compare(got, expected, given, name=name, axes=("position", "element"), hints=hint, rtol=1e-6)
+            "dq": {scale: right["dq"] * np.sqrt(width), no_sum: (dp * p) @ k / np.sqrt(width)},
+            "dk": {scale: right["dk"] * np.sqrt(width), swapped: _swapped(dp, p, q)},
+        }
+        for name, expected in right.items():
+            compare(got[name], expected, given, name=name, axes=("position", "element"), hints=hints[name], rtol=1e-6)
 
 
 def _swapped(dp: np.ndarray, p: np.ndarray, q: np.ndarray) -> np.ndarray:

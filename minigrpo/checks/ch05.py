@@ -136,7 +136,7 @@ def _counts(f: Answer) -> None:
             ],
             "these are 1/|λ|, the weights of λ-GRPO.": [1 / row for row in right],
             "you count who else shares the beginning; completion i itself is a member, too.": [row - 1 for row in right],
-            "equal completions count once in this; each is a member of its own.": _without_copies(completions),
+            "equal completions are counted once here; each is a member of its own.": _without_copies(completions),
             "you count who has the same token at position t; they must have begun alike.": tokens,
         }
         compare_rows(ask(f, completions, given=given), right, given, hints=hints)

@@ -84,7 +84,6 @@ def _clipped_tree_loss(f: Answer) -> None:
             return loss, np.bincount(tree.paths[at], d[at], minlength=tree.n_nodes)
 
         loss, dlogp = by_rows(clip_low=low, clip_high=high)
-        plain = by_rows()
         n, whole = tree.lengths.sum(), tree.sum_over_members(a)
         kept = np.where(whole > 0, ratio <= 1 + high, ratio >= 1 - low)  # what clipping by the sign of the sum would keep
         once = -(np.where(whole > 0, np.minimum(ratio, 1 + high), np.maximum(ratio, 1 - low)) * whole).sum() / n
@@ -93,7 +92,7 @@ def _clipped_tree_loss(f: Answer) -> None:
         by_nodes = n / tree.n_nodes
         hints = {
             one_sum: (once, -ratio * whole * kept / n),
-            "nothing was clipped.": plain,
+            "nothing was clipped.": by_rows(),
             "every node counts once here; in GRPO it counts once for each member.": by_lambda,
             "the normaliser is Σ|y|, the tokens of all completions, not the number of nodes.": (loss * by_nodes, dlogp * by_nodes),
             "this is the objective, to go up; the loss is its negative.": (-loss, -dlogp),
@@ -116,7 +115,7 @@ def _cost(f: Answer) -> None:
         flat, tree = (PrefixTree.from_groups([prompt], [completions], merge=merge).n_nodes for merge in (False, True))
         k, n = len(completions), len(prompt)
         own = flat - k * n
-        copies = len(PrefixTree.from_groups([prompt], [[list(c) for c in {tuple(c) for c in completions}]], merge=False).token)
+        copies = n + sum(map(len, {tuple(c) for c in completions}))
         hints = (
             {
                 "without sharing every completion has its prompt computed anew.": own + n,

@@ -50,7 +50,7 @@ def ask(function: Answer, *arguments: Any, given: str) -> Any:
             answer = function(*copy.deepcopy(arguments))
         except NotImplementedError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             own = getattr(getattr(function, "__code__", None), "co_filename", "")
             frames = traceback.extract_tb(error.__traceback__)
             last = ([frame for frame in frames if frame.filename == own] or list(frames))[-1]

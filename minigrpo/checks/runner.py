@@ -115,7 +115,7 @@ def load(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise ValueError(f"{file} cannot be read: {type(error).__name__} in line {error.lineno}: {error.msg}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.dont_write_bytecode = cached

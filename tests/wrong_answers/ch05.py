@@ -69,7 +69,7 @@ def counts__shifted(completions):
 
 
 def counts__copies_once(completions):
-    """[[1, 2], [1, 3], [1, 2], [1, 2, 4]] | equal completions count once"""
+    """[[1, 2], [1, 3], [1, 2], [1, 2, 4]] | equal completions are counted once"""
     return [np.array([len({tuple(completions[j]) for j in s}) for s in sets]) for sets in _sets(completions)]
 
 
