@@ -285,6 +285,7 @@ def test_check_one_task_while_it_is_being_done(run, desk):
 
 
 def test_check_everything(run, desk):
+    assert "check your answers to a chapter's exercises" in " ".join(run("check", "--help")[1].split())
     code, out, err = run("check", "all")
     assert (code, err) == (1, "")
     assert len(out.splitlines()) == len(CHAPTERS) + 1
