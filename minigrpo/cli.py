@@ -145,7 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     tree.add_argument("--unit", choices=("auto", "characters", "words"), default="auto", help="what to split texts into")
     tree.add_argument("--reward-name", default="reward", help="the field that holds the reward in logs (default: reward)")
     tree.add_argument("--out", metavar="FILE", help="also draw a figure (.png or .svg): the tree, or a page of trees")
-    tree.add_argument("--show", type=int, default=3, help="of many groups, draw so many in the terminal (default: 3)")
+    tree.add_argument("--html", metavar="FILE", help="also write the explorer: a page in which texts and rewards can be edited")
+    tree.add_argument("--show", type=int, default=3, help="of many groups, draw so many in terminal and page (default: 3)")
     tree.add_argument("--ascii", action="store_true", help="draw with plain ASCII characters")
 
     equivalence = command("equivalence", "check Theorem 1 on real rollouts in float64: exit code 1 if it fails")

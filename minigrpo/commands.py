@@ -173,6 +173,12 @@ def run_tree(a: argparse.Namespace) -> None:
         one = groups[0]
         figure = draw_tree(one.tree, one.rewards, one.labels, title=one.prompt) if len(groups) == 1 else draw_trees_page(groups)
         print(f"figure: {save(figure, a.out)}")
+    if a.html:
+        from minigrpo.explorer import explorer_page
+
+        several = [group for group in groups if len(group.sequences) > 1] if len(groups) > 1 else groups
+        Path(a.html).write_text(explorer_page(*several[: max(a.show, 1)]), encoding="utf-8")
+        print(f"explorer, for a browser: {a.html}")
 
 
 def run_equivalence(a: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ import numpy as np
 from minigrpo.equivalence import Equivalence, check_equivalence
 from minigrpo.evaluation import evaluate
 from minigrpo.experiments.target_frequency import LAST, Arm, run_arms, table, target_frequency
+from minigrpo.explorer import explorer_page
 from minigrpo.groups import Group, read_groups, statistics_text, tree_statistics, tree_text
 from minigrpo.plots import draw_tree, draw_trees_page, learning_curves, metrics_figure, save, statistics_figure
 from minigrpo.policy import make_model
@@ -47,7 +48,7 @@ def demo(
     processes: int | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Path:
-    """Run the demonstration and write figures, data and report.html into a folder.   -> the report
+    """Run the demonstration and write figures, data, report.html and explorer.html into a folder.   -> the report
 
     steps: of the tree walks; the paper's are 250.
     Raises ValueError if fewer than 2 seeds are asked for or the folder cannot be written.
@@ -74,6 +75,7 @@ def demo(
     say("\n" + tree_text(shown.tree, shown.rewards, shown.labels, prompt=shown.prompt) + "\n")
     save(draw_tree(shown.tree, shown.rewards, shown.labels, title=f"A real group: {shown.prompt}"), out / "tree.png")
     save(draw_trees_page(groups), out / "trees.png")
+    (out / "explorer.html").write_text(explorer_page(shown), encoding="utf-8")
     save(statistics_figure(stats), out / "statistics.png")
 
     say("2/3  Theorem 1 on these rollouts, in float64")
@@ -224,6 +226,8 @@ footer { color: #555; margin: 3rem 0; }
 <p>GRPO gives one reward to a whole completion. The completions of a group share prefixes and form a tree; over that tree GRPO is
 exactly an objective with a reward for every step. The tree also shows a flaw, and a fix of one line.</p>
 BODY
+<p>Try it: <a href="explorer.html">explorer.html</a>, in the same folder, is the first group as a page in which texts and rewards
+can be edited.</p>
 <footer>Made by <code>minigrpo demo</code> in SECONDS seconds. Result: Sullivan &amp; Koller, arXiv:2509.21154.</footer>
 </body></html>
 """

@@ -20,7 +20,7 @@ from minigrpo.settings import TrainSettings
 from minigrpo.trainer import train
 
 FIGURES = ["tree.png", "trees.png", "statistics.png", "curves-n1.png", "curves-n2.png", "metrics.png"]
-DATA = ["groups.jsonl", "equivalence.json", "table.json", "curves.json"]
+DATA = ["explorer.html", "groups.jsonl", "equivalence.json", "table.json", "curves.json"]
 STEPS, SEEDS = 60, 2
 
 
@@ -86,7 +86,7 @@ def test_figures_show_something(name, made):
 
 def test_the_report_stands_alone(made, page):
     assert page.resources == 0
-    assert page.links == page.images
+    assert page.links == [*page.images, "explorer.html"]  # which lies beside it
     wanted = [(made[0] / name).read_bytes() for name in FIGURES]
     found = [base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in page.images]
     assert found == wanted

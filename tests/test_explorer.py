@@ -1,0 +1,184 @@
+"""The explorer's numbers against the package, on random groups in headless Chromium; which groups it offers, and the command."""
+
+import io
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chromium import browse, in_browser, page_of
+from helpers import random_group, rollouts_of
+
+import minigrpo as mg
+from minigrpo.cli import main
+from minigrpo.experiments.flaw import push
+from minigrpo.explorer import MAX_TOKENS, PRESETS, explorer_page
+from minigrpo.groups import read_groups
+
+N_GROUPS = 200
+
+
+# -- numbers -------------------------------------------------------------------------------------------------------------
+
+
+def random_objects(rng, n):
+    """Groups of characters, words, token ids and token texts in turn; rewards of several kinds, all equal now and then."""
+    alphabets = [list("a</😀 "), [" so", " so", "\n=", "  12"], None, ["un", " un", "\n", ""]]
+    for g in range(n):
+        k = int(rng.integers(2, 10))
+        ids, alphabet = random_group(rng, k, length=int(rng.integers(0, 9)), vocab_size=4), alphabets[g % 4]
+        if alphabet is None:
+            completions = [s.tolist() for s in ids]
+        else:
+            completions = [[alphabet[t] for t in s] for s in ids]
+            completions = ["".join(c) for c in completions] if g % 4 < 2 else completions
+        kinds = [rng.integers(2, size=k), rng.standard_normal(k), np.full(k, 0.1), 1e3 * rng.random(k), rng.choice([-1, 0.7, 1], k)]
+        yield g % 4, {"prompt": f"{g}", "completions": completions, "rewards": kinds[rng.integers(len(kinds))].tolist()}
+
+
+@in_browser
+def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
+    rng = np.random.default_rng(0)
+    groups = []
+    for kind, item in random_objects(rng, N_GROUPS):
+        groups += read_groups(json.dumps(item), unit=("characters", "words", "auto", "auto")[kind])
+    of_everyone = """
+        const along = (name) => current.paths.map((path) => path.map((node) => node[name]));
+        const shown = (step) => [...step.querySelectorAll(".count, .numbers span, .pushes span")].map((s) => s.textContent);
+        return Array.from({length: N}, (_, g) => {
+          choose(g);
+          const names = ["count", "value", "advantage", "grpo", "lambda"];
+          const steps = current.steps.slice(1).map((s) => [s.members, s.nodes[0].depth - 1, s.nodes.at(-1).depth]);
+          const boxes = [...document.querySelectorAll("#tree .step:not(.prompt)")].map(shown);
+          return {...Object.fromEntries(names.map((name) => [name, along(name)])), steps, boxes, sums: current.pathSums,
+                  a: current.advantages, ends: document.querySelectorAll("#tree .end").length};
+        });"""
+    found = browse(tmp_path, explorer_page(*groups), of_everyone.replace("N}", f"{N_GROUPS}}}"))
+    seen = dict.fromkeys(("copies", "prefix", "empty", "equal", "all empty", "one step"), 0)
+    for group, page in zip(groups, found, strict=True):
+        tree, rewards = group.tree, group.rewards
+        rollouts = rollouts_of([np.array([0])], [group.sequences])  # with a prompt, as a policy would have drawn them
+        np.testing.assert_allclose(page["a"], mg.advantages(rewards, tree.completion_group), rtol=1e-9, atol=1e-12)
+        node = {"count": tree.count, "value": mg.step_rewards(tree, rewards), "advantage": mg.step_advantages(tree, rewards)}
+        expected = {name: [values[p[p >= 0]] for p in tree.paths] for name, values in node.items()}
+        for name, objective in (("grpo", "grpo"), ("lambda", "lambda_grpo")):
+            pushes = push(objective, rollouts, rewards)
+            expected[name] = [pushes[p[p >= 0]] for p in rollouts.tree.paths]
+            np.testing.assert_allclose(page["sums"][name], [p.sum() for p in expected[name]], rtol=1e-9, atol=1e-10)
+        for name, rows in expected.items():
+            assert [len(row) for row in page[name]] == tree.lengths.tolist()
+            for ours, theirs in zip(page[name], rows, strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12, err_msg=name)
+        steps = {(s.members, s.start, s.end): s.nodes[0] for s in tree.steps() if s.nodes}
+        assert sorted((tuple(m), start, end) for m, start, end in page["steps"]) == sorted(steps)
+        assert page["ends"] == len(group.sequences)
+        for (members, start, end), box in zip(page["steps"], page["boxes"], strict=True):  # what is on the screen
+            i = steps[tuple(members), start, end]
+            printed = [float(text.replace("−", "-").split()[-1]) for text in box[1:]]
+            values = [node["value"][i], node["advantage"][i], *(expected[name][members[0]][start] for name in ("grpo", "lambda"))]
+            assert box[0] == f"×{len(members)}"
+            np.testing.assert_allclose(printed, values, rtol=0, atol=0.005 + 1e-9)
+        texts, everyone = [tuple(s) for s in group.sequences], len(group.sequences)
+        seen["copies"] += len(set(texts)) < everyone
+        seen["prefix"] += any(a != b and a == b[: len(a)] for a in texts for b in texts)
+        seen["empty"] += () in texts
+        seen["all empty"] += not any(texts)
+        seen["equal"] += np.ptp(rewards) == 0
+        seen["one step"] += len(steps) == 1
+    assert min(seen.values()) > 3, seen
+
+
+def test_the_notes_of_the_presets_are_true():
+    """What is said beside the groups to choose from, by the package's numbers."""
+    groups = {p["name"]: p for p in PRESETS}
+    assert all(len(p["completions"]) == len(p["rewards"]) and p["note"] for p in PRESETS)
+
+    def numbers(name):
+        group = read_groups(json.dumps(groups[name]), unit=groups[name]["unit"])[0]
+        rollouts = rollouts_of([np.array([0])], [group.sequences])
+        paths = rollouts.tree.paths
+        grpo, fixed = (push(objective, rollouts, group.rewards) for objective in ("grpo", "lambda_grpo"))
+        return group, paths, grpo, fixed, mg.step_rewards(rollouts.tree, group.rewards)
+
+    _, paths, _, _, values = numbers("A sum in steps")
+    assert values[paths[0, 4]] == pytest.approx(2 / 3)  # after = 12
+    assert values[paths[3, 4]] == 0  # after = 13
+    _, paths, grpo, fixed, _ = numbers("Exploration")
+    assert -grpo[paths[0, 0]] > 2 * grpo[paths[0, 2]] > 0
+    assert grpo[paths[0]].sum() < 0 < fixed[paths[0]].sum()
+    _, paths, grpo, fixed, _ = numbers("Exploitation")
+    assert (fixed[paths[0]] > 0).all()
+    assert grpo[paths[2, 1]] / grpo[paths[0, 1]] == pytest.approx(3, abs=0.05)
+    assert fixed[paths[2, 1]] / fixed[paths[0, 1]] == pytest.approx(1.5, abs=0.03)
+    group = numbers("Duplicates")[0]
+    assert group.tree.count[group.tree.paths[0]].tolist() == [4, 3]
+    group = numbers("Prefix of another")[0]
+    assert (group.tree.on_tokens(group.tree.count, fill=9)[:2] > 1).all()
+    assert group.texts[2].startswith(group.texts[1]) and group.texts[1].startswith(group.texts[0])
+    group, _, grpo, fixed, _ = numbers("All different")
+    assert group.tree.is_flat.all() and (grpo == fixed).all()
+    group = numbers("All equal")[0]
+    assert len(set(group.texts)) == 1 and np.ptp(group.rewards) == 0
+    group = numbers("Equal rewards")[0]
+    assert len(group.tree.steps()) > 3 and np.ptp(group.rewards) == 0
+
+
+# -- the file ------------------------------------------------------------------------------------------------------------
+
+
+def test_one_small_file_that_asks_nothing_of_a_network():
+    page = explorer_page()
+    assert len(page.encode()) < 60_000
+    assert "default-src 'none'" in page
+    assert not re.search(r"https?:|\bsrc=|\bhref=|url\(|@import|\bimport\(|fetch\(|XMLHttp|innerHTML|insertAdjacent|\beval\(", page)
+    assert not re.search(r"/\* (STYLE|SCRIPT|GROUPS) \*/", page)
+
+
+def test_its_parts_are_installed_with_the_package():
+    root = Path(mg.__file__).parent
+    listed = tomllib.loads((root.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["minigrpo"]
+    assert sorted(listed) == sorted(f.name for f in root.iterdir() if f.is_file() and f.suffix != ".py")
+
+
+# -- which groups --------------------------------------------------------------------------------------------------------
+
+
+def offered(page):
+    return json.loads(re.search(r'type="application/json">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def test_the_given_groups_come_first():
+    page = page_of({"prompt": "2+3=", "completions": ["5", "6"], "rewards": [1, 0]}, {"completions": ["a b", "a c"]})
+    first, second, *presets = offered(page)
+    assert first == {"name": "2+3=", "note": "", "unit": "words", "completions": ["5", "6"], "rewards": [1, 0]}
+    assert (second["name"], second["rewards"], "start at 0" in second["note"]) == ("Your group", [0, 0], True)
+    assert presets == PRESETS
+    ids, pieces = offered(page_of({"completions": [[5, 7], []]}, {"completions": [["un", " it"], ["", "\n"]]}))[:2]
+    assert (ids["unit"], ids["completions"]) == ("tokens", ["5 7", ""])
+    assert (pieces["unit"], pieces["completions"]) == ("tokens", ["un ␣it", "∎ \n"])
+
+
+def test_groups_that_it_cannot_show():
+    with pytest.raises(ValueError, match="Your group: one completion has nothing to be compared with"):
+        page_of({"completions": ["a"], "rewards": [1]})
+    with pytest.raises(ValueError, match="q: 8000 characters are too many for the explorer, which takes up to 4000"):
+        page_of({"prompt": "q", "completions": ["a" * MAX_TOKENS] * 2})
+
+
+def test_the_command(capsys, monkeypatch, tmp_path):
+    def run(text, *flags):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        code = main(["tree", "-", "--html", str(tmp_path / "page.html"), *flags])
+        return code, *capsys.readouterr()
+
+    log = [{"prompt": p, "completion": c, "reward": 0} for p, c in ("pa", "qa", "qb", "ra", "rb", "sa", "sb")]
+    code, out, err = run("\n".join(map(json.dumps, log)), "--show", "2")
+    assert (code, err) == (0, "")
+    assert f"explorer, for a browser: {tmp_path / 'page.html'}" in out
+    names = [choice["name"] for choice in offered((tmp_path / "page.html").read_text(encoding="utf-8"))]
+    assert names[:3] == ["q", "r", PRESETS[0]["name"]]  # p has one completion
+    code, _, err = run('{"completions": ["ab"]}')
+    assert code == 2
+    assert err == "minigrpo tree: Your group: one completion has nothing to be compared with, so the explorer needs at least two\n"

@@ -1,0 +1,203 @@
+"""The explorer's page in headless Chromium: what it says, editing, keys and pointer, strange texts, narrow screens."""
+
+import json
+
+import numpy as np
+import pytest
+from chromium import browse, in_browser, page_of
+
+import minigrpo as mg
+from minigrpo.explorer import PRESETS, explorer_page
+from minigrpo.groups import read_groups
+
+SENTENCES = {
+    "A sum in steps": ["The same text: y0 and y2.", "no other way at a fork is pushed up harder"],
+    "Exploration": [
+        "y0 is the best completion, yet its “R” is pushed down: the 4 that share it did worse than the group.",
+        "GRPO pushes it 4 times as hard as λ-GRPO: −2.62 against −0.65. The last token of y0 gets +0.98 from both.",
+        "Σ along y0: −1.85 under GRPO, +0.22 under λ-GRPO.",
+    ],
+    "Exploitation": [
+        "at a fork 2 took its “R” (R̂ 0.55) and 4 the other way, “L” (R̂ 0.70).",
+        "GRPO pushes the other way up 3.0 times as hard, λ-GRPO 1.5 times as hard.",
+    ],
+    "Duplicates": ["The same text: y0, y1 and y2. Even its last token is shared."],
+    "Prefix of another": ["Ending inside the tree, where others go on: y0 and y1."],
+    "All different": ["the group is flat, every |λ| is 1, and GRPO and λ-GRPO are the same."],
+    "All equal": ["All rewards are equal: every advantage is exactly 0"],
+    "Equal rewards": ["All rewards are equal: every advantage is exactly 0"],
+}
+
+
+@in_browser
+def test_what_is_said_of_the_presets(tmp_path):
+    script = "return choices.map((c, i) => { choose(i); return [c.name, document.getElementById('statement').textContent]; });"
+    said = {name: text.replace("\u2060", "") for name, text in browse(tmp_path, explorer_page(), script)}
+    assert list(said) == list(SENTENCES) == [p["name"] for p in PRESETS]
+    for name, sentences in SENTENCES.items():
+        for sentence in sentences:
+            assert sentence in said[name]
+        assert ("yet its" in said[name]) == (name == "Exploration")
+        assert ("at a fork 2" in said[name]) == (name == "Exploitation")
+
+
+# -- editing, keys, pointer ----------------------------------------------------------------------------------------------
+
+HANDS = """
+    const $$ = (what) => [...document.querySelectorAll(what)];
+    const type = (input, value) => { input.value = value; input.dispatchEvent(new Event("input", {bubbles: true})); };
+    const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+    const boxes = () => $$("#tree .step:not(.prompt)").map((s) => s.querySelector(".tokens").textContent);
+    const texts = () => $$("#rows input.text"), rewards = () => $$("#rows input[type=number]");
+"""
+
+
+@in_browser
+def test_an_edit_is_seen_at_once(tmp_path):
+    script = """
+        const out = {before: boxes()};
+        type(texts()[2], "xc");
+        out.typed = boxes();
+        type(rewards()[2], "2.5");
+        out.a = $$("#rows output").map((o) => o.textContent);
+        out.pressed = $$("#choices [aria-pressed=true]").length;
+        type(rewards()[2], "");
+        out.problem = $("problem").textContent;
+        out.kept = boxes();
+        type(rewards()[2], "-1");
+        out.solved = $("problem").textContent;
+        $("add").click();
+        type(texts()[3], "xcd");
+        out.added = boxes();
+        out.focus = document.activeElement === texts()[3];
+        $$("#rows button")[0].click();
+        $$("#rows button")[0].click();
+        out.removed = boxes();
+        out.locked = $$("#rows button").every((b) => b.disabled);
+        out.json = $("json").textContent;
+        type(texts()[0], "x c↵d");
+        $("unit").value = "words";
+        $("unit").dispatchEvent(new Event("change"));
+        out.words = [boxes(), state.completions[0]];
+        document.querySelector("#choices button").click();
+        out.again = [boxes(), texts().map((t) => t.value)];
+        return out;"""
+    out = browse(tmp_path, page_of({"completions": ["ab", "ac", "b"], "rewards": [1, 0, 0]}), HANDS + script)
+    assert out["before"] == ["a×2", "b×1", "c×1", "b×1"]
+    assert out["typed"] == ["a×2", "b×1", "c×1", "xc×1"]
+    assert out["a"] == [f"{x:+.2f}".replace("-", "−") for x in mg.advantages([1, 0, 2.5], np.zeros(3, dtype=int))]
+    assert out["pressed"] == 0
+    assert (out["problem"], out["solved"]) == ("y2 has no reward: give it a number.", "")
+    assert out["kept"] == out["typed"]
+    assert out["added"] == ["a×2", "b×1", "c×1", "xc×2", "d×1"]
+    assert out["focus"]
+    assert out["removed"] == ["xc×2", "d×1"]
+    assert out["locked"]
+    assert read_groups(out["json"])[0].texts == ["xc", "xcd"]
+    assert out["words"] == [["xc↵d×1", "xcd×1"], "x c\nd"]
+    assert out["again"] == [out["before"], ["ab", "ac", "b"]]
+
+
+@in_browser
+def test_keys_and_pointer_highlight_the_members(tmp_path):
+    script = """
+        const seen = () => {
+          const here = $$("#tree .here > .step .tokens").map((t) => t.textContent);
+          const rows = $$("#rows .row.on b").map((b) => b.textContent), ends = $$("#tree .end.on b").map((b) => b.textContent);
+          return [here, rows, ends, $("details").textContent, getComputedStyle($("pointed")).display];
+        };
+        const out = {stops: $$("#tree [tabindex='0']").length};
+        document.querySelector("#tree [tabindex='0']").focus();
+        const keys = ["Home", "ArrowRight", "ArrowRight", "ArrowDown", "ArrowLeft", "Escape"];
+        for (const name of keys) { press(name); out[name] = seen(); }
+        const box = $$("#tree .step")[2];
+        box.dispatchEvent(new PointerEvent("pointerover", {bubbles: true}));
+        out.over = seen();
+        $("tree").dispatchEvent(new PointerEvent("pointerleave"));
+        out.away = seen();
+        box.click();
+        out.click = [seen(), document.activeElement.getAttribute("aria-label"), $$("#tree [tabindex='0']").length];
+        return out;"""
+    out = browse(tmp_path, page_of({"completions": ["ab", "ac", "b"], "rewards": [1, 0, 0]}), HANDS + script)
+    assert out["stops"] == 1
+    assert out["Home"][1:3] == [["y0", "y1", "y2"]] * 2
+    assert out["Home"][3].startswith("The prompt. mean r = 0.33")
+    ab = [["b×1"], ["y0"], ["y0"]]
+    assert out["ArrowRight"][:3] == ab
+    assert out["ArrowDown"][:3] == [["c×1"], ["y1"], ["y1"]]
+    assert out["ArrowLeft"][:3] == [["a×2"], ["y0", "y1"], ["y0", "y1"]]
+    said = out["ArrowLeft"][3].replace("\u2060", "")
+    assert "y0 and y1 share “a”: |λ| = 2." in said
+    assert "R̂ = (1.00 + 0.00) / 2 = 0.50." in said
+    assert "Â = (0.50 − 0.33) / 0.58 = +0.29: better than the group." in said
+    assert "Push on the token: GRPO 2 × +0.29 = +0.58, λ-GRPO +0.29." in said
+    assert out["over"][:3] == ab
+    for nowhere in (out["Escape"], out["away"]):
+        assert nowhere == [[], [], [], "", "none"]
+    assert out["click"][0][:3] == ab
+    assert "y0 alone has “b”" in out["click"][1]
+    assert out["click"][2] == 1
+
+
+# -- strange texts, strange screens --------------------------------------------------------------------------------------
+
+NASTY = [
+    "</script><script>window.pwned = 1</script>",
+    "<img src=x onerror=window.pwned=2>",
+    "\" onfocus='window.pwned=3' autofocus x=\"",
+    "<!--<script>/* STYLE *//* SCRIPT *//* GROUPS */ $& $1 \\u003c &lt;b&gt;",
+    "a\nb\r\tc\u2028\u202e\x00 </pre>",
+]
+
+
+@in_browser
+@pytest.mark.parametrize("unit", ["words", "characters"])
+def test_texts_are_only_texts(tmp_path, unit):
+    page = page_of({"prompt": NASTY[0], "completions": NASTY, "rewards": [1, 0, 0, 0, 0]}, unit=unit)
+    assert page.count("<script") == explorer_page().count("<script") == page.count("</script")
+    script = """
+        const out = {values: texts().map((t) => t.value), states: state.completions, name: $$("#choices button")[0].textContent};
+        for (const input of texts()) type(input, input.value);
+        $$("#tree .branch").forEach((b) => b.focus());
+        out.tokens = $$("#tree .token").map((t) => t.textContent).join("");
+        out.kept = state.completions;
+        out.foreign = $$("img, iframe, [onerror], [onfocus], [autofocus], script:not(#groups)").length;
+        out.pwned = window.pwned ?? null;
+        return out;"""
+    out = browse(tmp_path, page, HANDS + script)
+    assert out["states"] == out["kept"] == NASTY
+    assert out["values"][:4] == NASTY[:4]
+    assert out["values"][4] == NASTY[4].replace("\n", "↵").replace("\r", "␍")
+    assert out["foreign"] == 2  # the page's own script, and this one
+    assert out["pwned"] is None
+    assert NASTY[1].replace(" ", "" if unit == "words" else "␣").removeprefix("<") in out["tokens"]
+    assert out["name"].startswith("</script><scr")
+
+
+@in_browser
+def test_it_fits_the_screen(tmp_path):
+    """Nothing but the tree itself may be wider than the screen, and no box smaller than what is in it."""
+    measure = """
+        return choices.map((c, i) => {
+          choose(i);
+          const steps = [...document.querySelectorAll("#tree .step:not(.prompt)")];
+          const spills = steps.filter((s) => s.scrollHeight > s.clientHeight + 1 || s.scrollWidth > s.clientWidth + 1);
+          const rows = steps.map((s) => (s.offsetHeight + 4) / current.steps[s.parentElement.dataset.step].count); // margins: 4
+          const columns = getComputedStyle(document.querySelector("main")).gridTemplateColumns.split(" ").length;
+          return [document.documentElement.scrollWidth, spills.length, Math.max(...rows) - Math.min(...rows), columns];
+        });"""
+    inner = explorer_page().replace("</body>", f"<script>window.found = (() => {{ {measure} }})()</script></body>")
+    framed = """
+        return [360, 390, 1280, 1920].map((width) => {
+          const frame = document.body.appendChild(document.createElement("iframe"));
+          Object.assign(frame, {width, height: 844});
+          frame.contentDocument.write(PAGE);
+          return [width, frame.contentWindow.found];
+        });""".replace("PAGE", json.dumps(inner).replace("<", "\\u003c"))
+    for width, choices in browse(tmp_path, "<!doctype html><body></body>", framed):
+        assert len(choices) == len(PRESETS)
+        for scroll_width, spills, uneven, columns in choices:
+            assert scroll_width <= width
+            assert spills == 0
+            assert uneven < 1.5  # pixels: a box is |λ| rows high
+            assert columns == (1 if width < 400 else 2)
