@@ -27,7 +27,12 @@ in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome 
 def browse(folder, page, script):
     """Run a script, the body of a function, at the end of a page; files go into the folder.   -> what the script returns"""
     report = "document.body.innerHTML = '<pre id=out></pre>'; document.body.firstChild.textContent = JSON.stringify(out)"
-    attempt = f"let out; try {{ out = {{value: (() => {{ {script} }})()}} }} catch (e) {{ out = {{error: e.stack}} }}\n{report}"
+    attempt = f"""
+        let out, problem = null; // errors in the page's own listeners are problems too
+        addEventListener("error", (event) => (problem = event.message));
+        try {{ out = {{value: (() => {{ {script} }})()}} }} catch (e) {{ problem = e.stack }}
+        if (problem) out = {{error: problem}};
+        {report}"""
     file = folder / "page.html"
     assert page.count("</body>") == 1
     file.write_text(page.replace("</body>", f"<script>{attempt}</script></body>"), encoding="utf-8")

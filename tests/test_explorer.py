@@ -29,6 +29,8 @@ def random_objects(rng, n):
     for g in range(n):
         k = int(rng.integers(2, 10))
         ids, alphabet = random_group(rng, k, length=int(rng.integers(0, 9)), vocab_size=4), alphabets[g % 4]
+        if g % 5 == 0:  # all begin alike: the advantages of the first step cancel but for rounding
+            ids = [np.append(0, s) for s in ids]
         if alphabet is None:
             completions = [s.tolist() for s in ids]
         else:
@@ -52,20 +54,21 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
           const names = ["count", "value", "advantage", "grpo", "lambda"];
           const steps = current.steps.slice(1).map((s) => [s.members, s.nodes[0].depth - 1, s.nodes.at(-1).depth]);
           const boxes = [...document.querySelectorAll("#tree .step:not(.prompt)")].map(shown);
-          return {...Object.fromEntries(names.map((name) => [name, along(name)])), steps, boxes, sums: current.pathSums,
+          const said = document.getElementById("statement").textContent;
+          return {said, ...Object.fromEntries(names.map((name) => [name, along(name)])), steps, boxes, sums: current.pathSums,
                   a: current.advantages, ends: document.querySelectorAll("#tree .end").length};
         });"""
     found = browse(tmp_path, explorer_page(*groups), of_everyone.replace("N}", f"{N_GROUPS}}}"))
-    seen = dict.fromkeys(("copies", "prefix", "empty", "equal", "all empty", "one step"), 0)
+    seen = dict.fromkeys(("copies", "prefix", "empty", "equal", "all empty", "one step", "down", "fork"), 0)
     for group, page in zip(groups, found, strict=True):
         tree, rewards = group.tree, group.rewards
         rollouts = rollouts_of([np.array([0])], [group.sequences])  # with a prompt, as a policy would have drawn them
         np.testing.assert_allclose(page["a"], mg.advantages(rewards, tree.completion_group), rtol=1e-9, atol=1e-12)
         node = {"count": tree.count, "value": mg.step_rewards(tree, rewards), "advantage": mg.step_advantages(tree, rewards)}
         expected = {name: [values[p[p >= 0]] for p in tree.paths] for name, values in node.items()}
-        for name, objective in (("grpo", "grpo"), ("lambda", "lambda_grpo")):
-            pushes = push(objective, rollouts, rewards)
-            expected[name] = [pushes[p[p >= 0]] for p in rollouts.tree.paths]
+        pushes = {name: push(name, rollouts, rewards) for name in ("grpo", "lambda_grpo")}
+        for name, values in zip(("grpo", "lambda"), pushes.values(), strict=True):
+            expected[name] = [values[p[p >= 0]] for p in rollouts.tree.paths]
             np.testing.assert_allclose(page["sums"][name], [p.sum() for p in expected[name]], rtol=1e-9, atol=1e-10)
         for name, rows in expected.items():
             assert [len(row) for row in page[name]] == tree.lengths.tolist()
@@ -80,6 +83,20 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
             values = [node["value"][i], node["advantage"][i], *(expected[name][members[0]][start] for name in ("grpo", "lambda"))]
             assert box[0] == f"×{len(members)}"
             np.testing.assert_allclose(printed, values, rtol=0, atol=0.005 + 1e-9)
+        best = int(np.argmax(rewards))
+        informative = np.ptp(rewards) > 0 and not tree.is_flat.all() and tree.lengths[best] > 0
+        down = informative and min(expected["grpo"][best]) < -1e-9
+        assert ("yet its" in page["said"]) == down
+        parent, grpo, path = rollouts.tree.parent, pushes["grpo"], rollouts.tree.paths[best]
+        leads = [grpo[parent == parent[n]].max() - grpo[n] for n in path[path >= 0]]
+        fork = informative and not down and max(leads) > 1e-9
+        assert ("But at a fork" in page["said"]) == fork
+        assert ("All rewards are equal" in page["said"]) == (np.ptp(rewards) == 0)
+        assert ("the group is flat" in page["said"]) == (np.ptp(rewards) > 0 and tree.is_flat.all())
+        if np.ptp(rewards) == 0:
+            assert not any(page["a"]) and not any(map(any, page["advantage"] + page["grpo"] + page["lambda"]))
+        seen["down"] += down
+        seen["fork"] += fork
         texts, everyone = [tuple(s) for s in group.sequences], len(group.sequences)
         seen["copies"] += len(set(texts)) < everyone
         seen["prefix"] += any(a != b and a == b[: len(a)] for a in texts for b in texts)
