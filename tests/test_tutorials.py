@@ -1,0 +1,192 @@
+"""The tutorials' stored outputs belong to the code beside them, and the check that says so can fail."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "tutorials"
+CHAPTERS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def load_tool():
+    spec = importlib.util.spec_from_file_location("notebooks", FOLDER / "notebooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tool = load_tool()
+
+
+def code(source, outputs=(), count=1, tags=()):
+    metadata = {"tags": list(tags)} if tags else {}
+    return {"cell_type": "code", "source": source, "outputs": list(outputs), "execution_count": count, "metadata": metadata}
+
+
+def printed(text):
+    return {"output_type": "stream", "name": "stdout", "text": text}
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A notebook of two cells that passes, and a function that writes a changed one."""
+    cells = [code(tool.setup_source(), tags=["setup"]), code("print(1 + 1)", [printed("2\n")], 2)]
+    notebook = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
+    notebook["metadata"]["minigrpo"] = {"sha256": tool.digest(notebook)}
+    file = tmp_path / "small.ipynb"
+
+    def write(sign=False):
+        if sign:
+            notebook["metadata"]["minigrpo"] = {"sha256": tool.digest(notebook)}
+        file.write_text(json.dumps(notebook), encoding="utf-8")
+        return file
+
+    return notebook, write
+
+
+# -- the chapters --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", CHAPTERS, ids=lambda file: file.stem)
+def test_a_chapter_is_as_it_was_run(file):
+    assert tool.check(file) == []
+
+
+@pytest.mark.parametrize("file", CHAPTERS, ids=lambda file: file.stem)
+def test_a_chapter_has_its_parts(file):
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    number = int(re.fullmatch(r"(\d\d)_[a-z_]+", file.stem)[1])
+    head = tool.text(cells[0]["source"])
+    assert head.startswith(f"# Chapter {number} · ")
+    assert all(f"**{part}**" in head for part in ("You will be able to", "You need", "Time"))
+    assert tool.is_setup(cells[1])
+    words = "\n".join(tool.text(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    assert all(re.search(rf"^## {part}", words, re.M) for part in ("Summary", "Exercises", "Further reading"))
+    assert f"## {number}.1 " in words
+    figures = [o for cell in cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert len(figures) >= 3
+
+
+def test_there_are_chapters_numbered_without_repeats():
+    numbers = [file.stem[:2] for file in CHAPTERS]
+    assert numbers
+    assert len(set(numbers)) == len(numbers)
+
+
+@pytest.mark.parametrize("file", CHAPTERS, ids=lambda file: file.stem)
+def test_a_changed_cell_is_found(file, tmp_path):
+    notebook = json.loads(file.read_text(encoding="utf-8"))
+    cells = tool.code_cells(notebook)
+    cells[-1][1]["source"] = tool.text(cells[-1][1]["source"]) + "\nprint('changed')"
+    changed = tmp_path / file.name
+    changed.write_text(json.dumps(notebook), encoding="utf-8")
+    assert [line for line in tool.check(changed) if "out of step" in line]
+
+
+# -- the tool ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_passes(small):
+    _, write = small
+    assert tool.check(write()) == []
+
+
+def test_a_source_may_be_a_list_of_lines(small):
+    notebook, write = small
+    notebook["cells"][0]["source"] = tool.setup_source().splitlines(keepends=True)
+    assert tool.check(write()) == []
+
+
+@pytest.mark.parametrize("change", ["source", "order", "outputs"])
+def test_code_and_outputs_out_of_step(small, change):
+    notebook, write = small
+    if change == "source":
+        notebook["cells"][1]["source"] = "print(1 + 2)"
+    elif change == "order":
+        notebook["cells"].reverse()
+    else:
+        notebook["cells"][0]["outputs"] = [printed("installed\n")]
+    found = tool.check(write())
+    assert len(found) == 1
+    assert "out of step" in found[0]
+
+
+def test_words_between_the_cells_may_change(small):
+    notebook, write = small
+    notebook["cells"].append({"cell_type": "markdown", "source": "A remark.", "metadata": {}})
+    assert tool.check(write()) == []
+
+
+def test_missing_outputs_and_cells_that_were_not_run(small):
+    notebook, write = small
+    notebook["cells"][1]["outputs"] = []
+    assert "has no outputs" in tool.check(write(sign=True))
+    notebook["cells"][1]["execution_count"] = None
+    assert "cell 2 has not been run" in tool.check(write(sign=True))
+
+
+def test_an_error_a_large_file_and_another_setup_cell(small):
+    notebook, write = small
+    notebook["cells"][1]["outputs"] = [{"output_type": "error", "ename": "ValueError", "evalue": "no\nnever", "traceback": []}]
+    assert tool.check(write(sign=True)) == ["cell 2 ends in an error: ValueError: no"]
+    notebook["cells"][1]["outputs"] = [printed("x" * tool.LARGEST)]
+    (found,) = tool.check(write(sign=True))
+    assert "1.00 MB, more than 1 MB" in found
+    notebook["cells"][1]["outputs"] = [printed("2\n")]
+    notebook["cells"][0]["source"] += "\n"
+    assert tool.check(write(sign=True)) == ["its setup cell is missing or not the one of notebooks.py"]
+
+
+def test_what_is_no_notebook(tmp_path):
+    file = tmp_path / "no.ipynb"
+    for content in ("no", "[]", "{}", '{"cells": [{}], "metadata": {}}'):
+        file.write_text(content, encoding="utf-8")
+        (found,) = tool.check(file)
+        assert "cannot be read as a notebook" in found
+
+
+def test_the_setup_cell_installs_from_a_repository_if_one_is_set():
+    assert '%pip install -q "minigrpo[tutorials]"' in tool.setup_source(None)
+    assert '"minigrpo[tutorials] @ git+https://example.org/x.git"' in tool.setup_source("https://example.org/x.git")
+
+
+def command(*arguments):
+    done = subprocess.run([sys.executable, FOLDER / "notebooks.py", *arguments], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_command_line(small):
+    notebook, write = small
+    assert command("check", write()) == (0, "", "")
+    notebook["cells"][1]["source"] = "print(3)"
+    status, _, errors = command("check", write())
+    assert status == 1
+    assert len(errors.splitlines()) == 1
+    assert command("check", write().with_name("nothing.ipynb"))[0] == 2
+
+
+def test_run_stamps_executes_and_strips(small):
+    notebook, write = small
+    del notebook["cells"][0]  # no setup cell yet
+    source = "import os, sys\nprint(object(), os.getcwd())\nprint(1 + 1)"
+    notebook["cells"] = [code("1 + 1", count=None), code(source, count=None)]
+    file = write()
+    status, out, _ = command("run", file)  # a kernel may have something to say on the other stream
+    assert status == 0
+    assert out.startswith("small.ipynb: run, ")
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    assert tool.is_setup(stored["cells"][1])
+    assert tool.text(stored["cells"][1]["source"]) == tool.setup_source()
+    (output,) = stored["cells"][2]["outputs"]
+    assert tool.text(output["text"]) == f"<object object at 0x…> {file.parent}\n2\n"
+    assert "execution" not in stored["cells"][2]["metadata"]
+    assert stored["metadata"]["language_info"] == {"name": "python"}
+    stored["cells"][2]["source"] = "raise ValueError('a reason')"
+    file.write_text(json.dumps(stored), encoding="utf-8")
+    status, out, errors = command("run", file)
+    assert (status, out, errors.splitlines()[-1]) == (1, "", "small.ipynb: ValueError: a reason")

@@ -1,0 +1,150 @@
+"""Run the tutorials and store their outputs; check that what is stored belongs to the code beside it.
+
+    python tutorials/notebooks.py run [FILES]      # stamp the setup cell, run in a clean kernel, store outputs and a hash
+    python tutorials/notebooks.py check [FILES]    # exit code 1 and one line for each thing that is wrong
+
+Without FILES all notebooks of this folder.  `run` needs the package's `tutorials` extra, `check` only Python.  Neither compares
+outputs with what a new run would give: pictures and last digits differ between machines.  That every cell still runs is CI's
+to say (pytest --nbmake).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent
+REPOSITORY: str | None = None  # "https://…/minigrpo.git": the setup cell installs from there; None: from the package's name
+LARGEST = 1_000_000  # bytes of a notebook with its outputs
+SETUP = """\
+# Installs the package where it is missing (in Colab, say); REPOSITORY is set in tutorials/notebooks.py.
+import importlib.util
+
+if importlib.util.find_spec("minigrpo") is None:
+    %pip install -q "{package}\""""
+COLOUR = r"\x1b\[[\d;]*m"  # of a terminal
+NOISE = [  # (what differs from machine to machine or from run to run, what is stored in its place)
+    (COLOUR, ""),
+    (re.escape(str(FOLDER.parent)), "."),
+    (r"/\S*ipykernel_\d+/\d+\.py", "cell"),
+    (re.escape(str(Path.home())) + r"(?=/\w)", "~"),
+    (r"\bat 0x[0-9a-f]{6,}", "at 0x…"),
+]
+
+
+def setup_source(repository: str | None = REPOSITORY) -> str:
+    """The source of every notebook's setup cell."""
+    return SETUP.format(package="minigrpo[tutorials]" + (f" @ git+{repository}" if repository else ""))
+
+
+def text(value: str | list[str]) -> str:
+    """A multi-line field of a notebook's JSON, which is one string or a list of lines."""
+    return value if isinstance(value, str) else "".join(value)
+
+
+def code_cells(notebook: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """(number of the cell, from 1, cell) of every code cell with something in it."""
+    cells = enumerate(notebook["cells"], start=1)
+    return [(i, cell) for i, cell in cells if cell["cell_type"] == "code" and text(cell["source"]).strip()]
+
+
+def digest(notebook: dict[str, Any]) -> str:
+    """SHA-256 of all code, in order, and of which cells have outputs."""
+    what = [[text(cell["source"]), bool(cell["outputs"])] for _, cell in code_cells(notebook)]
+    return hashlib.sha256(json.dumps(what, ensure_ascii=False).encode()).hexdigest()
+
+
+def is_setup(cell: dict[str, Any]) -> bool:
+    """Whether a cell has the tag `setup`."""
+    return "setup" in cell["metadata"].get("tags", [])
+
+
+def clean(notebook: dict[str, Any]) -> None:
+    """Take away, in place, what tells of the machine and not of the subject: paths, addresses, versions, times."""
+    notebook["metadata"]["language_info"] = {"name": "python"}
+    for cell in notebook["cells"]:
+        for name in ("execution", "collapsed", "scrolled"):
+            cell["metadata"].pop(name, None)
+        for output in cell.get("outputs", []):
+            for holder, name in [(output, "text"), *((output.get("data", {}), kind) for kind in ("text/plain", "text/html"))]:
+                if name in holder:
+                    value = text(holder[name])
+                    for pattern, instead in NOISE:
+                        value = re.sub(pattern, instead, value)
+                    holder[name] = value
+
+
+def run(file: Path, timeout: int = 300) -> None:
+    """Stamp the setup cell, execute all cells in a new kernel, store outputs and hash.   Raises nbclient's CellExecutionError."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(file, as_version=4)
+    setup = next((cell for cell in notebook.cells if is_setup(cell)), None)
+    if setup is None:
+        setup = nbformat.v4.new_code_cell(metadata={"tags": ["setup"]})
+        notebook.cells.insert(1, setup)
+    setup["source"] = setup_source()
+    resources = {"metadata": {"path": str(file.resolve().parent)}}
+    NotebookClient(notebook, timeout=timeout, kernel_name="python3", record_timing=False, resources=resources).execute()
+    clean(notebook)
+    notebook["metadata"]["minigrpo"] = {"sha256": digest(notebook)}
+    nbformat.write(notebook, file)
+
+
+def check(file: Path) -> list[str]:
+    """What is wrong with a stored notebook, a line each; an empty list if nothing is."""
+    try:
+        notebook = json.loads(file.read_text(encoding="utf-8"))
+        cells, stored = code_cells(notebook), notebook["metadata"].get("minigrpo", {}).get("sha256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return [f"cannot be read as a notebook ({type(error).__name__}: {error})"]
+    wrong = []
+    if (size := file.stat().st_size) > LARGEST:
+        wrong.append(f"has {size / 1e6:.2f} MB, more than {LARGEST / 1e6:g} MB: draw fewer or smaller figures")
+    if text(next((cell for _, cell in cells if is_setup(cell)), {"source": ""})["source"]) != setup_source():
+        wrong.append("its setup cell is missing or not the one of notebooks.py")
+    wrong += [f"cell {i} has not been run" for i, cell in cells if cell["execution_count"] is None]
+    if not any(cell["outputs"] for _, cell in cells):
+        wrong.append("has no outputs")
+    for i, cell in cells:
+        for output in cell["outputs"]:
+            if output["output_type"] == "error":
+                wrong.append(f"cell {i} ends in an error: {output['ename']}: {output['evalue']}".splitlines()[0])
+    if stored != digest(notebook):
+        wrong.append(f"its code and its stored outputs are out of step: python tutorials/notebooks.py run {file.name}")
+    return wrong
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line.   -> exit code: 1 if a notebook fails, 2 for what cannot be asked"""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("run", "check"))
+    parser.add_argument("files", nargs="*", type=Path, help="notebooks (all of this folder)")
+    options = parser.parse_args(arguments)
+    for file in options.files:
+        if not file.is_file():
+            parser.error(f"there is no file {file}")
+    failed = False
+    for file in options.files or sorted(FOLDER.glob("*.ipynb")):
+        if options.command == "run":
+            try:
+                run(file)
+            except Exception as error:  # whatever a cell raises
+                print(f"{file.name}: {re.sub(COLOUR, '', str(error)).strip().splitlines()[-1]}", file=sys.stderr)
+                failed = True
+                continue
+            print(f"{file.name}: run, {file.stat().st_size / 1e3:.0f} kB")
+        for line in (found := check(file)):
+            print(f"{file.name}: {line}", file=sys.stderr)
+        failed |= bool(found)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
