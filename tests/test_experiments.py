@@ -10,7 +10,7 @@ from helpers import random_rollouts, relative, tiny_model
 
 from minigrpo import Objective, sample
 from minigrpo.cli import main
-from minigrpo.experiments import learning, table1
+from minigrpo.experiments import committed, learning, table1
 from minigrpo.experiments.arms import CONTROLS, PRESETS, gradients_of_arm, shuffled_weights
 from minigrpo.experiments.learning import table as learning_table
 from minigrpo.experiments.parallel import run_jobs
@@ -22,6 +22,16 @@ from minigrpo.tasks import load_task
 from minigrpo.trainer import TrainSettings
 
 COMMITTED = Path(__file__).parents[1] / "results"
+
+
+def test_published_tables_are_found_in_the_repository_and_where_an_installation_puts_them(tmp_path, monkeypatch):
+    assert committed("results/table1.json") == json.loads((COMMITTED / "table1.json").read_text(encoding="utf-8"))
+    monkeypatch.setattr("minigrpo.experiments.sysconfig.get_path", {"data": str(tmp_path)}.get)
+    with pytest.raises(ValueError, match=r"^there is no table 'results/x\.json': look into"):
+        committed("results/x.json")
+    (tmp_path / "share/minigrpo/results").mkdir(parents=True)
+    (tmp_path / "share/minigrpo/results/x.json").write_text("[1]")
+    assert committed("results/x.json") == [1]
 
 
 def square(x, log=None):

@@ -3,6 +3,13 @@
 `minigrpo reproduce NAME` runs one.  A finished job is remembered on disk, so a run can be stopped and continued.
 """
 
+from __future__ import annotations
+
+import json
+import sysconfig
+from pathlib import Path
+from typing import Any
+
 EXPERIMENTS = {
     "table1": "the paper's Table 1 on the binary tree, with controls and a sweep of the learning rate",
     "theorem": "for which objectives GRPO is a process reward model, and for which it is not",
@@ -11,3 +18,15 @@ EXPERIMENTS = {
     "flaw": "who is pushed where, token by token, under GRPO and under λ-GRPO",
     "learning": "GRPO, λ-GRPO and the controls on a task with text",
 }
+
+
+def committed(name: str) -> Any:
+    """A table that the project measured, as it was published: "results/table1.json", "benchmarks/results.json", …
+
+    Read from the repository that the package is in, or from where its installation put the tables.  Raises ValueError for a
+    table that is in neither.
+    """
+    for folder in (Path(__file__).parents[2], Path(sysconfig.get_path("data"), "share", "minigrpo")):
+        if (folder / name).is_file():
+            return json.loads((folder / name).read_text(encoding="utf-8"))
+    raise ValueError(f"there is no table {name!r}: look into the folder results of the repository for those that there are")
