@@ -1,13 +1,17 @@
 """The tutorials' stored outputs belong to the code beside them, and the check that says so can fail."""
 
+import base64
 import importlib.util
+import io
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 FOLDER = Path(__file__).parents[1] / "tutorials"
 CHAPTERS = sorted(FOLDER.glob("*.ipynb"))
@@ -168,6 +172,31 @@ def test_the_command_line(small):
     assert status == 1
     assert len(errors.splitlines()) == 1
     assert command("check", write().with_name("nothing.ipynb"))[0] == 2
+
+
+def test_pictures_are_stored_with_fewer_colours_and_look_the_same():
+    rng = np.random.default_rng(0)
+    pixels = np.full((200, 300, 3), 255, dtype=np.uint8)
+    for colour in [(0, 114, 178), (213, 94, 0), (34, 34, 34)]:
+        x, y = rng.integers(150, size=2)
+        pixels[y : y + 40, x : x + 60] = colour
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG", compress_level=0)
+    png = base64.b64encode(out.getvalue()).decode()
+    stored = tool.smaller(png)
+    assert len(stored) < len(png) / 10
+    again = np.asarray(Image.open(io.BytesIO(base64.b64decode(stored))).convert("RGB"))
+    assert np.abs(again.astype(int) - pixels).max() <= 2
+    assert tool.smaller(stored) == stored
+
+
+def test_clean_joins_what_was_printed_in_pieces():
+    picture = {"output_type": "display_data", "data": {"text/plain": ["<Figure at 0x7f0123456789>"]}, "metadata": {}}
+    warning = {"output_type": "stream", "name": "stderr", "text": ["careful\n"]}
+    cell = code("…", [printed("a"), printed(["b\n", "c"]), picture, printed("d"), warning])
+    tool.clean({"cells": [cell, {"cell_type": "markdown", "metadata": {}}], "metadata": {}})
+    assert [output.get("text") for output in cell["outputs"]] == ["ab\nc", None, "d", "careful\n"]
+    assert cell["outputs"][1]["data"]["text/plain"] == "<Figure at 0x…>"
 
 
 def test_run_stamps_executes_and_strips(small):
