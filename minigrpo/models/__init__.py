@@ -15,7 +15,7 @@ from minigrpo.models.pull import KNOWN, cached, pull
 from minigrpo.models.text_tokenizer import TextTokenizer
 from minigrpo.transformer import Transformer
 
-__all__ = ["KNOWN", "TextTokenizer", "load_model", "load_tokenizer", "pull", "save_hugging_face"]
+__all__ = ["KNOWN", "TextTokenizer", "cached", "load_model", "load_tokenizer", "pull", "save_hugging_face"]
 
 
 def load_model(

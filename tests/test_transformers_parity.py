@@ -1,0 +1,178 @@
+"""Against `transformers` and PyTorch, where they are installed: the same logits, gradients, tokens and continuations.
+
+pip install torch transformers && minigrpo pull smollm2 && python -m pytest tests/test_transformers_parity.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minigrpo import PrefixTree
+from minigrpo.models import cached, load_model, save_hugging_face
+from minigrpo.parameters import rotate_halves
+from minigrpo.sampler import sample
+
+torch = pytest.importorskip("torch", reason="compares with PyTorch: pip install torch transformers")
+transformers = pytest.importorskip("transformers", reason="compares with transformers: pip install torch transformers")
+pytest.importorskip("gguf", reason="language models need the extra lm")
+pytest.importorskip("safetensors", reason="language models need the extra lm")
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # what other packages warn about is not ours
+HEADS = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "tie_word_embeddings")
+SHAPES = {
+    "tied": (48, 6, 6, 8, True),
+    "untied, grouped": (64, 8, 2, 8, False),
+    "one key head": (64, 4, 1, 16, True),
+    "wide heads": (48, 2, 1, 64, False),
+    "narrow heads": (64, 4, 4, 4, True),
+}
+SEQUENCES = ([5, 1, 8, 2, 77], [5, 1, 8, 2, 77], [5, 1, 9], [3, 90, 4, 4, 4, 4, 60])
+
+
+def relative(got: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+@pytest.fixture(params=SHAPES)
+def llama(request: pytest.FixtureRequest, tmp_path: Path):
+    """A small random Llama, saved by transformers, with this package's copy of it."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=100,
+        num_hidden_layers=3,
+        intermediate_size=80,
+        max_position_embeddings=64,
+        rms_norm_eps=1e-5,
+        **dict(zip(HEADS, SHAPES[request.param], strict=True)),
+    )
+    theirs = transformers.LlamaForCausalLM(config).float()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            parameter.copy_(torch.rand_like(parameter) + 0.5 if "norm" in name else torch.randn_like(parameter) * 0.2)
+    theirs.save_pretrained(tmp_path)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=_tokenizer(), eos_token="e")
+    tokenizer.save_pretrained(tmp_path)
+    return theirs, load_model(tmp_path)[0]
+
+
+def _tokenizer():
+    import tokenizers
+
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "e": 1}, unk_token="a"))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return core
+
+
+def test_logits(llama) -> None:
+    theirs, ours = llama
+    for sequence in SEQUENCES:
+        with torch.no_grad():
+            expected = theirs(torch.tensor([sequence])).logits[0].numpy()
+        assert np.abs(ours.logits(np.array(sequence)) - expected).max() < 1e-5 * max(1, np.abs(expected).max())
+
+
+def test_every_gradient(llama) -> None:
+    """Of a random weighting of the log-probabilities of all tokens after the first, on the tree against one sequence at a time."""
+    theirs, ours = llama
+    rng, loss = np.random.default_rng(0), 0.0
+    weights = [rng.standard_normal(len(s) - 1) for s in SEQUENCES]
+    for sequence, weight in zip(SEQUENCES, weights, strict=True):
+        logp = theirs(torch.tensor([sequence])).logits[0, :-1].double().log_softmax(-1)
+        loss = loss + (torch.tensor(weight) * logp[torch.arange(len(sequence) - 1), torch.tensor(sequence[1:])]).sum()
+    loss.backward()
+    first, other = SEQUENCES[:3], SEQUENCES[3:]
+    tree = PrefixTree.from_groups([first[0][:1], other[0][:1]], [[s[1:] for s in first], [s[1:] for s in other]])
+    ours.forward(tree)
+    nodes = tree.paths[tree.paths >= 0]
+    gradients = ours.backward(np.bincount(nodes, np.concatenate(weights), minlength=tree.n_nodes))
+    heads = {"q_proj": ours.config.n_heads, "k_proj": ours.config.n_kv_heads}
+    expected = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
+    assert expected.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        n = heads.get(name.split(".")[-2])
+        assert relative(gradient if n is None else rotate_halves(gradient, n), expected[name]) < 1e-4, name
+
+
+def test_what_is_exported_is_loaded_again(llama, tmp_path: Path) -> None:
+    theirs, ours = llama
+    again = transformers.AutoModelForCausalLM.from_pretrained(
+        save_hugging_face(ours, None, tmp_path / "export"), dtype=torch.float32
+    )
+    for name, parameter in theirs.named_parameters():
+        np.testing.assert_array_equal(dict(again.named_parameters())[name].detach().numpy(), parameter.detach().numpy())
+
+
+# -- SmolLM2 ---------------------------------------------------------------------------------------------------------------
+
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time, in a land far away,",
+    "12 + 30 = 42\n23 + 45 =",
+    "def fibonacci(n):\n",
+    "Water boils at",
+    "The three primary colours are",
+    "Q: Who wrote Hamlet?\nA:",
+    "In 1969,",
+    "El perro y el gato",
+    "To make tea, first",
+)
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory):
+    """The pulled model in both packages: theirs reads the same file with its own dequantisation and permutation."""
+    try:
+        path = cached("smollm2")
+    except ValueError as error:
+        pytest.skip(str(error))
+    ours, tokenizer = load_model("smollm2")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    folder = save_hugging_face(ours, tokenizer, tmp_path_factory.mktemp("export") / "smollm2")
+    return ours, tokenizer, theirs, folder
+
+
+def test_smollm2_logits_and_greedy_continuations(smollm2) -> None:
+    ours, tokenizer, theirs, _ = smollm2
+    for prompt in PROMPTS:
+        ids = tokenizer.encode(prompt)
+        with torch.no_grad():
+            expected = theirs(torch.tensor(ids)[None]).logits[0].numpy()
+            greedy = theirs.generate(torch.tensor(ids)[None], max_new_tokens=64, do_sample=False, pad_token_id=0)[0, len(ids) :]
+        assert np.abs(ours.logits(ids) - expected).max() < 1e-3
+        found = sample(ours, [ids], 1, np.random.default_rng(0), max_new_tokens=64, eos=tokenizer.eos, temperature=0)
+        assert found.completions[0][0].tolist() == greedy.tolist(), prompt
+
+
+def test_smollm2_exported_folder(smollm2) -> None:
+    ours, tokenizer, _, folder = smollm2
+    again = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = tokenizer.encode(PROMPTS[0])
+    with torch.no_grad():
+        expected = again(torch.tensor(ids)[None]).logits[0].numpy()
+    assert np.abs(ours.logits(ids) - expected).max() < 1e-3
+
+
+def test_smollm2_tokenizer_on_a_thousand_strings(smollm2) -> None:
+    """Theirs: the GPT-2 tokenizer of transformers from vocabulary and merges, each digit split off first as SmolLM2 does."""
+    _, tokenizer, _, folder = smollm2
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    rng = np.random.default_rng(0)
+    alphabets = [
+        "abc DEF",
+        "0123456789 +-=*/().",
+        " \n\t\r",
+        "éüñßøçæ",
+        "你好世界",
+        "🙂🎉👩",
+        "<|im_start|><|im_end|>",
+        "_{}[]:;'~@#$%^&",
+    ]
+    for i in range(1000):
+        letters = "".join(rng.choice(alphabets, rng.integers(1, 4)))
+        text = "".join(rng.choice(list(letters), rng.integers(0, 60))) + ("<|im_end|>" if i % 7 == 0 else "")
+        ids = tokenizer.encode(text).tolist()
+        assert ids == theirs(text)["input_ids"], text
+        assert tokenizer.core.decode(ids, skip_special_tokens=False) == text
