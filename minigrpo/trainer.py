@@ -98,14 +98,21 @@ def rollout_metrics(rollouts: Rollouts, rewards: np.ndarray) -> dict[str, float]
     """What a batch looks like: rewards, lengths, entropy under the names that TRL uses, and the tree's own."""
     tree = rollouts.tree
     grouped = [rewards[tree.completion_group == g] for g in range(tree.n_groups)]
-    flat, unique = int(tree.lengths.sum()), int(tree.scored.sum())
     return {
         "reward": float(rewards.mean()),
         "reward_std": float(np.mean([r.std(ddof=min(1, len(r) - 1)) for r in grouped])),
         "frac_reward_zero_std": float(np.mean([r.min() == r.max() for r in grouped])),
-        "entropy": float(tree.on_tokens(rollouts.entropy).sum() / max(flat, 1)),
+        "entropy": float(tree.on_tokens(rollouts.entropy).sum() / max(int(tree.lengths.sum()), 1)),
         "completions/mean_length": float(tree.lengths.mean()),
         "completions/clipped_ratio": float(rollouts.truncated.mean()),
+        **tree_metrics(tree),
+    }
+
+
+def tree_metrics(tree: PrefixTree) -> dict[str, float]:
+    """How much tree there is in a batch, under the names of the logs."""
+    flat, unique = int(tree.lengths.sum()), int(tree.scored.sum())
+    return {
         "tree/unique_tokens": unique,
         "tree/flat_tokens": flat,
         "tree/mean_count": flat / max(unique, 1),  # completions that pass through a node, on average
