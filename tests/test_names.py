@@ -186,13 +186,22 @@ def test_no_circles():
 
 
 def test_what_is_imported_from_elsewhere():
-    """Four dependencies; anything else only where it is used, and never PyTorch."""
+    """Four dependencies; anything else only where it is used.  PyTorch comes in only with somebody else's trainer."""
     for file in FILES:
+        others = {"torch", "trl", "transformers", "accelerate"} if file.parent.name == "integrations" else set()
         for name, at_top in imports(file):
             room = name.split(".")[0]
-            if room not in sys.stdlib_module_names | {"minigrpo", "numpy", "matplotlib", "tqdm", "threadpoolctl", "__future__"}:
+            known = {"minigrpo", "numpy", "matplotlib", "tqdm", "threadpoolctl", "__future__"} | others
+            if room not in sys.stdlib_module_names | known:
                 assert not at_top, f"{identity(file)} imports {name}"
-                assert room in ("cupy", "safetensors", "tokenizers", "gguf"), f"{identity(file)} imports {name}"
+                assert room in ("cupy", "safetensors", "tokenizers", "gguf", "pyarrow"), f"{identity(file)} imports {name}"
+
+
+def test_the_core_knows_nothing_of_integrations():
+    """They stand on it, and it runs without them."""
+    for file in FILES:
+        if file.parent.name != "integrations":
+            assert not any(name.startswith("minigrpo.integrations") for name, _ in imports(file)), identity(file)
 
 
 def test_importing_the_package_is_quick():
