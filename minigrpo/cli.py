@@ -140,7 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     tree.add_argument(
         "file",
         metavar="FILE",
-        help='a JSON or JSON-lines file, or - for standard input: {"completions": ["ab", "ac"], "rewards": [1, 0]}',
+        help='a JSON or JSON-lines file, or - for standard input: {"completions": ["ab", "ac"], "rewards": [1, 0]}; '
+        "also a .parquet table that TRL's log_completions wrote, or the folder of such a run",
     )
     tree.add_argument("--unit", choices=("auto", "characters", "words"), default="auto", help="what to split texts into")
     tree.add_argument("--reward-name", default="reward", help="the field that holds the reward in logs (default: reward)")

@@ -163,8 +163,7 @@ def run_tree(a: argparse.Namespace) -> None:
     from minigrpo.groups import group_statistics, read_groups, statistics_text
     from minigrpo.plots import draw_tree, draw_trees_page, save
 
-    text = sys.stdin.read() if a.file == "-" else Path(a.file).read_text(encoding="utf-8")
-    groups = read_groups(text, unit=a.unit, reward_name=a.reward_name)
+    groups = read_groups(_read(a.file), unit=a.unit, reward_name=a.reward_name)
     for group in groups[: a.show if len(groups) > 1 else 1]:
         print(tree_text(group.tree, group.rewards, group.labels, prompt=group.prompt, ascii_only=a.ascii), end="\n\n")
     if len(groups) > 1:
@@ -179,6 +178,26 @@ def run_tree(a: argparse.Namespace) -> None:
         several = [group for group in groups if len(group.sequences) > 1] if len(groups) > 1 else groups
         Path(a.html).write_text(explorer_page(*several[: max(a.show, 1)]), encoding="utf-8")
         print(f"explorer, for a browser: {a.html}")
+
+
+def _read(file: str) -> str:
+    """A file's text; tables that TRL's log_completions wrote (one, or all in a run's folder) become JSON lines."""
+    path = Path(file)
+    if path.suffix != ".parquet" and not path.is_dir():
+        return sys.stdin.read() if file == "-" else path.read_text(encoding="utf-8")
+    tables = sorted(path.rglob("completions_*.parquet")) if path.is_dir() else [path]
+    if not tables:
+        raise ValueError(f"{file} is a folder without completions_*.parquet, which TRL writes with log_completions=True")
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import read_table
+    except ImportError:
+        raise ValueError(f"{tables[0].name} is a Parquet file, and to read it takes pyarrow: pip install pyarrow") from None
+    try:
+        rows = [row for table in tables for row in read_table(table).to_pylist()]
+    except ArrowException as error:
+        raise ValueError(f"{file}: {error}") from None
+    return "\n".join(json.dumps(row, default=str) for row in rows)
 
 
 def run_equivalence(a: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 from test_cli import LOG, TINY, run, stored  # noqa: F401
@@ -68,7 +69,7 @@ BAD = {
     "more than there are samples": ("evaluate {one} --k 4 --samples 2", "pass@4 cannot be estimated from 2 samples: take at"),
     "no problems": ("evaluate {one} --prompts 0", "0 problems give no estimate: take at least 1"),
     "a tree of no file": ("tree gone.json", "No such file or directory: gone.json"),
-    "a tree of a folder": ("tree {one}", "Is a directory"),
+    "a tree of a folder": ("tree {one}", "a folder without completions_*.parquet"),
     "plotting nothing": ("plot {new}", "holds no run (no settings.json)"),
     "plotting a run without steps": ("plot {unborn}", "unborn has no metrics: its run has not taken a step yet"),
     "comparing a run without steps": ("plot {one} {unborn}", "unborn has no metrics: its run has not taken a step yet"),
@@ -136,6 +137,14 @@ def test_bad_groups(text, expected, run):
     err = one_line(run("tree", "-", stdin=text))
     assert err.startswith("minigrpo tree: ")
     assert expected in err
+
+
+def test_tables_that_cannot_be_read(run, tmp_path, monkeypatch):
+    assert "a folder without completions_*.parquet, which TRL writes" in one_line(run("tree", tmp_path))
+    (tmp_path / "completions_00001.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for what in (tmp_path, tmp_path / "completions_00001.parquet"):
+        assert "completions_00001.parquet is a Parquet file, and to read it takes pyarrow" in one_line(run("tree", what))
 
 
 def test_a_missing_or_empty_metrics_file(run, stored, tmp_path):

@@ -1,6 +1,7 @@
 """The contract: names that others rely on, who may import whom, and the house rules that a machine can check."""
 
 import ast
+import importlib
 import inspect
 import subprocess
 import sys
@@ -208,6 +209,13 @@ def test_importing_the_package_is_quick():
     code = "import sys, minigrpo, minigrpo.cli, minigrpo.trainer; print(*(m for m in ('matplotlib', 'cupy') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
+
+
+def test_an_integration_without_its_library_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "trl", None)
+    monkeypatch.delitem(sys.modules, "minigrpo.integrations.trl", raising=False)
+    with pytest.raises(ImportError, match=r'needs TRL \(.*\): pip install "minigrpo\[trl\]"'):
+        importlib.import_module("minigrpo.integrations.trl")
 
 
 # -- house rules ---------------------------------------------------------------------------------------------------------

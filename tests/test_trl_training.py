@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -14,12 +15,12 @@ pytest.importorskip("trl", reason='needs TRL: pip install -e ".[test,trl]"')
 pytest.importorskip("torch", reason='needs PyTorch: pip install -e ".[test,trl]"')
 
 import torch
+from datasets import Dataset
 from helpers import tiny_model
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl_setup import (
     EOS,
-    LENGTH,
     SHAPE,
     apart,
     brute_advantages,
@@ -31,6 +32,7 @@ from trl_setup import (
     moved,
 )
 
+from minigrpo.cli import main
 from minigrpo.integrations.trl import LambdaGRPOTrainer
 
 ROOT = Path(__file__).parent.parent
@@ -139,8 +141,6 @@ def test_weights_sit_on_the_right_tokens(options: dict, tmp_path: Path) -> None:
     """Against a brute-force recomputation in every loss, of training and of eval (which has groups of 2)."""
     prompts = ["0", "1", "2 3", "3 2 1", "2", "3"]
     evaluated = {"eval_strategy": "steps", "eval_steps": 2, "num_generations_eval": 2, "per_device_eval_batch_size": 4}
-    from datasets import Dataset
-
     dataset = Dataset.from_dict({"prompt": ["0 0", "1 1", "3 1"]})
     trainer = make_trainer(tmp_path, Checked, prompts, eval_dataset=dataset, **(HARD | evaluated | options))
     trainer.train()
@@ -251,18 +251,38 @@ def two_processes(folder: Path) -> None:
 
 
 def test_completions_that_trl_logs_are_read(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    from minigrpo.cli import main
-
     trainer = make_trainer(tmp_path, log_completions=True, max_steps=2, per_device_train_batch_size=16)
     trainer.train()
     for what, groups in (("run/completions/completions_00001.parquet", 4), ("run", 8)):
         capsys.readouterr()
         assert main(["tree", str(tmp_path / what), "--show", "1"]) == 0
-        text = " ".join(capsys.readouterr().out.split())
-        assert f"groups {groups} with {4 * groups} completions" in text
-    rewards = trainer._logs["rewards"]["reward"]
-    assert len(rewards) == 16 and all(np.isfinite(rewards))
-    assert LENGTH > 1
+        assert f"groups {groups} with {4 * groups} completions" in " ".join(capsys.readouterr().out.split())
+    (tmp_path / "spoilt.parquet").write_bytes(b"PAR1")
+    assert main(["tree", str(tmp_path / "spoilt.parquet")]) == 2
+
+
+def test_a_table_with_chats_and_rewards_that_do_not_apply(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """None, as a reward function may return, counts 0; two reward functions are added up."""
+    import pandas
+
+    chat = [[{"role": "assistant", "content": text}] for text in ("ab", "ac")]
+    prompt = [[{"role": "user", "content": "hi"}]] * 2
+    table = {"step": [1, 1], "prompt": prompt, "completion": chat, "first": [np.nan, 2.0], "second": [0.25, 1.5]}
+    pandas.DataFrame(table | {"advantage": [-0.7, 0.7]}).to_parquet(tmp_path / "completions_00001.parquet")
+    assert main(["tree", str(tmp_path), "--ascii"]) == 0
+    out = capsys.readouterr().out
+    assert "hi" in out and "0.25" in out and "3.50" in out
+
+
+def test_the_script_of_the_tutorial(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    spec = importlib.util.spec_from_file_location("scaling_out", ROOT / "tutorials" / "scaling_out_with_trl.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    script.small(60, 1e-2, 0, str(tmp_path))
+    out = capsys.readouterr().out
+    assert all(out.count(name) == 2 for name in script.METRICS) and out.count("target path in the last 50 of 60 steps") == 2
+    logs, found = script.walk("inverse_count", 20, 1e-2, 0, str(tmp_path))
+    assert len(logs) == 2 and found.shape == (20,) and logs[-1]["tree/mean_count"] > 1
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from minigrpo.objectives import CHOICES
 from minigrpo.trainer import tree_metrics
 from minigrpo.tree import PrefixTree
 
-TESTED = ((1, 15), (1, 16))  # first and last minor version of TRL that the tests have run on; pyproject.toml has the same
+TESTED = ("1.14", "1.16")  # versions of TRL that the tests have run on, as in pyproject.toml; 1.15 needs Triton
 LOSS_TYPES = ("dapo", "bnpo", "grpo", "dr_grpo")
 
 try:
@@ -35,10 +35,10 @@ try:
 except ImportError as error:
     raise ImportError(f'minigrpo.integrations.trl needs TRL ({error}): pip install "minigrpo[trl]"') from error
 
-if not TESTED[0] <= tuple(map(int, trl.__version__.split(".")[:2])) <= TESTED[1]:
+if ".".join(trl.__version__.split(".")[:2]) not in TESTED:
     raise ImportError(
-        f"minigrpo.integrations.trl is tested with TRL {' to '.join('.'.join(map(str, v)) for v in TESTED)}, "
-        f'but {trl.__version__} is installed: pip install "minigrpo[trl]"'
+        f"minigrpo.integrations.trl is tested with TRL {' and '.join(TESTED)}, but {trl.__version__} is installed: "
+        'pip install "minigrpo[trl]"'
     )
 
 
@@ -48,8 +48,8 @@ class LambdaGRPOTrainer(GRPOTrainer):
         J = Σᵢ cᵢ Σₜ w(i,t) · ( min(ρ·aᵢ, clip(ρ)·aᵢ) - β·D ),   w(i,t) = 1/|λ(i,t)|, and cᵢ by TRL's loss_type
 
     process_weight: "inverse_count" (λ-GRPO), or "none": bit for bit what GRPOTrainer does, with the metrics of the tree.
-    loss_type: "dapo" (TRL's default) is the mean over the tokens of the batch, and the paper's where a batch is one group.  "grpo" is
-    sequence_mean, "dr_grpo" constant; "bnpo" is the mean over the tokens of each micro-batch.  The rest is as in GRPOTrainer.
+    loss_type: "dapo" (TRL's default) is our batch_token_mean, and the paper's mean where an update has one group; "grpo" is
+    sequence_mean; "dr_grpo" is constant; "bnpo" is the mean over the tokens of a micro-batch.  The rest is as in GRPOTrainer.
     Raises ValueError for settings under which w would not be what the paper means.  (Paper, section 4.)
     """
 
@@ -59,19 +59,17 @@ class LambdaGRPOTrainer(GRPOTrainer):
         reward_funcs: Any = None,
         args: GRPOConfig | None = None,
         *others: Any,
-        process_weight="inverse_count",
-        **kw,
+        process_weight: str = "inverse_count",
+        **options: Any,
     ) -> None:
         if process_weight not in CHOICES["process_weight"]:
             raise ValueError(f"process_weight {process_weight!r} is unknown: choose from {', '.join(CHOICES['process_weight'])}")
         self.process_weight = process_weight
         if process_weight != "none" and args is not None:  # before the model is loaded; TRL's defaults are fine
             _check(args)
-        super().__init__(model, reward_funcs, args, *others, **kw)
+        super().__init__(model, reward_funcs, args, *others, **options)
         if process_weight != "none" and self.tools and isinstance(self.processing_class, ProcessorMixin):
-            raise ValueError(
-                "tools may answer with images, whose token ids are all alike: |λ| would be wrong, so leave out the tools"
-            )
+            raise ValueError("tools may answer with images, and |λ| cannot tell two images apart: leave out the tools")
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: list[list[int]]) -> torch.Tensor:
         """TRL's own; on the way the token ids of all processes are gathered, in the order of the rewards that it returns."""
@@ -131,6 +129,4 @@ def _check(args: GRPOConfig) -> None:
     if args.importance_sampling_level != "token":
         raise ValueError("ratios of whole completions differ within a process step: take importance_sampling_level='token'")
     if args.entropy_coef or args.use_adaptive_entropy:
-        raise ValueError(
-            "the entropy bonus would count a shared step |λ| times: leave entropy_coef at 0 and use_adaptive_entropy off"
-        )
+        raise ValueError("an entropy bonus counts a shared step |λ| times: leave entropy_coef at 0, use_adaptive_entropy off")
