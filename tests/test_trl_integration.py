@@ -150,8 +150,9 @@ def test_tokens_of_tools_count_as_prefix_but_not_in_the_loss(tmp_path: Path) -> 
 def test_eval_has_its_own_group_size(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, rollout_func=fixed_groups, num_generations_eval=2)
     trainer.model.eval()
-    batch = trainer._generate_and_score_completions([{"prompt": p} for p in PROMPTS for _ in range(2)])
-    halves = [GROUPS[p][i : i + 2] for p, i in zip(PROMPTS, (0, 2, 0, 2), strict=True)]  # as fixed_groups counts rows
+    prompts = ["0", "3 3", "2 3 1", "1 2"]  # the first two begin alike, which must not matter
+    batch = trainer._generate_and_score_completions([{"prompt": p} for p in prompts for _ in range(2)])
+    halves = [GROUPS[p][i : i + 2] for p, i in zip(prompts, (0, 2, 0, 2), strict=True)]  # as fixed_groups counts rows
     for row, weights in zip(batch["advantages"], [w for half in halves for w in brute_weights(half)], strict=True):
         assert float(abs(row[0])) > 0
         np.testing.assert_allclose(row[: len(weights)] / row[0], weights / weights[0], rtol=1e-5)

@@ -132,7 +132,7 @@ HARD = {  # groups of 4 on micro-batches of 3, three to a generation batch, each
         {"loss_type": "dr_grpo"},
         {"loss_type": "dapo", "beta": 0.2},
         {"loss_type": "dr_grpo", "beta": 0.2, "use_bias_correction_kl": False},
-        {"loss_type": "dapo", "delta": 1.5, "off_policy_mask_threshold": 0.01},
+        {"loss_type": "dapo", "delta": 1.05, "off_policy_mask_threshold": 0.01},
         {"loss_type": "grpo", "top_entropy_quantile": 0.5, "mask_truncated_completions": False},
     ],
     ids=lambda options: "-".join(map(str, options.values())),
