@@ -10,6 +10,7 @@ import numpy as np
 
 from minigrpo.lanes import run_lanes
 from minigrpo.objectives import Coefficients, Objective
+from minigrpo.plan import prune_tree, split_tree
 from minigrpo.profiling import Stopwatch
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree
@@ -27,9 +28,12 @@ def compute_gradients(
     ref: np.ndarray | None = None,
     watch: Stopwatch | None = None,
 ) -> tuple[float, np.ndarray]:
-    """Forward and backward over all parts of a tree; the gradients are left in model.gradients.   -> loss, logp (N,)"""
+    """Forward and backward over all parts of a tree; the gradients are left in model.gradients.   -> loss, logp (N,)
+
+    logp is `old` for nodes that no part scores.
+    """
     model.gradients.flat[:] = 0
-    logp_now = np.zeros(len(old))
+    logp_now = np.array(old, dtype=np.float64)
     watch = watch or Stopwatch()
 
     def visit(lane: Transformer, part: PrefixTree, nodes: np.ndarray) -> float:
@@ -42,7 +46,15 @@ def compute_gradients(
         logp_now[nodes[part.scored]] = logp[part.scored]
         return loss
 
-    return sum(visit_parts(model, parts, visit)), logp_now
+    return float(sum(visit_parts(model, parts, visit))), logp_now
+
+
+def parts_to_learn_from(model: Transformer, tree: PrefixTree, coefficients: Coefficients, max_nodes: int) -> Parts:
+    """The parts of a tree without what has no share in the gradient of a first update without KL: dead groups, above all."""
+    live, nodes = prune_tree(tree, coefficients.positive + coefficients.negative != 0)
+    if live is None:
+        return []
+    return [(part, nodes[of_live]) for part, of_live in split_tree(live, max_nodes, model.lanes)]
 
 
 def visit_parts(
@@ -51,7 +63,7 @@ def visit_parts(
     visit: Callable[[Transformer, PrefixTree, np.ndarray], Any],
 ) -> list[Any]:
     """[visit(model, part, nodes)] for all parts, in lanes; what visits add to the gradients of their lane goes to the model's."""
-    models = model.twins(min(model.lanes, len(parts)))
+    models = model.twins(max(min(model.lanes, len(parts)), 1))
     found: list[Any] = [None] * len(parts)
 
     def lane(first: int) -> None:

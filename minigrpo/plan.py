@@ -133,8 +133,21 @@ def plan_attention(tree: PrefixTree, backend: Backend, dtype: np.dtype, differen
     length_class = _log2(n_queries)
     _, fork, n_rows = np.unique(before * 64 + length_class, return_inverse=True, return_counts=True)
     size_class = (length_class * 64 + _log2(n_rows)[fork]) * 64 + _log2(n_prefix + 1)
-    classes = [size_class == c for c in np.unique(size_class)]
-    return tuple(_block(tree, rows[alike], fork[alike], end, number, backend, dtype, differentiable) for alike in classes)
+
+    def padded(chosen: np.ndarray) -> int:
+        """How many (query, key) pairs they make as one block."""
+        count = np.unique(fork[chosen], return_counts=True)[1]
+        return len(count) * count.max() * n_queries[chosen].max() * (n_prefix[chosen].max() + n_queries[chosen].max())
+
+    blocks: list[np.ndarray] = []
+    for c in np.unique(size_class):
+        alike = np.flatnonzero(size_class == c)
+        together = np.concatenate([blocks[-1], alike]) if blocks else alike
+        if blocks and padded(together) <= ONE_BLOCK:
+            blocks[-1] = together
+        else:
+            blocks.append(alike)
+    return tuple(_block(tree, rows[b], fork[b], end, number, backend, dtype, differentiable) for b in blocks)
 
 
 def _log2(n: np.ndarray) -> np.ndarray:
@@ -212,13 +225,40 @@ def split_tree(tree: PrefixTree, max_nodes: int, lanes: int = 1) -> list[tuple[P
 def _part(tree: PrefixTree, lo: int, hi: int, first: np.ndarray) -> tuple[PrefixTree, np.ndarray]:
     context = tree.rows[lo, : tree.row_start[lo]]
     nodes = np.concatenate([context, np.arange(first[lo], first[hi])])
-    renumber = np.full(tree.n_nodes + 1, -1, dtype=np.int64)  # the extra last entry serves index -1
-    renumber[nodes] = np.arange(len(nodes))
     row_start = tree.row_start[lo:hi].copy()
     row_start[0] = 0  # its context is computed here too
     scored = tree.scored[nodes].copy()
     scored[: len(context)] = False
-    part = PrefixTree(
+    return _restrict(tree, nodes, np.arange(lo, hi), row_start, tree.row_end[lo:hi], scored), nodes
+
+
+def prune_tree(tree: PrefixTree, wanted: np.ndarray) -> tuple[PrefixTree | None, np.ndarray]:
+    """The tree without the nodes that are not wanted and lead to none that is (None if none is).   wanted (N,) bool -> part, nodes
+
+    `nodes` maps its nodes to the tree's, as in `split_tree`.
+    """
+    present = tree.rows >= 0
+    leads = np.logical_or.accumulate((wanted[tree.rows] & present)[:, ::-1], axis=1)[:, ::-1]  # (B,L) to a wanted node of the row
+    kept = np.zeros(tree.n_nodes, dtype=bool)
+    kept[tree.rows[leads]] = True
+    if kept.all():
+        return tree, np.arange(tree.n_nodes)
+    column = np.arange(tree.rows.shape[1])
+    own = (column >= tree.row_start[:, None]) & (column < tree.row_end[:, None])
+    n_kept = (kept[tree.rows] & own).sum(1)  # what is kept of a row's own nodes are the first ones
+    rows, nodes = np.flatnonzero(n_kept), np.flatnonzero(kept)
+    if not len(rows):
+        return None, nodes
+    row_start = tree.row_start[rows]
+    return _restrict(tree, nodes, rows, row_start, row_start + n_kept[rows], tree.scored[nodes]), nodes
+
+
+def _restrict(
+    tree: PrefixTree, nodes: np.ndarray, rows: np.ndarray, row_start: np.ndarray, row_end: np.ndarray, scored: np.ndarray
+) -> PrefixTree:
+    renumber = np.full(tree.n_nodes + 1, -1, dtype=np.int64)  # the extra last entry serves index -1
+    renumber[nodes] = np.arange(len(nodes))
+    return PrefixTree(
         token=tree.token[nodes],
         parent=renumber[tree.parent[nodes]],
         depth=tree.depth[nodes],
@@ -227,8 +267,7 @@ def _part(tree: PrefixTree, lo: int, hi: int, first: np.ndarray) -> tuple[Prefix
         scored=scored,
         paths=renumber[tree.paths],
         completion_group=tree.completion_group,
-        rows=renumber[tree.rows[lo:hi]],
+        rows=renumber[tree.rows[rows]],
         row_start=row_start,
-        row_end=tree.row_end[lo:hi],
+        row_end=row_end,
     )
-    return part, nodes

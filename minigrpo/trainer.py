@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minigrpo.evaluation import evaluate, is_correct
-from minigrpo.gradients import compute_gradients, log_probabilities, visit_parts
+from minigrpo.gradients import compute_gradients, log_probabilities, parts_to_learn_from, visit_parts
 from minigrpo.memory import micro_batch_within
 from minigrpo.objectives import Objective
 from minigrpo.optim import SGD, AdamW, clip_gradient, learning_rate_at
@@ -63,7 +63,10 @@ def grpo_step(
     with watch("score"):
         rewards = check_rewards(task.score(rollouts), tree)
         coefficients = objective.coefficients(rollouts, rewards)  # one number a node: normalised before anything is split
-        parts = split_tree(tree, s.micro_batch_tokens, model.lanes)
+        if s.inner_epochs == 1 and state.reference is None:
+            parts = parts_to_learn_from(model, tree, coefficients, s.micro_batch_tokens)
+        else:
+            parts = split_tree(tree, s.micro_batch_tokens, model.lanes)
     ref = None
     if state.reference is not None:
         with watch("update"), watch("forward"), using(model, state.reference):
@@ -78,13 +81,10 @@ def grpo_step(
                 raise FloatingPointError(f"the gradient is not finite at step {state.step + 1}: lower the learning rate")
             if coefficients.weight.any():  # all completions masked: nothing was learned, nothing moves
                 state.optimizer.step(model.parameters, model.gradients, learning_rate)
-    flops = forward_flops(model.config, tree)
-    for phase, passes in (
-        ("sample", 1),
-        ("forward", s.inner_epochs + (ref is not None)),
-        ("backward", 2 * s.inner_epochs * (grad_norm > 0)),
-    ):
-        watch.flops[phase] += passes * flops
+    flops = sum(forward_flops(model.config, part) for part, _ in parts)
+    watch.flops["sample"] += forward_flops(model.config, tree)
+    watch.flops["forward"] += (s.inner_epochs + (ref is not None)) * flops
+    watch.flops["backward"] += 2 * s.inner_epochs * (grad_norm > 0) * flops
     state.step += 1
     state.num_tokens += int(tree.lengths.sum() + sum(map(len, prompts)) * s.group_size)
     metrics = {"step": state.step, "loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}

@@ -13,11 +13,11 @@ from functools import cache
 
 import numpy as np
 
+from minigrpo.gradients import compute_gradients, parts_to_learn_from
 from minigrpo.objectives import Coefficients, Objective, advantages
 from minigrpo.optim import global_norm
 from minigrpo.plan import split_tree
 from minigrpo.sampler import Rollouts
-from minigrpo.trainer import compute_gradients
 from minigrpo.transformer import Transformer
 
 PRESETS = ("grpo", "lambda_grpo", "dr_grpo", "rloo")
@@ -46,13 +46,13 @@ def gradients_of_arm(
     micro_batch_tokens: int = 4096,
 ) -> None:
     """Leave the arm's gradient in model.gradients.   ref (N,) for beta > 0.   Raises ValueError for an unknown arm."""
-    parts = split_tree(rollouts.tree, micro_batch_tokens, model.lanes)
 
     def gradients(objective: Objective, coefficients: Coefficients | None = None) -> None:
         found = objective.coefficients(rollouts, rewards) if coefficients is None else coefficients
-        if not beta and not (found.positive.any() or found.negative.any()):  # groups of equal rewards: all gradients are 0
-            model.gradients.flat[:] = 0
-            return
+        if beta:
+            parts = split_tree(rollouts.tree, micro_batch_tokens, model.lanes)
+        else:
+            parts = parts_to_learn_from(model, rollouts.tree, found, micro_batch_tokens)
         compute_gradients(model, parts, objective, found, rollouts.temperature, rollouts.logp, ref)
 
     if arm in PRESETS:

@@ -33,10 +33,12 @@ class Sums:
 
     stop: ClassVar[str] = LINE
     defaults: ClassVar[dict[str, Any]] = {
-        "steps": 20,
+        "steps": 30,
         "group_size": 8,
         "prompts_per_step": 8,
         "learning_rate": 1e-5,
+        "schedule": "cosine",
+        "eval_every": 10,
         "eval_prompts": 100,
         "log_samples_every": 1,
     }
