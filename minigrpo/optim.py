@@ -12,8 +12,8 @@ from minigrpo.lanes import LANES, run_lanes
 from minigrpo.ops import Array
 from minigrpo.transformer import Parameters
 
-BLOCK = 1 << 16  # elements updated at a time on the host, so that temporaries stay in cache
-LANE_BLOCKS = 16  # blocks that make a lane worth its overhead
+BLOCK = 1 << 17  # elements updated at a time on the host, so that temporaries stay in cache
+LANE_BLOCKS = 8  # blocks that make a lane worth its overhead
 
 
 class AdamW:
