@@ -140,8 +140,8 @@ def attention(q: Array, k: Array, v: Array, block: AttentionBlock, y: Array) -> 
     q = xp.ascontiguousarray(q[block.query].reshape(grouped).transpose(0, 3, 4, 1, 2, 5))  # (F,K,H/K,R,Q,E)
     q *= 1 / math.sqrt(width)
     k_own, v_own = (x[block.query].transpose(0, 3, 1, 2, 4)[:, :, None] for x in (k, v))  # (F,K,1,R,Q,E)
-    k_prefix, v_prefix = (x[block.prefix].transpose(0, 2, 1, 3)[:, :, None] for x in (k, v))  # (F,K,1,P,E)
-    together = (*q.shape[:3], rows * n_queries)  # all rows of a fork read its prefix in one product
+    k_prefix, v_prefix = (x[block.prefix].transpose(0, 2, 1, 3) for x in (k, v))  # (F,K,P,E)
+    together = forks, kv_heads, heads // kv_heads * rows * n_queries  # they read the keys of their prefix in one product
     p = xp.empty((*q.shape[:5], n_prefix + n_queries), dtype=q.dtype)  # (F,K,H/K,R,Q,P+Q)
     xp.matmul(q, k_own.swapaxes(-1, -2), out=p[..., n_prefix:])
     p[..., n_prefix:] += block.causal
@@ -165,7 +165,7 @@ def attention_backward(dy: Array, cache: Cache, block: AttentionBlock, dq: Array
     q, k_own, v_own, k_prefix, v_prefix, p_own, p_prefix = cache
     forks, kv_heads, per_kv, rows, n_queries, width = q.shape
     n_prefix = block.prefix.shape[1]
-    together = (*q.shape[:3], rows * n_queries)
+    together = forks, kv_heads, per_kv * rows * n_queries
     do = dy[block.query].reshape(forks, rows, n_queries, kv_heads, per_kv, width)
     if block.valid is not None:
         do *= block.valid[..., None]
@@ -174,7 +174,7 @@ def attention_backward(dy: Array, cache: Cache, block: AttentionBlock, dq: Array
     ds_own = do @ v_own.swapaxes(-1, -2)  # (F,K,H/K,R,Q,Q), as yet d loss / d p
     total = (ds_own * p_own).sum(-1, keepdims=True)
     if n_prefix:
-        ds_prefix = do.reshape(*together, width) @ v_prefix.swapaxes(-1, -2)  # (F,K,H/K,R·Q,P)
+        ds_prefix = do.reshape(*together, width) @ v_prefix.swapaxes(-1, -2)  # (F,K,H/K·R·Q,P)
         total += (ds_prefix * p_prefix).sum(-1).reshape(total.shape)
         ds_prefix -= total.reshape(*together, 1)
         ds_prefix *= p_prefix
@@ -191,8 +191,8 @@ def attention_backward(dy: Array, cache: Cache, block: AttentionBlock, dq: Array
     dv[block.nodes] += to_nodes((p_own.swapaxes(-1, -2) @ do).sum(2), kv_heads)
     if n_prefix:
         dq_rows += (ds_prefix @ k_prefix).reshape(q.shape)
-        dk_prefix = (ds_prefix.swapaxes(-1, -2) @ q.reshape(*together, width)).sum(2)  # (F,K,P,E)
-        dv_prefix = (p_prefix.swapaxes(-1, -2) @ do.reshape(*together, width)).sum(2)
+        dk_prefix = ds_prefix.swapaxes(-1, -2) @ q.reshape(*together, width)  # (F,K,P,E)
+        dv_prefix = p_prefix.swapaxes(-1, -2) @ do.reshape(*together, width)
         for d, d_prefix in ((dk, dk_prefix), (dv, dv_prefix)):
             segment_sum(d_prefix.transpose(0, 2, 1, 3).reshape(forks * n_prefix, kv_heads, width), block.prefix_sum, d)
     dq_rows *= 1 / math.sqrt(width)

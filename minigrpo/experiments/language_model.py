@@ -30,8 +30,8 @@ from minigrpo.transformer import Transformer
 
 MODEL, COMPARED = "smollm2", ("grpo", "lambda_grpo")
 TASKS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # name: task, its options, changed settings
-    "two-digit sums": ("sums", {}, {}),
-    "three-digit sums": ("sums", {"low": 100, "high": 499}, {"steps": 60}),
+    "two-digit sums": ("sums", {}, {"eval_every": 5}),
+    "three-digit sums": ("sums", {"low": 100, "high": 499}, {"steps": 40}),
 }
 WALK = {"n": 1, "r_neg": -1.0}
 WALK_STEPS, LAST, GROUP_SIZE, WALK_RATE = 250, 50, 16, 1e-5
@@ -54,7 +54,7 @@ def learn(name: str, objective: str, seed: int) -> list[dict[str, float]]:
             since.clear()
 
     settings = TrainSettings.for_task(task, task_options=options, model=MODEL, objective=objective, seed=seed)
-    train(replace(settings, eval_every=5, **changes), progress=False, on_step=on_step)
+    train(replace(settings, **changes), progress=False, on_step=on_step)
     return history
 
 
