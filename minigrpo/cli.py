@@ -10,8 +10,10 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 from minigrpo import commands
+from minigrpo.backend import ran_out_of_memory
 from minigrpo.experiments import EXPERIMENTS
 from minigrpo.objectives import PRESETS
+from minigrpo.runs import checkpoints
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import BUILT_IN
 
@@ -42,13 +44,13 @@ TRAIN_HELP = {
     "eval_every": "greedy pass@1 on held-out problems every so many steps (0: never)",
     "log_samples_every": "write completions to samples.jsonl every so many steps",
     "init": "start from the weights of another run (a folder or checkpoint) instead of a warm start",
-    "backend": "auto, numpy or cupy",
+    "backend": "auto (the GPU where one works), numpy or cupy",
     "dtype": "float32 or float64",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command.   -> exit code: 0 well, 1 a check failed or training diverged, 2 bad input, 130 interrupted"""
+    """Run a command.   -> exit code: 0 well, 1 a check failed, training diverged or memory ran out, 2 bad input, 130 interrupted"""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.command is None:
@@ -63,11 +65,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         print(f"minigrpo {arguments.command}: {error}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        print(f"minigrpo {arguments.command}: {_out_of_memory(arguments, error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         out = getattr(arguments, "resume", None) or getattr(arguments, "out", None)
         hint = f"; go on with: minigrpo train --resume {out}" if arguments.command == "train" and out else ""
         print(f"\nminigrpo {arguments.command}: interrupted{hint}", file=sys.stderr)
         return 130
+
+
+def _out_of_memory(arguments: argparse.Namespace, error: BaseException) -> str:
+    """One line, with the way out."""
+    reason = " ".join(str(error).split()).rstrip(".") or "no details"
+    if arguments.command != "train":
+        return f"out of memory ({reason}): ask for less at a time, or end what else uses the memory"
+    out = arguments.resume or arguments.out
+    again = f"go on with minigrpo train --resume {out} and" if out and checkpoints(out) else "start again with"
+    return f"out of memory ({reason}): {again} a smaller --micro-batch-tokens or --memory-limit"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -14,7 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from minigrpo.backend import describe_backend
 from minigrpo.settings import TrainSettings
+
+MAY_CHANGE = ("backend", "memory_limit", "micro_batch_tokens")  # of a run, on the way: where it computes, not what
 
 
 def run_demo(a: argparse.Namespace) -> None:
@@ -40,16 +43,17 @@ def run_train(a: argparse.Namespace) -> None:
             raise ValueError("--resume goes on in its own folder: leave out --out")
         stored = read_settings(a.resume)
         given |= {name: stored.get(name, {}) | value for name, value in given.items() if isinstance(value, dict)}
-        changed = [name for name, value in given.items() if stored.get(name) != value]
+        changed = [name for name, value in given.items() if stored.get(name) != value and name not in MAY_CHANGE]
         if changed:
             was = ", ".join(f"{name} was {stored.get(name)!r}, not {given[name]!r}" for name in changed)
             raise ValueError(f"the run in {a.resume} has other settings ({was}): resume it as it was, or start another with --out")
-        settings = TrainSettings.from_stored(stored)
+        settings = TrainSettings.from_stored(stored | {name: given[name] for name in MAY_CHANGE if name in given})
     else:
         settings = TrainSettings.for_task(given.pop("task", "treewalk"), **given)
     size = f"{settings.steps} steps of {settings.prompts_per_step} × {settings.group_size} completions"
     what = settings.task if settings.model is None else f"{settings.task} with {settings.model}"
     print(f"{settings.objective} on {what}: {size}, seed {settings.seed}, {settings.dtype}")
+    _say_where(settings.backend)
     watch = Stopwatch()
     model, history = train(settings, a.resume or a.out, resume=bool(a.resume), on_step=_print_evaluation, watch=watch)
     if history:
@@ -60,6 +64,12 @@ def run_train(a: argparse.Namespace) -> None:
         print(watch.table(peak_rate(model.backend, settings.dtype)))
     if a.resume or a.out:
         print(f"everything is in {a.resume or a.out}: look with minigrpo plot, evaluate or sample")
+
+
+def _say_where(backend: str) -> None:
+    """Which device a run that does not insist on the CPU has got."""
+    if backend != "numpy":
+        print(describe_backend(backend))
 
 
 def _print_evaluation(metrics: dict[str, Any]) -> None:
@@ -90,7 +100,9 @@ def _policy(a: argparse.Namespace) -> tuple[Any, Any]:
     if (a.path is None) == (a.model is None):
         raise ValueError("give the folder of a run, or a pretrained model with --model, and not both")
     if a.model is None:
-        return load_run(a.path)[:2]
+        model, task, settings = load_run(a.path)
+        _say_where(settings.backend)
+        return model, task
     if a.task is None:
         raise ValueError("a pretrained model needs a task: give --task sums, say")
     return make_policy(TrainSettings(task=a.task, task_options=dict(a.task_options or {}), model=a.model))
@@ -273,6 +285,7 @@ def run_bench(a: argparse.Namespace) -> None:
     """Time full steps."""
     from minigrpo.bench import measure
 
+    _say_where(a.backend)
     for name in a.workload:
         print(measure(name, a.steps, a.backend, a.dtype), flush=True)
 

@@ -13,6 +13,7 @@ from minigrpo.ops import Array
 from minigrpo.transformer import Parameters
 
 BLOCK = 1 << 17  # elements updated at a time on the host, so that temporaries stay in cache
+DEVICE_BLOCK = 1 << 24  # on a device, so that they stay small next to the parameters
 LANE_BLOCKS = 8  # blocks that make a lane worth its overhead
 
 
@@ -36,7 +37,7 @@ class AdamW:
         self.step_count += 1
         size = parameters.flat.size
         on_host = isinstance(parameters.flat, np.ndarray)
-        block = BLOCK if on_host else size
+        block = BLOCK if on_host else DEVICE_BLOCK
         lane = -(-size // (LANES * block)) * block if on_host and size > LANES * LANE_BLOCKS * block else size
 
         def update(first: int) -> None:

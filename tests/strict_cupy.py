@@ -199,7 +199,14 @@ class StrictCupy(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("cupy")
-        self.cuda = SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=lambda: 1))
+        self.cuda = SimpleNamespace(
+            runtime=SimpleNamespace(
+                getDeviceCount=lambda: 1,
+                getDevice=lambda: 0,
+                getDeviceProperties=lambda device: {"name": b"stand-in"},
+                memGetInfo=lambda: (3_000_000_000, 4_000_000_000),
+            )
+        )
 
     def __getattr__(self, name: str) -> Any:
         if name not in MODULE_NAMES or not hasattr(np, name):
