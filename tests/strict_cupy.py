@@ -8,7 +8,9 @@ for the device), NumPy functions on device arrays, and duplicate places in an as
 Functions, methods and their parameters are those of real CuPy, read from cupy_names.txt; where CuPy is installed,
 `python strict_cupy.py > cupy_names.txt` writes that list anew.
 
-Left out: how CuPy rounds (sums run in another order there), streams, kernels, memory.
+With other_order=True matrix products add up from the other end, so that results differ by rounding as a GPU's do.
+
+Left out: how exactly CuPy rounds, streams, kernels, memory.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ class DeviceArray:
     """Stands in for cupy.ndarray: a NumPy array that only this file can reach."""
 
     __slots__ = ("_numpy",)
+    other_order = False
     __array_ufunc__ = None  # NumPy's operators leave the decision to ours, NumPy's functions refuse
     __hash__ = None
 
@@ -109,6 +112,13 @@ def _operator(function: Any, swapped: bool = False) -> Any:
     return method
 
 
+def _matmul(a: np.ndarray, b: np.ndarray, **kwargs: Any) -> np.ndarray:
+    """The product; from the other end if that is wanted."""
+    if DeviceArray.other_order:
+        a, b = a[..., ::-1], b[::-1] if b.ndim == 1 else b[..., ::-1, :]
+    return np.matmul(a, b, **kwargs)
+
+
 def _unary(function: Any) -> Any:
     return lambda self: DeviceArray(np.asarray(function(self._numpy)))
 
@@ -124,8 +134,9 @@ def _in_place(function: Any) -> Any:
 for _name in WAITS:
     setattr(DeviceArray, f"__{_name}__", _refuse_to_wait(_name))
 for _name in ARITHMETIC:
-    setattr(DeviceArray, f"__{_name}__", _operator(getattr(operator, f"__{_name}__")))
-    setattr(DeviceArray, f"__r{_name}__", _operator(getattr(operator, f"__{_name}__"), swapped=True))
+    _function_of_it = _matmul if _name == "matmul" else getattr(operator, f"__{_name}__")
+    setattr(DeviceArray, f"__{_name}__", _operator(_function_of_it))
+    setattr(DeviceArray, f"__r{_name}__", _operator(_function_of_it, swapped=True))
     if _name not in NO_IN_PLACE:
         setattr(DeviceArray, f"__i{_name}__", _in_place(getattr(operator, f"__i{_name}__")))
 for _name in COMPARISON:
@@ -179,6 +190,8 @@ def _plain(values: Any) -> bool:
 
 
 def _function(function: Any, name: str, parameters: tuple[str, ...] | None) -> Any:
+    function = _matmul if name == "matmul" else function
+
     @functools.wraps(function, updated=())
     def call(*args: Any, **kwargs: Any) -> Any:
         unknown = set(kwargs) - set(parameters or kwargs)
@@ -242,9 +255,10 @@ class StrictCupy(ModuleType):
         return DeviceArray(np.full(shape, np.nan if dtype.kind in "fc" else 77, dtype=dtype))
 
 
-def install(monkeypatch: Any) -> StrictCupy:
+def install(monkeypatch: Any, other_order: bool = False) -> StrictCupy:
     """Make `import cupy` give the stand-in until the test ends."""
     module = StrictCupy()
+    monkeypatch.setattr(DeviceArray, "other_order", other_order)
     monkeypatch.setitem(sys.modules, "cupy", module)
     return module
 
