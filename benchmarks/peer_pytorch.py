@@ -1,4 +1,4 @@
-"""The opponent of the benchmark: one GRPO step in plain PyTorch, on the CPU in float32, as a competent user would write it.
+"""The opponent of the benchmark: one GRPO step in plain PyTorch, in float32, as a competent user would write it.
 
 Everything that helps the usual way is used: prompts are run once and their keys and values copied to the group, the cache is
 allocated once, attention is PyTorch's causal kernel (and plain products for single tokens, where they are faster), Q/K/V and
@@ -125,6 +125,7 @@ class PyTorchGRPO:
     eos: the token that ends a completion; None for completions of full length.
     attention: the update's kernel, "fused" (PyTorch's own choice) or "plain" (products and a softmax); either may be faster.
     compile: compile the update's forward and backward (needs a C++ compiler; the first update takes about a minute).
+    device: where the model is, "cpu" or "cuda"; tokens, rewards and generators are there too.
     """
 
     def __init__(
@@ -138,8 +139,10 @@ class PyTorchGRPO:
         eos: int | None = None,
         attention: str = "fused",
         compile: bool = False,
+        device: str = "cpu",
     ) -> None:
-        self.model = Llama(config)
+        self.device = torch.device(device)
+        self.model = Llama(config).to(self.device)
         with torch.no_grad():
             for own, names in self.model.named().values():
                 own.copy_(torch.from_numpy(np.concatenate([parameters[name] for name in names])))
@@ -162,14 +165,14 @@ class PyTorchGRPO:
         forced (B,P+T): compute and draw as always, but go on with these tokens instead of those drawn.
         """
         model, config = self.model, self.model.config
-        prompts = torch.as_tensor(np.asarray(prompts), dtype=torch.int64)
+        prompts = torch.as_tensor(np.asarray(prompts), dtype=torch.int64).to(self.device)
         width, batch = prompts.shape[1], len(prompts) * group_size
-        tokens = torch.empty(batch, width + max_new_tokens, dtype=torch.int64)
+        tokens = torch.empty(batch, width + max_new_tokens, dtype=torch.int64, device=self.device)
         tokens[:, :width] = prompts.repeat_interleave(group_size, 0)
-        ended = torch.zeros(batch, dtype=torch.bool)
+        ended = torch.zeros(batch, dtype=torch.bool, device=self.device)
         with torch.inference_mode():
             shape = (len(prompts), config.n_kv_heads, width, config.head_dim)
-            prompt_caches = [(torch.empty(shape), torch.empty(shape)) for _ in model.blocks]
+            prompt_caches = [tuple(torch.empty(shape, device=self.device) for _ in "kv") for _ in model.blocks]
             logits = model(prompts, width - 1, prompt_caches)[:, 0].repeat_interleave(group_size, 0)  # (B,V)
             caches = [tuple(self._expand(part, group_size, max_new_tokens) for part in cache) for cache in prompt_caches]
             for position in range(width, width + max_new_tokens):
@@ -210,22 +213,22 @@ class PyTorchGRPO:
         """
         target = tokens[:, prompt_length:]  # (B,T)
         advantage = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)  # (G,k)
-        weight = torch.ones(target.shape)
+        weight = torch.ones(target.shape, device=self.device)
         if self.eos is not None:  # up to and with the first EOS
             is_eos = (target == self.eos).int()
             weight = (is_eos.cumsum(1) == is_eos).float()
         weight = weight.view(*rewards.shape, -1)  # (G,k,T)
         weight = (weight * advantage[..., None] / (len(rewards) * weight.sum((1, 2), keepdim=True))).view(target.shape)  # (B,T)
         self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
+        total = torch.zeros((), device=self.device)
         for start in range(0, len(tokens), self.micro_batch or len(tokens)):
             rows = slice(start, start + (self.micro_batch or len(tokens)))
             logp = self.log_probabilities(tokens[rows], prompt_length)
             ratio = torch.exp(logp - (logp.detach() if old_logp is None else old_logp[rows]))
             loss = -(weight[rows] * ratio).sum()
             loss.backward()
-            total += loss.item()
-        return total
+            total += loss.detach()
+        return total.item()  # waits for a GPU, once
 
     def log_probabilities(self, tokens: Tensor, prompt_length: int) -> Tensor:
         """log p of every token of the completions.   (B,P+T) -> (B,T)"""
@@ -238,7 +241,7 @@ class PyTorchGRPO:
         config, out = self.model.config, {}
         for own, names in self.model.named().values():
             sizes = [config.shapes()[name][0] for name in names]
-            out |= dict(zip(names, (part.numpy() for part in own.grad.split(sizes)), strict=True))
+            out |= dict(zip(names, (part.cpu().numpy() for part in own.grad.split(sizes)), strict=True))
         return out
 
 

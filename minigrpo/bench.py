@@ -51,6 +51,7 @@ class Bench:
     def __init__(self, workload: Workload, backend: str = "numpy", dtype: str = "float32", learning_rate: float = 1e-6) -> None:
         self.workload, self.learning_rate = workload, learning_rate
         self.model = Transformer(workload.config, backend=backend, dtype=dtype)
+        self.micro_batch_tokens = TrainSettings.micro_batch_tokens
         self.rng = np.random.default_rng(0)
         shape = (workload.n_prompts, workload.prompt_length)
         self.prompts = list(self.rng.integers(workload.config.vocab_size, size=shape))
@@ -74,7 +75,7 @@ class Bench:
         with watch("score"):
             rewards = np.array([(completion % 2 == 0).mean() for group in rollouts.completions for completion in group])
             coefficients = self.objective.coefficients(rollouts, rewards)
-            parts = split_tree(rollouts.tree, TrainSettings.micro_batch_tokens, model.lanes)
+            parts = split_tree(rollouts.tree, self.micro_batch_tokens, model.lanes)
         with watch("update"):
             compute_gradients(model, parts, self.objective, coefficients, 1.0, rollouts.logp, watch=watch)
         with watch("optimizer"):
