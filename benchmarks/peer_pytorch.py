@@ -27,6 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from minigrpo import Objective, PrefixTree, Rollouts, Transformer, TransformerConfig
 from minigrpo.trainer import compute_gradients
 
+KERNELS = {"fused": nullcontext, "plain": partial(sdpa_kernel, SDPBackend.MATH)}
 Cache = tuple[Tensor, Tensor]  # keys and values of a layer, (B,K,room,E) each
 
 
@@ -124,7 +125,7 @@ class PyTorchGRPO:
     micro_batch: completions that go forward and backward at a time; None for all.
     eos: the token that ends a completion; None for completions of full length.
     attention: the update's kernel, "fused" (PyTorch's own choice) or "plain" (products and a softmax); either may be faster.
-    compile: compile the update's forward and backward (needs a C++ compiler; the first update takes about a minute).
+    compile: compile the update's forward and backward (needs a C++ compiler; the first update takes about a minute); or its mode.
     device: where the model is, "cpu" or "cuda"; tokens, rewards and generators are there too.
     """
 
@@ -138,7 +139,7 @@ class PyTorchGRPO:
         micro_batch: int | None = None,
         eos: int | None = None,
         attention: str = "fused",
-        compile: bool = False,
+        compile: bool | str = False,
         device: str = "cpu",
     ) -> None:
         self.device = torch.device(device)
@@ -147,8 +148,9 @@ class PyTorchGRPO:
             for own, names in self.model.named().values():
                 own.copy_(torch.from_numpy(np.concatenate([parameters[name] for name in names])))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
-        self.kernel = {"fused": nullcontext, "plain": partial(sdpa_kernel, SDPBackend.MATH)}[attention]
-        self.train_model = torch.compile(self.model) if compile else self.model
+        self.attention = attention
+        mode = compile if isinstance(compile, str) else None
+        self.train_model = torch.compile(self.model, mode=mode) if compile else self.model
         self.max_grad_norm, self.micro_batch, self.eos = max_grad_norm, micro_batch, eos
 
     def sample(
@@ -232,7 +234,7 @@ class PyTorchGRPO:
 
     def log_probabilities(self, tokens: Tensor, prompt_length: int) -> Tensor:
         """log p of every token of the completions.   (B,P+T) -> (B,T)"""
-        with self.kernel():
+        with KERNELS[self.attention]():
             logits = self.train_model(tokens[:, :-1], prompt_length - 1)  # (B,T,V): the last token predicts nothing
         return torch.log_softmax(logits, -1).gather(-1, tokens[:, prompt_length:, None])[..., 0]
 
