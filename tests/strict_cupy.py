@@ -10,6 +10,9 @@ Functions, methods and their parameters are those of real CuPy, read from cupy_n
 
 With other_order=True matrix products add up from the other end, so that results differ by rounding as a GPU's do.
 
+COUNTS tells what was asked of the device: "operations" (each a kernel or more, if it computes), arrays carried "to device", and
+"to host" (each waits for the device).
+
 Left out: how exactly CuPy rounds, streams, kernels, memory.
 """
 
@@ -20,6 +23,7 @@ import inspect
 import operator
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -32,6 +36,8 @@ ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"
 COMPARISON = ("lt", "le", "eq", "ne", "gt", "ge")
 NO_IN_PLACE = ("matmul",)  # CuPy has no @=
 NOT_FOR_US = ("get", "set", "item", "tolist", "tobytes", "data", "dump", "flat", "scatter_add", "scatter_max", "scatter_min")
+VIEWS = ("reshape", "transpose", "swapaxes", "view", "empty", "empty_like")  # cost no kernel, unless reshape must copy
+COUNTS: Counter[str] = Counter()
 WAITS = ("bool", "int", "complex", "index", "iter", "contains")
 
 
@@ -71,15 +77,19 @@ class DeviceArray:
         return len(self._numpy)
 
     def __float__(self) -> float:
+        COUNTS["to host"] += 1
         return float(self._numpy[()])
 
     def __repr__(self) -> str:
         return f"DeviceArray({self._numpy!r})"
 
     def __getitem__(self, index: Any) -> DeviceArray:
-        return DeviceArray(self._numpy[_index(index)])
+        index = _index(index)
+        COUNTS["operations"] += any(isinstance(part, np.ndarray) for part in index)  # a slice is a view
+        return DeviceArray(self._numpy[index])
 
     def __setitem__(self, index: Any, value: Any) -> None:
+        COUNTS["operations"] += 1
         value = _operand(value)
         index = _index(index)
         if isinstance(value, np.ndarray) and any(isinstance(part, np.ndarray) and part.dtype != bool for part in index):
@@ -106,6 +116,7 @@ def _refuse_to_wait(name: str) -> Any:
 
 def _operator(function: Any, swapped: bool = False) -> Any:
     def method(self: DeviceArray, other: Any) -> DeviceArray:
+        COUNTS["operations"] += 1
         a, b = self._numpy, _operand(other)
         return DeviceArray(np.asarray(function(b, a) if swapped else function(a, b)))
 
@@ -125,6 +136,7 @@ def _unary(function: Any) -> Any:
 
 def _in_place(function: Any) -> Any:
     def method(self: DeviceArray, other: Any) -> DeviceArray:
+        COUNTS["operations"] += 1
         self._numpy = function(self._numpy, _operand(other))
         return self
 
@@ -197,6 +209,7 @@ def _function(function: Any, name: str, parameters: tuple[str, ...] | None) -> A
         unknown = set(kwargs) - set(parameters or kwargs)
         if unknown:
             raise TypeError(f"cupy's {name} takes no {', '.join(sorted(unknown))}")
+        COUNTS["operations"] += name not in VIEWS
         out = kwargs.get("out")
         result = function(*_argument(args), **{key: _argument(value) for key, value in kwargs.items()})
         return out if isinstance(out, DeviceArray) else _result(result)
@@ -234,6 +247,7 @@ class StrictCupy(ModuleType):
         """Carry a host array over (always a copy); a device array of this dtype is returned as it is."""
         if isinstance(value, DeviceArray):
             return value if dtype in (None, value._numpy.dtype) else DeviceArray(value._numpy.astype(dtype))
+        COUNTS["to device"] += 1
         return DeviceArray(np.array(value, dtype=dtype, order="C"))
 
     @staticmethod
@@ -246,6 +260,7 @@ class StrictCupy(ModuleType):
         """Carry an array back; a copy."""
         if not isinstance(array, DeviceArray):
             raise TypeError(f"asnumpy of a {type(array)}: it is on the host already")
+        COUNTS["to host"] += 1
         return array._numpy.copy()
 
     @staticmethod

@@ -135,6 +135,36 @@ def test_a_language_model_trains_and_moves(first: str, model_folder: Path, cupy:
         assert main(command) == 0
 
 
+# -- what is asked of the device -------------------------------------------------------------------------------------------
+
+
+def asked(do) -> tuple[int, int]:
+    """-> how often arrays went to the device, and to the host (the device is waited for)"""
+    strict_cupy.COUNTS.clear()
+    do()
+    return strict_cupy.COUNTS["to device"], strict_cupy.COUNTS["to host"]
+
+
+def test_no_layer_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forward pass waits once, for its result; a backward pass never; the indices of a tree are carried over once."""
+    strict_cupy.install(monkeypatch)
+    for n_layers in (1, 3):
+        model = Transformer(TransformerConfig(7, 16, n_layers, 2, max_seq_len=32), backend="cupy")
+        tree = sample(model, [[1, 2], [3]], 8, np.random.default_rng(0), max_new_tokens=6).tree
+        assert asked(lambda m=model, t=tree: m.forward(t))[0] > 0
+        assert asked(lambda m=model, t=tree: m.forward(t)) == (0, 1)
+        assert asked(lambda m=model, n=tree.n_nodes: m.backward(np.ones(n))) == (2, 0)
+
+
+def test_sampling_waits_three_times_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the tokens, their log-probabilities and entropies, however many layers there are."""
+    strict_cupy.install(monkeypatch)
+    for n_layers in (1, 3):
+        model = Transformer(TransformerConfig(7, 16, n_layers, 2, max_seq_len=32), backend="cupy")
+        draw = lambda n, m=model: sample(m, [[1, 2], [3]], 8, np.random.default_rng(0), max_new_tokens=n)  # noqa: E731
+        assert [asked(lambda n=n, d=draw: d(n))[1] for n in (1, 5, 9)] == [3, 15, 27]
+
+
 # -- memory ----------------------------------------------------------------------------------------------------------------
 
 
