@@ -17,6 +17,12 @@ from typing import Any
 import numpy as np
 
 
+INSTALL = 'pip install "minigrpo[gpu]" (CUDA 12) or "minigrpo[gpu-cuda13]"'
+NO_DEVICE = "the driver shows no GPU: see what nvidia-smi says, and whether CUDA_VISIBLE_DEVICES hides it"
+INSUFFICIENT_DRIVER, NO_DEVICE_STATUS = 35, 100  # cudaErrorInsufficientDriver (also: there is no driver), cudaErrorNoDevice
+OUT_OF_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
 def array_module(x: Any) -> ModuleType:
     """The module, numpy or cupy, whose functions take x."""
     return np if isinstance(x, np.ndarray) else sys.modules["cupy"]
@@ -63,12 +69,11 @@ def describe_backend(name: str) -> str:
         device = runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
         free, total = runtime.memGetInfo()
         return f"on the GPU: {device}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
-    if name == "numpy":
-        return "on the CPU"
-    try:
-        _working_cupy()
-    except ValueError as error:
-        return f"on the CPU, since no GPU can be used: {error}"
+    if name == "auto":
+        try:
+            _working_cupy()
+        except ValueError as error:
+            return f"on the CPU, since no GPU can be used: {error}"
     return "on the CPU"
 
 
@@ -76,21 +81,13 @@ def _working_cupy() -> ModuleType:
     """CuPy, after a first kernel and a first product on the GPU.   Raises ValueError with what is wrong and the way out."""
     try:
         cupy = importlib.import_module("cupy")
-        if cupy.cuda.runtime.getDeviceCount() < 1:
-            raise ValueError(NO_DEVICE)
-        one = cupy.ones((2, 2), dtype=np.float32)
-        float((one @ one).sum())  # needs NVRTC and cuBLAS, which an installation may lack
-        return cupy
-    except ValueError:
-        raise
+        if cupy.cuda.runtime.getDeviceCount():
+            one = cupy.ones((2, 2), dtype=np.float32)
+            float((one @ one).sum())  # needs NVRTC and cuBLAS, which an installation may lack
+            return cupy
     except Exception as error:  # cupy raises many types of its own
         raise ValueError(_way_out(error)) from error
-
-
-INSTALL = 'pip install "minigrpo[gpu]" (CUDA 12) or "minigrpo[gpu-cuda13]"'
-NO_DEVICE = "the driver shows no GPU: see what nvidia-smi says, and whether CUDA_VISIBLE_DEVICES hides it"
-INSUFFICIENT_DRIVER, NO_DEVICE_STATUS = 35, 100  # cudaErrorInsufficientDriver (also: there is no driver), cudaErrorNoDevice
-OUT_OF_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED")
+    raise ValueError(NO_DEVICE)
 
 
 def _way_out(error: Exception) -> str:

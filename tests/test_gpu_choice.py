@@ -68,6 +68,11 @@ CANNOT = {  # what goes wrong -> (while counting devices, version of the driver,
     "no compiler": (RuntimeError(LOADING), 12040, "CUDA's libraries are not found (CuPy failed to load libnvrtc.so.12"),
     "no memory": (OutOfMemoryError(512, 0), 12040, "too little free memory even to start"),
     "no memory for a context": (CUDARuntimeError(2), 12040, "too little free memory even to start"),
+    "built for another NumPy": (
+        ValueError("numpy.dtype size changed,\nmay indicate"),
+        12040,
+        "numpy.dtype size changed, may indicate",
+    ),
     "something else": (CUDARuntimeError(999), 12040, "cudaErrorUnknown: unknown error"),
 }
 
