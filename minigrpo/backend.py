@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-
 INSTALL = 'pip install "minigrpo[gpu]" (CUDA 12) or "minigrpo[gpu-cuda13]"'
 NO_DEVICE = "the driver shows no GPU: see what nvidia-smi says, and whether CUDA_VISIBLE_DEVICES hides it"
 INSUFFICIENT_DRIVER, NO_DEVICE_STATUS = 35, 100  # cudaErrorInsufficientDriver (also: there is no driver), cudaErrorNoDevice
