@@ -29,7 +29,7 @@ from minigrpo.sampler import Rollouts, sample
 from minigrpo.tasks import Tokenised, load_task, sampling_limits
 from minigrpo.transformer import Transformer
 
-PROMPTS, GROUP_SIZE, ROUNDS = 8, 8, 5
+PROMPTS, GROUP_SIZE, ROUNDS = 8, 8, 3
 PAUSE = 2.0  # seconds between the two: the threads of a BLAS go on spinning for a while
 RATE = 0.0  # the whole update is computed, but completions agree in every round as much as in the first
 OBJECTIVE = Objective.preset("lambda_grpo")
@@ -152,7 +152,7 @@ def main() -> None:
         peer = Peer(save_hugging_face(model, tokenizer, Path(folder) / "model"), pad=0)
     difference = gradient_difference(model, peer, task, np.random.default_rng(1))
     tried = {}
-    for peer.micro_batch in (8, 16, 64):
+    for peer.micro_batch in (8, 16):
         tried[peer.micro_batch] = peer.step(task, np.random.default_rng(2), stop)
     peer.micro_batch = min(tried, key=tried.get)
     for i in range(ROUNDS):
