@@ -7,7 +7,6 @@ for "L" and "R", which is also the head, over all layers as they were pretrained
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,15 +37,15 @@ WALK_STEPS, LAST, GROUP_SIZE, WALK_RATE = 250, 50, 16, 1e-5
 
 
 def learn(name: str, objective: str, seed: int) -> list[dict[str, float]]:
-    """Train on one of TASKS.   -> one dict an evaluation: step, seconds, tokens, unique (share of them), reward, greedy"""
+    """Train on one of TASKS.   -> one dict an evaluation: step, tokens, unique (share of them), reward, greedy"""
     task, options, changes = TASKS[name]
-    started, history, since = time.perf_counter(), [], []
+    history, since = [], []
 
     def on_step(metrics: dict[str, Any]) -> None:
         if "loss" in metrics:
             since.append(metrics)
         if "eval/pass@1_greedy" in metrics:
-            row = {"step": metrics["step"], "seconds": time.perf_counter() - started, "greedy": metrics["eval/pass@1_greedy"]}
+            row = {"step": metrics["step"], "greedy": metrics["eval/pass@1_greedy"]}
             if since:
                 row |= {"tokens": since[-1]["num_tokens"], "reward": float(np.mean([m["reward"] for m in since]))}
                 row["unique"] = float(np.mean([1 / m["tree/mean_count"] for m in since]))
@@ -94,7 +93,7 @@ def table(curves: Curves, walks: dict[str, list[list[int]]]) -> dict[str, Any]:
         row = {"task": name, "objective": objective, "seeds": len(runs), "steps": [point["step"] for point in runs[0]]}
         row |= {"greedy_of_seed": greedy.tolist()} | _interval("start", greedy[:, 0]) | _interval("end", greedy[:, -1])
         row["unique"] = [round(float(np.mean([run[i]["unique"] for run in runs])), 3) for i in range(1, len(runs[0]))]
-        learning.append(row | {"seconds": [round(run[-1]["seconds"]) for run in runs]})
+        learning.append(row)
     walked = []
     for objective, runs in walks.items():
         hits = np.array(runs) / GROUP_SIZE
