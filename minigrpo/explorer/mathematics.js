@@ -1,7 +1,7 @@
 // The explorer's numbers and words: from a group's texts and rewards to its tree, step rewards, advantages and pushes.
 //
 // Read `buildTree` and `analyse` first: they are the mathematics, the same as in tree.py, rewards.py and objectives.py.  The words
-// follow from the numbers alone.  What this leaves out: drawing and editing, in explorer_view.js.
+// follow from the numbers alone.  What this leaves out: drawing and editing, in view.js.
 "use strict";
 
 const EPS = 1e-4; // added to the standard deviation, as in objectives.py

@@ -1,4 +1,4 @@
-// The explorer's page: it draws what explorer.js computes, and listens to the editor, the pointer and the keys.
+// The explorer's page: it draws what mathematics.js computes, and listens to the editor, the pointer and the keys.
 // A reader's texts become text nodes and values of inputs, never HTML.
 "use strict";
 

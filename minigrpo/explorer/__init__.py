@@ -1,8 +1,8 @@
 """The explorer: a group in the browser, in one file without network, whose reader edits completions and rewards and sees the tree.
 
-The page computes everything itself: `explorer.js` says once more, in JavaScript, what `tree.py`, `rewards.py` and `objectives.py`
-say in NumPy, and tests/test_explorer.py compares the two.  `explorer_view.js` draws and listens.  Here the page is put together:
-`explorer.html` with style, scripts and the groups that it offers, those given and then PRESETS.
+The page computes everything itself: `mathematics.js` says once more, in JavaScript, what `tree.py`, `rewards.py` and `objectives.py`
+say in NumPy, and tests/test_explorer.py compares the two.  `view.js` draws and listens.  Here the page is put together:
+`page.html` with style, scripts and the groups that it offers, those given and then PRESETS.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def explorer_page(*groups: Group) -> str:
     Raises ValueError for a group of one completion, and for one of more than MAX_TOKENS tokens.
     """
     data = json.dumps([*(_as_choice(group) for group in groups), *PRESETS])  # ASCII, so nothing but "<" could end the script
-    page = _file("explorer.html")
-    parts = {"STYLE": _file("explorer.css"), "SCRIPT": _file("explorer.js") + "\n" + _file("explorer_view.js")}
+    page = _file("page.html")
+    parts = {"STYLE": _file("style.css"), "SCRIPT": _file("mathematics.js") + "\n" + _file("view.js")}
     parts["GROUPS"] = data.replace("<", "\\u003c")
     for name, text in parts.items():  # the reader's texts come last, so that nothing in them is taken for a place to fill
         page = page.replace(f"/* {name} */", text)
@@ -96,7 +96,7 @@ def explorer_page(*groups: Group) -> str:
 
 
 def _file(name: str) -> str:
-    return (files("minigrpo") / name).read_text(encoding="utf-8")
+    return (files("minigrpo.explorer") / name).read_text(encoding="utf-8")
 
 
 def _as_choice(group: Group) -> dict[str, Any]:
