@@ -1,8 +1,8 @@
 """The explorer: a group in the browser, in one file without network, whose reader edits completions and rewards and sees the tree.
 
-The page computes everything itself: `mathematics.js` says once more, in JavaScript, what `tree.py`, `rewards.py` and `objectives.py`
-say in NumPy, and tests/test_explorer.py compares the two.  `view.js` draws and listens.  Here the page is put together:
-`page.html` with style, scripts and the groups that it offers, those given and then PRESETS.
+The page computes everything itself: `mathematics.js` says once more, in JavaScript, what `tree.py`, `rewards.py` and
+`objectives.py` say in NumPy, and tests/test_explorer.py compares the two.  `view.js` draws and listens.  Here the page is put
+together: `page.html` with style, scripts and the groups that it offers, those given and then PRESETS.
 """
 
 from __future__ import annotations
