@@ -20,7 +20,7 @@ from minigrpo.sampler import sample
 from minigrpo.tasks import Tokenised, find_task, load_task
 from minigrpo.tasks.sums import Sums
 
-SMALL = "--task-option high=19 --task-option examples=1 --steps 4 --checkpoint-every 2 --group-size 4 --prompts-per-step 2"
+SMALL = "--steps 4 --checkpoint-every 2 --group-size 4 --prompts-per-step 2"
 SMALL += " --learning-rate 1e-3 --eval-every 4 --eval-prompts 4"
 
 
@@ -31,7 +31,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(model_folder: Path, out: Path, *more: str) -> int:
-    return main(["train", "--model", str(model_folder), "--task", f"{TASK}:Spaces", *SMALL.split()[4:], *more, "--out", str(out)])
+    return main(["train", "--model", str(model_folder), "--task", f"{TASK}:Spaces", *SMALL.split(), *more, "--out", str(out)])
 
 
 TASK = Path(__file__).parent / "text_task.py"

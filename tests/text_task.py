@@ -1,4 +1,4 @@
-"""A text task as a user would write it: completions earn their share of the letter "a" and its neighbours."""
+"""A text task as a user would write it: completions earn by how many different characters they have."""
 
 from __future__ import annotations
 

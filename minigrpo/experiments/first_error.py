@@ -31,6 +31,7 @@ from minigrpo.experiments.trees import warm_policy
 from minigrpo.policy import load_weights, make_model
 from minigrpo.rewards import step_rewards
 from minigrpo.sampler import sample
+from minigrpo.tasks import sampling_limits
 from minigrpo.tasks.arithmetic import CHARACTERS, Arithmetic, first_wrong_step
 from minigrpo.trainer import TrainSettings
 from minigrpo.tree import PrefixTree
@@ -87,7 +88,7 @@ def marks(writing: str, folder: str, seed: int, n_groups: int) -> dict[str, list
     model = make_model(replace(TrainSettings.for_task("arithmetic")), task)
     load_weights(model, folder)
     rng = np.random.default_rng([seed, 3])
-    limits = {"max_new_tokens": task.max_new_tokens, "eos": task.tokenizer.eos}
+    limits = sampling_limits(task)
     rollouts = sample(model, task.prompts(rng, n_groups, "test"), max(SIZES), rng, **limits)
     rewards = task.score(rollouts).reshape(n_groups, -1)
     out: dict[str, list[list[float]]] = {}

@@ -163,11 +163,18 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
     found = iter(run_jobs(learn, jobs, title="SmolLM2, sums", **options))
     curves = {key: [next(found) for _ in range(number[key[0]])] for key in keys}
     walks: dict[str, list[list[int]]] = {}
+    result = _write(out, curves, walks)
     if not quick:
         walk_jobs = [{"objective": objective, "seed": seed} for objective in COMPARED for seed in range(n // 2)]
         steps = iter(run_jobs(walk, walk_jobs, title="SmolLM2, tree walk", **options))
         walks = {objective: [next(steps) for _ in range(n // 2)] for objective in COMPARED}
+        result = _write(out, curves, walks)
+    return text(result)
+
+
+def _write(out: Path, curves: Curves, walks: dict[str, list[list[int]]]) -> dict[str, Any]:
+    """The table and the figure, also before the long walk is done."""
     result = table(curves, walks)
     (out / "language-model.json").write_text(json.dumps(result, indent=1) + "\n")
     save(figure(curves, walks), out / "language-model.png")
-    return text(result)
+    return result

@@ -24,7 +24,7 @@ from minigrpo.optim import clip_gradient, learning_rate_at
 from minigrpo.plots import bootstrap_interval, save
 from minigrpo.policy import load_weights, make_model, make_optimizer, using
 from minigrpo.sampler import sample
-from minigrpo.tasks import load_task
+from minigrpo.tasks import load_task, sampling_limits
 from minigrpo.trainer import TrainSettings
 
 RATES = {"arithmetic": (3e-5, 1e-4, 3e-4), "countdown": (1e-4, 3e-4, 1e-3)}  # in the middle: what the task recommends
@@ -58,7 +58,7 @@ def learn(task: str, arm: str, beta: float, learning_rate: float, seed: int, war
             numbers = {"greedy": found["eval/pass@1_greedy"], "pass@1": found["eval/pass@1"], "pass@4": found["eval/pass@4"]}
             history.append({"step": step, "tokens": tokens} | numbers)
         prompts = problem.prompts(rng, settings.prompts_per_step)
-        limits = {"max_new_tokens": problem.max_new_tokens, "eos": problem.tokenizer.eos}
+        limits = sampling_limits(problem)
         rollouts = sample(model, prompts, settings.group_size, rng, **limits)
         tokens += int(rollouts.tree.lengths.sum())
         ref = None

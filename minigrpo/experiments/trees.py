@@ -30,7 +30,7 @@ from minigrpo.plots import bootstrap_interval, save
 from minigrpo.policy import load_weights, make_model
 from minigrpo.runs import checkpoints, read_settings
 from minigrpo.sampler import sample
-from minigrpo.tasks import Task, load_task
+from minigrpo.tasks import Task, load_task, sampling_limits
 from minigrpo.trainer import TrainSettings, train
 from minigrpo.transformer import Transformer
 
@@ -94,7 +94,7 @@ def train_and_measure(settings: dict[str, Any], n_groups: int) -> dict[str, Any]
 
 def tree_at(model: Transformer, task: Task, k: int, temperature: float, n_groups: int, rng: np.random.Generator) -> dict[str, Any]:
     """Section 3.2 for held-out problems.   counts: share of tokens with |λ| = 1 … k; one_text: of groups with one text"""
-    limits = {"max_new_tokens": task.max_new_tokens, "eos": task.tokenizer.eos}
+    limits = sampling_limits(task)
     rollouts = sample(model, task.prompts(rng, n_groups, "test"), k, rng, temperature=temperature, **limits)
     stats = tree_statistics([rollouts.tree])
     tokens = np.array([stats["count_histogram"].get(n, 0) for n in range(1, k + 1)])

@@ -22,10 +22,11 @@ from minigrpo.tasks.task import (
     score_texts,
     whole_number,
 )
-from minigrpo.tasks.text import TextTask, Tokenised, few_shot
+from minigrpo.tasks.text import FEW_SHOT_SETTINGS, TextTask, Tokenised, few_shot
 
 __all__ = [
     "BUILT_IN",
+    "FEW_SHOT_SETTINGS",
     "CharTokenizer",
     "Task",
     "TextTask",

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from minigrpo.tasks import draw_problems, few_shot, real_number, whole_number
+from minigrpo.tasks import FEW_SHOT_SETTINGS, draw_problems, few_shot, real_number, whole_number
 
 LINE = "\n"
 PREAMBLE = 2  # the seed of the solved examples
@@ -27,16 +27,7 @@ class Largest:
     test_share: float = 0.1
 
     stop: ClassVar[str] = LINE
-    defaults: ClassVar[dict[str, Any]] = {
-        "steps": 30,
-        "group_size": 8,
-        "prompts_per_step": 8,
-        "learning_rate": 1e-5,
-        "schedule": "cosine",
-        "eval_every": 10,
-        "eval_prompts": 100,
-        "log_samples_every": 1,
-    }
+    defaults: ClassVar[dict[str, Any]] = FEW_SHOT_SETTINGS
 
     def __post_init__(self) -> None:
         count = whole_number("count", self.count, 2, 20)

@@ -20,6 +20,17 @@ import numpy as np
 from minigrpo.sampler import Stop
 from minigrpo.tasks.task import score_texts
 
+FEW_SHOT_SETTINGS = {  # for a model of SmolLM2's size and prompts that share their examples
+    "steps": 30,
+    "group_size": 8,
+    "prompts_per_step": 8,
+    "learning_rate": 1e-5,
+    "schedule": "cosine",
+    "eval_every": 10,
+    "eval_prompts": 100,
+    "log_samples_every": 1,
+}
+
 
 class TextTask(Protocol):
     """What training a language model needs of a task.
