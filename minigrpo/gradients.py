@@ -32,17 +32,18 @@ def compute_gradients(
 
     logp is `old` for nodes that no part scores.
     """
-    model.gradients.flat[:] = 0
+    if not parts:
+        model.gradients.flat[:] = 0
     logp_now = np.array(old, dtype=np.float64)
     watch = watch or Stopwatch()
 
-    def visit(lane: Transformer, part: PrefixTree, nodes: np.ndarray) -> float:
+    def visit(lane: Transformer, part: PrefixTree, nodes: np.ndarray, add: bool) -> float:
         with watch("forward"):
             logp = lane.forward(part, temperature)
         part_ref = None if ref is None else ref[nodes]
         loss, dlogp = objective.evaluate(coefficients.at(nodes, part.scored), logp, old[nodes], part_ref)
         with watch("backward"):
-            lane.backward(dlogp)
+            lane.backward(dlogp, add)
         logp_now[nodes[part.scored]] = logp[part.scored]
         return loss
 
@@ -60,20 +61,22 @@ def parts_to_learn_from(model: Transformer, tree: PrefixTree, coefficients: Coef
 def visit_parts(
     model: Transformer,
     parts: Parts,
-    visit: Callable[[Transformer, PrefixTree, np.ndarray], Any],
+    visit: Callable[[Transformer, PrefixTree, np.ndarray, bool], Any],
+    learn: bool = True,
 ) -> list[Any]:
-    """[visit(model, part, nodes)] for all parts, in lanes; what visits add to the gradients of their lane goes to the model's."""
+    """[visit(model, part, nodes, add)] for all parts, in lanes; with learn=True their gradients are added up in the model's.
+
+    add=False for the first part of a lane: its gradients overwrite what the lane had.
+    """
     models = model.twins(max(min(model.lanes, len(parts)), 1))
     found: list[Any] = [None] * len(parts)
 
     def lane(first: int) -> None:
-        if first:
-            models[first].gradients.flat[:] = 0
         for i in range(first, len(parts), len(models)):
-            found[i] = visit(models[first], *parts[i])
+            found[i] = visit(models[first], *parts[i], i != first)
 
     run_lanes([partial(lane, first) for first in range(len(models))])
-    for twin in models[1:]:
+    for twin in models[1:] if learn else []:
         model.gradients.flat += twin.gradients.flat
     return found
 
@@ -82,8 +85,8 @@ def log_probabilities(model: Transformer, parts: Parts, temperature: float, n_no
     """log p of every scored node of a tree that was split into parts, 0 elsewhere.   -> (N,)"""
     logp = np.zeros(n_nodes)
 
-    def visit(lane: Transformer, part: PrefixTree, nodes: np.ndarray) -> None:
+    def visit(lane: Transformer, part: PrefixTree, nodes: np.ndarray, _: bool) -> None:
         logp[nodes[part.scored]] = lane.forward(part, temperature, keep=False)[part.scored]
 
-    visit_parts(model, parts, visit)
+    visit_parts(model, parts, visit, learn=False)
     return logp

@@ -42,10 +42,13 @@ def linear(x: Array, weight: Array) -> tuple[Array, Cache]:
     return x @ weight.T, (x, weight)
 
 
-def linear_backward(dy: Array, cache: Cache, dweight: Array) -> Array:
-    """dx = dy W, and dweight += dyᵀ x.   dy (N,O) -> dx (N,I)"""
+def linear_backward(dy: Array, cache: Cache, dweight: Array, add: bool = True) -> Array:
+    """dx = dy W, and dweight += dyᵀ x, or = where add is False: no pass over what was there.   dy (N,O) -> dx (N,I)"""
     x, weight = cache
-    dweight += dy.T @ x
+    if add:
+        dweight += dy.T @ x
+    else:
+        array_module(dy).matmul(dy.T, x, out=dweight)
     return dy @ weight
 
 

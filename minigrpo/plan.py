@@ -20,7 +20,7 @@ from minigrpo.segments import SegmentSum, segment_sum_plan
 from minigrpo.tree import PrefixTree
 
 LANE_NODES = 768  # nodes that make a lane worth its overhead
-ONE_BLOCK = 40_000  # below this many (query, key) pairs, padding is cheaper than a second block
+ONE_BLOCK = 10_000  # below this many (query, key) pairs, padding is cheaper than a second block
 
 
 @dataclass(frozen=True, eq=False)

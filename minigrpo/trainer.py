@@ -136,11 +136,10 @@ def warm_start(model: Transformer, task: Task, rng: np.random.Generator, setting
         pairs = task.demonstrations(rng, s.warm_start_batch)
         tree = PrefixTree.from_groups([prompt for prompt, _ in pairs], [[completion] for _, completion in pairs])
         parts, weight = split_tree(tree, s.micro_batch_tokens, model.lanes), -1.0 / tree.scored.sum()
-        model.gradients.flat[:] = 0
 
-        def visit(lane: Transformer, part: PrefixTree, nodes: np.ndarray, weight: float = weight) -> None:
+        def visit(lane: Transformer, part: PrefixTree, nodes: np.ndarray, add: bool, weight: float = weight) -> None:
             lane.forward(part)
-            lane.backward(np.where(part.scored, weight, 0.0))
+            lane.backward(np.where(part.scored, weight, 0.0), add)
 
         visit_parts(model, parts, visit)
         if not np.isfinite(clip_gradient(model.gradients, 1.0)):

@@ -115,9 +115,10 @@ class Transformer:
             logits /= temperature
         return ops.log_softmax_gather(logits, block.child_row, block.child_token)
 
-    def backward(self, dlogp: np.ndarray) -> Parameters:
+    def backward(self, dlogp: np.ndarray, add: bool = True) -> Parameters:
         """Add d loss / d parameters to `gradients`, given d loss / d logp of every node.   dlogp (N,) on the host
 
+        add=False overwrites what `gradients` held; faster than setting it to 0 first.
         Undoes the last `forward`; raises RuntimeError if there is none to undo.
         """
         if self._saved is None:
@@ -126,9 +127,15 @@ class Transformer:
         self._saved = None
         device, gradients = self.backend.to_device, self.gradients
         if not any(dlogp[block.child].any() for block in plan.predictions):  # a group of equal rewards: all gradients are 0
+            if not add:
+                gradients.flat[:] = 0
             return gradients
+        if not add:  # what is no matrix product is added in any case
+            for name, gradient in gradients.items():
+                if gradient.ndim == 1 or ("embed" in name and name != self._head):
+                    gradient[...] = 0
         dh = self.backend.xp.empty_like(h)  # (P,D)
-        for block in plan.predictions:
+        for i, block in enumerate(plan.predictions):
             c = dlogp[block.child] / temperature
             row_sum = np.bincount(block.row_of_child, c, minlength=block.rows.stop - block.rows.start)
             pair_sum = np.bincount(block.pair_of_child, c, minlength=len(block.pair_row))
@@ -140,10 +147,10 @@ class Transformer:
                 softmax or self._predict(h, block, temperature)[1],
             )  # (P,V)
             head = h[block.rows], self.parameters[self._head]
-            dh[block.rows] = ops.linear_backward(dlogits, head, gradients[self._head])
+            dh[block.rows] = ops.linear_backward(dlogits, head, gradients[self._head], add or i > 0)
         dx = self.backend.xp.zeros((len(plan.token), self.config.dim), dtype=self.dtype)
         dx[plan.predictor] = ops.rmsnorm_backward(dh, norm, gradients["model.norm.weight"])
-        dx = self._body_backward(dx, saved, plan)
+        dx = self._body_backward(dx, saved, plan, add)
         ops.embedding_backward(dx, plan.token_sum, gradients["model.embed_tokens.weight"])
         return gradients
 
@@ -195,7 +202,7 @@ class Transformer:
                 saved.append((norm1, linear1, attended, linear2, norm2, linear3, activated, linear4, turn))
         return x, saved
 
-    def _body_backward(self, dx: Array, saved: list, plan: TreePlan) -> Array:
+    def _body_backward(self, dx: Array, saved: list, plan: TreePlan, add: bool) -> Array:
         """The layers in reverse, each undoing the passes of `_body` from the last to the first.   dx (N,D) -> dx (N,D)"""
         config, xp = self.config, self.backend.xp
         n, f, e = len(dx), config.ffn_dim, config.head_dim
@@ -203,18 +210,18 @@ class Transformer:
         for i in reversed(range(config.n_layers)):
             norm1, linear1, attended, linear2, norm2, linear3, activated, linear4, turn = saved.pop()
             layer, grad = self._layers[i], self._layer_gradients[i]
-            dy = ops.linear_backward(dx, linear4, grad.down)  # (N,F)
+            dy = ops.linear_backward(dx, linear4, grad.down, add)  # (N,F)
             dgate_up = xp.empty((n, 2 * f), dtype=self.dtype)
             ops.swiglu_backward(dy, activated, dgate_up[:, :f], dgate_up[:, f:])
-            dh = ops.linear_backward(dgate_up, linear3, grad.gate_up)
+            dh = ops.linear_backward(dgate_up, linear3, grad.gate_up, add)
             dx += ops.rmsnorm_backward(dh, norm2, grad.ffn_norm)
-            dy = ops.linear_backward(dx, linear2, grad.o).reshape(n, config.n_heads, e)
+            dy = ops.linear_backward(dx, linear2, grad.o, add).reshape(n, config.n_heads, e)
             dheads = xp.zeros((n, n_rotated + config.n_kv_heads, e), dtype=self.dtype)
             dq, dk, dv = dheads[:, : config.n_heads], dheads[:, config.n_heads : n_rotated], dheads[:, n_rotated:]
             for block, cache in zip(plan.blocks, attended, strict=True):
                 ops.attention_backward(dy, cache, block, dq, dk, dv)
             ops.rope_backward(dheads[:, :n_rotated], turn)
-            dh = ops.linear_backward(dheads.reshape(n, len(layer.qkv)), linear1, grad.qkv)
+            dh = ops.linear_backward(dheads.reshape(n, len(layer.qkv)), linear1, grad.qkv, add)
             dx += ops.rmsnorm_backward(dh, norm1, grad.attention_norm)
         return dx
 
