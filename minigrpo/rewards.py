@@ -8,6 +8,7 @@ which spends extra rollouts from the end of each step (as VinePPO does, arXiv:24
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,22 +76,21 @@ def monte_carlo_step_rewards(
                 jobs.append((list(step.nodes), group, rollouts.completions[group][member][: step.end]))
     if not jobs:
         return values
-    by_room: dict[int, list] = {}
-    for job in jobs:
-        by_room.setdefault(rollouts.max_new_tokens - len(job[2]), []).append(job)
-    for room, batch in sorted(by_room.items()):
-        prompts = [np.concatenate([rollouts.prompts[group], begun]) for _, group, begun in batch]
+    jobs.sort(key=lambda job: -len(job[2]))  # what has the same number of tokens left is sampled together
+    whole, truncated = [], []
+    for begun_length, batch in groupby(jobs, key=lambda job: len(job[2])):
+        begun = [(rollouts.prompts[group], tokens) for _, group, tokens in batch]
+        room = rollouts.max_new_tokens - begun_length
+        prompts = [np.concatenate(both) for both in begun]
         more = sample(model, prompts, n_rollouts, rng, max_new_tokens=room, eos=eos, temperature=rollouts.temperature)
-        whole = [
-            [np.concatenate([begun, end]) for end in ends] for (_, _, begun), ends in zip(batch, more.completions, strict=True)
-        ]
-        own_prompts = [rollouts.prompts[group] for _, group, _ in batch]
-        tree_of_whole = PrefixTree.from_groups(own_prompts, whole)
-        nothing = np.zeros(tree_of_whole.n_nodes)
-        finished = Rollouts(
-            own_prompts, whole, tree_of_whole, nothing, nothing, more.truncated, more.temperature, rollouts.max_new_tokens
-        )
-        outcome = check_rewards(score(finished), tree_of_whole).reshape(len(batch), n_rollouts)
-        for (nodes, _, _), value in zip(batch, outcome.mean(1), strict=True):
-            values[nodes] = value
+        whole += [[np.concatenate([b, end]) for end in ends] for (_, b), ends in zip(begun, more.completions, strict=True)]
+        truncated.append(more.truncated)
+    own_prompts = [rollouts.prompts[group] for _, group, _ in jobs]
+    tree = PrefixTree.from_groups(own_prompts, whole)
+    nothing = np.zeros(tree.n_nodes)
+    cut = np.concatenate(truncated)
+    finished = Rollouts(own_prompts, whole, tree, nothing, nothing, cut, rollouts.temperature, rollouts.max_new_tokens)
+    outcome = check_rewards(score(finished), tree).reshape(len(jobs), n_rollouts)
+    for (nodes, _, _), value in zip(jobs, outcome.mean(1), strict=True):
+        values[nodes] = value
     return values

@@ -193,9 +193,10 @@ def _draw(
     if temperature > 0:
         cumulative = xp.cumsum(mass, axis=-1)[where]  # (n, stretches)
         threshold = model.backend.to_device(uniform)[:, None] * cumulative[:, -1:]
-        chosen = _first_above(cumulative, threshold)  # (n,)
-        before = xp.take_along_axis(cumulative - mass[where], chosen[:, None], 1)
-        within = _first_above(xp.cumsum(p[where, chosen], axis=-1, dtype=np.float64), threshold - before)
+        chosen = 0 if vocab_size == stretch else _first_above(cumulative, threshold)  # (n,)
+        if vocab_size > stretch:
+            threshold -= xp.take_along_axis(cumulative - mass[where], chosen[:, None], 1)
+        within = _first_above(xp.cumsum(p[where, chosen], axis=-1, dtype=np.float64), threshold)
         token = chosen * stretch + within
     else:
         token = logits.argmax(-1)[where]

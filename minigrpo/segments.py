@@ -31,14 +31,12 @@ def segment_sum_plan(target_of_row: np.ndarray, to_device: Any = np.asarray) -> 
     order = np.argsort(target_of_row, kind="stable")
     order = order[np.searchsorted(target_of_row[order], 0) :]
     targets = target_of_row[order]
-    is_head = np.append(True, targets[1:] != targets[:-1])[: len(targets)]
-    heads = np.flatnonzero(is_head)
-    size = np.diff(np.append(heads, len(targets)))
+    heads = np.flatnonzero(np.concatenate(([True], targets[1:] != targets[:-1]))[: len(targets)])
+    size = np.diff(np.concatenate((heads, [len(targets)])))
     index = np.arange(len(targets)) - np.repeat(heads, size)  # place within the segment
     left = np.repeat(size, size) - index  # rows from here to the segment's end
-    rounds = []
-    step = 1
-    while step < (size.max() if len(size) else 0):
+    rounds, step, longest = [], 1, size.max(initial=0)
+    while step < longest:
         into = np.flatnonzero((index % (2 * step) == 0) & (left > step))
         rounds.append((to_device(into), to_device(into + step)))
         step *= 2

@@ -103,9 +103,9 @@ class PrefixTree:
         width = int(length.max()) + 1
         column = np.arange(width)
         symbols = np.zeros((len(group), width), dtype=np.uint32)  # (B,L+1)
-        markers = (MAX_TOKEN + 2 + np.arange(len(prompts), dtype=np.int64))[:, None]
-        filled = [piece for g, p in zip(group, parts, strict=True) for piece in (prompt_arrays[g] + 1, markers[g], p + 1)]
-        symbols[column <= length[:, None]] = np.concatenate(filled)
+        markers = (MAX_TOKEN + 1 + np.arange(len(prompts), dtype=np.int64))[:, None]
+        filled = [piece for g, p in zip(group.tolist(), parts, strict=True) for piece in (prompt_arrays[g], markers[g], p)]
+        symbols[column <= length[:, None]] = np.concatenate(filled) + 1
         order, same = _sort_rows(symbols, length + 1)
         symbols, prompt_length, length, row_group = symbols[order], prompt_length[order], length[order], group[order]
 
@@ -115,7 +115,7 @@ class PrefixTree:
             start[1:] = same - (same > prompt_length[1:])
         column = column[:-1]
         without_marker = column + (column >= prompt_length[:, None])  # (B,L)
-        tokens = np.take_along_axis(symbols, without_marker, 1).astype(np.int64) - 1
+        tokens = symbols[np.arange(len(symbols))[:, None], without_marker].astype(np.int64) - 1
 
         # Row r numbers its new nodes from first[r]; at position t it passes through the node of the last row that was new there.
         added = length - start
@@ -316,6 +316,4 @@ def token_arrays(sequences: Sequence[Tokens], name: Callable[[int], str]) -> lis
     if whole.size and (whole.min() < 0 or whole.max() > MAX_TOKEN):
         i = next(i for i, array in enumerate(arrays) if array.size and (array.min() < 0 or array.max() > MAX_TOKEN))
         raise ValueError(f"{name(i)} holds a token id outside [0, 2**31): {int(arrays[i].min())} … {int(arrays[i].max())}")
-    bounds = np.cumsum([array.size for array in arrays]).tolist()
-    whole = whole.astype(np.int64, copy=False)
-    return [whole[hi - array.size : hi] for array, hi in zip(arrays, bounds, strict=True)]
+    return [array.astype(np.int64, copy=False).ravel() for array in arrays]

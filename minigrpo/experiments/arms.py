@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from minigrpo.gradients import compute_gradients, parts_to_learn_from
+from minigrpo.gradients import Parts, compute_gradients, parts_to_learn_from
 from minigrpo.objectives import Coefficients, Objective, advantages
 from minigrpo.optim import global_norm
 from minigrpo.plan import split_tree
@@ -47,22 +47,23 @@ def gradients_of_arm(
 ) -> None:
     """Leave the arm's gradient in model.gradients.   ref (N,) for beta > 0.   Raises ValueError for an unknown arm."""
 
-    def gradients(objective: Objective, coefficients: Coefficients | None = None) -> None:
+    def gradients(objective: Objective, coefficients: Coefficients | None = None, parts: Parts | None = None) -> Parts:
         found = objective.coefficients(rollouts, rewards) if coefficients is None else coefficients
-        if beta:
+        if parts is None and beta:
             parts = split_tree(rollouts.tree, micro_batch_tokens, model.lanes)
-        else:
+        elif parts is None:
             parts = parts_to_learn_from(model, rollouts.tree, found, micro_batch_tokens)
         compute_gradients(model, parts, objective, found, rollouts.temperature, rollouts.logp, ref)
+        return parts
 
     if arm in PRESETS:
         gradients(_unclipped(arm, beta))
     elif arm in ("grpo_at_lambda_norm", "lambda_at_grpo_norm"):
         grpo, fixed = _unclipped("grpo", beta), _unclipped("lambda_grpo", beta)
         direction, scale = (grpo, fixed) if arm == "grpo_at_lambda_norm" else (fixed, grpo)
-        gradients(scale)
+        parts = gradients(scale)
         norm = global_norm(model.gradients)
-        gradients(direction)
+        gradients(direction, parts=parts)  # 1/|λ| makes nothing 0
         own = global_norm(model.gradients)
         if own > 0:
             model.gradients.flat *= norm / own
