@@ -193,17 +193,17 @@ def _draw(
     if temperature > 0:
         cumulative = xp.cumsum(mass, axis=-1)[where]  # (n, stretches)
         threshold = model.backend.to_device(uniform)[:, None] * cumulative[:, -1:]
-        chosen = 0 if vocab_size == stretch else _first_above(cumulative, threshold)  # (n,)
+        chosen = 0 if vocab_size == stretch else first_above(cumulative, threshold)  # (n,)
         if vocab_size > stretch:
             threshold -= xp.take_along_axis(cumulative - mass[where], chosen[:, None], 1)
-        within = _first_above(xp.cumsum(p[where, chosen], axis=-1, dtype=np.float64), threshold)
+        within = first_above(xp.cumsum(p[where, chosen], axis=-1, dtype=np.float64), threshold)
         token = chosen * stretch + within
     else:
         token = logits.argmax(-1)[where]
     return host(token), host(logits[where, token] - log_total[where, 0]), host(entropy[where])
 
 
-def _first_above(cumulative: Array, threshold: Array) -> Array:
+def first_above(cumulative: Array, threshold: Array) -> Array:
     """The first place where a row of cumulative sums exceeds its threshold; if rounding leaves none, the last that adds something.
 
     cumulative (n,m), threshold (n,1) -> (n,)

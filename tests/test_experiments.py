@@ -16,6 +16,7 @@ from minigrpo.experiments.learning import table as learning_table
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.table1 import ARMS, GROUP_SIZE, MC_GROUP_SIZE, best, monte_carlo_values, table, text, walk
 from minigrpo.experiments.table1_plots import best_figure, sweep_figure
+from minigrpo.experiments.whole_tree import WholeTree
 from minigrpo.optim import global_norm
 from minigrpo.runs import read_records
 from minigrpo.tasks import load_task
@@ -166,25 +167,23 @@ def test_walk_is_a_function_of_its_arguments(arm):
 
 
 def test_monte_carlo_prm_spends_no_more_tokens_than_a_group_of_16(monkeypatch):
-    from minigrpo import rewards as rewards_module
-    from minigrpo import sampler
-
     task, model = load_task("treewalk"), tiny_model(vocab_size=2)
+    policy = WholeTree(model, task.prompts(np.random.default_rng(0), 1)[0], 4)
+    policy.look()
     spent = []
 
     def counting(*args, **kwargs):
-        found = sampler_sample(*args, **kwargs)
+        found = draw(*args, **kwargs)
         spent[-1] += int(found.tree.lengths.sum())
         return found
 
-    sampler_sample = sampler.sample
-    monkeypatch.setattr(sampler, "sample", counting)
-    assert rewards_module.monte_carlo_step_rewards.__module__ == "minigrpo.rewards"
+    draw = policy.sample
+    monkeypatch.setattr(policy, "sample", counting)
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        rollouts = sampler_sample(model, task.prompts(rng, 1), MC_GROUP_SIZE, rng, max_new_tokens=4)
+        rollouts = draw(task.prompts(rng, 1), MC_GROUP_SIZE, rng, max_new_tokens=4)
         spent.append(int(rollouts.tree.lengths.sum()))
-        monte_carlo_values(model, task, rollouts, task.score(rollouts), rng)
+        monte_carlo_values(policy, task, rollouts, task.score(rollouts), rng)
     assert max(spent) <= GROUP_SIZE * 4
     assert np.mean(spent) > 0.8 * GROUP_SIZE * 4
 

@@ -9,11 +9,12 @@ All without clipping (one update a batch, so it would not act).  `dr_grpo` and `
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 
-from minigrpo.gradients import Parts, compute_gradients, parts_to_learn_from
+from minigrpo.gradients import compute_gradients, parts_to_learn_from
 from minigrpo.objectives import Coefficients, Objective, advantages
 from minigrpo.optim import global_norm
 from minigrpo.plan import split_tree
@@ -44,26 +45,32 @@ def gradients_of_arm(
     beta: float = 0.0,
     ref: np.ndarray | None = None,
     micro_batch_tokens: int = 4096,
+    learn: Callable[[Rollouts, Objective, Coefficients], None] | None = None,
 ) -> None:
-    """Leave the arm's gradient in model.gradients.   ref (N,) for beta > 0.   Raises ValueError for an unknown arm."""
+    """Leave the arm's gradient in model.gradients.   ref (N,) for beta > 0
 
-    def gradients(objective: Objective, coefficients: Coefficients | None = None, parts: Parts | None = None) -> Parts:
+    learn, if given, is another way to the gradient of an objective (without ref).  Raises ValueError for an unknown arm.
+    """
+
+    def gradients(objective: Objective, coefficients: Coefficients | None = None) -> None:
         found = objective.coefficients(rollouts, rewards) if coefficients is None else coefficients
-        if parts is None and beta:
+        if learn:
+            learn(rollouts, objective, found)
+            return
+        if beta:
             parts = split_tree(rollouts.tree, micro_batch_tokens, model.lanes)
-        elif parts is None:
+        else:
             parts = parts_to_learn_from(model, rollouts.tree, found, micro_batch_tokens)
         compute_gradients(model, parts, objective, found, rollouts.temperature, rollouts.logp, ref)
-        return parts
 
     if arm in PRESETS:
         gradients(_unclipped(arm, beta))
     elif arm in ("grpo_at_lambda_norm", "lambda_at_grpo_norm"):
         grpo, fixed = _unclipped("grpo", beta), _unclipped("lambda_grpo", beta)
         direction, scale = (grpo, fixed) if arm == "grpo_at_lambda_norm" else (fixed, grpo)
-        parts = gradients(scale)
+        gradients(scale)
         norm = global_norm(model.gradients)
-        gradients(direction, parts=parts)  # 1/|λ| makes nothing 0
+        gradients(direction)
         own = global_norm(model.gradients)
         if own > 0:
             model.gradients.flat *= norm / own

@@ -6,6 +6,8 @@ layers that starts near the uniform policy, so learning rates are not comparable
 
 The arms are `grpo`, `lambda_grpo`, `dr_grpo` and `rloo`; the controls of `arms.py`; and `monte_carlo_prm`, a group of 4 with the
 other sampled tokens spent on rollouts from each step (as VinePPO does).
+
+A run is 250 steps on 30 prefixes; `whole_tree.py` draws and learns from all of them at once, as the package would from some.
 """
 
 from __future__ import annotations
@@ -20,16 +22,15 @@ import numpy as np
 from minigrpo.experiments.arms import gradients_of_arm
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.table1_plots import best, best_figure, sweep_figure
+from minigrpo.experiments.whole_tree import WholeTree
 from minigrpo.objectives import Objective
-from minigrpo.plan import split_tree
 from minigrpo.plots import bootstrap_interval, save
 from minigrpo.policy import make_model, make_optimizer
 from minigrpo.rewards import monte_carlo_step_rewards
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.sampler import Rollouts
 from minigrpo.tasks import load_task
 from minigrpo.tasks.treewalk import TreeWalk
-from minigrpo.trainer import TrainSettings, compute_gradients
-from minigrpo.transformer import Transformer
+from minigrpo.trainer import TrainSettings
 
 ARMS = (
     "grpo",
@@ -57,38 +58,39 @@ def walk(arm: str, n: int, r_neg: float, optimizer: str, learning_rate: float, s
     stepper = make_optimizer(settings, model)
     rng = np.random.default_rng(seed)
     group_size = MC_GROUP_SIZE if arm == "monte_carlo_prm" else GROUP_SIZE
+    policy = WholeTree(model, task.prompts(rng, 1)[0], task.max_new_tokens)
     hits = []
     for _ in range(steps):
-        rollouts = sample(model, task.prompts(rng, 1), group_size, rng, max_new_tokens=task.max_new_tokens)
+        policy.look()
+        rollouts = policy.sample(task.prompts(rng, 1), group_size, rng, max_new_tokens=task.max_new_tokens)
         rewards = task.score(rollouts)
         hits.append(int(task.is_correct(rewards).sum()))
-        gradients(arm, model, task, rollouts, rewards, rng)
+        gradients(arm, policy, task, rollouts, rewards, rng)
         stepper.step(model.parameters, model.gradients, learning_rate)
     return hits
 
 
 def gradients(
-    arm: str, model: Transformer, task: TreeWalk, rollouts: Rollouts, rewards: np.ndarray, rng: np.random.Generator
+    arm: str, policy: WholeTree, task: TreeWalk, rollouts: Rollouts, rewards: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """Leave the arm's gradient in model.gradients."""
+    """Leave the arm's gradient in policy.model.gradients."""
     if arm == "monte_carlo_prm":
         prm = Objective.preset("prm")
-        values = monte_carlo_values(model, task, rollouts, rewards, rng)
-        found = prm.coefficients(rollouts, rewards, values)
-        compute_gradients(model, split_tree(rollouts.tree, 4096), prm, found, rollouts.temperature, rollouts.logp)
+        values = monte_carlo_values(policy, task, rollouts, rewards, rng)
+        policy.learn(rollouts, prm, prm.coefficients(rollouts, rewards, values))
     else:
-        gradients_of_arm(arm, model, rollouts, rewards, rng)
+        gradients_of_arm(arm, policy.model, rollouts, rewards, rng, learn=policy.learn)
 
 
 def monte_carlo_values(
-    model: Transformer, task: TreeWalk, rollouts: Rollouts, rewards: np.ndarray, rng: np.random.Generator
+    policy: WholeTree, task: TreeWalk, rollouts: Rollouts, rewards: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Values of the steps from as many fresh rollouts as the tokens of a group of 16 leave, the same number for each step."""
     tree = rollouts.tree
     begun = [s.end for s in tree.steps() if s.nodes and s.end < task.max_new_tokens]
     budget = (GROUP_SIZE - len(tree.paths)) * task.max_new_tokens
     each = max(budget // max(sum(task.max_new_tokens - end for end in begun), 1), 1)
-    return monte_carlo_step_rewards(model, rollouts, rewards, task.score, each, rng)
+    return monte_carlo_step_rewards(policy.model, rollouts, rewards, task.score, each, rng, draw=policy.sample)
 
 
 # -- the table -----------------------------------------------------------------------------------------------------------

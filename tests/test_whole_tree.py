@@ -1,0 +1,71 @@
+"""The tree walk's policy as a whole is the policy: the same completions, probabilities and gradients as the usual way gives."""
+
+import numpy as np
+import pytest
+from helpers import relative, tiny_model
+
+from minigrpo import sample
+from minigrpo.experiments.table1 import ARMS, monte_carlo_values
+from minigrpo.experiments.whole_tree import WholeTree
+from minigrpo.gradients import compute_gradients
+from minigrpo.objectives import Objective
+from minigrpo.plan import split_tree
+from minigrpo.rewards import monte_carlo_step_rewards
+from minigrpo.tasks import load_task
+
+
+def whole(seed=0, vocab_size=3, depth=4, prompt=(1, 0)):
+    policy = WholeTree(tiny_model(seed=seed, vocab_size=vocab_size), np.array(prompt), depth)
+    policy.look()
+    return policy
+
+
+@pytest.mark.parametrize("begun", [[[]], [[2], [0], [2]], [[1, 2, 0], [0, 0, 0]]])
+def test_draws_what_the_sampler_draws(begun):
+    for seed in range(10):
+        policy = whole(seed)
+        prompts = [np.array([1, 0, *tokens], dtype=np.int64) for tokens in begun]
+        limits = {"max_new_tokens": 4 - len(begun[0])}
+        usual = sample(policy.model, prompts, 9, np.random.default_rng(seed), **limits)
+        found = policy.sample(prompts, 9, np.random.default_rng(seed), **limits)
+        np.testing.assert_array_equal(found.tree.token, usual.tree.token)
+        np.testing.assert_array_equal(found.tree.paths, usual.tree.paths)
+        np.testing.assert_allclose(found.logp, usual.logp, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(found.entropy, usual.entropy, rtol=0, atol=1e-12)
+        np.testing.assert_array_equal(found.truncated, usual.truncated)
+
+
+@pytest.mark.parametrize("preset", ["grpo", "lambda_grpo", "dr_grpo", "rloo", "prm"])
+def test_gradient_is_that_of_the_rollouts_own_tree(preset):
+    policy, rng = whole(), np.random.default_rng(0)
+    rollouts = policy.sample([policy.prompt], 12, rng, max_new_tokens=4)
+    objective = Objective.preset(preset)
+    coefficients = objective.coefficients(rollouts, rng.choice([-1.0, 0.7, 1.0], size=12))
+    gradients = []
+    for _ in range(2):  # the second needs a forward pass of its own
+        policy.learn(rollouts, objective, coefficients)
+        gradients.append(policy.model.gradients.flat.copy())
+    compute_gradients(policy.model, split_tree(rollouts.tree, 4096), objective, coefficients, 1.0, rollouts.logp)
+    for found in gradients:
+        assert relative(found, policy.model.gradients.flat) < 1e-12
+
+
+def test_monte_carlo_values_are_those_of_the_sampler():
+    assert "monte_carlo_prm" in ARMS
+    task = load_task("treewalk", n=2)
+    policy = whole(vocab_size=2, prompt=task.prompts(np.random.default_rng(0), 1)[0])
+    for seed in range(10):
+        rollouts = policy.sample([policy.prompt], 4, np.random.default_rng(seed), max_new_tokens=4)
+        rewards = task.score(rollouts)
+        found = monte_carlo_values(policy, task, rollouts, rewards, np.random.default_rng(seed))
+        inner = [step.end for step in rollouts.tree.steps() if step.nodes and step.end < 4]
+        each = max((16 - 4) * 4 // max(sum(4 - end for end in inner), 1), 1)
+        usual = monte_carlo_step_rewards(policy.model, rollouts, rewards, task.score, each, np.random.default_rng(seed))
+        np.testing.assert_array_equal(found, usual)
+
+
+def test_what_it_cannot_draw_is_refused():
+    policy, rng = whole(), np.random.default_rng(0)
+    for options in ({"max_new_tokens": 3}, {"max_new_tokens": 4, "eos": 0}, {"max_new_tokens": 4, "temperature": 0.5}):
+        with pytest.raises(ValueError, match="a tree of 4 tokens is drawn from to its end"):
+            policy.sample([policy.prompt], 2, rng, **options)
