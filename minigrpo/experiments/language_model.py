@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from minigrpo.drawing import LINES, STYLE
 from minigrpo.experiments.arms import TITLES, gradients_of_arm
 from minigrpo.experiments.parallel import run_jobs
+from minigrpo.experiments.whole_tree import WholeTree
 from minigrpo.models import load_model
 from minigrpo.optim import AdamW
 from minigrpo.plots import bootstrap_interval, save
-from minigrpo.sampler import sample
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import load_task
 from minigrpo.trainer import train
@@ -60,12 +60,14 @@ def learn(name: str, objective: str, seed: int) -> list[dict[str, float]]:
 def walk(objective: str, seed: int, steps: int = WALK_STEPS) -> list[int]:
     """Train on the tree walk.   -> target paths among the group's 16 completions, step by step"""
     model, task, rng = two_moves(), load_task("treewalk", **WALK), np.random.default_rng(seed)
+    policy = WholeTree(model, task.prompts(rng, 1)[0], task.max_new_tokens)
     optimizer, hits = AdamW(model.parameters), []
     for _ in range(steps):
-        rollouts = sample(model, task.prompts(rng, 1), GROUP_SIZE, rng, max_new_tokens=task.max_new_tokens)
+        policy.look()
+        rollouts = policy.sample(task.prompts(rng, 1), GROUP_SIZE, rng, max_new_tokens=task.max_new_tokens)
         rewards = task.score(rollouts)
         hits.append(int(task.is_correct(rewards).sum()))
-        gradients_of_arm(objective, model, rollouts, rewards, rng)
+        gradients_of_arm(objective, model, rollouts, rewards, rng, learn=policy.learn)
         optimizer.step(model.parameters, model.gradients, WALK_RATE)
     return hits
 
@@ -154,7 +156,7 @@ def text(found: dict[str, Any]) -> str:
 
 
 def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None) -> str:
-    """Two-digit sums with 4 seeds, three-digit sums and the walk with half as many (quick: two-digit sums only, 2 seeds)."""
+    """Two-digit sums and the walk with 4 seeds, three-digit sums with half as many (quick: two-digit sums only, 2 seeds)."""
     n = seeds or (2 if quick else 4)
     number = {"two-digit sums": n} if quick else {"two-digit sums": n, "three-digit sums": n // 2}
     keys = [(name, objective) for name in number for objective in COMPARED]
@@ -165,9 +167,9 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
     walks: dict[str, list[list[int]]] = {}
     result = _write(out, curves, walks)
     if not quick:
-        walk_jobs = [{"objective": objective, "seed": seed} for objective in COMPARED for seed in range(n // 2)]
+        walk_jobs = [{"objective": objective, "seed": seed} for objective in COMPARED for seed in range(n)]
         steps = iter(run_jobs(walk, walk_jobs, title="SmolLM2, tree walk", **options))
-        walks = {objective: [next(steps) for _ in range(n // 2)] for objective in COMPARED}
+        walks = {objective: [next(steps) for _ in range(n)] for objective in COMPARED}
         result = _write(out, curves, walks)
     return text(result)
 
