@@ -190,8 +190,12 @@ def attention_backward(dy: Array, cache: Cache, block: AttentionBlock, dq: Array
         x = x.transpose(0, 3, 4, 1, 2, 5) if x.ndim == 6 else x.transpose(0, 2, 3, 1, 4)
         return x.reshape(-1, heads, width)[block.slots]
 
-    dk[block.nodes] += to_nodes((ds_own.swapaxes(-1, -2) @ q).sum(2), kv_heads)
-    dv[block.nodes] += to_nodes((p_own.swapaxes(-1, -2) @ do).sum(2), kv_heads)
+    def to_keys(x: Array) -> Array:
+        """Σ over the query heads of a key head.   (F,K,H/K,R,Q,E) -> (M,K,E)"""
+        return to_nodes(x.sum(2) if per_kv > 1 else x[:, :, 0], kv_heads)
+
+    dk[block.nodes] += to_keys(ds_own.swapaxes(-1, -2) @ q)
+    dv[block.nodes] += to_keys(p_own.swapaxes(-1, -2) @ do)
     if n_prefix:
         dq_rows += (ds_prefix @ k_prefix).reshape(q.shape)
         dk_prefix = ds_prefix.swapaxes(-1, -2) @ q.reshape(*together, width)  # (F,K,P,E)
