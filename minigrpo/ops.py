@@ -43,7 +43,7 @@ def linear(x: Array, weight: Array) -> tuple[Array, Cache]:
 
 
 def linear_backward(dy: Array, cache: Cache, dweight: Array, add: bool = True) -> Array:
-    """dx = dy W, and dweight += dyᵀ x, or = where add is False: no pass over what was there.   dy (N,O) -> dx (N,I)"""
+    """dx = dy W, and dweight += dyᵀ x (add=False: dweight = dyᵀ x, whatever it was).   dy (N,O) -> dx (N,I)"""
     x, weight = cache
     if add:
         dweight += dy.T @ x

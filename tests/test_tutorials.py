@@ -56,6 +56,24 @@ def small(tmp_path):
 # -- the chapters --------------------------------------------------------------------------------------------------------
 
 
+def shown_code(notebook):
+    """Lines of the package's source among the outputs."""
+    outputs = (output for cell in notebook["cells"] for output in cell.get("outputs", ()))
+    texts = (tool.text(output.get("data", {}).get("text/markdown", "")) for output in outputs)
+    return [line.strip() for text in texts if text.startswith("```python") for line in text.splitlines()[1:-1]]
+
+
+def test_the_code_that_chapter_2_shows_is_the_packages():
+    package = {line.strip() for name in ("ops", "segments", "transformer") for line in source(name).splitlines()}
+    shown = shown_code(json.loads((FOLDER / "02_a_transformer_by_hand.ipynb").read_text(encoding="utf-8")))
+    assert len(shown) > 150
+    assert [line for line in shown if line not in package] == []  # else: python tutorials/notebooks.py run tutorials/02_…
+
+
+def source(name):
+    return (FOLDER.parent / "minigrpo" / f"{name}.py").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("file", CHAPTERS, ids=lambda file: file.stem)
 def test_a_chapter_is_as_it_was_run(file):
     assert tool.check(file) == []
