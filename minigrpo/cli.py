@@ -38,7 +38,7 @@ TRAIN_HELP = {
     "optimizer": "adamw or sgd",
     "schedule": "constant or cosine",
     "max_grad_norm": "clip the gradient to this norm (none: do not)",
-    "micro_batch_tokens": "tree nodes in the model at a time; changes memory and speed, not the gradient",
+    "micro_batch_tokens": "tree nodes in the model at a time; changes memory and speed (on a GPU take more), not the gradient",
     "memory_limit": "GB that training may take: fewer nodes at a time where it needs that",
     "warm_start_steps": "supervised steps on the task's demonstrations first",
     "eval_every": "greedy pass@1 on held-out problems every so many steps (0: never)",

@@ -34,7 +34,7 @@ class TrainSettings:
     schedule: str = "constant"  # or cosine
     weight_decay: float = 0.0
     max_grad_norm: float | None = 1.0
-    micro_batch_tokens: int = 2048  # tree nodes that go through the model at a time; any value gives the same gradient
+    micro_batch_tokens: int = 1024  # tree nodes in the model at a time, few enough for a cache; any value gives the same gradient
     memory_limit: float = 4.0  # GB that training may take; micro-batches are made smaller to stay within
     dim: int = 32
     n_layers: int = 2

@@ -131,7 +131,7 @@ def figure(curves: Curves, walks: dict[str, list[list[int]]]) -> Figure:
             _lines(axes[-1], objective, (10 * np.arange(smooth.shape[1]) + 5).tolist(), smooth)
         if walks:
             axes[-1].set(title="tree walk, n = 1, r_neg = −1", xlabel="training step", ylabel="target paths, share", ylim=(0, 1))
-            axes[-1].legend(fontsize=8)
+            axes[-1].legend(fontsize=8, loc="lower right")
     return drawn
 
 
