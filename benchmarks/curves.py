@@ -91,7 +91,7 @@ def slope(x: list[float], y: list[float]) -> float:
 
 
 def figure(grown: dict[str, Rows], shared: list[dict[str, float]], trees: list[dict[str, Any]], out: Path) -> None:
-    """Four log-log panels: the step, the update against distinct tokens, and building the tree's weights."""
+    """Three log-log panels: the step, the update against distinct tokens, and building the tree's weights."""
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(13, 3.6), layout="constrained")
         panels = drawn.subplots(1, 3)
@@ -124,5 +124,6 @@ def figure(grown: dict[str, Rows], shared: list[dict[str, float]], trees: list[d
                 axis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=12))
                 axis.set_major_formatter("{x:g}")
                 axis.set_minor_formatter("")
-            ax.legend(fontsize=8, loc="upper left" if ax is panels[1] else "lower right")
+            ax.legend(fontsize=8, loc="upper left" if ax is not panels[2] else "lower right")
+        panels[2].xaxis.set_major_locator(LogLocator(10, numticks=12))  # four powers of ten: no room for more
         save(drawn, out)
