@@ -179,7 +179,8 @@ def test_out_of_memory_in_the_second_step(error: Exception, tmp_path: Path, monk
     assert f"go on with minigrpo train --resume {out} and a smaller --micro-batch-tokens or --memory-limit" in said
     assert main(["train", "--resume", str(out), "--micro-batch-tokens", "64", "--memory-limit", "2"]) == 0
     assert main(["train", "--resume", str(out), "--learning-rate", "1"]) == 2
-    assert json.loads((out / "settings.json").read_text())["micro_batch_tokens"] == 2048  # what the run was started with
+    started_with = json.loads((out / "settings.json").read_text())["micro_batch_tokens"]
+    assert started_with == trainer.TrainSettings.micro_batch_tokens
     whole, _ = trainer.train(trainer.TrainSettings.for_task("treewalk", steps=2, dim=8, n_layers=1, n_heads=2, group_size=4))
     arrays, _ = load_checkpoint(checkpoints(out)[-1])
     np.testing.assert_allclose(arrays["parameters"], whole.parameters.flat, rtol=1e-5, atol=1e-7)

@@ -17,6 +17,7 @@ from minigrpo.models import load_model, save_hugging_face
 from minigrpo.policy import load_run
 from minigrpo.runs import checkpoints, load_checkpoint, read_metrics, read_records
 from minigrpo.sampler import sample
+from minigrpo.settings import TrainSettings
 from minigrpo.tasks import Tokenised, find_task, load_task
 from minigrpo.tasks.sums import Sums
 
@@ -199,7 +200,7 @@ def test_samples_are_texts(model_folder: Path, tmp_path: Path) -> None:
     train(model_folder, tmp_path / "run", "--log-samples-every", "1")
     records = read_records(tmp_path / "run" / "samples.jsonl")
     assert len(records) == 4 * 8 and all(isinstance(r["completion"], str) and r["prompt"].startswith("ab") for r in records)
-    assert json.loads((tmp_path / "run" / "settings.json").read_text())["micro_batch_tokens"] == 2048
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["micro_batch_tokens"] == TrainSettings.micro_batch_tokens
 
 
 def test_sampling_and_evaluating_without_a_run(model_folder: Path, capsys: pytest.CaptureFixture) -> None:
