@@ -32,6 +32,23 @@ def test_blocks_of_logits_change_nothing(max_logits: int, tied: bool, monkeypatc
     assert relative(gradient_in_parts, gradient) < 1e-14
 
 
+@pytest.mark.parametrize("max_logits", [1 << 24, 5])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("weight", [1.0, 0.0])
+def test_gradients_are_overwritten_where_they_are_not_to_be_added(
+    max_logits: int, tied: bool, weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformer, "MAX_LOGITS", max_logits)
+    tree, found = PrefixTree.from_groups(*GROUPS), []
+    for before, add in ((0.0, True), (np.nan, False)):
+        model = tiny_model(tie_embeddings=tied)
+        model.gradients.flat[:] = before
+        model.forward(tree)
+        found.append(model.backward(weight * np.random.default_rng(0).standard_normal(tree.n_nodes), add).flat)
+    np.testing.assert_array_equal(*found)
+    assert found[0].any() == bool(weight)
+
+
 def test_a_block_is_never_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformer, "MAX_LOGITS", 12)
     plan = tiny_model()._plan(PrefixTree.from_groups(*GROUPS))
