@@ -68,7 +68,7 @@ def sample(
         )
     if eos is not None and not 0 <= eos < model.config.vocab_size:
         raise ValueError(f"eos {eos} is outside the model's vocabulary of {model.config.vocab_size}")
-    prompts = token_arrays(prompts, lambda i: f"prompt {i}")
+    prompts = [prompt.copy() for prompt in token_arrays(prompts, lambda i: f"prompt {i}")]  # the rollouts keep them
     if not prompts or any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("every prompt needs at least one token (and sampling at least one prompt)")
     longest = max(len(prompt) for prompt in prompts)

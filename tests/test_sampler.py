@@ -233,3 +233,10 @@ def test_bad_input_is_one_clear_error(changes, message):
     prompts, group_size = arguments.pop("prompts"), arguments.pop("group_size")
     with pytest.raises(ValueError, match=message):
         sample(tiny_model(), prompts, group_size, np.random.default_rng(0), **arguments)
+
+
+def test_rollouts_keep_their_prompts():
+    prompt = np.array([1, 2, 3])
+    rollouts = sample(tiny_model(), [prompt], 2, np.random.default_rng(0), max_new_tokens=2)
+    prompt[:] = 0
+    assert rollouts.prompts[0].tolist() == [1, 2, 3]

@@ -69,3 +69,5 @@ def test_what_it_cannot_draw_is_refused():
     for options in ({"max_new_tokens": 3}, {"max_new_tokens": 4, "eos": 0}, {"max_new_tokens": 4, "temperature": 0.5}):
         with pytest.raises(ValueError, match="a tree of 4 tokens is drawn from to its end"):
             policy.sample([policy.prompt], 2, rng, **options)
+    with pytest.raises(ValueError, match="does not begin with the one of this tree"):
+        policy.sample([np.array([0, 0])], 2, rng, max_new_tokens=4)

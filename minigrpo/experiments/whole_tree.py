@@ -47,6 +47,8 @@ class WholeTree:
         v, begun = self.vocab_size, [prompt[len(self.prompt) :] for prompt in prompts]
         if eos is not None or temperature != 1 or any(len(tokens) + max_new_tokens != self.depth for tokens in begun):
             raise ValueError(f"a tree of {self.depth} tokens is drawn from to its end, without EOS, at temperature 1")
+        if not all(np.array_equal(prompt[: len(self.prompt)], self.prompt) for prompt in prompts):
+            raise ValueError("a prompt does not begin with the one of this tree")
         place = np.repeat([self._place(tokens) for tokens in begun], group_size)  # (B,) prefixes of equal length, numbered in order
         uniform = rng.random((len(place), max_new_tokens))
         tokens = np.empty(uniform.shape, dtype=np.int64)
@@ -58,8 +60,7 @@ class WholeTree:
             place = place * v + tokens[:, step]
         completions = [list(group) for group in tokens.reshape(len(prompts), group_size, max_new_tokens)]
         tree = PrefixTree.from_groups(prompts, completions)
-        nodes = np.zeros(tree.n_nodes, dtype=np.int64)
-        nodes[tree.paths] = self.tree.paths[place][:, -max_new_tokens:]
+        nodes = self._nodes(tree, place)
         surprise = np.bincount(self.tree.parent[1:], -np.exp(self.logp[1:]) * self.logp[1:])
         return Rollouts(
             prompts=list(prompts),
@@ -75,8 +76,7 @@ class WholeTree:
     def learn(self, rollouts: Rollouts, objective: Objective, coefficients: Coefficients) -> None:
         """Leave an objective's gradient in model.gradients, for rollouts drawn since the last `look`, after this tree's prompt."""
         tree, place = rollouts.tree, [self._place(tokens) for group in rollouts.completions for tokens in group]
-        nodes = np.zeros(tree.n_nodes, dtype=np.int64)
-        nodes[tree.paths] = self.tree.paths[place]
+        nodes = self._nodes(tree, np.array(place))
         _, dlogp = objective.evaluate(coefficients, rollouts.logp, rollouts.logp)
         on_whole = np.zeros(self.tree.n_nodes)
         on_whole[nodes[tree.scored]] = dlogp[tree.scored]
@@ -84,6 +84,12 @@ class WholeTree:
             self.look()
         self.model.backward(on_whole, add=False)
         self._can_go_back = False
+
+    def _nodes(self, tree: PrefixTree, place: np.ndarray) -> np.ndarray:
+        """Where the nodes of a tree of completions stand in this one; place (B,): each completion's.   -> (N,)"""
+        nodes = np.zeros(tree.n_nodes, dtype=np.int64)
+        nodes[tree.paths] = self.tree.paths[place][:, -tree.paths.shape[1] :]
+        return nodes
 
     def _place(self, tokens: np.ndarray) -> int:
         """A prefix read as a number: its place among those of its length."""
