@@ -19,7 +19,7 @@ from minigrpo.objectives import Objective
 from minigrpo.optim import AdamW, clip_gradient
 from minigrpo.parameters import TransformerConfig
 from minigrpo.plan import split_tree
-from minigrpo.profiling import Stopwatch, forward_flops, peak_rate
+from minigrpo.profiling import PHASES, Stopwatch, forward_flops, peak_rate
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.settings import TrainSettings
 from minigrpo.transformer import Transformer
@@ -98,27 +98,29 @@ def unique_share(rollouts: Rollouts) -> float:
 
 
 def measure(name: str, steps: int, backend: str = "numpy", dtype: str = "float32") -> str:
-    """Medians of `steps` steps of a workload after a first, as lines for a terminal.   Raises ValueError for an unknown name."""
+    """Medians of `steps` steps of a workload after a first, as lines for a terminal.   Raises ValueError for an unknown name.
+
+    The floor of a step is by the peak rate measured right before or after it, the better one.
+    """
     if name not in WORKLOADS:
         raise ValueError(f"there is no workload {name!r}: choose from {', '.join(WORKLOADS)}")
     if steps < 1:
         raise ValueError(f"{steps} steps give no time: take at least 1")
     bench = Bench(WORKLOADS[name], backend, dtype)
-    shared, seconds, floors = [], [], []
-    peak = peak_rate(bench.model.backend, dtype)
+    rows = []
     for _ in range(steps + 1):
+        peak = peak_rate(bench.model.backend, dtype, repeats=3)
         watch = Stopwatch()
         rollouts = bench.step(watch)
-        peak = max(peak, peak_rate(bench.model.backend, dtype, repeats=1))
-        seconds.append(watch.phases())
-        shared.append(unique_share(rollouts))
-        floors.append(sum(watch.flops.values()))
-    median = {phase: float(np.median([s[phase] for s in seconds[1:]])) for phase in seconds[0]}
-    total = float(np.median([sum(s.values()) for s in seconds[1:]]))
-    update = median["forward"] + median["backward"]
-    floor = float(np.median(floors[1:])) / peak
-    parts = "   ".join(f"{phase} {1e3 * spent:.0f}" for phase, spent in median.items())
+        peak = max(peak, peak_rate(bench.model.backend, dtype, repeats=3))
+        seconds, floor = watch.phases(), sum(watch.flops.values()) / peak
+        total, update = sum(seconds.values()), seconds["forward"] + seconds["backward"]
+        rows.append(seconds | {"step": total, "step / floor": total / floor, "update / floor": update / (0.75 * floor)})
+        rows[-1] |= {"peak": peak, "shared": unique_share(rollouts)}
+    median = {key: float(np.median([row[key] for row in rows[1:]])) for key in rows[0]}
+    parts = "   ".join(f"{phase} {1e3 * median[phase]:.0f}" for phase in PHASES)
     return (
-        f"{name}: a step {1e3 * total:.0f} ms = {total / floor:.2f} × its floor; update {update / (0.75 * floor):.2f} × its floor "
-        f"(peak {peak / 1e9:.0f} GFLOP/s; distinct tokens {np.mean(shared[1:]):.2f} of all)\n    ms: {parts}"
+        f"{name}: a step {1e3 * median['step']:.0f} ms = {median['step / floor']:.2f} × its floor; update "
+        f"{median['update / floor']:.2f} × its floor (peak {median['peak'] / 1e9:.0f} GFLOP/s; distinct tokens "
+        f"{median['shared']:.2f} of all)\n    ms: {parts}"
     )

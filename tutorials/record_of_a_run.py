@@ -39,7 +39,7 @@ Groups = list[dict[str, Any]]  # question and completions as token ids, rewards
 def greedy(model: Transformer, task: Tokenised) -> list[str]:
     """The likeliest completion of every problem a ≤ b, up to the end of its line."""
     numbers = range(task.task.low, task.task.high + 1)
-    texts = [few_shot(task.task._examples, f"{a} + {b} =") for a in numbers for b in numbers if a <= b]
+    texts = [few_shot(task.task.solved, f"{a} + {b} =") for a in numbers for b in numbers if a <= b]
     found: list[str] = []
     for start in range(0, len(texts), CHUNK):
         prompts = [task.tokenizer.encode(text) for text in texts[start : start + CHUNK]]
@@ -63,7 +63,7 @@ def as_group(task: Tokenised, prompt: np.ndarray, completions: list[np.ndarray],
 
 def preamble(task: Tokenised) -> list[int]:
     """The tokens of the solved examples."""
-    return task.tokenizer.encode(few_shot(task.task._examples, "")).tolist()
+    return task.tokenizer.encode(few_shot(task.task.solved, "")).tolist()
 
 
 def logged(run: Path) -> list[list[dict[str, Any]]]:
@@ -79,7 +79,7 @@ def logged(run: Path) -> list[list[dict[str, Any]]]:
 
 def last_batch(task: Tokenised, groups: list[dict[str, Any]], distinct: int) -> Groups:
     """The last step's groups in tokens again.   Raises ValueError if their tree is not of the size that was logged."""
-    shown = few_shot(task.task._examples, "")
+    shown = few_shot(task.task.solved, "")
     completions = [[task.tokenizer.encode(text) for text in g["completions"]] for g in groups]
     if PrefixTree.from_groups([()] * len(groups), completions).n_nodes != distinct:
         raise ValueError("the texts of the last step are not made of the tokens that were sampled: train with another seed")
@@ -92,7 +92,8 @@ def file_of_the_model() -> dict[str, Any]:
     file, kinds = GGUFFile(cached("smollm2")), defaultdict(lambda: [0, 0, 0])
     levels = []
     for name, info in file.tensors.items():
-        kinds[info.kind] = [x + y for x, y in zip(kinds[info.kind], (1, int(np.prod(info.shape)), file._bytes(info)), strict=True)]
+        one = 1, int(np.prod(info.shape)), file.stored_bytes(info)
+        kinds[info.kind] = [x + y for x, y in zip(kinds[info.kind], one, strict=True)]
         if info.kind == "Q4_1":
             blocks = file.read(name).reshape(-1, BLOCK)
             levels.append(((np.ptp(blocks, axis=1) / (LEVELS - 1)) ** 2).mean())

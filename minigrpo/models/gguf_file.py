@@ -81,7 +81,7 @@ class GGUFFile:
         self.tensors: dict[str, TensorInfo] = {}
         for name, shape, kind, offset in table:
             info = TensorInfo(shape, kind, start + offset)
-            if info.start + self._bytes(info) > len(self._data):
+            if info.start + self.stored_bytes(info) > len(self._data):
                 raise ValueError(f"{self.path} is cut short: tensor {name} would end after the file does; fetch it again")
             self.tensors[self._parameter(name)] = info
 
@@ -129,13 +129,20 @@ class GGUFFile:
         from gguf import GGMLQuantizationType, quants
 
         info = self.tensors[name]
-        raw = np.frombuffer(self._data, dtype=np.uint8, count=self._bytes(info), offset=info.start)
+        raw = np.frombuffer(self._data, dtype=np.uint8, count=self.stored_bytes(info), offset=info.start)
         if info.kind == "F32":
             return raw.view(np.float32).reshape(info.shape)
         rows = raw.reshape(*info.shape[:-1], -1)
         kind = GGMLQuantizationType[info.kind]
         rows = rows.view(np.float16) if info.kind == "F16" else rows
         return quants.dequantize(rows, kind).reshape(info.shape)
+
+    def stored_bytes(self, info: TensorInfo) -> int:
+        """How many bytes of the file a tensor takes."""
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+        block, size = GGML_QUANT_SIZES[GGMLQuantizationType[info.kind]]
+        return math.prod(info.shape) // block * size
 
     def tokenizer(self) -> TextTokenizer:
         """The file's tokenizer.   Raises ValueError for one that cannot be rebuilt exactly."""
@@ -200,12 +207,6 @@ class GGUFFile:
         if not all(shape) or shape[-1] % block:
             raise ValueError(f"{self.path} is damaged: tensor {name!r} of shape {shape} cannot be stored as {kind}")
         return name, shape, kind, offset
-
-    def _bytes(self, info: TensorInfo) -> int:
-        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
-        block, size = GGML_QUANT_SIZES[GGMLQuantizationType[info.kind]]
-        return math.prod(info.shape) // block * size
 
     def _parameter(self, name: str) -> str:
         parts = name.split(".")

@@ -40,10 +40,16 @@ class Largest:
         """Enough for a space, the digits of a number (a token each in SmolLM2), one more, and the line's end."""
         return len(str(self.high)) + 3
 
+    @cached_property
+    def solved(self) -> list[tuple[str, str]]:
+        """The solved examples: problem, answer."""
+        problems = draw_problems(np.random.default_rng(PREAMBLE), self.examples, "train", self._draw, _key, self.test_share)
+        return [(_question(problem), str(max(problem))) for problem in problems]
+
     def texts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[str]:
         """n prompts: the examples, then the problem."""
         problems = draw_problems(rng, n, split, self._draw, _key, self.test_share)
-        return [few_shot(self._examples, _question(problem)) for problem in problems]
+        return [few_shot(self.solved, _question(problem)) for problem in problems]
 
     def reward(self, prompt: str, completion: str) -> float:
         """1 for the largest number of the prompt's last line, else 0."""
@@ -52,11 +58,6 @@ class Largest:
 
     def _draw(self, rng: np.random.Generator) -> tuple[int, ...]:
         return tuple(rng.choice(self.high + 1, self.count, replace=False).tolist())
-
-    @cached_property
-    def _examples(self) -> list[tuple[str, str]]:
-        problems = draw_problems(np.random.default_rng(PREAMBLE), self.examples, "train", self._draw, _key, self.test_share)
-        return [(_question(problem), str(max(problem))) for problem in problems]
 
 
 def _question(problem: tuple[int, ...]) -> str:

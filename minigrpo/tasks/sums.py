@@ -45,10 +45,16 @@ class Sums:
         """Enough for a space, the digits of the largest sum (a token each in SmolLM2), one more, and the line's end."""
         return len(str(2 * self.high)) + 3
 
+    @cached_property
+    def solved(self) -> list[tuple[str, str]]:
+        """The solved examples: problem, answer."""
+        problems = draw_problems(np.random.default_rng(PREAMBLE), self.examples, "train", self._draw, _key, self.test_share)
+        return [(f"{a} + {b} =", str(a + b)) for a, b in problems]
+
     def texts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[str]:
         """n prompts: the examples, then the problem."""
         problems = draw_problems(rng, n, split, self._draw, _key, self.test_share)
-        return [few_shot(self._examples, f"{a} + {b} =") for a, b in problems]
+        return [few_shot(self.solved, f"{a} + {b} =") for a, b in problems]
 
     def reward(self, prompt: str, completion: str) -> float:
         """1 for the sum of the two numbers in the prompt's last line, else 0."""
@@ -58,11 +64,6 @@ class Sums:
     def _draw(self, rng: np.random.Generator) -> tuple[int, int]:
         a, b = rng.integers(self.low, self.high + 1, 2).tolist()
         return a, b
-
-    @cached_property
-    def _examples(self) -> list[tuple[str, str]]:
-        problems = draw_problems(np.random.default_rng(PREAMBLE), self.examples, "train", self._draw, _key, self.test_share)
-        return [(f"{a} + {b} =", str(a + b)) for a, b in problems]
 
 
 def _key(problem: tuple[int, int]) -> str:
