@@ -282,15 +282,16 @@ def lambda_weights(sequences: Sequence[Tokens]) -> list[np.ndarray]:
     for symbol, row in zip(symbols, rows, strict=True):
         symbol[: len(row)] = row
     order, same = _sort_rows(symbols, length)
-    common = np.full((k, k), symbols.shape[1])  # common prefixes of sorted rows: the least of those of neighbours in between
-    common[:, 1:] = np.where(np.arange(1, k) > np.arange(k)[:, None], same, common[:, 1:])
-    common = np.minimum.accumulate(common, axis=1)
-    common = np.minimum(common, common.T)
-    np.fill_diagonal(common, length[order])
-    common[order] = np.sort(common, axis=1)
-    stretches = np.diff(common, axis=1, prepend=0)  # along a completion its k - j longest common prefixes go on, one less each time
-    weights = np.repeat(np.tile(1 / np.arange(k, 0, -1), k), stretches.ravel())
-    return np.split(weights, np.cumsum(length)[:-1])
+    weights = np.ones((k, int(length.max())))  # of the rows in order, in which a process set is a run of rows
+    growing = [(0, 0)]  # sets that the next row may join: (end of the step, first row), shorter steps first
+    for row, common in enumerate([*same.tolist(), 0], start=1):
+        first = row - 1
+        while growing[-1][0] > common:
+            end, first = growing.pop()
+            weights[first:row, max(growing[-1][0], common) : end] = 1 / (row - first)
+        if growing[-1][0] < common:
+            growing.append((common, first))
+    return [weights[row, :n] for row, n in zip(np.argsort(order).tolist(), length.tolist(), strict=True)]
 
 
 def _sort_rows(symbols: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -313,7 +314,7 @@ def token_arrays(sequences: Sequence[Tokens], name: Callable[[int], str]) -> lis
                 f"not {array.dtype} of {array.ndim} dimensions"
             )
     whole = np.concatenate([array.ravel() for array in arrays if array.size] or [np.zeros(0, dtype=np.int64)])
-    if whole.size and (whole.min() < 0 or whole.max() > MAX_TOKEN):
+    if whole.size and whole.astype(np.int64, copy=False).view(np.uint64).max() > MAX_TOKEN:  # a negative one reads as a huge one
         i = next(i for i, array in enumerate(arrays) if array.size and (array.min() < 0 or array.max() > MAX_TOKEN))
         raise ValueError(f"{name(i)} holds a token id outside [0, 2**31): {int(arrays[i].min())} … {int(arrays[i].max())}")
     return [array.astype(np.int64, copy=False).ravel() for array in arrays]
