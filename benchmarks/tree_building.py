@@ -33,7 +33,7 @@ def by_definition(sequences: list[np.ndarray]) -> list[np.ndarray]:
     return [1.0 / np.logical_and.accumulate(rows == row, axis=1).sum(0) for row in rows]
 
 
-def measure(authors: str | None = None, repeats: int = 5) -> list[dict[str, Any]]:
+def measure(authors: str | None = None, repeats: int = 25) -> list[dict[str, Any]]:
     """Medians in seconds for every size.   authors: a file with their class InfPRMTree"""
     theirs = load_authors(authors) if authors else None
     found = []
@@ -47,7 +47,7 @@ def measure(authors: str | None = None, repeats: int = 5) -> list[dict[str, Any]
         if theirs and k <= 36:
             for ours, scales in zip(lambda_weights(sequences), theirs(sequences), strict=True):
                 np.testing.assert_allclose(ours, scales.numpy(), rtol=1e-6)
-            row["authors"] = _median(lambda s=sequences: theirs(s), 3)
+            row["authors"] = _median(lambda s=sequences: theirs(s), repeats)
         found.append(row)
     return found
 
