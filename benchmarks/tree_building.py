@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo import lambda_weights
+from minigrpo import get_backend, lambda_weights
 
 SIZES = [(6, 1024), (36, 1024), (36, 4096), (128, 4096), (256, 4096), (1024, 4096)]  # k completions of n tokens
 BY_DEFINITION = 36 * 4096  # tokens up to which the definition is tried: it takes k² n comparisons
@@ -35,6 +35,7 @@ def by_definition(sequences: list[np.ndarray]) -> list[np.ndarray]:
 
 def measure(authors: str | None = None, repeats: int = 25) -> list[dict[str, Any]]:
     """Medians in seconds for every size.   authors: a file with their class InfPRMTree"""
+    get_backend("numpy")  # as in any run; from then on freed memory is used again, for the others too
     theirs = load_authors(authors) if authors else None
     found = []
     for k, n in SIZES:

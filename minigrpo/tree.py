@@ -23,6 +23,7 @@ from itertools import chain
 import numpy as np
 
 MAX_TOKEN = 2**31 - 1
+LONG = 1024  # tokens of a sequence that is checked by itself, since copying it would cost more
 Tokens = Sequence[int] | np.ndarray  # token ids of one text
 
 
@@ -282,7 +283,7 @@ def lambda_weights(sequences: Sequence[Tokens]) -> list[np.ndarray]:
     for symbol, row in zip(symbols, rows, strict=True):
         symbol[: len(row)] = row
     order, same = _sort_rows(symbols, length)
-    weights = np.ones((k, int(length.max())))  # of the rows in order, in which a process set is a run of rows
+    weights = np.ones(symbols.shape)  # of the rows in order, in which a process set is a run of rows
     growing = [(0, 0)]  # sets that the next row may join: (end of the step, first row), shorter steps first
     for row, common in enumerate([*same.tolist(), 0], start=1):
         first = row - 1
@@ -313,8 +314,9 @@ def token_arrays(sequences: Sequence[Tokens], name: Callable[[int], str]) -> lis
                 f"{name(i)} must be a one-dimensional sequence of token ids (integers), "
                 f"not {array.dtype} of {array.ndim} dimensions"
             )
-    whole = np.concatenate([array.ravel() for array in arrays if array.size] or [np.zeros(0, dtype=np.int64)])
-    if whole.size and whole.astype(np.int64, copy=False).view(np.uint64).max() > MAX_TOKEN:  # a negative one reads as a huge one
+    short = [array for array in arrays if 0 < array.size < LONG]
+    pieces = [array for array in arrays if array.size >= LONG] + ([np.concatenate(short)] if short else [])
+    if any(piece.astype(np.int64, copy=False).view(np.uint64).max() > MAX_TOKEN for piece in pieces):  # -1 reads as 2**64 - 1
         i = next(i for i, array in enumerate(arrays) if array.size and (array.min() < 0 or array.max() > MAX_TOKEN))
         raise ValueError(f"{name(i)} holds a token id outside [0, 2**31): {int(arrays[i].min())} … {int(arrays[i].max())}")
     return [array.astype(np.int64, copy=False).ravel() for array in arrays]
