@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from minigrpo.bench import WORKLOADS, Bench, Workload, unique_share
-from minigrpo.profiling import Stopwatch, peak_rate
 from minigrpo.tree import PrefixTree
 
 PAUSE = 0.5  # seconds: the threads of a BLAS go on spinning for a while, and would disturb whoever comes next
@@ -27,10 +26,7 @@ def compare(name: str, rounds: int, progress: Any = print) -> dict[str, Any]:
     rows: list[dict[str, float]] = []
     for i in range(rounds + 1):
         time.sleep(PAUSE)
-        peak = peak_rate(ours.model.backend, repeats=3)
-        watch = Stopwatch()
-        rollouts = ours.step(watch)
-        peak = max(peak, peak_rate(ours.model.backend, repeats=3))
+        rollouts, watch, peak = ours.timed_step()
         spent = watch.phases()
         started = time.perf_counter()
         PrefixTree.from_groups(rollouts.prompts, rollouts.completions)

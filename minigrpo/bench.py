@@ -69,6 +69,13 @@ class Bench:
             rollouts = self.sample()
         return self.update(rollouts, watch)
 
+    def timed_step(self) -> tuple[Rollouts, Stopwatch, float]:
+        """A step, its time, and the peak rate right before or after it, whichever is better."""
+        backend, dtype, watch = self.model.backend, str(self.model.dtype), Stopwatch()
+        before = peak_rate(backend, dtype)
+        rollouts = self.step(watch)
+        return rollouts, watch, max(before, peak_rate(backend, dtype))
+
     def update(self, rollouts: Rollouts, watch: Stopwatch) -> Rollouts:
         """Score and update from given rollouts."""
         model = self.model
@@ -100,7 +107,7 @@ def unique_share(rollouts: Rollouts) -> float:
 def measure(name: str, steps: int, backend: str = "numpy", dtype: str = "float32") -> str:
     """Medians of `steps` steps of a workload after a first, as lines for a terminal.   Raises ValueError for an unknown name.
 
-    The floor of a step is by the peak rate measured right before or after it, the better one.
+    The floor of a step is by the peak rate measured beside it.
     """
     if name not in WORKLOADS:
         raise ValueError(f"there is no workload {name!r}: choose from {', '.join(WORKLOADS)}")
@@ -109,14 +116,11 @@ def measure(name: str, steps: int, backend: str = "numpy", dtype: str = "float32
     bench = Bench(WORKLOADS[name], backend, dtype)
     rows = []
     for _ in range(steps + 1):
-        peak = peak_rate(bench.model.backend, dtype, repeats=3)
-        watch = Stopwatch()
-        rollouts = bench.step(watch)
-        peak = max(peak, peak_rate(bench.model.backend, dtype, repeats=3))
+        rollouts, watch, peak = bench.timed_step()
         seconds, floor = watch.phases(), sum(watch.flops.values()) / peak
-        total, update = sum(seconds.values()), seconds["forward"] + seconds["backward"]
-        rows.append(seconds | {"step": total, "step / floor": total / floor, "update / floor": update / (0.75 * floor)})
-        rows[-1] |= {"peak": peak, "shared": unique_share(rollouts)}
+        step, update = sum(seconds.values()), seconds["forward"] + seconds["backward"]
+        ratios = {"step / floor": step / floor, "update / floor": update / (0.75 * floor)}
+        rows.append(seconds | ratios | {"step": step, "peak": peak, "shared": unique_share(rollouts)})
     median = {key: float(np.median([row[key] for row in rows[1:]])) for key in rows[0]}
     parts = "   ".join(f"{phase} {1e3 * median[phase]:.0f}" for phase in PHASES)
     return (
