@@ -117,9 +117,10 @@ def measure(name: str, steps: int, backend: str = "numpy", dtype: str = "float32
     rows = []
     for _ in range(steps + 1):
         rollouts, watch, peak = bench.timed_step()
-        seconds, floor = watch.phases(), sum(watch.flops.values()) / peak
-        step, update = sum(seconds.values()), seconds["forward"] + seconds["backward"]
-        ratios = {"step / floor": step / floor, "update / floor": update / (0.75 * floor)}
+        seconds, of_update = watch.phases(), watch.flops["forward"] + watch.flops["backward"]
+        step = sum(seconds.values())
+        ratios = {"step / floor": step * peak / sum(watch.flops.values())}
+        ratios["update / floor"] = (step - seconds["sample"]) * peak / of_update
         rows.append(seconds | ratios | {"step": step, "peak": peak, "shared": unique_share(rollouts)})
     median = {key: float(np.median([row[key] for row in rows[1:]])) for key in rows[0]}
     parts = "   ".join(f"{phase} {1e3 * median[phase]:.0f}" for phase in PHASES)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from minigrpo import PrefixTree, lambda_weights, plan, step_rewards
 from minigrpo.plan import split_tree
+from minigrpo.tree import LONG
 
 ALPHABET = [0, 1, 256, 2**31 - 1, 2**31 - 2, 65_536]
 
@@ -167,6 +168,16 @@ def test_what_is_no_list_of_token_ids_is_named(bad):
         PrefixTree.from_groups([[1], bad], [[[1]], [[1]]])
 
 
+@pytest.mark.parametrize("bad", [-1, 2**31, 2**40])
+@pytest.mark.parametrize("length", [LONG - 1, LONG])
+def test_a_token_outside_the_range_is_named_in_a_long_sequence_too(bad, length):
+    group = [np.zeros(n, dtype=np.int64) for n in (3, LONG, length, LONG + 1)]
+    lambda_weights(group)
+    group[2][-1] = bad
+    with pytest.raises(ValueError, match=rf"completion 2 of group 0 holds a token id outside .*: {min(bad, 0)} … {max(bad, 0)}"):
+        lambda_weights(group)
+
+
 def test_a_tree_needs_completions_and_a_prompt_for_each_group():
     with pytest.raises(ValueError, match="group 0 has no completions"):
         PrefixTree.from_sequences([])
@@ -294,8 +305,8 @@ def test_split_makes_no_part_for_a_copy():
 # -- size ----------------------------------------------------------------------------------------------------------------
 
 
-def lines_run_to_build(group):
-    """How many lines of tree.py Python runs to build the tree and its weights."""
+def lines_run_to(build, group):
+    """How many lines of tree.py Python runs to build the tree, or its weights."""
     events = []
 
     def trace(frame, event, _):
@@ -305,7 +316,7 @@ def lines_run_to_build(group):
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        lambda_weights(group)
+        build(group)
     finally:
         sys.settrace(before)
     return events.count("line")
@@ -315,8 +326,11 @@ def test_no_python_loop_over_tokens_and_a_large_group():
     rng = np.random.default_rng(0)
     trunk = rng.integers(50_000, size=2000)
     group = [np.concatenate([trunk[:cut], rng.integers(50_000, 2**31, size=2000 - cut)]) for cut in rng.integers(2000, size=200)]
-    lines = lines_run_to_build(group)
-    assert 0 < lines == lines_run_to_build([np.repeat(y, 5) for y in group])  # the same tree, longer steps
+    build = PrefixTree.from_sequences
+    assert 0 < lines_run_to(build, [y[:LONG] for y in group]) == lines_run_to(build, group)
+    assert lines_run_to(build, [y[:20] for y in group]) == lines_run_to(build, [y[:200] for y in group])
+    lines = lines_run_to(lambda_weights, group)
+    assert 0 < lines == lines_run_to(lambda_weights, [np.repeat(y, 5) for y in group])  # the same tree, longer steps
     assert lines < 20 * len(group)
     tree = PrefixTree.from_sequences(group)
     rows = np.array(group)
