@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from minigrpo.checks.grading import Task, WrongAnswer
+from minigrpo.user_code import run_file
 
 CHAPTERS = {
     "ch01": "policy gradients",
@@ -105,22 +105,16 @@ def find(chapter: str, path: str | None) -> Path:
 def load(file: Path) -> ModuleType:
     """Run a student's file as a module.   Raises ValueError, naming the line, if Python cannot."""
     name = f"minigrpo_exercises_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
+    if file.suffix != ".py":
         raise ValueError(f"{file} is no Python file: its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    cached, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a file that was saved a moment ago must be read anew
-    sys.modules[name] = module  # dataclasses look their module up by name
     try:
-        spec.loader.exec_module(module)
+        return run_file(file, name)
     except SyntaxError as error:
         raise ValueError(f"{file} cannot be read: {type(error).__name__} in line {error.lineno}: {error.msg}") from error
     except (Exception, SystemExit) as error:
         raise ValueError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
-        sys.dont_write_bytecode = cached
-        del sys.modules[name]
-    return module
+        sys.modules.pop(name, None)
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:

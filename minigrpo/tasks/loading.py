@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 from minigrpo.tasks.task import Task, Tokenizer, whole_number
 from minigrpo.tasks.text import Tokenised
+from minigrpo.user_code import run_file
 
 BUILT_IN = {
     "arithmetic": "Arithmetic",
@@ -64,13 +63,9 @@ def _class_in_file(file: str, class_name: str) -> Callable[..., Task]:
     if path.suffix != ".py":
         raise ValueError(f"the task file {file!r} is no .py file: name one")
     module_name = f"minigrpo_task_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses look their module up by name
     try:
-        spec.loader.exec_module(module)
+        module = run_file(path, module_name)
     except Exception as error:
-        del sys.modules[module_name]
         raise ValueError(f"the task file {file!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(getattr(module, class_name, None)):
         classes = [key for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module_name]
