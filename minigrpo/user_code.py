@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-
 _last_on_path: list[str] = []  # the folder of the file that was run last
 
 
