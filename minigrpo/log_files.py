@@ -120,7 +120,7 @@ def parse(text: str, name: str = "", names: Names = NAMES) -> list[tuple[str, di
         raise ValueError(f"no input{of}: {EXPECTED}")
     header = text.lstrip().partition("\n")[0].strip()
     for mark in "\t,;|" if header[0] not in "{[" else "":
-        if present(dict.fromkeys(next(csv.reader([header], delimiter=mark), [])), names["completion"]):
+        if present({cell.strip().strip('"'): "" for cell in header.split(mark)}, names["completion"]):
             return _table(text.lstrip("\r\n"), mark, of, names)
     if name.lower().endswith((".csv", ".tsv")):
         raise ValueError(f"the header{of} has no completion, or name it with --completion-name: {header[:300]}")

@@ -124,6 +124,7 @@ FORMATS = {
     "messages.jsonl": lines({"step": r["step"], "messages": r["prompt"] + r["completion"], "reward": r["reward"]} for r in CHATS),
     "shuffled.jsonl": lines(ROWS[:4:2] + ROWS[4:8] + ROWS[1:4:2] + ROWS[8:]),
     "CRLF.csv": table(ROWS).replace("\n", "\r\n"),
+    "CR.csv": table(ROWS).replace("\r\n", "\r"),
     "plural.jsonl": lines(
         {
             "step": r[0]["step"],
@@ -499,6 +500,8 @@ def test_encodings(codec, name, tmp_path, monkeypatch, capsys):
         ("a.csv", "completion\n\"[{'role': 'assistant', 'content': 'x'}]\"\n", "line 2 of a.csv holds a chat as a text"),
         ("a.parquet", "PAR1", "a.parquet"),
         ("a.txt", "hello", "malformed JSON at line 1, column 1 of a.txt"),
+        ("a.txt", "hello " * 50_000, "malformed JSON at line 1, column 1 of a.txt"),
+        ("a.csv", '"he\rllo,completion\nx,y\n', "malformed CSV of a.csv"),
     ],
 )
 def test_errors_name_file_line_and_keys(name, text, message, tmp_path):
