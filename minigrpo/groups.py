@@ -56,7 +56,7 @@ def read_groups(text: str, *, unit: str = "auto", reward_name: str | None = None
     Each object is a group {"prompt", "completions", "rewards"} or a logged completion {"prompt", "completion", "reward"}, or has
     these under the names that `logs.py` knows; logged ones form a group if they have the same prompt (and step and group, where
     present), next to each other or not.  Only the completions are required.  A completion is a text, a list of token ids, a list
-    of token texts, or a chat (its contents joined).  A reward is a finite number; true counts 1, false 0.
+    of token texts, or a chat (its contents joined).  A reward is a number below 1e150; true counts 1, false 0.
     unit: "characters" or "words" to split texts into; "auto" is words if any text of the input holds a space.
     reward_name: the field of a completion's reward, or several with commas, which are added.
     Raises ValueError, naming line or group and completion, for anything else.
@@ -104,8 +104,8 @@ def _rewards(group: Sequence[Completion]) -> np.ndarray | None:
     for c in group:
         if c.reward is None:
             raise ValueError(f"{c.where} has no reward, but others of its group do: give all or none")
-        if not isinstance(c.reward, int | float) or not abs(c.reward) < 1e300:
-            raise ValueError(f"the reward of {c.where} is {json.dumps(c.reward)[:60]}: it must be a finite number")
+        if not isinstance(c.reward, int | float) or not abs(c.reward) < 1e150:
+            raise ValueError(f"the reward of {c.where} is {json.dumps(c.reward)[:60]}: it must be a finite number below 1e150")
     return np.array([c.reward for c in group], dtype=np.float64)
 
 

@@ -75,7 +75,9 @@ def choose_steps(groups: list[list[Completion]], steps: Iterable[str] = (), *, l
     there = {str(group[0].step) for group in groups} - {"None"}
     wanted = {*steps, *([max(there, key=by_number, default="")] if last else [])}
     if wanted - there:
-        raise ValueError(f"no group is of step {listed(wanted - there)}; their steps are: {listed(sorted(there, key=by_number))}")
+        raise ValueError(
+            f"no group is of step {listed(wanted - there)}; their steps are: {listed(sorted(there, key=by_number)) or 'none'}"
+        )
     return [group for group in groups if not wanted or str(group[0].step) in wanted]
 
 

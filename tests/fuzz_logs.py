@@ -208,7 +208,7 @@ if __name__ == "__main__":
     try:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))  # what is loaded, and two GB: more is a MemoryError
+        resource.setrlimit(resource.RLIMIT_AS, (5 << 29, 5 << 29))  # 2 GB and what is loaded: more is a MemoryError
     except ImportError:
         pass
     warnings.simplefilter("error")

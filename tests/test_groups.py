@@ -133,6 +133,7 @@ def test_texts_are_joined_back_exactly(texts, unit):
         ('{"completions": ["a", "b"], "rewards": [1, "2"]}', 'the reward of completion 1 of the group is "2"'),
         ('{"completions": ["a", "b"], "rewards": [1, null]}', "completion 1 of the group has no reward, but others"),
         ('{"completions": ["a"], "rewards": [1' + "0" * 400 + "]}", "must be a finite number"),
+        ('{"completions": ["a", "b"], "rewards": [1, -1e160]}', "is -1e.160: it must be a finite number below 1e150"),
         (lines({"completion": "a", "reward": 1}, {"completion": "b"}), "line 2 has no reward, but others of its group do"),
         (lines({"completion": "a", "reward": 1}, {"completion": "b", "reward": math.inf}), "the reward of line 2 is Infinity"),
     ],
