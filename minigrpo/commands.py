@@ -267,7 +267,7 @@ def run_plot(a: argparse.Namespace) -> None:
 
     folders = [Path(path).resolve().parent if Path(path).is_file() else Path(path) for path in a.path]
     if len(folders) > 1 or a.key is not None:
-        figure = compare_runs(folders, a.key or "reward")
+        figure = compare_runs(folders, "reward" if a.key is None else a.key)
     else:
         s = run_settings(folders[0])
         title = f"{s['objective']} on {task_name(s)}, one run (seed {s['seed']})"

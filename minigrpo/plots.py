@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from minigrpo.drawing import BLUE, INK, LINES, STYLE, columns, shorten
+from minigrpo.drawing import BLUE, INK, LINES, STYLE, columns, shorten, visible
 from minigrpo.runs import is_finite, read_metrics, read_settings
 from minigrpo.settings import MAY_CHANGE, TrainSettings
 from minigrpo.tree_plots import draw_tree as draw_tree
@@ -172,13 +172,13 @@ def compare_runs(folders: Sequence[str | Path], key: str = "reward") -> Figure:
                 raise ValueError(f"{was}: runs of different tasks cannot be compared, so plot them apart")
         values = {record["step"]: record[key] for record in records if is_finite(record.get(key))}
         if not values:
-            others = ", ".join(sorted({k for record in records for k in record if is_finite(record[k])}))
+            others = visible(", ".join(sorted({k for record in records for k in record if is_finite(record[k])})))
             raise ValueError(f"{folder}: there is no {key!r} in the metrics of a run: it has {others} (as finite numbers)")
         line = {name: value for name, value in settings.items() if name not in ignored}
         runs = next((runs for other, runs in lines if other == line), None)
         if runs is None:
             lines.append((line, runs := {}))
-        if (seed := settings["seed"]) in runs:
+        if (seed := str(settings["seed"])) in runs:
             why = f"seed {seed} and all settings that change {key} are the same"
             raise ValueError(f"{runs[seed][0]} and {folder} are one run, not two seeds ({why}): leave one out")
         runs[seed] = folder, values

@@ -16,7 +16,6 @@ import hashlib
 import json
 import math
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -198,8 +197,8 @@ def read_metrics(path: str | Path, before: bool = False) -> list[dict[str, Any]]
 
 
 def is_finite(value: object) -> bool:
-    """Whether a value that was read from JSON is a number that can be drawn."""
-    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+    """Whether a value that was read from JSON is a finite number, and not so large that means of it overflow."""
+    return isinstance(value, int | float) and abs(value) < 1e300
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -208,6 +207,6 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     if not file.exists():
         raise ValueError(f"{path} holds no run (no settings.json): give the folder of one (minigrpo train --out)")
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        return dict(json.loads(file.read_text(encoding="utf-8")).items())
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"{file} is damaged ({error}): restore it, or start another run") from error

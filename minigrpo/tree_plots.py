@@ -75,9 +75,8 @@ def draw_tree(
     leaves = set(range(len(steps))) - {s.parent for s in steps}
     own = None if rewards is None else np.asarray(rewards, dtype=np.float64)[tree.completion_group == group]
     names = {i: shorten(member_names(steps[i].members), 26) for i in sorted(leaves)}
-    heading = visible(title.strip() if title else "A group of completions as a tree")
-    others = fonts_for("".join([heading, *(s.text for s in steps)]))
-    heading, fonts = drawable(heading, SANS + others, "bold"), MONO + others
+    heading = printed(title.strip() if title else "A group of completions as a tree", 75, "bold")
+    fonts = MONO + fonts_for("".join(s.text for s in steps))
     steps = [replace(s, text=drawable(s.text, fonts)) for s in steps]
     side = 9 * MONO_WIDTH * max(10, *map(len, names.values())) + (80 if rewards is not None else 12)  # the column at the right
     sizes = describe(tree, group=group)[0]

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from matplotlib.text import Text
-from test_cli import run  # noqa: F401
+from test_cli import TINY, run  # noqa: F401
 from test_cli_errors import one_line
 
 from minigrpo import plots
@@ -56,6 +56,21 @@ def test_evaluations_stand_at_the_steps_at_which_they_were_made(tmp_path):
     panel = metrics_figure(read_metrics(a, before=True)).axes[-1]  # one run, all of its usual metrics
     assert panel.get_title(loc="left") == "eval/pass@1_greedy" and panel.lines[0].get_xdata().tolist() == [0, 2, 4, 6, 8]
     assert [record["step"] for record in read_metrics(a)] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_runs_as_they_are_trained(run, tmp_path, monkeypatch):
+    """Evaluated at every step and at every second; two learning rates; the same twice."""
+    curves = []
+    monkeypatch.setattr(plots, "learning_curves", lambda *a, **o: curves.append(o["steps"]) or learning_curves(*a, **o))
+    made = {"a": ["--eval-every", 1, "--seed", 0], "b": ["--eval-every", 2, "--seed", 1], "c": ["--learning-rate", 0.1]}
+    for name, changes in made.items():
+        assert run("train", *TINY, "--eval-prompts", 1, *changes, "--out", tmp_path / name)[0] == 0
+    a, b, c = (tmp_path / name for name in made)
+    assert run("plot", a, b, "--key", "eval/pass@1_greedy")[0] == run("plot", a, b)[0] == run("plot", a, c)[0] == 0
+    assert curves[0] == {"eval_every=1": [0, 1, 2, 3, 4], "eval_every=2": [0, 2, 4]}
+    assert curves[1] == {"lambda_grpo": [1, 2, 3, 4]}
+    assert len(curves[2]) == 2 and "learning_rate=0.1" in curves[2]
+    assert "are one run, not two seeds" in one_line(run("plot", a, a))
 
 
 def test_a_mean_stands_only_where_all_runs_have_a_value(tmp_path):
@@ -225,6 +240,7 @@ def test_the_key_is_honoured_for_one_run_too(run, tmp_path, monkeypatch):
     assert drawn_keys == ["loss on treewalk"]
     for many in ([], [make_run(tmp_path / "b", [0, 1], seed=1)]):
         err = one_line(run("plot", folder, *many, "--key", "joy"))
+        assert "there is no '' in" in one_line(run("plot", folder, *many, "--key", ""))
         assert f"{folder}: there is no 'joy' in the metrics of a run: it has eval/pass@1_greedy, eval/prompts, loss, " in err
 
 
@@ -249,9 +265,17 @@ def test_a_huge_value_does_not_blur_the_others(tmp_path):
     assert drawn(figure)["a"][2:] == [(3, 3), (4, 5)]
 
 
+@pytest.mark.parametrize("settings", ["[]", "5", '"x"', "[[1, 2]]", "{", "", "null"])
+def test_settings_that_are_none(settings, run, tmp_path):
+    folder = make_run(tmp_path / "a", [0, 1])
+    (folder / "settings.json").write_text(settings)
+    assert "settings.json is damaged" in one_line(run("plot", folder))
+    assert "settings.json is damaged" in one_line(run("plot", folder, "--key", "reward"))
+
+
 def test_numbers_that_cannot_be_drawn_are_told(tmp_path):
-    folder = make_run(tmp_path / "a", [0, float("nan"), 10**400, 3])
+    folder = make_run(tmp_path / "a", [0, float("nan"), 10**400, 3, 1.7e308, -1.7e308])
     figure = metrics_figure(read_metrics(folder), title="what it is")
-    assert figure.axes[0].get_title(loc="left") == "reward (2 not finite)"
+    assert figure.axes[0].get_title(loc="left") == "reward (4 not finite)"
     assert figure.axes[0].lines[0].get_xdata().tolist() == [1, 4]
     assert "what it is" in texts(figure)
