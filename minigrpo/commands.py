@@ -179,7 +179,7 @@ def run_tree(a: argparse.Namespace) -> None:
     if len(groups) > 1:
         print(statistics_text(group_statistics(groups), ascii_only=a.ascii))
     if a.out:
-        from minigrpo.plots import draw_tree, draw_trees_page, save  # here, for matplotlib takes a second
+        from minigrpo.plots import draw_tree, draw_trees_page, save
 
         one = groups[0]
         figure = draw_tree(one.tree, one.rewards, one.labels, title=one.prompt) if len(groups) == 1 else draw_trees_page(groups)

@@ -22,7 +22,8 @@ from minigrpo.tree_plots import fonts_for
 def make_run(folder, rewards, every=0, **changes):
     """The folder of a run: a reward for each step, and an evaluation (a tenth of the step) before and every so many steps."""
     folder.mkdir(parents=True)
-    settings = asdict(TrainSettings()) | {"steps": len(rewards), "eval_every": every} | changes
+    own = {"steps": len(rewards), "eval_every": every, "learning_rate": 0.001}
+    settings = asdict(TrainSettings()) | own | changes
     (folder / "settings.json").write_text(json.dumps(settings))
     records = [{"step": step, "loss": 0.0, "reward": reward} for step, reward in enumerate(rewards, 1)]
     for record in records:
@@ -171,7 +172,7 @@ def test_what_changes_one_metric_alone(tmp_path):
 def test_settings_of_an_older_version_are_the_defaults(tmp_path):
     a, b = make_run(tmp_path / "a", [0, 1]), make_run(tmp_path / "b", [2, 3], seed=1)
     settings = json.loads((b / "settings.json").read_text())
-    (b / "settings.json").write_text(json.dumps({name: settings[name] for name in ("task", "steps", "seed")}))
+    (b / "settings.json").write_text(json.dumps({name: settings[name] for name in ("task", "steps", "seed", "learning_rate")}))
     assert drawn(compare_runs([a, b])) == {"lambda_grpo": [(1, 1), (2, 2)]}
 
 
