@@ -12,6 +12,8 @@ from minigrpo.objectives import Objective
 from minigrpo.optim import learning_rate_at
 from minigrpo.tasks import find_task
 
+MAY_CHANGE = ("backend", "memory_limit", "micro_batch_tokens")  # of a run, on the way: where it computes, not what
+
 
 @dataclass(frozen=True)
 class TrainSettings:
