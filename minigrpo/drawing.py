@@ -111,6 +111,8 @@ def drawn_steps(
         parent, members, start, end, text = steps[i]
         local = tuple(m - int(everyone[0]) for m in members)
         reward, advantage = (None if v is None else float(v[list(local)].mean()) for v in (own, adv))
+        if advantage is not None and abs(advantage) < 1e-9:
+            advantage = 0.0  # what cancels, as in a step of the whole group, leaves a rounding, which has no colour
         drawn.append(DrawnStep(text, local, len(route[i]), place.get(parent), start, end, reward, advantage))
     return drawn
 
@@ -239,7 +241,7 @@ def describe(tree: PrefixTree, rewards: Sequence[float] | np.ndarray | None = No
     own = tree.completion_group == group
     k, flat, distinct = int(own.sum()), int(tree.lengths[own].sum()), int((tree.group == group).sum())
     is_flat = ": flat" if k > 1 and tree.is_flat[group] else ""
-    lines = [f"k = {k}, {flat} tokens of which {distinct} distinct ({1 - distinct / max(flat, 1):.0%} shared){is_flat}"]
+    lines = [f"k = {k}, {flat} tokens of which {distinct} distinct ({(flat - distinct) / max(flat, 1):.0%} shared){is_flat}"]
     if rewards is not None:
         r = np.asarray(rewards, dtype=np.float64)[own]
         listed = " ".join(f"{x:.4g}" for x in r)

@@ -258,7 +258,7 @@ def _small_tree(ax: Axes, group: Group) -> None:
     if group.rewards is not None:
         about.append(f"mean reward {number(group.rewards.mean())}")
     if len(group.sequences) > 1:
-        shared = 1 - group.tree.n_nodes / max(int(group.tree.lengths.sum()), 1)
+        shared = float((group.tree.count - 1).sum()) / max(int(group.tree.lengths.sum()), 1)
         about.append("flat" if group.tree.is_flat[0] else f"{shared:.0%} shared")
     ax.text(0, 1.03, ", ".join(about), transform=ax.transAxes, fontsize=8, color="#555555", va="bottom")
 
