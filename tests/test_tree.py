@@ -98,6 +98,7 @@ def test_nodes_steps_and_statistics_equal_the_definitions(group):
     tree = PrefixTree.from_sequences(group)
     check_tree(tree, [()], [group])
     assert [tree.token[row[row >= 0]].tolist() for row in tree.rows] == sorted(group)  # hence numbered depth first
+    assert min(tree.rows.min(initial=-1), tree.paths.min(initial=-1)) == -1  # past the end
     for i, y in enumerate(group):
         for t in range(len(y)):
             members = tree.members(tree.paths[i, t])
