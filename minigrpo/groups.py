@@ -56,7 +56,7 @@ def read_groups(text: str, *, unit: str = "auto", reward_name: str | None = None
     Each object is a group {"prompt", "completions", "rewards"} or a logged completion {"prompt", "completion", "reward"}, or has
     these under the names that `logs.py` knows; logged ones form a group if they have the same prompt (and step and group, where
     present), next to each other or not.  Only the completions are required.  A completion is a text, a list of token ids, a list
-    of token texts, or a chat (its contents joined).  A reward is a number below 1e150; true counts 1, false 0.
+    of token texts, or a chat (its contents joined).  A reward is a number up to 1e100; true counts 1, false 0.
     unit: "characters" or "words" to split texts into; "auto" is words if any text of the input holds a space.
     reward_name: the field of a completion's reward, or several with commas, which are added.
     Raises ValueError, naming line or group and completion, for anything else.
@@ -104,8 +104,8 @@ def _rewards(group: Sequence[Completion]) -> np.ndarray | None:
     for c in group:
         if c.reward is None:
             raise ValueError(f"{c.where} has no reward, but others of its group do: give all or none")
-        if not isinstance(c.reward, int | float) or not abs(c.reward) < 1e150:
-            raise ValueError(f"the reward of {c.where} is {json.dumps(c.reward)[:60]}: it must be a finite number below 1e150")
+        if not isinstance(c.reward, int | float) or not abs(c.reward) <= 1e100:
+            raise ValueError(f"the reward of {c.where} is {json.dumps(c.reward)[:60]}: it must be a finite number up to 1e100")
     return np.array([c.reward for c in group], dtype=np.float64)
 
 
@@ -174,7 +174,7 @@ def statistics_text(stats: dict, *, ascii_only: bool = False) -> str:
         f"flat groups              {stats['flat_groups']} ({stats['flat_share']:.1%}): no two completions begin alike",
         f"path depth               {depth}",
         f"intermediate proportion  {stats['intermediate_proportion_mean']:.1%} of a completion's {unit} are before its leaf",
-        f"{unit:<24} {flat}, of which {unique} distinct ({1 - unique / max(flat, 1):.1%} shared)",
+        f"{unit:<24} {flat}, of which {unique} distinct ({(flat - unique) / max(flat, 1):.1%} shared)",
         "",
         f"|λ|   {unit:>10}   share",
     ]

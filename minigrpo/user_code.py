@@ -7,10 +7,18 @@ same second.  The file may import its neighbours, as a script may.
 from __future__ import annotations
 
 import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 _last_on_path: list[str] = []  # the folder of the file that was run last
+
+
+class _FromSource(SourceFileLoader):
+    def get_code(self, fullname: str) -> CodeType:
+        """Without a look at bytecode, which the base class would take where it is as old as the file."""
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def run_file(path: Path, name: str) -> ModuleType:
@@ -23,15 +31,14 @@ def run_file(path: Path, name: str) -> ModuleType:
     folder = str(path.parent)
     for neighbour in [n for n, m in list(sys.modules.items()) if getattr(m, "__minigrpo_neighbour__", False)]:
         del sys.modules[neighbour]
-    module = ModuleType(name)
-    module.__file__ = str(path)
+    spec = spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
+    module = module_from_spec(spec)
     known, bytecode = set(sys.modules), sys.dont_write_bytecode
-    code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
     sys.modules[name] = module  # dataclasses look their module up by name
     sys.path.insert(0, folder)
     sys.dont_write_bytecode = True
     try:
-        exec(code, module.__dict__)
+        spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise

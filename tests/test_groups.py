@@ -133,7 +133,7 @@ def test_texts_are_joined_back_exactly(texts, unit):
         ('{"completions": ["a", "b"], "rewards": [1, "2"]}', 'the reward of completion 1 of the group is "2"'),
         ('{"completions": ["a", "b"], "rewards": [1, null]}', "completion 1 of the group has no reward, but others"),
         ('{"completions": ["a"], "rewards": [1' + "0" * 400 + "]}", "must be a finite number"),
-        ('{"completions": ["a", "b"], "rewards": [1, -1e160]}', "is -1e.160: it must be a finite number below 1e150"),
+        ('{"completions": ["a", "b"], "rewards": [1, -1e160]}', "is -1e.160: it must be a finite number up to 1e100"),
         (lines({"completion": "a", "reward": 1}, {"completion": "b"}), "line 2 has no reward, but others of its group do"),
         (lines({"completion": "a", "reward": 1}, {"completion": "b", "reward": math.inf}), "the reward of line 2 is Infinity"),
     ],
@@ -232,7 +232,7 @@ def test_drawing_refuses_what_does_not_fit():
 
 
 def test_printing():
-    assert visible(" a\n\x1b[31m ") == "␣a↵�[31m␣" and visible("  ") == "␣␣"
+    assert visible(" a\n\x1b[31m ") == r"␣a↵\x1b[31m␣" and visible("  ") == "␣␣"
     assert shorten("abcdefghij", 7) == "abcd…ij" and shorten("abc", 3) == "abc" and columns(shorten("日本日本日本", 7)) <= 7
     assert member_names((0, 1, 2, 5, 7, 8)) == "y0-y2 y5 y7 y8"
     assert [number(x) for x in (None, 0.0, -1e-17, 0.001, 1e6)] == ["-", "0.00", "0.00", "1.0e-03", "1.0e+06"]
