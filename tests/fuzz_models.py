@@ -10,7 +10,6 @@ import argparse
 import copy
 import json
 import random
-import resource
 import signal
 import struct
 import sys
@@ -318,8 +317,11 @@ def run(n: int, seed: int, only: int | None = None, report: Callable[[str], Any]
         file, folder = Path(name) / "case.gguf", Path(name) / "case"
         folder.mkdir()
         load_model(Path(name) / "mha_tied")  # what is imported is imported
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        if Path("/proc/self/statm").exists():  # elsewhere the memory is not limited
+            import resource
+
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, resource.getrlimit(resource.RLIMIT_AS)[1]))
         for i in range(n) if only is None else (only,):
             rng = random.Random(f"{seed} {i}")
             if i % 2:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("gguf", reason="language models need the extra lm")
-pytest.importorskip("resource", reason="the memory of a process can be limited on POSIX systems only")
+pytest.importorskip("resource", reason="alarms that end what hangs are there on POSIX systems only")
 
 
 def test_damaged_models_are_loaded_or_refused() -> None:
