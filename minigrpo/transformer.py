@@ -26,6 +26,7 @@ from minigrpo.tree import PrefixTree
 
 MAX_LANE_PARAMETERS = 8_000_000  # each lane has gradients of its own
 MAX_LOGITS = 1 << 24  # logits that are held at a time
+FIRST_TURNS = 4096  # positions whose rotations are computed at once; a context may be far longer than any sequence
 
 
 class Transformer:
@@ -52,11 +53,16 @@ class Transformer:
         self._layers = [Layer.of(self.parameters, i) for i in range(config.n_layers)]
         self._layer_gradients = [Layer.of(self.gradients, i) for i in range(config.n_layers)]
         self._head = "model.embed_tokens.weight" if config.tie_embeddings else "lm_head.weight"
-        turns = ops.rotation(np.arange(config.max_seq_len), config.head_dim, config.rope_base)[:, None]  # (max_seq_len,1,E/2)
-        self._turns = self.backend.to_device(turns, dtype=np.complex64 if self.dtype == np.float32 else np.complex128)
+        self._turns = self._rotations(FIRST_TURNS)
         self._plans: WeakKeyDictionary[PrefixTree, TreePlan] = WeakKeyDictionary()
         self._saved: tuple | None = None
         self._twins: list[Transformer] = []
+
+    def _rotations(self, length: int) -> Array:
+        """Those of the positions below `length` and within the context.   -> (T,1,E/2)"""
+        positions = np.arange(min(length, self.config.max_seq_len))
+        turns = ops.rotation(positions, self.config.head_dim, self.config.rope_base)[:, None]
+        return self.backend.to_device(turns, dtype=np.complex64 if self.dtype == np.float32 else np.complex128)
 
     def _start(self, rng: np.random.Generator) -> None:
         for name, view in self.parameters.items():
@@ -249,3 +255,5 @@ class Transformer:
                 f"a prompt with its completion takes {length} tokens, the model's context (max_seq_len) holds "
                 f"{self.config.max_seq_len}: shorten the prompt or max_new_tokens"
             )
+        if length > len(self._turns):
+            self._turns = self._rotations(2 * length)

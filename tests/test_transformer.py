@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from helpers import relative, rollouts_of
 
-from minigrpo import Objective, PrefixTree, Transformer, TransformerConfig, plan
+from minigrpo import Objective, PrefixTree, Transformer, TransformerConfig, plan, transformer
 from minigrpo.backend import Backend
 from minigrpo.objectives import PRESETS
 from minigrpo.padded import padded_loss
 from minigrpo.plan import split_tree
+from minigrpo.sampler import sample
 
 SHAPES = {
     "gqa_untied": {"dim": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 24, "tie_embeddings": False},
@@ -210,6 +211,25 @@ def test_the_same_input_gives_the_same_bits(dtype: str, backend: Backend) -> Non
         runs.append((model.forward(tree, TEMPERATURE, keep=False), gradient_of(model, tree, cotangent(tree))))
     np.testing.assert_array_equal(runs[0][0], runs[1][0])
     np.testing.assert_array_equal(runs[0][1], runs[1][1])
+
+
+def test_rotations_are_computed_as_far_as_they_are_needed(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that grows holds the bits of one that was long enough, and a long context takes no memory before it is used."""
+    sequence = np.arange(40) % 5
+    tree = PrefixTree.from_groups([sequence], [[sequence[:9], sequence[1:12]]])
+    whole = make_model(backend, "float32", max_seq_len=64)
+    monkeypatch.setattr(transformer, "FIRST_TURNS", 3)
+    short = make_model(backend, "float32", max_seq_len=2**62)
+    assert len(short._turns) == 3
+    for model in (whole, short):
+        assert sample(model, [sequence], 2, np.random.default_rng(0), max_new_tokens=6).tree.n_nodes > 40
+    np.testing.assert_array_equal(short.logits(sequence), whole.logits(sequence))
+    for twin in (whole, *short.twins(2)):
+        twin._turns = twin._turns[:3] if twin is not whole else twin._turns
+        np.testing.assert_array_equal(twin.forward(tree, keep=False), whole.forward(tree, keep=False))
+    assert 51 <= len(short._turns) <= 104
+    with pytest.raises(ValueError, match=r"takes 65 tokens, the model's context \(max_seq_len\) holds 64"):
+        whole.logits(np.zeros(65, dtype=int))
 
 
 def test_weights_at_the_start(backend: Backend) -> None:

@@ -5,20 +5,21 @@ pip install torch transformers && minigrpo pull smollm2 && python -m pytest test
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from minigrpo import PrefixTree
-from minigrpo.models import cached, load_model, save_hugging_face
+from minigrpo.models import cached, load_model, load_tokenizer, save_hugging_face
 from minigrpo.parameters import rotate_halves
 from minigrpo.sampler import sample
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch: pip install torch transformers")
 transformers = pytest.importorskip("transformers", reason="compares with transformers: pip install torch transformers")
 pytest.importorskip("gguf", reason="language models need the extra lm")
-pytest.importorskip("safetensors", reason="language models need the extra lm")
+safetensors = pytest.importorskip("safetensors.torch", reason="language models need the extra lm")
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other packages warn about is not ours
 HEADS = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "tie_word_embeddings")
@@ -52,10 +53,89 @@ def llama(request: pytest.FixtureRequest, tmp_path: Path):
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
             parameter.copy_(torch.rand_like(parameter) + 0.5 if "norm" in name else torch.randn_like(parameter) * 0.2)
-    theirs.save_pretrained(tmp_path)
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=_tokenizer(), eos_token="e")
-    tokenizer.save_pretrained(tmp_path)
-    return theirs, load_model(tmp_path)[0]
+    return theirs, pretrained(theirs, tmp_path)
+
+
+def pretrained(theirs, folder: Path):
+    """Saved by transformers, and this package's copy of it."""
+    theirs.save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=_tokenizer(), eos_token="e").save_pretrained(folder)
+    return load_model(folder)[0]
+
+
+def logits_of(theirs, sequence: list[int]) -> np.ndarray:
+    with torch.no_grad():
+        return theirs(torch.tensor([sequence])).logits[0].float().numpy()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_checkpoints_in_16_bits(dtype: str, llama, tmp_path: Path) -> None:
+    """The rounded weights are the same bits, and so float32 computes the same.
+
+    A model that was itself moved to 16 bits and back differs: that rounds the frequencies of its rotary positions, which are no
+    weights and are not stored.
+    """
+    theirs, _ = llama
+    rounded = theirs.to(getattr(torch, dtype))
+    ours = pretrained(rounded, tmp_path / dtype)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / dtype, dtype=torch.float32)
+    heads = {"q_proj": ours.config.n_heads, "k_proj": ours.config.n_kv_heads}
+    for name, parameter in again.named_parameters():
+        n, weight = heads.get(name.split(".")[-2]), ours.parameters[name]
+        np.testing.assert_array_equal(weight if n is None else rotate_halves(weight, n), parameter.detach().numpy())
+    expected = logits_of(again, SEQUENCES[3])
+    found = ours.logits(np.array(SEQUENCES[3]))
+    assert np.abs(found - expected).max() < 1e-5 * max(1, np.abs(expected).max())
+    moved = rounded.float()
+    frequencies = moved.model.rotary_emb.inv_freq
+    if dtype == "bfloat16" and len(frequencies) > 2:  # of two, 1 and 0.01, the rounding hardly shows
+        assert np.abs(logits_of(moved, SEQUENCES[3]) - found).max() > np.abs(expected - found).max()
+    frequencies.copy_(again.model.rotary_emb.inv_freq)
+    np.testing.assert_array_equal(logits_of(moved, SEQUENCES[3]), expected)
+
+
+def test_what_transformers_loads_is_loaded(llama, tmp_path: Path) -> None:
+    """Buffers of the rotary positions, an index that was left over, unknown keys that transformers does not read either."""
+    theirs, _ = llama
+    pretrained(theirs, tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = safetensors.load_file(file)
+    tensors |= {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(4) for i in range(3)}
+    safetensors.save_file(tensors, file, metadata={"format": "pt"})
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"model.norm.weight": "gone.safetensors"}}')
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    expected = logits_of(again, SEQUENCES[0])
+    found = load_model(tmp_path)[0].logits(np.array(SEQUENCES[0]))
+    assert np.abs(found - expected).max() < 1e-5 * max(1, np.abs(expected).max())
+
+
+def test_the_keys_that_transformers_writes_are_known(llama, tmp_path: Path) -> None:
+    theirs, ours = llama
+    pretrained(theirs, tmp_path)
+    config = theirs.config.to_dict() | {"dtype": "float32"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_model(tmp_path)[0].config == ours.config
+    standard = transformers.LlamaConfig()
+    (tmp_path / "config.json").write_text(json.dumps(standard.to_dict()))
+    with pytest.raises(ValueError, match=r"asks for 32 layers|lacks \d+ tensors"):  # known keys, other sizes
+        load_model(tmp_path)
+    assert standard.max_position_embeddings == 2048 and standard.eos_token_id == 2 and standard.rms_norm_eps == 1e-6
+
+
+@pytest.mark.parametrize("bos", [None, 264])
+def test_tokens_of_a_gguf_file(bos: int | None, tmp_path: Path) -> None:
+    """Tokens of the user, special ones, and BOS: as transformers reads them from the same file."""
+    from tiny_language_model import TOKENS, make, write_gguf
+
+    added = ["<think>", "<b>", "</a>", "<end>", "<start>"]
+    keys = {"tokens": [*TOKENS[:-1], *added], "token_type": [1] * 260 + [4, 4, 4, 3, 3], "pre": "gpt-2", "eos_token_id": 263}
+    keys |= {"bos_token_id": 264, "add_bos_token": bos is not None}
+    path = write_gguf(tmp_path / "m.gguf", make()[0], metadata={f"tokenizer.ggml.{key}": value for key, value in keys.items()})
+    tokenizer, theirs = load_tokenizer(path), transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        text = "".join(rng.choice([*added, "a", "b", "ab", " ", "\n\n", "12", "é", "🙂", "<"], rng.integers(0, 9)))
+        assert tokenizer.encode(text).tolist() == theirs(text)["input_ids"], text
 
 
 def _tokenizer():

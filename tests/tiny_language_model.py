@@ -93,6 +93,8 @@ def write_gguf(path: Path, model: Transformer, kind: str = "F32", metadata: dict
     for key, value in values.items():
         if isinstance(value, str):
             writer.add_string(key, value)
+        elif isinstance(value, bool):
+            writer.add_bool(key, value)
         elif isinstance(value, list):
             writer.add_array(key, value)
         elif isinstance(value, float):

@@ -1,12 +1,15 @@
 """Pretrained language models: loaded from Hugging Face folders and GGUF files, fetched by name, saved again.
 
 They need the extra `lm` (safetensors, tokenizers, gguf).  Left out: any architecture but Llama's, rotary scalings, mixtures of
-experts, quantised training.  What is not supported is refused with a sentence, never computed wrongly.
+experts, quantised training.  What is not supported is refused with a sentence, never computed wrongly.  A token that ends a
+completion is one: of several in config.json, the first.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import numpy as np
 
 from minigrpo.backend import Backend
 from minigrpo.models.gguf_file import GGUFFile
@@ -23,15 +26,24 @@ def load_model(
 ) -> tuple[Transformer, TextTokenizer]:
     """A pretrained model and its tokenizer, from a pulled name ("smollm2"), a .gguf file or a Hugging Face folder.
 
-    max_seq_len shortens the context.  Raises ValueError for what is missing, damaged or not supported.
+    max_seq_len shortens the context.  Raises ValueError for what is missing, damaged, not supported or too large for the memory,
+    and for weights that are not finite in dtype (or whose squares are not).
     """
     source = _open(name)
     config = source.config(max_seq_len)
     tokenizer = _tokenizer(source, config.vocab_size)
-    model = Transformer(config, seed=None, backend=backend, dtype=dtype)
+    try:
+        model = Transformer(config, seed=None, backend=backend, dtype=dtype)
+    except MemoryError as error:
+        raise ValueError(f"{name} does not fit into the memory: {error}") from error
+    limit = np.sqrt(np.finfo(model.dtype).max)
     for parameter, view in model.parameters.items():
-        array = source.read(parameter) if isinstance(source, GGUFFile) else source.read(parameter, config)
-        view[...] = model.backend.to_device(array, dtype=model.dtype)
+        with np.errstate(all="ignore"):
+            array = np.asarray(source.read(parameter, config), dtype=model.dtype)
+            fits = np.maximum(array.max(), -array.min()) < limit
+        if not fits:
+            raise ValueError(f"{name} is damaged: {parameter} has a weight that is not finite, or too large to be squared")
+        view[...] = model.backend.to_device(array)
     return model, tokenizer
 
 

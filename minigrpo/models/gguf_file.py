@@ -1,8 +1,8 @@
 """GGUF files of the Llama family: the metadata, the tensors dequantised, the tokenizer.
 
 The file is mapped into memory, not read.  Header and tensor table are checked against the file's size before anything is allocated,
-and only what this model computes exactly is let through.  GGUF keeps the rows of Q and K in the order that this model uses, rotated
-neighbours side by side, so they are taken as they are.
+and only what this model computes exactly is let through: every key of the header is known, or refused.
+GGUF keeps the rows of Q and K in the order that this model uses, rotated neighbours side by side, so they are taken as they are.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3).  Dequantisation: the gguf package.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,15 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.models.packages import need
+from minigrpo.models.packages import need, refusing, shown
 from minigrpo.models.text_tokenizer import TextTokenizer, byte_level_tokenizer
 from minigrpo.parameters import TransformerConfig
 
 SCALARS = dict(enumerate(("B", "b", "H", "h", "I", "i", "f", "?", None, None, "Q", "q", "d")))  # GGUF value types as struct letters
 STRING, ARRAY = 8, 9
 MAX_DIMENSIONS = 4
-CONTROL = 3  # the type of a special token
+UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # types of tokens that are found in a text before it is split
+TOKEN_TYPES = (1, UNKNOWN, CONTROL, USER_DEFINED, 5)  # 1 is an ordinary token, 5 one that no text has
 QUANTISATIONS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+ROPE_BASES, NORM_EPSILONS = (1.0, 1e30), (1e-30, 1.0)  # what a model may have
 LAYER_NAMES = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -38,6 +41,24 @@ LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+HARMLESS = re.compile(  # keys that change no number, or are read below
+    r"general\.(?!type$|quantization_version$)|quantize\.|mradermacher\.|split\.tensors\.count$"
+    r"|tokenizer\.(chat_template|huggingface\.json$)"
+    r"|tokenizer\.ggml\.(\w+_token_id|model|pre|tokens|token_type|scores|merges|add_bos_token)$"
+    r"|llama\.(vocab_size|context_length|embedding_length|block_count|feed_forward_length)$"
+    r"|llama\.rope\.(dimension_count|freq_base|scaling\.original_context_length|scaling\.finetuned)$"
+    r"|llama\.attention\.(head_count|head_count_kv|key_length|value_length|layer_norm(_rms)?_epsilon)$"
+)
+NEUTRAL = (  # what other keys may say without changing a number; tokenizers are those of the GPT-2 kind
+    {"general.type": ("model",), "general.quantization_version": (2,), "split.count": (0, 1), "split.no": (0,)}
+    | {"llama.rope.scaling.type": ("none", ""), "llama.rope.scaling.attn_factor": (1,)}
+    | {"llama.rope.scaling.factor": (0, 1), "llama.rope.scale_linear": (0, 1)}
+    | {"llama.expert_count": (0,), "llama.expert_used_count": (0,), "llama.attention.causal": (True,)}
+    | {"llama.tensor_data_layout": ("Meta AI original pth",), "llama.use_parallel_residual": (False,)}
+    | {"tokenizer.ggml.remove_extra_whitespaces": (False,)}
+    | {f"tokenizer.ggml.add_{what}": (False,) for what in ("eos_token", "sep_token", "space_prefix")}
+)
+REASONS = {"split.": "is one of several parts", ".rope.": "scales rotary positions", ".expert_": "is a mixture of experts"}
 TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
@@ -57,8 +78,7 @@ class GGUFFile:
     """
 
     def __init__(self, path: str | Path) -> None:
-        need("gguf")
-        self.path = Path(path)
+        self.path, self._gguf = Path(path), need("gguf")
         with open(self.path, "rb") as file:
             size = self.path.stat().st_size
             self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
@@ -72,18 +92,23 @@ class GGUFFile:
         self.metadata: dict[str, Any] = {}
         for _ in range(n_values):
             key = self._string()
+            if key in self.metadata:
+                raise ValueError(f"{self.path} is damaged: it says {shown(key)} twice")
             self.metadata[key] = self._value(self._unpack("I")[0])
         table = [self._tensor() for _ in range(n_tensors)]
         alignment = self.metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment < 1:
-            raise ValueError(f"{self.path} is damaged: its alignment is {alignment!r}")
-        start = -(-self._at // alignment) * alignment
+        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+            raise ValueError(f"{self.path} is damaged: its alignment is {shown(alignment)}, it should be a power of two")
+        end = start = -(-self._at // alignment) * alignment
         self.tensors: dict[str, TensorInfo] = {}
-        for name, shape, kind, offset in table:
-            info = TensorInfo(shape, kind, start + offset)
-            if info.start + self.stored_bytes(info) > len(self._data):
-                raise ValueError(f"{self.path} is cut short: tensor {name} would end after the file does; fetch it again")
-            self.tensors[self._parameter(name)] = info
+        for name, shape, kind, offset in sorted(table, key=lambda row: row[3]):  # in the order in which they lie in the file
+            info, parameter = TensorInfo(shape, kind, start + offset), self._parameter(name)
+            if parameter in self.tensors or info.start < end or offset % alignment:
+                raise ValueError(f"{self.path} is damaged: tensor {shown(name)} is there twice, overlaps another or is not aligned")
+            end = info.start + self.stored_bytes(info)
+            if end > len(self._data):
+                raise ValueError(f"{self.path} is cut short: tensor {shown(name)} would end after the file does; fetch it again")
+            self.tensors[parameter] = info
 
     # -- the model ---------------------------------------------------------------------------------------------------
 
@@ -91,11 +116,8 @@ class GGUFFile:
         """The model's shape.   Raises ValueError for another architecture than `llama`, and for variants of it."""
         architecture = self.metadata.get("general.architecture")
         if architecture != "llama":
-            raise ValueError(f"{self.path} holds a model of architecture {architecture!r}: only llama is supported")
-        if self._number("rope.scaling.type", "none") not in ("none", ""):
-            raise ValueError(f"{self.path} scales rotary positions ({self._number('rope.scaling.type')}): that is not supported")
-        if self._number("expert_count", 0):
-            raise ValueError(f"{self.path} is a mixture of experts: that is not supported")
+            raise ValueError(f"{self.path} holds a model of architecture {shown(architecture)}: only llama is supported")
+        self._check_keys(tokenizer=False)
         embedding = self.tensors.get("model.embed_tokens.weight")
         if embedding is None or len(embedding.shape) != 2:
             raise ValueError(f"{self.path} has no token embedding (token_embd.weight)")
@@ -116,32 +138,24 @@ class GGUFFile:
             n_kv_heads=self._whole("attention.head_count_kv", heads),
             ffn_dim=self._whole("feed_forward_length"),
             max_seq_len=min(context, max_seq_len or context),
-            rope_base=self._real("rope.freq_base", 10_000.0),
-            norm_eps=self._real("attention.layer_norm_rms_epsilon"),
+            rope_base=self._real("rope.freq_base", ROPE_BASES, 10_000.0),
+            norm_eps=self._real("attention.layer_norm_rms_epsilon", NORM_EPSILONS),
             tie_embeddings="lm_head.weight" not in self.tensors,
             head_dim=head_dim,
         )
         check_tensors(self.path, {name: info.shape for name, info in self.tensors.items()}, config)
         return config
 
-    def read(self, name: str) -> np.ndarray:
-        """One parameter, dequantised.   -> float32"""
-        from gguf import GGMLQuantizationType, quants
-
+    def read(self, name: str, config: TransformerConfig | None = None) -> np.ndarray:
+        """One parameter, dequantised; its order needs no config.   -> float32"""
         info = self.tensors[name]
         raw = np.frombuffer(self._data, dtype=np.uint8, count=self.stored_bytes(info), offset=info.start)
-        if info.kind == "F32":
-            return raw.view(np.float32).reshape(info.shape)
-        rows = raw.reshape(*info.shape[:-1], -1)
-        kind = GGMLQuantizationType[info.kind]
-        rows = rows.view(np.float16) if info.kind == "F16" else rows
-        return quants.dequantize(rows, kind).reshape(info.shape)
+        rows, kind = raw.reshape(*info.shape[:-1], -1), self._gguf.GGMLQuantizationType[info.kind]
+        return self._gguf.quants.dequantize(rows, kind).reshape(info.shape)
 
     def stored_bytes(self, info: TensorInfo) -> int:
         """How many bytes of the file a tensor takes."""
-        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
-        block, size = GGML_QUANT_SIZES[GGMLQuantizationType[info.kind]]
+        block, size = self._gguf.GGML_QUANT_SIZES[self._gguf.GGMLQuantizationType[info.kind]]
         return math.prod(info.shape) // block * size
 
     def tokenizer(self) -> TextTokenizer:
@@ -149,18 +163,37 @@ class GGUFFile:
         kind, pre = self.metadata.get("tokenizer.ggml.model"), self.metadata.get("tokenizer.ggml.pre")
         if kind != "gpt2" or pre not in ("smollm", "gpt-2"):
             raise ValueError(
-                f"{self.path} has a tokenizer of kind {kind!r} ({pre!r}), which is not rebuilt from GGUF: "
+                f"{self.path} has a tokenizer of kind {shown(kind)} ({shown(pre)}), which is not rebuilt from GGUF: "
                 "put the model's tokenizer.json beside the file"
             )
-        tokens, types = self.metadata.get("tokenizer.ggml.tokens"), self.metadata.get("tokenizer.ggml.token_type", ())
-        merges, eos = self.metadata.get("tokenizer.ggml.merges"), self.metadata.get("tokenizer.ggml.eos_token_id")
-        special = [token for token, type_ in zip(tokens or (), types, strict=False) if type_ == CONTROL]
-        try:
-            return byte_level_tokenizer(
-                tokens, merges, special, eos=eos, vocab_size=self.config().vocab_size, split_digits=pre == "smollm"
-            )
-        except Exception as error:  # the tokenizers package raises bare Exception
-            raise ValueError(f"{self.path} holds a damaged tokenizer ({error}): fetch it again") from error
+        self._check_keys(tokenizer=True)
+        keys = "tokens", "token_type", "merges", "add_bos_token", "bos_token_id", "eos_token_id"
+        tokens, types, merges, add_bos, bos, eos = (self.metadata.get(f"tokenizer.ggml.{key}") for key in keys)
+        with refusing(f"{self.path} holds a damaged tokenizer"):
+            if len(tokens) != len(types) or not set(types) <= set(TOKEN_TYPES):
+                raise ValueError("its tokens need a type each")
+            if add_bos not in (None, False) and not (add_bos is True and type(bos) is int and 0 <= bos < len(tokens)):
+                raise ValueError("texts should begin with a BOS that it does not name")
+            special = [token for token, type_ in zip(tokens, types, strict=True) if type_ in (UNKNOWN, CONTROL)]
+            added = [token for token, type_ in zip(tokens, types, strict=True) if type_ == USER_DEFINED]
+            size, tokenizers = self.config().vocab_size, need("tokenizers")
+            built = byte_level_tokenizer(tokens, merges, special, eos=eos, vocab_size=size, split_digits=pre == "smollm")
+            built.core.add_tokens([tokenizers.AddedToken(token, normalized=False) for token in added])
+            if add_bos:
+                start = {"id": "BOS", "ids": [bos], "tokens": [tokens[bos]]}
+                built.core.post_processor = tokenizers.processors.TemplateProcessing(single="BOS $A", special_tokens=[start])
+            return built
+
+    def _check_keys(self, tokenizer: bool) -> None:
+        """Raises ValueError for a key, of the tokenizer or of the rest, that may change what is computed."""
+        for key, value in self.metadata.items():
+            if key.startswith("tokenizer.") != tokenizer or HARMLESS.match(key):
+                continue
+            foreign = isinstance(value, str) and not key.startswith(("general.", "llama.", "tokenizer."))
+            if not foreign and value not in NEUTRAL.get(key, ()):
+                reason = next((text for part, text in REASONS.items() if part in key), "has a key that may change what is computed")
+                value = shown(value, quotes=not isinstance(value, str))
+                raise ValueError(f"{self.path} {reason} ({value}): {shown(key)} of its header is not supported")
 
     # -- the format --------------------------------------------------------------------------------------------------
 
@@ -174,7 +207,7 @@ class GGUFFile:
         return struct.unpack("<" + letters, self._take(struct.calcsize("<" + letters)))
 
     def _string(self) -> str:
-        return self._take(self._unpack("Q")[0]).decode("utf-8", errors="replace")
+        return self._take(self._unpack("Q")[0]).decode("utf-8", errors="surrogateescape")
 
     def _value(self, type_: int) -> Any:
         if type_ == STRING:
@@ -184,7 +217,7 @@ class GGUFFile:
             if item == STRING:
                 return [self._string() for _ in range(n)]
             letter = self._letter(item)
-            return np.frombuffer(self._take(n * struct.calcsize("<" + letter)), dtype=np.dtype(letter))
+            return np.frombuffer(self._take(n * struct.calcsize("<" + letter)), dtype=np.dtype(letter)).tolist()
         return self._unpack(self._letter(type_))[0]
 
     def _letter(self, type_: int) -> str:
@@ -193,19 +226,17 @@ class GGUFFile:
         return SCALARS[type_]
 
     def _tensor(self) -> tuple[str, tuple[int, ...], str, int]:
-        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
         name, (n,) = self._string(), self._unpack("I")
         if not 1 <= n <= MAX_DIMENSIONS:
-            raise ValueError(f"{self.path} is damaged: tensor {name!r} has {n} dimensions")
+            raise ValueError(f"{self.path} is damaged: tensor {shown(name)} has {n} dimensions")
         shape = self._unpack("Q" * n)[::-1]  # GGUF counts the innermost dimension first
         number, offset = self._unpack("IQ")
-        kind = GGMLQuantizationType(number).name if number in GGMLQuantizationType._value2member_map_ else f"number {number}"
+        kind = {kind.value: kind.name for kind in self._gguf.GGMLQuantizationType}.get(number, f"number {number}")
         if kind not in QUANTISATIONS:
-            raise ValueError(f"{self.path}: tensor {name!r} has quantisation {kind}: supported are {', '.join(QUANTISATIONS)}")
-        block, _ = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+            raise ValueError(f"{self.path}: tensor {shown(name)} has quantisation {kind}: supported are {', '.join(QUANTISATIONS)}")
+        block, _ = self._gguf.GGML_QUANT_SIZES[self._gguf.GGMLQuantizationType[kind]]
         if not all(shape) or shape[-1] % block:
-            raise ValueError(f"{self.path} is damaged: tensor {name!r} of shape {shape} cannot be stored as {kind}")
+            raise ValueError(f"{self.path} is damaged: tensor {shown(name)} of shape {shape} cannot be stored as {kind}")
         return name, shape, kind, offset
 
     def _parameter(self, name: str) -> str:
@@ -214,7 +245,7 @@ class GGUFFile:
             return f"model.layers.{parts[1]}.{LAYER_NAMES[parts[2]]}.weight"
         if len(parts) == 2 and parts[0] in TOP_NAMES and parts[1] == "weight":
             return TOP_NAMES[parts[0]] + ".weight"
-        raise ValueError(f"{self.path}: tensor {name!r} belongs to a kind of model that is not supported")
+        raise ValueError(f"{self.path}: tensor {shown(name)} belongs to a kind of model that is not supported")
 
     def _number(self, key: str, default: Any = None) -> Any:
         value = self.metadata.get(f"llama.{key}", default)
@@ -222,23 +253,34 @@ class GGUFFile:
             raise ValueError(f"{self.path} is damaged: it lacks llama.{key}")
         return value
 
-    def _real(self, key: str, default: float | None = None) -> float:
-        value = self._number(key, default)
-        if not isinstance(value, int | float):
-            raise ValueError(f"{self.path}: llama.{key} is {value!r}, it should be a number")
-        return float(f"{value:.6g}")  # stored in float32: 1e-5 reads as 9.999999747378752e-06
+    def _real(self, key: str, bounds: tuple[float, float], default: float | None = None) -> float:
+        value = real(self._number(key, default), bounds, f"{self.path}: llama.{key}")
+        short = np.float32(value)  # as it is stored: 1e-5 reads as 9.999999747378752e-06
+        return float(str(short)) if short == value else value
 
     def _whole(self, key: str, default: int | None = None) -> int:
-        value = self._number(key, default)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{self.path}: llama.{key} is {value!r}, it should be a whole number above 0 (the same in all layers)")
-        return value
+        return whole(self._number(key, default), f"{self.path}: llama.{key}")
+
+
+def whole(value: object, what: str) -> int:
+    """A size that a file claims.   Raises ValueError for anything else."""
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{what} is {shown(value)}, it should be a whole number above 0 (the same in all layers)")
+    return value
+
+
+def real(value: object, bounds: tuple[float, float], what: str) -> float:
+    """A number of a file.   Raises ValueError for one that is none, or with which nothing finite comes out."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not bounds[0] <= value <= bounds[1]:
+        raise ValueError(f"{what} is {shown(value)}, it should be a number from {bounds[0]:g} to {bounds[1]:g}")
+    return float(value)
 
 
 def check_tensors(path: Path, found: Mapping[str, tuple[int, ...]], config: TransformerConfig) -> None:
     """Raises ValueError unless a file has exactly the parameters of this shape of model."""
     expected = config.shapes()
-    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    differ = expected.keys() - found.keys(), found.keys() - expected.keys()
+    missing, extra = ([shown(name, False) for name in sorted(names)] for names in differ)
     if missing:
         raise ValueError(f"{path} lacks {len(missing)} tensors of a Llama model, such as {missing[0]}")
     if extra:

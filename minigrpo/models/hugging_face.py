@@ -8,6 +8,7 @@ files claim is checked before anything is allocated, and what this model does no
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,24 +16,33 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.models.gguf_file import check_tensors
-from minigrpo.models.packages import need
+from minigrpo.models.gguf_file import NORM_EPSILONS, ROPE_BASES, check_tensors, real, whole
+from minigrpo.models.packages import need, refusing, shown
 from minigrpo.models.text_tokenizer import TextTokenizer
 from minigrpo.parameters import TransformerConfig, rotate_halves, rotate_neighbours
 from minigrpo.runs import write_atomically
 from minigrpo.transformer import Transformer
 
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-REFUSED = {  # keys of config.json that change what is computed, with the values that leave it as it is here
-    "hidden_act": ("silu",),
-    "attention_bias": (False, None),
-    "mlp_bias": (False, None),
-    "rope_interleaved": (False, None),
-    "quantization_config": (None,),
-    "partial_rotary_factor": (1, 1.0, None),
-    "sliding_window": (None,),
-    "residual_multiplier": (1, 1.0, None),
-}
+HARMLESS = re.compile(  # keys of config.json that change no logit, or are read below
+    r"_.*|unsloth_.*|transformers(_version|\.js_config)|(vocab|hidden|intermediate)_size|num_(hidden_layers|labels)"
+    r"|num_(attention|key_value)_heads|head_dim|max_position_embeddings|rms_norm_eps|rope_(theta|parameters|scaling)"
+    r"|model_type|architectures|(torch_)?dtype|name_or_path|tokenizer_class|prefix|problem_type|id2label|label2id"
+    r"|finetuning_task|task_specific_params|((forced_)?[be]os|pad|sep|decoder_start)_token_id|initializer_range"
+    r"|pretraining_tp|attention_dropout|(attn|experts)_implementation|use_(cache|bfloat16|flash_attention)"
+    r"|is_(llama_config|decoder)|return_dict\w*|output_(hidden_states|attentions|scores)|torchscript|tf_legacy_loss"
+    r"|chunk_size_feed_forward|cross_attention_hidden_size|tie_encoder_decoder|(max|min)_length|max_sequence_length"
+    r"|do_sample|early_stopping|num_beam\w*|num_return_sequences|temperature|top_[kp]|typical_p|bad_words_ids"
+    r"|\w+_penalty|(encoder_)?no_repeat_ngram_size|remove_invalid_values|(begin_)?suppress_tokens"
+)
+NEUTRAL: dict[str, tuple] = (  # what other keys may say, besides null, without changing a logit
+    {"hidden_act": ("silu", "swish"), "tie_word_embeddings": (False, True), "pruned_heads": ({},), "mlp_bias": (False,)}
+    | {key: (False,) for key in ("attention_bias", "rope_interleaved", "use_sliding_window", "is_encoder_decoder")}
+    | {key: (1,) for key in ("partial_rotary_factor", "logits_scaling", "residual_multiplier", "embedding_multiplier")}
+    | {"add_cross_attention": (False,)}
+)
+UNSCALED = {"rope_type": "default", "type": "default", "factor": 1, "partial_rotary_factor": 1}
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SIZES = {
     "vocab_size": "vocab_size",
     "hidden_size": "dim",
@@ -50,33 +60,31 @@ class HuggingFaceFolder:
         need("safetensors")
         self.path = Path(path)
         self.settings = _json(self.path / "config.json")
-        index = self.path / "model.safetensors.index.json"
-        if index.exists():
-            names = sorted(set(_json(index).get("weight_map", {}).values()))
-            if any(not isinstance(name, str) or Path(name).name != name for name in names):
-                raise ValueError(f"{index} names a file outside its folder")
-        else:
-            names = ["model.safetensors"]
+        index, names = self.path / "model.safetensors.index.json", ["model.safetensors"]
+        if index.exists() and not (self.path / "model.safetensors").exists():  # a whole file wins over an index beside it
+            found = _json(index).get("weight_map")
+            names = found.values() if isinstance(found, dict) else [None]
+            if not all(isinstance(name, str) and Path(name).name == name != ".." and name.isprintable() for name in names):
+                raise ValueError(f"{index} does not map tensors to files, or names a file outside its folder")
         self.tensors: dict[str, tuple[Path, str, tuple[int, ...], int]] = {}  # name -> file, dtype, shape, first byte
-        for name in names:
-            self.tensors |= _tensors(self.path / name)
-        if self.settings.get("tie_word_embeddings"):
-            self.tensors.pop("lm_head.weight", None)  # some checkpoints store the tied matrix twice
+        for name in sorted(set(names)):
+            shard = _tensors(self.path / name)
+            for twice in sorted(shard.keys() & self.tensors.keys()):
+                raise ValueError(
+                    f"{shown(twice)} is in {self.path / name} and in {self.tensors[twice][0].name}: remove one of them"
+                )
+            self.tensors |= shard
+        self._head = self.tensors.pop(HEAD, None) if self.settings.get("tie_word_embeddings") else None  # stored twice
 
     def config(self, max_seq_len: int | None = None) -> TransformerConfig:
-        """The model's shape.   Raises ValueError for another architecture than Llama, and for variants of it."""
+        """The model's shape, by LlamaConfig's defaults.   Raises ValueError for anything but a plain Llama."""
         s, file = self.settings, self.path / "config.json"
         if s.get("model_type") != "llama":
-            raise ValueError(f"{file} describes a model of type {s.get('model_type')!r}: only llama is supported")
-        for key, allowed in REFUSED.items():
-            if s.get(key, allowed[0]) not in allowed:
-                raise ValueError(f"{file}: {key} is {s[key]!r}: not supported (this model needs {allowed[0]!r})")
-        rope = s.get("rope_parameters") or {}
-        scaling = s.get("rope_scaling") or {}
-        for found in (rope, scaling):
-            if not isinstance(found, dict) or found.get("rope_type", found.get("type", "default")) != "default":
-                raise ValueError(f"{file} scales rotary positions ({found}): that is not supported")
-        sizes = {ours: self._whole(theirs) for theirs, ours in SIZES.items()}
+            raise ValueError(f"{file} describes a model of type {shown(s.get('model_type'))}: only llama is supported")
+        for key, value in s.items():
+            if value is not None and value not in NEUTRAL.get(key, ()) and not HARMLESS.fullmatch(key):
+                raise ValueError(f"{file}: {shown(key, False)} is {shown(value)}: not supported, it may change what is computed")
+        sizes = {ours: self._whole(theirs, 2048 if ours == "max_seq_len" else None) for theirs, ours in SIZES.items()}
         if sizes["n_layers"] > len(self.tensors):
             raise ValueError(f"{file} asks for {sizes['n_layers']} layers, but the weights are {len(self.tensors)} tensors")
         sizes["max_seq_len"] = min(sizes["max_seq_len"], max_seq_len or sizes["max_seq_len"])
@@ -84,41 +92,43 @@ class HuggingFaceFolder:
             **sizes,
             n_kv_heads=self._whole("num_key_value_heads", sizes["n_heads"]),
             head_dim=self._whole("head_dim", sizes["dim"] // sizes["n_heads"]),
-            rope_base=self._real(rope.get("rope_theta", s.get("rope_theta", 10_000.0)), "rope_theta"),
-            norm_eps=self._real(s.get("rms_norm_eps", 1e-6), "rms_norm_eps"),
-            tie_embeddings=bool(s.get("tie_word_embeddings", False)),
+            rope_base=self._rope_base(),
+            norm_eps=real(s.get("rms_norm_eps", 1e-6), NORM_EPSILONS, f"{file}: rms_norm_eps"),
+            tie_embeddings=bool(s.get("tie_word_embeddings")),
         )
         check_tensors(self.path, {name: tensor[2] for name, tensor in self.tensors.items()}, config)
         return config
 
     def read(self, name: str, config: TransformerConfig) -> np.ndarray:
-        """One parameter in this model's order.   -> float32 (float64 if the file has it so)"""
-        file, dtype, shape, start = self.tensors[name]
-        raw = np.memmap(file, dtype=DTYPES[dtype], mode="r", offset=start, shape=shape)
-        if dtype == "BF16":  # the upper half of a float32
-            raw = (raw.astype(np.uint32) << 16).view(np.float32)
-        heads = _heads(name, config)
-        return raw if heads is None else rotate_neighbours(raw, heads)
+        """One parameter in this model's order, float16 to 64.   Raises ValueError if a stored head differs from the embedding."""
+        weight, heads = _read(*self.tensors[name]), _heads(name, config)
+        if name == EMBEDDING and self._head is not None and not np.array_equal(_read(*self._head), weight):
+            advice = f'say "tie_word_embeddings": false in config.json, or remove {HEAD}'  # versions of transformers disagree
+            raise ValueError(f"{self.path} ties its output matrix to the embedding, but {HEAD} differs from it: {advice}")
+        return weight if heads is None else rotate_neighbours(weight, heads)
 
     def tokenizer(self) -> TextTokenizer:
         """The folder's tokenizer.json with the EOS of config.json (of several, the first)."""
-        eos = self.settings.get("eos_token_id")
+        eos = self.settings.get("eos_token_id", 2)
         eos = eos[0] if isinstance(eos, list) and eos else eos
-        return TextTokenizer.from_file(
-            self.path / "tokenizer.json", self._whole("vocab_size"), eos if isinstance(eos, int) else None
-        )
+        return TextTokenizer.from_file(self.path / "tokenizer.json", self._whole("vocab_size"), eos)
+
+    def _rope_base(self) -> float:
+        """The base of the rotary positions, from its older or newer place.   Raises ValueError if they are scaled."""
+        file, places = self.path / "config.json", [self.settings]
+        for key in ("rope_parameters", "rope_scaling"):
+            rope = self.settings.get(key) or {}
+            if not isinstance(rope, dict) or any(rope[k] != UNSCALED.get(k) for k in rope.keys() - {"rope_theta"}):
+                raise ValueError(f"{file} scales rotary positions ({key} is {shown(rope)}): that is not supported")
+            places.append(rope)
+        bases = {real(place["rope_theta"], ROPE_BASES, f"{file}: rope_theta") for place in places if "rope_theta" in place}
+        if len(bases) > 1:
+            raise ValueError(f"{file} gives several rope_theta: {sorted(bases)}")
+        return bases.pop() if bases else 10_000.0
 
     def _whole(self, key: str, default: int | None = None) -> int:
         value = self.settings.get(key)
-        value = default if value is None else value
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{self.path / 'config.json'}: {key} is {value!r}, it should be a whole number above 0")
-        return value
-
-    def _real(self, value: Any, key: str) -> float:
-        if not isinstance(value, int | float) or not np.isfinite(value):
-            raise ValueError(f"{self.path / 'config.json'}: {key} is {value!r}, it should be a number")
-        return float(value)
+        return whole(default if value is None else value, f"{self.path / 'config.json'}: {key}")
 
 
 def save_hugging_face(model: Transformer, tokenizer: TextTokenizer | None, folder: str | Path) -> Path:
@@ -140,9 +150,8 @@ def save_hugging_face(model: Transformer, tokenizer: TextTokenizer | None, folde
     write_atomically(folder / "model.safetensors", list(_safetensors(model)))
     if tokenizer is not None:
         write_atomically(folder / "tokenizer.json", [tokenizer.to_json().encode()])
-        names: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": c.max_seq_len}
-        names |= {} if eos is None else {"eos_token": tokenizer.core.id_to_token(eos)}
-        names |= {"clean_up_tokenization_spaces": False}
+        names: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        names |= {"model_max_length": c.max_seq_len} | ({} if eos is None else {"eos_token": tokenizer.core.id_to_token(eos)})
         write_atomically(folder / "tokenizer_config.json", [json.dumps(names, indent=2).encode()])
     write_atomically(folder / "config.json", [json.dumps(config, indent=2).encode()])  # last: a folder with it is whole
     return folder
@@ -168,22 +177,23 @@ def _safetensors(model: Transformer) -> Iterator[bytes | memoryview]:
 
 def _tensors(file: Path) -> dict[str, tuple[Path, str, tuple[int, ...], int]]:
     """What a .safetensors file holds; its own library checks the header against the file's size."""
-    safetensors = need("safetensors")
     if not file.exists():
         raise ValueError(f"{file} is missing (weights in other formats than safetensors are not read)")
-    try:
-        with safetensors.safe_open(str(file), framework="np"):
-            pass
-        with open(file, "rb") as opened:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            header = json.loads(opened.read(length))
-    except (safetensors.SafetensorError, OSError, ValueError, struct.error) as error:
-        raise ValueError(f"{file} is cut short or damaged ({error}): fetch it again") from error
+    with refusing(f"{file} is cut short or damaged"), open(file, "rb") as opened:
+        need("safetensors").safe_open(str(file), framework="np").keys()
+        (length,) = struct.unpack("<Q", opened.read(8))
+        header = json.loads(opened.read(length))
     header.pop("__metadata__", None)
+    header = {name: tensor for name, tensor in header.items() if not name.endswith("rotary_emb.inv_freq")}  # no parameter
     for name, tensor in header.items():
         if tensor["dtype"] not in DTYPES:
-            raise ValueError(f"{file}: tensor {name} is stored as {tensor['dtype']}: supported are {', '.join(DTYPES)}")
+            raise ValueError(f"{file}: tensor {shown(name)} is stored as {tensor['dtype']}: supported are {', '.join(DTYPES)}")
     return {n: (file, t["dtype"], tuple(t["shape"]), 8 + length + t["data_offsets"][0]) for n, t in header.items()}
+
+
+def _read(file: Path, dtype: str, shape: tuple[int, ...], start: int) -> np.ndarray:
+    raw = np.memmap(file, dtype=DTYPES[dtype], mode="r", offset=start, shape=shape)
+    return (raw.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else raw  # the upper half of a float32
 
 
 def _heads(name: str, config: TransformerConfig) -> int | None:
@@ -192,12 +202,10 @@ def _heads(name: str, config: TransformerConfig) -> int | None:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    try:
+    if not file.exists():
+        raise ValueError(f"{file} is missing: give the folder of a Hugging Face model, or a .gguf file")
+    with refusing(f"{file} is not JSON that can be read"):
         found = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{file} is missing: give the folder of a Hugging Face model, or a .gguf file") from None
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{file} should hold a JSON object")
     return found

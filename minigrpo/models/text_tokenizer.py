@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.models.packages import need
+from minigrpo.models.packages import need, refusing, shown
 
 TAIL = 8  # tokens before the newest one that may belong to a stop string, besides one a character
 
@@ -26,14 +26,13 @@ class TextTokenizer:
     def from_file(cls, path: str | Path, vocab_size: int, eos: int | None) -> TextTokenizer:
         """From a tokenizer.json.   Raises ValueError if it cannot be read or does not fit the vocabulary."""
         tokenizers = need("tokenizers")
-        try:
+        with refusing(f"{path} is not a tokenizer.json that this version of tokenizers reads"):
             core = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
-        except Exception as error:  # the package raises bare Exception
-            raise ValueError(f"{path} is not a tokenizer.json that this version of tokenizers reads: {error}") from error
         core.no_padding()
         core.no_truncation()
-        if core.get_vocab_size() > vocab_size or (eos is not None and not 0 <= eos < vocab_size):
-            raise ValueError(f"{path} has {core.get_vocab_size()} tokens and EOS {eos}, the model a vocabulary of {vocab_size}")
+        size = max(core.get_vocab().values(), default=-1) + 1
+        if size > vocab_size or not (eos is None or (type(eos) is int and 0 <= eos < vocab_size)):
+            raise ValueError(f"{path} has {size} tokens and EOS {shown(eos)}, the model a vocabulary of {vocab_size}")
         return cls(core, vocab_size, eos)
 
     def encode(self, text: str) -> np.ndarray:
@@ -69,7 +68,7 @@ def byte_level_tokenizer(
 ) -> TextTokenizer:
     """The byte-level BPE of GPT-2 from its vocabulary and merges; split_digits: every digit is a token, as in SmolLM.
 
-    Raises ValueError if the vocabulary of the model, vocab_size, has no room for the tokens.
+    Raises ValueError if a token is there twice, or if the vocabulary of the model, vocab_size, has no room for the tokens.
     """
     tokenizers = need("tokenizers")
     vocabulary = {token: i for i, token in enumerate(tokens)}
@@ -80,6 +79,6 @@ def byte_level_tokenizer(
     core.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([digits, byte_level]) if split_digits else byte_level
     core.decoder = tokenizers.decoders.ByteLevel()
     core.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in special])
-    if len(tokens) > vocab_size or not (eos is None or 0 <= eos < vocab_size):
-        raise ValueError(f"{len(tokens)} tokens with EOS {eos} for a vocabulary of {vocab_size}")
+    if not len(vocabulary) == len(tokens) <= vocab_size or not (eos is None or eos in range(len(tokens))):
+        raise ValueError(f"{len(tokens)} tokens ({len(vocabulary)} different ones) with EOS {eos} for a vocabulary of {vocab_size}")
     return TextTokenizer(core, vocab_size, eos)
