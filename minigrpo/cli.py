@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.run(arguments) or 0
     except (ValueError, OSError) as error:
         reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
+        reason = ", ".join([reason, *getattr(error, "__notes__", ())])
         print(f"minigrpo {arguments.command}: {' '.join(reason.split())}", file=sys.stderr)  # one line, whatever it quotes
         return 2
     except FloatingPointError as error:

@@ -11,8 +11,10 @@ from tqdm import tqdm
 
 from minigrpo.rewards import check_rewards
 from minigrpo.sampler import sample
-from minigrpo.tasks import Task, sampling_limits
+from minigrpo.tasks import Task, draw_prompts, sampling_limits
+from minigrpo.tasks.task import exactly
 from minigrpo.transformer import Transformer
+from minigrpo.user_code import shown
 
 CHUNK = 64  # problems that are sampled at a time
 
@@ -28,8 +30,17 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def is_correct(task: Task, rewards: np.ndarray) -> np.ndarray:
-    """Which completions count as right: the task's own `is_correct`, else a reward of 1 or more.   (B,) -> (B,) bool"""
-    return np.asarray(task.is_correct(rewards) if hasattr(task, "is_correct") else rewards >= 1)
+    """Which completions count as right: the task's own `is_correct`, else a reward of 1 or more.   (B,) -> (B,) bool
+
+    Raises ValueError if the task's does not give a truth value for each.
+    """
+    if not hasattr(task, "is_correct"):
+        return rewards >= 1
+    found = task.is_correct(rewards)
+    right = np.array(exactly(len(rewards), found, "is_correct"), dtype=object)
+    if right.shape != rewards.shape or not all(r in (0, 1) for r in right):
+        raise ValueError(f"is_correct of the task gave {shown(found)}: return a truth value for each")
+    return right.astype(bool)
 
 
 def evaluate(
@@ -54,7 +65,7 @@ def evaluate(
     if samples and max(ks) > samples:
         raise ValueError(f"pass@{max(ks)} cannot be estimated from {samples} samples: take at least {max(ks)} samples")
     rng = np.random.default_rng(seed)
-    prompts = task.prompts(rng, n_prompts, split)
+    prompts = draw_prompts(task, rng, n_prompts, split)
     greedy, rewards_seen, estimates = [], [], {k: [] for k in ks}
     silent = not (progress and sys.stderr.isatty())
     for start in tqdm(range(0, len(prompts), CHUNK), desc="evaluate", unit="chunk", disable=silent):

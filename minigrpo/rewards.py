@@ -7,9 +7,11 @@ which spends extra rollouts from the end of each step (as VinePPO does, arXiv:24
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import reprlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +28,12 @@ def check_rewards(rewards: Sequence[float] | np.ndarray, tree: PrefixTree) -> np
 
     Raises ValueError if there is not one for each completion, or if one is not finite (naming its prompt and completion).
     """
-    rewards = np.asarray(rewards, dtype=np.float64)
+    given, rewards = list(islice(rewards, len(tree.paths) + 1)) if isinstance(rewards, Iterator) else rewards, None
+    with suppress(TypeError, ValueError, RuntimeError, ArithmeticError):  # what NumPy says of other people's types
+        found = np.asarray(given)
+        rewards = found.astype(np.float64) if found.dtype.kind in "biufO" else None  # no texts, no complex numbers
+    if rewards is None:
+        raise ValueError(f"{len(tree.paths)} completions need as many numbers as rewards, not {reprlib.repr(given)}")
     if rewards.shape != (len(tree.paths),):
         raise ValueError(f"{len(tree.paths)} completions need as many rewards, not an array of shape {rewards.shape}")
     bad = np.flatnonzero(~np.isfinite(rewards))

@@ -25,6 +25,7 @@ import numpy as np
 MAGIC = "minigrpo-checkpoint-1"
 DIGEST = 32  # bytes of the SHA-256 at the end
 KEEP = 2
+TASK_FILE = "task_file"  # in settings.json: where the file of a user's task was
 TOKENIZER = "tokenizer.json"  # in the folder of a run that trains a pretrained language model
 
 
@@ -131,6 +132,9 @@ class RunFolder:
         elif file.exists() and checkpoints(self.path):
             raise ValueError(f"{self.path} already holds a run: resume it with --resume {self.path}, or give another --out")
         else:
+            file_of_task, colon, _ = settings.get("task", "").rpartition(":")
+            if colon:  # for those who load the run from another folder
+                settings = {**settings, TASK_FILE: str(Path(file_of_task).expanduser().resolve())}
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 write_atomically(file, [(json.dumps(settings, indent=2) + "\n").encode()])
@@ -193,12 +197,23 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return steps
 
 
-def read_settings(path: str | Path) -> dict[str, Any]:
-    """The settings that a run was started with.   Raises ValueError if the folder holds none, or something else."""
+def read_settings(path: str | Path, to_load: bool = False) -> dict[str, Any]:
+    """The settings that a run was started with.   Raises ValueError if the folder holds none, or something else.
+
+    to_load: a user's task by where its file was then, or else, if it was moved, as it was called from the current folder.
+    """
     file = Path(path) / "settings.json"
     if not file.exists():
         raise ValueError(f"{path} holds no run (no settings.json): give the folder of one (minigrpo train --out)")
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        stored = dict(json.loads(file.read_text(encoding="utf-8")))
+        was = stored.pop(TASK_FILE, None)
+        named, _, cls = stored.get("task", "").rpartition(":")
+        gone = to_load and was and not Path(was).is_file()
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is damaged ({error}): restore it, or start another run") from error
+    if gone and not Path(named).is_file():
+        raise ValueError(f"the task of {path} was in {was}, which is gone: put it back, or change to a folder that has {named}")
+    if to_load and was and not gone:
+        stored["task"] = f"{was}:{cls}"
+    return stored
