@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from minigrpo.rewards import check_rewards
+from minigrpo.rewards import check_rewards, numbers
 from minigrpo.sampler import sample
 from minigrpo.tasks import Task, draw_prompts, sampling_limits
-from minigrpo.tasks.task import exactly
 from minigrpo.transformer import Transformer
-from minigrpo.user_code import shown
 
 CHUNK = 64  # problems that are sampled at a time
 
@@ -36,11 +34,10 @@ def is_correct(task: Task, rewards: np.ndarray) -> np.ndarray:
     """
     if not hasattr(task, "is_correct"):
         return rewards >= 1
-    found = task.is_correct(rewards)
-    right = np.array(exactly(len(rewards), found, "is_correct"), dtype=object)
-    if right.shape != rewards.shape or not all(r in (0, 1) for r in right):
-        raise ValueError(f"is_correct of the task gave {shown(found)}: return a truth value for each")
-    return right.astype(bool)
+    right = numbers(task.is_correct(rewards), len(rewards), "truth values of is_correct")
+    if not np.isin(right, (0, 1)).all():
+        raise ValueError(f"is_correct of the task gave {right}: return a truth value for each completion")
+    return right == 1
 
 
 def evaluate(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import groupby, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,14 +28,7 @@ def check_rewards(rewards: Sequence[float] | np.ndarray, tree: PrefixTree) -> np
 
     Raises ValueError if there is not one for each completion, or if one is not finite (naming its prompt and completion).
     """
-    given, rewards = list(islice(rewards, len(tree.paths) + 1)) if isinstance(rewards, Iterator) else rewards, None
-    with suppress(TypeError, ValueError, RuntimeError, ArithmeticError):  # what NumPy says of other people's types
-        found = np.asarray(given)
-        rewards = found.astype(np.float64) if found.dtype.kind in "biufO" else None  # no texts, no complex numbers
-    if rewards is None:
-        raise ValueError(f"{len(tree.paths)} completions need as many numbers as rewards, not {reprlib.repr(given)}")
-    if rewards.shape != (len(tree.paths),):
-        raise ValueError(f"{len(tree.paths)} completions need as many rewards, not an array of shape {rewards.shape}")
+    rewards = numbers(rewards, len(tree.paths), "rewards")
     bad = np.flatnonzero(~np.isfinite(rewards))
     if len(bad):
         group = int(tree.completion_group[bad[0]])
@@ -44,6 +37,18 @@ def check_rewards(rewards: Sequence[float] | np.ndarray, tree: PrefixTree) -> np
             f"the reward of completion {member} of prompt {group} is {rewards[bad[0]]}: rewards must be finite numbers"
         )
     return rewards
+
+
+def numbers(found: Any, n: int, what: str) -> np.ndarray:
+    """n numbers, in whatever a user's code returned them.   -> (n,) float64.   Raises ValueError for anything else."""
+    array, found = None, list(islice(found, n + 1)) if isinstance(found, Iterator) else found
+    with suppress(Exception):  # whatever NumPy says of other people's types
+        given = np.asarray(found)
+        array = given.astype(np.float64) if given.dtype.kind in "biufO" else None  # no texts, no complex numbers
+    if array is None or array.shape != (n,):
+        came = reprlib.repr(found) if array is None else f"an array of shape {array.shape}"
+        raise ValueError(f"{n} completions need as many {what}, not {came}")
+    return array
 
 
 def step_rewards(tree: PrefixTree, rewards: Sequence[float] | np.ndarray) -> np.ndarray:

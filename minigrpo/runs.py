@@ -208,12 +208,9 @@ def read_settings(path: str | Path, to_load: bool = False) -> dict[str, Any]:
     try:
         stored = dict(json.loads(file.read_text(encoding="utf-8")))
         was = stored.pop(TASK_FILE, None)
-        named, _, cls = stored.get("task", "").rpartition(":")
-        gone = to_load and was and not Path(was).is_file()
+        called, _, cls = stored.get("task", "").rpartition(":")
+        if to_load and was and (Path(was).is_file() or not Path(called).is_file()):
+            stored["task"] = f"{was}:{cls}"
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is damaged ({error}): restore it, or start another run") from error
-    if gone and not Path(named).is_file():
-        raise ValueError(f"the task of {path} was in {was}, which is gone: put it back, or change to a folder that has {named}")
-    if to_load and was and not gone:
-        stored["task"] = f"{was}:{cls}"
     return stored

@@ -11,8 +11,8 @@ import os
 import reprlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from minigrpo.backend import ran_out_of_memory
 
 _last_on_path: list[str] = []  # the folder of the file that was run last
-_END = object()  # what a user's iterator cannot give
+_last_run = [""]  # the file itself
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 90
 shown = _SHORT.repr  # a value as short text without line breaks or control characters
@@ -37,7 +37,7 @@ def run_file(path: Path, name: str) -> ModuleType:
     for neighbour in [n for n, m in list(sys.modules.items()) if getattr(m, "__minigrpo_neighbour__", False)]:
         del sys.modules[neighbour]
     module = ModuleType(name)
-    module.__file__ = str(path)
+    module.__file__ = _last_run[0] = str(path)
     known, bytecode = set(sys.modules), sys.dont_write_bytecode
     code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
     sys.modules[name] = module  # dataclasses look their module up by name
@@ -73,33 +73,30 @@ def _stands_in(module: ModuleType | None, folder: Path) -> bool:
 # -- what fails, in the user's place -----------------------------------------------------------------------------------
 
 
-def explain(error: BaseException, file: str | Path, subject: Any = None) -> str:
+def explain(error: BaseException, file: str, subject: Any = None) -> str:
     """ "KeyError: 'x' (line 3 of mine.py, in f: return d['x'])", on one line, whatever was raised.
 
-    The place is the last one in the user's file or a neighbour of it, else where `subject`, a
-    function or class of it, is defined.
+    The place is the last one in the user's file or beside it, else where `subject`, of the file, is.
     """
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_own(f.filename, file)]
-    text, name = "", Path(file).name
-    try:
+    text, place, frames = "", "", _own_frames(error, file)
+    with suppress(Exception):  # a user's __str__ may raise, too, and not every subject has source
         text = str(error.msg if isinstance(error, SyntaxError) else error)
-        place = f"line {inspect.getsourcelines(subject)[1]} of {name}"
-    except Exception:  # a user's __str__ may raise, too, and not every subject has source
-        place = name
-    if isinstance(error, SyntaxError) and error.filename:
+        place = f"line {inspect.getsourcelines(subject)[1]} of {Path(file).name}"
+    if isinstance(error, SyntaxError) and Path(error.filename or "").parent == Path(file).parent:
         place = f"line {error.lineno} of {Path(error.filename).name}: {error.text or ''}"
     elif frames:
         last = frames[-1]
         place = f"line {last.lineno} of {Path(last.filename).name}, in {last.name}: {last.line}"
-    return f"{type(error).__name__}{text and ': '}{_one_line(text, 300)} ({_one_line(place, 200)})"
+    reason = f"{type(error).__name__}: {_one_line(text, 300)}" if text else type(error).__name__
+    return f"{reason} ({_one_line(place, 200)})" if place else reason
 
 
-def _is_own(filename: str, file: str | Path) -> bool:
-    """Whether code is the user's: in the file, or below its folder, but no installed package."""
-    path, folder = Path(filename), Path(file).parent
-    others = (Path(__file__).parent, Path(os.__file__).parent)
-    below = path.is_relative_to(folder) and not any(path.is_relative_to(other) for other in others)
-    return not str(file) or filename == str(file) or (below and "site-packages" not in path.parts)
+def _own_frames(error: BaseException, file: str) -> list[traceback.FrameSummary]:
+    """Those in the user's file, or below its folder and of no installed package."""
+    folder, installed = Path(file).parent, {Path(__file__).parent, Path(os.__file__).parent}
+    frames = [(frame, set(Path(frame.filename).parents)) for frame in traceback.extract_tb(error.__traceback__)]
+    below = [f for f, up in frames if folder in up and not installed & up and "site-packages" not in f.filename]
+    return [f for f, _ in frames if f in below or f.filename == file]
 
 
 def _one_line(text: str, limit: int) -> str:
@@ -108,59 +105,17 @@ def _one_line(text: str, limit: int) -> str:
 
 
 @contextmanager
-def named(what: str, file: str | Path, subject: Any = None) -> Iterator[None]:
-    """Whatever is raised inside becomes a ValueError: what failed, why, and where in the user's file.
+def named(what: str = "", subject: Any = None) -> Iterator[None]:
+    """Whatever is raised inside, but for Ctrl-C and want of memory, is a ValueError with its place.
 
-    Ctrl-C passes, and so does want of memory.
+    Without `what`, only if the file that was run last has part in it: this package's errors pass.
     """
     try:
         yield
     except BaseException as error:
-        out_of_memory = isinstance(error, MemoryError | RuntimeError) and ran_out_of_memory(error)
-        if isinstance(error, KeyboardInterrupt) or out_of_memory:
+        no_memory = isinstance(error, MemoryError | RuntimeError) and ran_out_of_memory(error)
+        own = what or _own_frames(error, _last_run[0])
+        if isinstance(error, KeyboardInterrupt) or no_memory or not own:
             raise
-        failure = ValueError(f"{what}: {explain(error, file, subject)}")
-        for note in getattr(error, "__notes__", ()):
-            failure.add_note(note)
-        raise failure from error
-
-
-def guarded(function: Callable[..., Any], what: str, file: Path) -> Callable[..., Any]:
-    """The function under `named`, and the iterator under it that the function may return."""
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        with named(what, file, function):
-            found = function(*arguments, **options)
-        return items(found) if isinstance(found, Iterator) else found
-
-    def items(found: Iterator[Any]) -> Iterator[Any]:
-        while True:
-            with named(what, file):
-                item = next(found, _END)
-            if item is _END:
-                return
-            yield item
-
-    return call
-
-
-class Guarded:
-    """A user's object whose attributes and methods, and those of its tokenizer, are under `named`."""
-
-    def __init__(self, inner: Any, what: str, file: Path) -> None:
-        vars(self)["_guarded"] = inner, what, file
-
-    def __getattr__(self, name: str) -> Any:
-        inner, what, file = object.__getattribute__(self, "_guarded")
-        what = f"{name} of {what} failed"
-        if inspect.getattr_static(inner, name, _END) is _END:
-            value = getattr(inner, name)  # an AttributeError, which tells that there is none
-        else:
-            with named(what, file):
-                value = getattr(inner, name)
-        if name == "tokenizer":
-            return Guarded(value, what.removesuffix(" failed"), file)
-        return guarded(value, what, file) if callable(value) else value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._guarded[0], name, value)
+        told = f"{what or 'your code failed'}: {explain(error, _last_run[0], subject)}"
+        raise ValueError(", ".join([told, *getattr(error, "__notes__", ())])) from error

@@ -2,6 +2,7 @@
 
 # ruff: noqa: F811 (a fixture that is imported and an argument have the same name)
 
+import json
 import re
 
 import numpy as np
@@ -70,6 +71,7 @@ RAISED = {
     "self.one(prompt, completion)": "RecursionError: maximum recursion depth exceeded",
     "return self.nothing": "AttributeError: 'T' object has no attribute 'nothing' (line 17",
     "raise ExceptionGroup('g', [ValueError(1)])": "ExceptionGroup: g (1 sub-exception) (line 17",
+    "__import__('ast').literal_eval('1 +')": "SyntaxError: invalid syntax (line 17 of mine.py, in one: __import__",
     "np.zeros(3)[7]": "IndexError: index 7 is out of bounds",
     "raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})": "Odd (line 17 of mine.py, in one: raise type(",
 }
@@ -78,7 +80,7 @@ RAISED = {
 @pytest.mark.parametrize("line", RAISED)
 def test_whatever_a_reward_raises(line, fails):
     err = fails(ONE, f"        {line}")
-    assert f"minigrpo train: score of task 'mine.py:T' failed: {RAISED[line]}" in err
+    assert f"minigrpo train: your code failed: {RAISED[line]}" in err
     assert re.search(r"\), at completion '[ab]*' to prompt 'ab'\n$", err)
 
 
@@ -100,27 +102,38 @@ def test_a_reward_of_text_names_prompt_and_completion_shortly(fails, tmp_path, r
     task = load_task(f"{tmp_path}/text.py:T", byte_level("</s>"))
     assert isinstance(task, Tokenised)
     prompts = task.prompts(np.random.default_rng(0), 2)
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(json.JSONDecodeError) as raised:
         task.score(type("Rollouts", (), {"prompts": prompts, "completions": [[np.array([40, 41])]] * 2}))
-    assert re.search(r"failed: JSONDecodeError: Expecting .* \(line 7 of text.py, in reward: return json.loads", str(raised.value))
+    told = explain(raised.value, str(tmp_path / "text.py"))
+    assert re.match(r"JSONDecodeError: Expecting .* \(line 7 of text.py, in reward: return json.loads", told)
     (note,) = raised.value.__notes__
     assert note.startswith("at completion 'IJ' to prompt 'ab ab") and len(note) < 200
 
 
 PLACES = {
-    "prompts": (PROMPTS, "        return 1 / 0", "prompts of task 'mine.py:T' failed: Zero", "line 11 of mine.py, in prompts"),
-    "a generator, half-way": (PROMPTS, "        yield [0]; {}[1]", "prompts of task 'mine.py:T' failed: KeyError: 1", "line 11"),
-    "score": (SCORE, "        raise OSError('disk')", "score of task 'mine.py:T' failed: OSError: disk", "line 14 of mine.py"),
-    "a generator of rewards": (SCORE, "        yield 1; sys.exit()", "score of task 'mine.py:T' failed: SystemExit", "line 14"),
+    "prompts": (PROMPTS, "        return 1 / 0", "your code failed: Zero", "line 11 of mine.py, in prompts"),
+    "a generator, half-way": (PROMPTS, "        yield [0]; {}[1]", "your code failed: KeyError: 1", "line 11"),
+    "score": (SCORE, "        raise OSError('disk')", "your code failed: OSError: disk", "line 14 of mine.py"),
+    "a generator of rewards": (SCORE, "        yield 1; sys.exit()", "your code failed: SystemExit", "line 14"),
     "a property": (
         "    max_new_tokens = 2",
         "    @property\n    def max_new_tokens(self): return self.nothing",
-        "max_new_tokens of task 'mine.py:T' failed: AttributeError: 'T' object has no attribute 'nothing'",
+        "your code failed: AttributeError: 'T' object has no attribute 'nothing'",
         "line 8 of mine.py, in max_new_tokens",
     ),
-    "defaults": ("    defaults = {", "    defaults = property(lambda self: 1 / 0)\n    d = {", "defaults of task", "line 8 of"),
-    "the tokenizer": ('CharTokenizer("ab")', "property(lambda self: {}[0])", "tokenizer of task 'mine.py:T' failed: Key", "line 6"),
-    "arguments": ("rollouts):", "):", "TypeError: T.score() takes 1 positional argument but 2 were", "(line 13 of mine.py)"),
+    "defaults": (
+        "    defaults = {",
+        "    defaults = property(lambda self: 1 / 0)\n    d = {",
+        "your code failed: ZeroDivisionError",
+        "line 8 of",
+    ),
+    "the tokenizer": ('CharTokenizer("ab")', "property(lambda self: {}[0])", "your code failed: Key", "line 6"),
+    "arguments": (
+        "rollouts):",
+        "):",
+        "score of task 'mine.py:T' cannot be called with 1 arguments: TypeError: too many positional",
+        "(line 13 of mine.py)",
+    ),
     "an alphabet": ('encode("ab")', 'encode("x")', "ValueError: character 'x' is not in the alphabet 'ab'", "line 11 of mine.py"),
 }
 
@@ -134,10 +147,10 @@ def test_the_place_is_named(place, fails):
 
 def test_other_methods_and_other_commands(fails, run):
     err = fails(added="    def is_correct(self, rewards): return rewards.wrong\n")
-    assert "is_correct of task 'mine.py:T' failed: AttributeError" in err and "line 18 of mine.py, in is_correct" in err
+    assert "your code failed: AttributeError" in err and "line 18 of mine.py, in is_correct" in err
     failing = "    def demonstrations(self, rng, n): assert n < 0\n"
     err = fails(added=failing, command="train --task mine.py:T --warm-start-steps 1")
-    assert "demonstrations of task 'mine.py:T' failed: AssertionError (line 18 of mine.py, in demonstrations: def" in err
+    assert "your code failed: AssertionError (line 18 of mine.py, in demonstrations: def" in err
     assert "line 14 of mine.py, in score" in fails(SCORE, "        sys.exit(0)", command="equivalence --task mine.py:T")
     own = "class Own:\n    eos, vocab_size, encode = None, 2, lambda self, text: np.array([0])\n"
     own += "    def decode(self, ids): return ids.text\n"
@@ -193,7 +206,9 @@ FILES = {
     ),
     "class T: pass": "has no attribute 'tokenizer': a task needs tokenizer, max_new_tokens, prompts and score",
     "class T: texts = 1": "has no attribute 'max_new_tokens': a text task needs max_new_tokens, stop, texts and reward",
-    "class T: texts = max_new_tokens = 1; stop = 'a'; reward = print": "texts of task 'bad.py:T' is no method",
+    "class T: texts = max_new_tokens = 1; stop = 'a'; reward = print": (
+        "texts of task 'bad.py:T' cannot be called with 3 arguments: TypeError: 1 is not a callable object"
+    ),
     "class T: texts = reward = print; max_new_tokens = 1; stop = ''": "stop is '': it must be a text that is not empty",
 }
 
@@ -224,7 +239,7 @@ def test_the_last_place_of_the_users_own_is_named(tmp_path):
     ):
         with pytest.raises(Exception) as raised:
             chain()
-        assert place in explain(raised.value, tmp_path / "mine.py")
+        assert place in explain(raised.value, str(tmp_path / "mine.py"))
 
 
 # -- what comes back -------------------------------------------------------------------------------------------------------
@@ -242,14 +257,14 @@ GOOD = {
 }
 BAD = {
     SCORE: {
-        f"return ['1'] * {B}": "need as many numbers as rewards, not ['1', '1'",
-        f"return [1j] * {B}": "need as many numbers as rewards, not [1j, 1j",
-        f"return np.ones({B}) * 1j": "need as many numbers as rewards, not array([0.+1.j",
-        "return {0: 1.0}": "need as many numbers as rewards, not {0: 1.0}",
-        "return {1.0}": "need as many numbers as rewards, not {1.0}",
-        "return 'abc'": "need as many numbers as rewards, not 'abc'",
-        "return [1, [2]]": "need as many numbers as rewards, not [1, [2]]",
-        f"return [10**400] * {B}": "need as many numbers as rewards",
+        f"return ['1'] * {B}": "need as many rewards, not ['1', '1'",
+        f"return [1j] * {B}": "need as many rewards, not [1j, 1j",
+        f"return np.ones({B}) * 1j": "need as many rewards, not array([0.+1.j",
+        "return {0: 1.0}": "need as many rewards, not {0: 1.0}",
+        "return {1.0}": "need as many rewards, not {1.0}",
+        "return 'abc'": "need as many rewards, not 'abc'",
+        "return [1, [2]]": "need as many rewards, not [1, [2]]",
+        f"return [10**400] * {B}": "need as many rewards",
         "return None": "need as many",
         "return 1.0": "need as many rewards, not an array of shape ()",
         f"return np.ones(({B}, 1))": "need as many rewards, not an array of shape (8, 1)",
@@ -299,11 +314,11 @@ def test_what_is_not_clear_is_told(old, new, fails):
         ("rewards > 0", None),
         ("[1] * len(rewards)", None),
         ("(r > 0 for r in rewards)", None),
-        ("True", "is_correct of the task gave True: it must return a list of 8"),
-        ("None", "is_correct of the task gave None"),
+        ("True", "8 completions need as many truth values of is_correct, not an array of shape ()"),
+        ("None", "need as many truth values of is_correct"),
         ("rewards / 9", "return a truth value for each"),
-        ("(rewards > 0)[:, None]", "return a truth value for each"),
-        ("rewards[1:] > 0", "gave 7 things"),
+        ("(rewards > 0)[:, None]", "not an array of shape (8, 1)"),
+        ("rewards[1:] > 0", "not an array of shape (7,)"),
     ],
 )
 def test_what_is_correct(body, message, fails):
@@ -373,7 +388,7 @@ def test_a_run_finds_its_task_from_another_folder(run, tmp_path, monkeypatch):
             assert code == 0, err
     (tmp_path / "here").rename(tmp_path / "moved")
     err = one_line(run("evaluate", tmp_path / "run"))
-    assert f"was in {tmp_path}/here/tasks/mine.py, which is gone: put it back, or change to a folder that has tasks/mine.py" in err
+    assert f"there is no task file '{tmp_path}/here/tasks/mine.py': check the path (a relative one" in err
     monkeypatch.chdir(tmp_path / "moved")
     assert run("evaluate", "../run")[0] == 0
 

@@ -108,7 +108,7 @@ def load(file: Path) -> ModuleType:
     if file.suffix != ".py":
         raise ValueError(f"{file} is no Python file: its name must end in .py")
     try:
-        with named(f"{file} cannot be imported", file.resolve()):
+        with named(f"{file} cannot be imported"):
             return run_file(file, name)
     finally:
         sys.modules.pop(name, None)

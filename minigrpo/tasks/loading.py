@@ -11,7 +11,7 @@ from typing import Any
 
 from minigrpo.tasks.task import Task, Tokenizer, whole_number
 from minigrpo.tasks.text import Tokenised, stop_strings
-from minigrpo.user_code import Guarded, named, run_file
+from minigrpo.user_code import explain, named, run_file
 
 BUILT_IN = {
     "arithmetic": "Arithmetic",
@@ -20,6 +20,7 @@ BUILT_IN = {
     "sums": "Sums",
     "treewalk": "TreeWalk",
 }
+METHODS = {"prompts": 3, "texts": 3, "score": 1, "reward": 2, "demonstrations": 2, "is_correct": 1}  # with their arguments
 
 
 def load_task(name: str, tokenizer: Tokenizer | None = None, **options: Any) -> Task:
@@ -54,20 +55,20 @@ def find_task(name: str, **options: Any) -> Any:
     else:
         raise ValueError(f"there is no task {name!r}: choose {', '.join(sorted(BUILT_IN))}, or path/to/file.py:MyTask")
     _check_options(name, cls, options)
-    with named(f"task {name!r} cannot be made", path, cls):
-        task = Guarded(cls(**options), f"task {name!r}", path)
-    _check_parts(name, task)
+    with named(f"task {name!r} cannot be made", cls):
+        task = cls(**options)
+    _check_parts(name, task, str(path))
     return task
 
 
 def _class_in_file(file: str, class_name: str) -> tuple[Path, Callable[..., Task]]:
     path = Path(file).expanduser().resolve()
     if not path.is_file():
-        raise ValueError(f"there is no task file {file!r}: check the path (it is taken from the current folder)")
+        raise ValueError(f"there is no task file {file!r}: check the path (a relative one is taken from the current folder)")
     if path.suffix != ".py":
         raise ValueError(f"the task file {file!r} is no .py file: name one")
     module_name = f"minigrpo_task_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
-    with named(f"the task file {file!r} cannot be imported", path):
+    with named(f"the task file {file!r} cannot be imported"):
         module = run_file(path, module_name)
     if not callable(getattr(module, class_name, None)):
         classes = [key for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module_name]
@@ -88,25 +89,28 @@ def _check_options(name: str, cls: Callable[..., Task], options: dict[str, Any])
         raise ValueError(f"task {name!r} needs the option {missing[0]!r}: {listed}")
 
 
-def _check_parts(name: str, task: Any) -> None:
-    parts = ("max_new_tokens", "stop", "texts", "reward")
-    kind = "a text task"
+def _check_parts(name: str, task: Any, file: str) -> None:
+    parts, kind = ("max_new_tokens", "stop", "texts", "reward"), "a text task"
     if not hasattr(task, "texts"):
         parts, kind = ("tokenizer", "max_new_tokens", "prompts", "score"), "a task"
     for part in parts:
-        if not hasattr(task, part):
+        if not hasattr(task, part) and not hasattr(type(task), part):  # else a property that fails, which is told below
             needs = f"{', '.join(parts[:-1])} and {parts[-1]}"
             raise ValueError(f"task {name!r} has no attribute {part!r}: {kind} needs {needs}")
-    if kind == "a text task":
-        stop_strings(task.stop)
     for part in ("encode", "decode", "vocab_size", "eos") if kind == "a task" else ():
         if not hasattr(task.tokenizer, part):
             needs = "it needs encode, decode, vocab_size and eos"
             raise ValueError(f"the tokenizer of task {name!r} has no attribute {part!r}: {needs}")
-    if kind == "a task":
+    whole_number(f"max_new_tokens of task {name!r}", task.max_new_tokens, 1)
+    if kind == "a text task":
+        stop_strings(task.stop)
+    else:
         size = whole_number(f"vocab_size of task {name!r}", task.tokenizer.vocab_size, 1)
         whole_number(f"eos of task {name!r}", task.tokenizer.eos or 0, 0, size - 1)
-    whole_number(f"max_new_tokens of task {name!r}", task.max_new_tokens, 1)
-    for part in ("texts", "reward", "prompts", "score", "demonstrations", "is_correct"):
-        if hasattr(task, part) and not callable(getattr(task, part)):
-            raise ValueError(f"{part} of task {name!r} is no method: write def {part}(self, …)")
+    for part, n in METHODS.items():
+        if hasattr(task, part):
+            try:
+                inspect.signature(getattr(task, part)).bind(*range(n))
+            except TypeError as error:
+                told = explain(error, file, getattr(task, part))
+                raise ValueError(f"{part} of task {name!r} cannot be called with {n} arguments: {told}") from None

@@ -6,6 +6,7 @@ import math
 import operator
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise
@@ -13,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from minigrpo.rewards import numbers
 from minigrpo.tree import token_arrays
 from minigrpo.user_code import shown
 
@@ -141,11 +143,9 @@ def _finite_reward(reward: Callable[[str, str], float], prompt: str, completion:
     except BaseException as error:
         error.add_note(f"at {pair}")
         raise
-    try:
-        no_number = isinstance(value, str | bytes | complex | np.complexfloating) or np.ndim(value)
-        number = math.nan if no_number else float(value)
-    except Exception:  # whatever a user's type raises
-        number = math.nan
+    number = math.nan
+    with suppress(ValueError):
+        number = float(numbers([value], 1, "rewards")[0])
     if not math.isfinite(number):
         raise ValueError(f"the reward of {pair} is {shown(value)}: return a finite number")
     return number
