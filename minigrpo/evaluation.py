@@ -28,10 +28,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def is_correct(task: Task, rewards: np.ndarray) -> np.ndarray:
-    """Which completions count as right: the task's own `is_correct`, else a reward of 1 or more.   (B,) -> (B,) bool
-
-    Raises ValueError if the task's does not give a truth value for each.
-    """
+    """Which completions count as right: the task's own `is_correct`, else a reward of 1 or more.   (B,) -> (B,) bool"""
     if not hasattr(task, "is_correct"):
         return rewards >= 1
     right = numbers(task.is_correct(rewards), len(rewards), "truth values of is_correct")

@@ -25,7 +25,6 @@ import numpy as np
 MAGIC = "minigrpo-checkpoint-1"
 DIGEST = 32  # bytes of the SHA-256 at the end
 KEEP = 2
-TASK_FILE = "task_file"  # in settings.json: where the file of a user's task was
 TOKENIZER = "tokenizer.json"  # in the folder of a run that trains a pretrained language model
 
 
@@ -134,7 +133,7 @@ class RunFolder:
         else:
             file_of_task, colon, _ = settings.get("task", "").rpartition(":")
             if colon:  # for those who load the run from another folder
-                settings = {**settings, TASK_FILE: str(Path(file_of_task).expanduser().resolve())}
+                settings = {**settings, "task_file": str(Path(file_of_task).expanduser().resolve())}
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 write_atomically(file, [(json.dumps(settings, indent=2) + "\n").encode()])
@@ -200,14 +199,14 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 def read_settings(path: str | Path, to_load: bool = False) -> dict[str, Any]:
     """The settings that a run was started with.   Raises ValueError if the folder holds none, or something else.
 
-    to_load: a user's task by where its file was then, or else, if it was moved, as it was called from the current folder.
+    to_load: a user's task by where its file was then; if it is gone, as it was called, from the current folder.
     """
     file = Path(path) / "settings.json"
     if not file.exists():
         raise ValueError(f"{path} holds no run (no settings.json): give the folder of one (minigrpo train --out)")
     try:
         stored = dict(json.loads(file.read_text(encoding="utf-8")))
-        was = stored.pop(TASK_FILE, None)
+        was = stored.pop("task_file", None)
         called, _, cls = stored.get("task", "").rpartition(":")
         if to_load and was and (Path(was).is_file() or not Path(called).is_file()):
             stored["task"] = f"{was}:{cls}"

@@ -20,7 +20,7 @@ from typing import Any
 from minigrpo.backend import ran_out_of_memory
 
 _last_on_path: list[str] = []  # the folder of the file that was run last
-_last_run = [""]  # the file itself
+_last_run = [""]  # the file itself, then its neighbours
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 90
 shown = _SHORT.repr  # a value as short text without line breaks or control characters
@@ -37,7 +37,8 @@ def run_file(path: Path, name: str) -> ModuleType:
     for neighbour in [n for n, m in list(sys.modules.items()) if getattr(m, "__minigrpo_neighbour__", False)]:
         del sys.modules[neighbour]
     module = ModuleType(name)
-    module.__file__ = _last_run[0] = str(path)
+    module.__file__ = str(path)
+    _last_run[:] = [str(path)]
     known, bytecode = set(sys.modules), sys.dont_write_bytecode
     code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
     sys.modules[name] = module  # dataclasses look their module up by name
@@ -62,6 +63,7 @@ def run_file(path: Path, name: str) -> ModuleType:
             top = new.partition(".")[0]
             if top not in known and _stands_in(sys.modules.get(top), path.parent):
                 sys.modules[new].__minigrpo_neighbour__ = True
+                _last_run.append(getattr(sys.modules[new], "__file__", None) or "")
     return module
 
 
@@ -108,13 +110,13 @@ def _one_line(text: str, limit: int) -> str:
 def named(what: str = "", subject: Any = None) -> Iterator[None]:
     """Whatever is raised inside, but for Ctrl-C and want of memory, is a ValueError with its place.
 
-    Without `what`, only if the file that was run last has part in it: this package's errors pass.
+    Without `what`, only if the file that was run last, or what it imported from beside it, has part in it.
     """
     try:
         yield
     except BaseException as error:
         no_memory = isinstance(error, MemoryError | RuntimeError) and ran_out_of_memory(error)
-        own = what or _own_frames(error, _last_run[0])
+        own = what or any(f.filename in _last_run for f in traceback.extract_tb(error.__traceback__))
         if isinstance(error, KeyboardInterrupt) or no_memory or not own:
             raise
         told = f"{what or 'your code failed'}: {explain(error, _last_run[0], subject)}"

@@ -417,3 +417,15 @@ def test_exercises_fail_in_the_students_place(tmp_path):
         ask(load(file).answer, 1, given="")
     with pytest.raises(KeyboardInterrupt):
         ask(lambda: (_ for _ in ()).throw(KeyboardInterrupt), given="")
+
+
+def test_what_fails_without_the_users_file_is_not_the_users(fails, run, monkeypatch):
+    """Although the code that fails lies in the same folder: here both are the tests'."""
+    from minigrpo import evaluation
+
+    fails(command="train --task mine.py:T --steps 1 --out run", code=0)
+    space = {}
+    exec(compile("def broken(*_, **__): raise KeyError('ours')", "other.py", "exec"), space)
+    monkeypatch.setattr(evaluation, "evaluate", space["broken"])
+    with pytest.raises(KeyError, match="ours"):
+        run("evaluate", "run")

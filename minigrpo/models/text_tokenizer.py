@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +54,8 @@ class TextTokenizer:
         """
         ids, bare = (self.core.encode(text, add_special_tokens=add).ids for add in (True, False))
         added = len(ids) - len(bare)
-        if ids[added:] == bare and bare[:added] == ids[:added]:
-            ids = bare
-        out = np.array(ids, dtype=np.int64).view(Encoded)
+        twice = ids[added:] == bare and bare[:added] == ids[:added]
+        out = np.array(bare if twice else ids, dtype=np.int64).view(Encoded)
         out.text = text
         return out
 
@@ -72,19 +70,11 @@ class TextTokenizer:
                 return ids
         raise ValueError(f"the model has no tokens for the text {text[:80]!r}: leave such texts out")
 
-    @cached_property
-    def _before(self) -> tuple[list[int], str]:
-        ids = self.core.encode("a", add_special_tokens=False).ids
-        return ids, self.core.decode(ids, skip_special_tokens=False)
-
     def _added(self, batch: list[list[int]]) -> list[str]:
-        """The text that each list of tokens adds to one that it goes on from.
-
-        A decoder drops the space before the first word, which is right at the start of a text only.
-        """
-        ids, text = self._before
-        found = self.core.decode_batch([ids + tokens for tokens in batch], skip_special_tokens=False)
-        return [both.removeprefix(text) for both in found]
+        """What each list of tokens adds to a text: a decoder drops the space before a text's first word."""
+        a = self.core.encode("a", add_special_tokens=False).ids
+        text, *both = self.core.decode_batch([a, *(a + ids for ids in batch)], skip_special_tokens=False)
+        return [longer.removeprefix(text) for longer in both]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a completion, as it goes on from its prompt; EOS and all after it are dropped.

@@ -27,11 +27,8 @@ Problem = TypeVar("Problem")
 class Tokenizer(Protocol):
     """Text to token ids and back.   eos is the id that ends a completion, or None if only the length limit ends one."""
 
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def eos(self) -> int | None: ...
+    vocab_size: int
+    eos: int | None
 
     def encode(self, text: str) -> np.ndarray: ...
 
@@ -49,11 +46,8 @@ class Task(Protocol):
     `sampler.sample`.
     """
 
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-
-    @property
-    def max_new_tokens(self) -> int: ...
+    tokenizer: Tokenizer
+    max_new_tokens: int
 
     def prompts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[np.ndarray]: ...
 
@@ -128,9 +122,8 @@ def score_texts(rollouts: Any, tokenizer: Tokenizer, reward: Callable[[str, str]
 
 def prompt_text(tokenizer: Tokenizer, prompt: np.ndarray) -> str:
     """The text that a prompt was made of; of one that was given as ids, their text, and <eos> for EOS."""
-    text = getattr(prompt, "text", None)
-    if text is not None:
-        return text
+    if getattr(prompt, "text", None) is not None:
+        return prompt.text
     ids, eos = np.asarray(prompt), tokenizer.eos
     cuts = [-1, *(np.flatnonzero(ids == eos).tolist() if eos is not None else ()), len(ids)]
     return "<eos>".join(tokenizer.decode(ids[a + 1 : b]) for a, b in pairwise(cuts))
@@ -165,9 +158,9 @@ def exactly(n: int, found: Any, method: str) -> list[Any]:
 def pairs(n: int, found: Any) -> list[Any]:
     """n demonstrations.   Raises ValueError for another number, and for what are no pairs."""
     items = exactly(n, found, "demonstrations")
-    for item in items:
-        if not isinstance(item, tuple | list) or len(item) != 2:
-            raise ValueError(f"demonstrations of the task gave {shown(item)}: return (prompt, completion)")
+    other = next((item for item in items if not isinstance(item, tuple | list) or len(item) != 2), None)
+    if other is not None:
+        raise ValueError(f"demonstrations of the task gave {shown(other)}: return (prompt, completion)")
     return items
 
 

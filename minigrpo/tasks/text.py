@@ -46,11 +46,8 @@ class TextTask(Protocol):
     pairs of texts (prompt, completion), for a supervised warm start.
     """
 
-    @property
-    def max_new_tokens(self) -> int: ...
-
-    @property
-    def stop(self) -> str | Sequence[str] | None: ...
+    max_new_tokens: int
+    stop: str | Sequence[str] | None
 
     def texts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[str]: ...
 
@@ -64,8 +61,7 @@ class Tokenised:
     task: TextTask
     tokenizer: Any  # models.TextTokenizer
 
-    def __getattr__(self, name: str) -> Any:
-        """The task's own max_new_tokens, defaults and is_correct."""
+    def __getattr__(self, name: str) -> Any:  # max_new_tokens, defaults and is_correct
         return getattr(object.__getattribute__(self, "task"), name)
 
     @property
