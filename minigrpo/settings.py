@@ -90,8 +90,10 @@ class TrainSettings:
         options = recommended.get("task_options", {}) if isinstance(recommended, Mapping) else None
         if not isinstance(options, dict):
             raise ValueError(f"defaults of task {task!r} is no dict of settings, with a dict of task_options if there are any")
-        options = options | changes.get("task_options", {})
-        return cls.from_stored({"task": task} | dict(recommended) | changes | {"task_options": options})
+        wanted = dict(recommended) | changes | {"task_options": options | changes.get("task_options", {})}
+        if wanted.get("model") and wanted.get("warm_start_steps"):  # 3e-3 would destroy a pretrained model
+            wanted = {"warm_start_learning_rate": 3e-5} | wanted
+        return cls.from_stored({"task": task} | wanted)
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> TrainSettings:

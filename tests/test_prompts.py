@@ -343,6 +343,16 @@ def test_a_warm_start_on_texts_teaches_them():
     assert not hasattr(Tokenised(Chat([]), tokenizer), "demonstrations")
 
 
+def test_a_pretrained_model_is_warmed_gently():
+    for changes, rate in (
+        ({"model": "m", "warm_start_steps": 3}, 3e-5),
+        ({"model": "m", "warm_start_steps": 3, "warm_start_learning_rate": 1e-4}, 1e-4),
+        ({"model": "m"}, TrainSettings.warm_start_learning_rate),
+        ({"warm_start_steps": 3}, TrainSettings.warm_start_learning_rate),
+    ):
+        assert TrainSettings.for_task("sums", **changes).warm_start_learning_rate == rate
+
+
 # -- runs ------------------------------------------------------------------------------------------------------------------
 
 CHAT_TASK = """
