@@ -187,11 +187,11 @@ def _parser() -> argparse.ArgumentParser:
 
     plot = command(
         "plot",
-        "draw the metrics of runs: one run as small multiples; several as learning curves, a line for each objective",
+        "draw the metrics of runs: one run as small multiples; several as learning curves, a line for each setting",
     )
-    plot.add_argument("path", metavar="RUN", nargs="+", help="folders of runs")
+    plot.add_argument("path", metavar="RUN", nargs="+", help="folders of runs of one task")
     plot.add_argument("--out", metavar="FILE", help="figure to write, .png or .svg (default: metrics.png in the first folder)")
-    plot.add_argument("--key", default="reward", help="what to compare across runs (default: reward)")
+    plot.add_argument("--key", help="one metric to draw, as metrics.jsonl names it (default: reward; of one run, the usual ones)")
 
     bench = command("bench", "the time of a full step on fixed workloads, next to the floor that matrix products set")
     bench.add_argument("--workload", nargs="+", default=["W1", "W2", "W3"], metavar="NAME", help="W1, W2, W3 (default: all)")

@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 
 from minigrpo.backend import describe_backend
-from minigrpo.settings import TrainSettings
-
-MAY_CHANGE = ("backend", "memory_limit", "micro_batch_tokens")  # of a run, on the way: where it computes, not what
+from minigrpo.settings import MAY_CHANGE, TrainSettings
 
 
 def run_demo(a: argparse.Namespace) -> None:
@@ -113,7 +111,6 @@ def run_sample(a: argparse.Namespace) -> None:
     """A group from a trained policy, drawn; without a task, what a pretrained model goes on to write."""
     from minigrpo.drawing import tree_text
     from minigrpo.groups import read_groups
-    from minigrpo.plots import draw_tree, save
     from minigrpo.rewards import check_rewards
     from minigrpo.sampler import sample
     from minigrpo.tasks import draw_prompts, sampling_limits
@@ -133,6 +130,8 @@ def run_sample(a: argparse.Namespace) -> None:
     group = read_groups("\n".join(json.dumps(record) for record in records), unit="characters")[0]
     print(tree_text(group.tree, group.rewards, group.labels, prompt=group.prompt))
     if a.out:
+        from minigrpo.plots import draw_tree, save
+
         print(f"figure: {save(draw_tree(group.tree, group.rewards, group.labels, title=group.prompt), a.out)}")
 
 
@@ -174,7 +173,6 @@ def run_tree(a: argparse.Namespace) -> None:
     """Groups that somebody typed or logged, drawn."""
     from minigrpo.drawing import tree_text
     from minigrpo.groups import group_statistics, read_groups, statistics_text
-    from minigrpo.plots import draw_tree, draw_trees_page, save
 
     groups = read_groups(_read(a.file), unit=a.unit, reward_name=a.reward_name)
     for group in groups[: a.show if len(groups) > 1 else 1]:
@@ -182,6 +180,8 @@ def run_tree(a: argparse.Namespace) -> None:
     if len(groups) > 1:
         print(statistics_text(group_statistics(groups), ascii_only=a.ascii))
     if a.out:
+        from minigrpo.plots import draw_tree, draw_trees_page, save
+
         one = groups[0]
         figure = draw_tree(one.tree, one.rewards, one.labels, title=one.prompt) if len(groups) == 1 else draw_trees_page(groups)
         print(f"figure: {save(figure, a.out)}")
@@ -263,23 +263,17 @@ def run_check(a: argparse.Namespace) -> int:
 
 def run_plot(a: argparse.Namespace) -> None:
     """Metrics of runs as a figure."""
-    from minigrpo.plots import learning_curves, metrics_figure, save
-    from minigrpo.runs import read_metrics, read_settings
+    from minigrpo.plots import compare_runs, metrics_figure, run_settings, save, task_name
+    from minigrpo.runs import read_metrics
 
-    out = a.out or Path(a.path[0]) / "metrics.png"
-    runs = [(read_settings(path), read_metrics(path)) for path in a.path]
-    if len(runs) == 1:
-        print(f"figure: {save(metrics_figure(runs[0][1]), out)}")
-        return
-    curves: dict[str, list] = {}
-    for settings, records in runs:
-        values = [record[a.key] for record in records if a.key in record]
-        if not values:
-            raise ValueError(f"there is no {a.key!r} in the metrics of a run: it has {', '.join(sorted(records[0]))}")
-        curves.setdefault(settings["objective"], []).append(values)
-    shortest = min(len(values) for group in curves.values() for values in group)
-    arrays = {name: np.array([values[:shortest] for values in group]) for name, group in curves.items()}
-    print(f"figure: {save(learning_curves(arrays, xlabel='training step', ylabel=a.key, title=''), out)}")
+    folders = [Path(path).resolve().parent if Path(path).is_file() else Path(path) for path in a.path]
+    if len(folders) > 1 or a.key is not None:
+        figure = compare_runs(folders, "reward" if a.key is None else a.key)
+    else:
+        s = run_settings(folders[0])
+        title = f"{s['objective']} on {task_name(s)}, one run (seed {s['seed']})"
+        figure = metrics_figure(read_metrics(folders[0], before=True), title=title)
+    print(f"figure: {save(figure, a.out or folders[0] / 'metrics.png')}")
 
 
 def run_bench(a: argparse.Namespace) -> None:

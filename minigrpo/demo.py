@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -206,28 +207,9 @@ def _page(sections: list[Section], out: Path, seconds: float) -> str:
             data = base64.b64encode((out / name).read_bytes()).decode()
             body.append(f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">')
         body.append(f"<pre>{html.escape(pre)}</pre></section>" if pre else "</section>")
-    return TEMPLATE.replace("BODY", "\n".join(body)).replace("SECONDS", f"{seconds:.0f}")
+    template = (files("minigrpo") / "demo.html").read_text(encoding="utf-8")
+    return template.replace("BODY", "\n".join(body)).replace("SECONDS", f"{seconds:.0f}")
 
 
 def _say(text: str) -> None:
     print(text, flush=True, file=sys.stdout)
-
-
-TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>GRPO is secretly a process reward model</title>
-<style>
-body { font: 17px/1.55 system-ui, sans-serif; color: #1a1a1a; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; } img { max-width: 100%; display: block; margin: 1rem auto; }
-pre { background: #f4f4f2; padding: 0.8rem; overflow-x: auto; font-size: 13px; line-height: 1.35; }
-footer { color: #555; margin: 3rem 0; }
-</style></head><body>
-<h1>GRPO is secretly a process reward model</h1>
-<p>GRPO gives one reward to a whole completion. The completions of a group share prefixes and form a tree; over that tree GRPO is
-exactly an objective with a reward for every step. The tree also shows a flaw, and a fix of one line.</p>
-BODY
-<p>Try it: <a href="explorer.html">explorer.html</a>, in the same folder, is the first group as a page in which texts and rewards
-can be edited.</p>
-<footer>Made by <code>minigrpo demo</code> in SECONDS seconds. Result: Sullivan &amp; Koller, arXiv:2509.21154.</footer>
-</body></html>
-"""

@@ -6,6 +6,7 @@ figures (`tree_plots.py` draws the same steps, `plots.py` the rest) and the read
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ from minigrpo.objectives import advantages
 from minigrpo.tree import PrefixTree
 
 Labels = Sequence[str] | Mapping[int, str] | Callable[[int], str]  # the text of a token id
+
+MARKS = {"\n": "↵", "\t": "⇥"}
+# Printable by Unicode's rules, but nothing is seen of them: joiners, fillers, variation selectors, the empty Braille cell.
+HIDDEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+UNITS = re.compile(r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}|.", re.DOTALL)  # an escape, or else a character
 
 # The colours are Okabe and Ito's, which colour-blind people can tell apart; lines and markers tell them apart in a grey print.
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, INK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222"
@@ -105,6 +111,8 @@ def drawn_steps(
         parent, members, start, end, text = steps[i]
         local = tuple(m - int(everyone[0]) for m in members)
         reward, advantage = (None if v is None else float(v[list(local)].mean()) for v in (own, adv))
+        if advantage is not None and abs(advantage) < 1e-9:
+            advantage = 0.0  # what cancels, as in a step of the whole group, leaves a rounding, which has no colour
         drawn.append(DrawnStep(text, local, len(route[i]), place.get(parent), start, end, reward, advantage))
     return drawn
 
@@ -121,29 +129,37 @@ def _step_text(tokens: list[int], labels: Labels | None) -> str:
     return visible("".join(pieces))
 
 
+def escape(character: str) -> str:
+    """A character as Python's escape: \\x1b, \\u200b, \\U0001f9e0."""
+    return character.encode("unicode_escape").decode()
+
+
 def visible(text: str) -> str:
-    """The text in one printable line: line ends as ↵, spaces at its ends as ␣, what cannot be printed (escapes, say) as �."""
-    text = "".join(c if c.isprintable() else {"\n": "↵", "\t": "⇥"}.get(c, "�") for c in text)
+    """The text in one printable line: line ends as ↵, spaces at its ends as ␣, what shows nothing or moves the cursor escaped."""
+    text = "".join(MARKS.get(c) or (c if c.isprintable() and not HIDDEN.match(c) else escape(c)) for c in text)
+    if text and not columns(text[0]):  # a combining mark would be drawn over what stands before the text
+        text = escape(text[0]) + text[1:]
     left, right = len(text) - len(text.lstrip(" ")), len(text.rstrip(" "))
     return "␣" * left + text[left:right] + "␣" * (len(text) - max(left, right))
 
 
 def columns(text: str) -> int:
-    """How many terminal columns a text takes: East Asian wide characters two, combining marks none."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    """How many terminal columns a text takes: East Asian wide characters two, marks and vowels that join the one before none."""
+    joins = [unicodedata.category(c) in ("Mn", "Me") or "\u1160" <= c <= "\u11ff" or "\ud7b0" <= c <= "\ud7ff" for c in text]
+    return sum(0 if j else 1 + (unicodedata.east_asian_width(c) in "WF") for c, j in zip(text, joins, strict=True))
 
 
 def shorten(text: str, width: int) -> str:
     """The text, cut by an ellipsis to at most width columns: mostly its beginning, where it differs, and the end, the answer."""
     if columns(text) <= width:
         return text
-    tail = text[len(text) - max(width - 1, 0) // 3 :]
-    while columns(tail) > max(width - 1, 0) // 3:
+    units = UNITS.findall(text)  # an escape is not cut in two
+    head, tail = units[:width], units[len(units) - max(width - 1, 0) // 3 :]
+    while tail and (columns("".join(tail)) > max(width - 1, 0) // 3 or not columns(tail[0])):
         tail = tail[1:]
-    head = text[:width]
-    while head and columns(head) + columns(tail) > width - 1:
+    while head and columns("".join(head + tail)) > width - 1:
         head = head[:-1]
-    return f"{head}…{tail}"
+    return "".join([*head, "…", *tail])
 
 
 def member_names(members: Sequence[int]) -> str:
@@ -225,7 +241,7 @@ def describe(tree: PrefixTree, rewards: Sequence[float] | np.ndarray | None = No
     own = tree.completion_group == group
     k, flat, distinct = int(own.sum()), int(tree.lengths[own].sum()), int((tree.group == group).sum())
     is_flat = ": flat" if k > 1 and tree.is_flat[group] else ""
-    lines = [f"k = {k}, {flat} tokens of which {distinct} distinct ({1 - distinct / max(flat, 1):.0%} shared){is_flat}"]
+    lines = [f"k = {k}, {flat} tokens of which {distinct} distinct ({(flat - distinct) / max(flat, 1):.0%} shared){is_flat}"]
     if rewards is not None:
         r = np.asarray(rewards, dtype=np.float64)[own]
         listed = " ".join(f"{x:.4g}" for x in r)

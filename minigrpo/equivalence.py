@@ -8,7 +8,7 @@ against a third policy by the KL term.  (Paper, Theorem 1: unclipped, token-mean
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class Equivalence:
     grpo_loss: float
     prm_loss: float
     value_difference: float  # |difference| / Σ |terms|: the loss itself may be close to 0
-    gradient_difference: dict[str, float]  # for each parameter, ‖difference‖ / ‖gradient‖ (Euclidean norm)
+    gradient_difference: dict[str, float]  # for each parameter, ‖difference‖ / size of its terms (Euclidean norms)
     unique_tokens: int
     flat_tokens: int
     informative: bool  # some group has unequal rewards; otherwise only the KL term is compared
@@ -61,6 +61,10 @@ def check_equivalence(
 ) -> Equivalence:
     """Compare GRPO on padded rows with the explicit PRM on the tree, at a policy `step` away (relative) from the sampling one.
 
+    Advantages of members cancel, so differences are relative to what does not: the loss to Σ s over tokens, s = c·(ρ|a| + β|1 - eˣ|
+    + 2β), since dD/dlogp = 1 - eˣ cancels too; a parameter's gradient to ‖Σ ξ·s·dlogp/dθ‖, ξ normal, whose mean square is
+    Σ ‖s·dlogp/dθ‖², or its own norm if larger, or 10⁻³ of that of all parameters (equal values leave queries without gradient).
+
     prm_rewards and count_of_node stand in for the PRM side's rewards and |λ|: a check of the check, which must then fail.
     """
     tree = rollouts.tree
@@ -80,19 +84,26 @@ def check_equivalence(
         ref = model.forward(tree, rollouts.temperature, keep=False)
         moved()
 
+        def gradient(dlogp: np.ndarray) -> dict[str, np.ndarray]:
+            return {name: model.backend.to_host(g).copy() for name, g in model.backward(dlogp, add=False).items()}
+
+        def on_flat(rows: np.ndarray) -> np.ndarray:  # (B,T) -> (N,)
+            return np.bincount(flat.paths[flat.paths >= 0], rows[flat.paths >= 0], minlength=flat.n_nodes)
+
         # Left: one advantage a completion, every completion computed alone.
         grpo = Objective.preset("grpo", clip_low=None, clip_high=None, beta=beta)
-        model.gradients.flat[:] = 0
         logp_flat = flat.on_tokens(model.forward(flat, rollouts.temperature))
-        grpo_loss, dlogp = padded_loss(grpo, rollouts.completions, rewards, logp_flat, old_flat, ref_flat)
-        on_flat_nodes = np.zeros(flat.n_nodes)
-        on_flat_nodes[flat.paths[flat.paths >= 0]] = dlogp[flat.paths >= 0]
-        model.backward(on_flat_nodes)
-        left = {name: model.backend.to_host(g).copy() for name, g in model.gradients.items()}
+        (grpo_loss, dlogp), (_, surrogate), (_, k1) = (
+            padded_loss(replace(grpo, **changes), rollouts.completions, rewards, logp_flat, old_flat, ref_flat)
+            for changes in ({}, {"beta": 0.0}, {"kl": "k1"})
+        )
+        left = gradient(on_flat(dlogp))
+        size = np.abs(surrogate) + np.abs(dlogp - surrogate) + 2 * np.abs(k1 - surrogate)  # (B,T)
+        model.forward(flat, rollouts.temperature)
+        terms = gradient(on_flat(size * np.random.default_rng(0).standard_normal(size.shape)))
 
         # Right: one process reward a step, every node computed once.
         prm = Objective.preset("prm", beta=beta)
-        model.gradients.flat[:] = 0
         logp = model.forward(tree, rollouts.temperature)
         coefficients = prm.coefficients(rollouts, rewards if prm_rewards is None else prm_rewards)
         if count_of_node is not None:
@@ -100,16 +111,13 @@ def check_equivalence(
             scaled = {name: getattr(coefficients, name) * factor for name in ("positive", "negative", "weight")}
             coefficients = Coefficients(**(vars(coefficients) | scaled))
         prm_loss, dlogp = prm.evaluate(coefficients, logp, old, ref)
-        model.backward(dlogp)
-        right = {name: model.backend.to_host(g).copy() for name, g in model.gradients.items()}
-        terms = float(np.abs(coefficients.positive * np.exp(logp - old)).sum() + np.abs(coefficients.negative).sum())
+        right = gradient(dlogp)
     finally:
         model.parameters.flat[:] = theta
         model.gradients.flat[:] = 0
-    difference = {name: _relative(right[name] - left[name], left[name]) for name in left}
-    value = abs(grpo_loss - prm_loss) / max(terms, abs(grpo_loss), 1e-300)
-    return Equivalence(grpo_loss, prm_loss, value, difference, int(tree.scored.sum()), int(tree.lengths.sum()), bool(terms > 0))
-
-
-def _relative(difference: np.ndarray, reference: np.ndarray) -> float:
-    return float(np.linalg.norm(difference) / max(float(np.linalg.norm(reference)), 1e-300))
+    norm, tiny = np.linalg.norm, 1e-300
+    least = max(1e-3 * norm([norm(g) for g in terms.values()]), tiny)
+    difference = {n: float(norm(right[n] - left[n]) / max(norm(left[n]), norm(terms[n]), least)) for n in left}
+    value = abs(grpo_loss - prm_loss) / max(float(size.sum()), tiny)
+    sizes = int(tree.scored.sum()), int(tree.lengths.sum())
+    return Equivalence(grpo_loss, prm_loss, value, difference, *sizes, bool(surrogate.any()))

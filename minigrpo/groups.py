@@ -178,8 +178,8 @@ def _rewards(members: list[tuple]) -> np.ndarray | None:
     for where, _, reward in members:
         if reward is None:
             raise ValueError(f"{where} has no reward, but others of its group do: give all or none")
-        if not isinstance(reward, int | float) or not abs(reward) < 1e300:
-            raise ValueError(f"the reward of {where} is {json.dumps(reward)[:60]}: it must be a finite number")
+        if not isinstance(reward, int | float) or not abs(reward) <= 1e100:
+            raise ValueError(f"the reward of {where} is {json.dumps(reward)[:60]}: it must be a finite number up to 1e100")
     return np.array([reward for _, _, reward in members], dtype=np.float64)
 
 
@@ -245,7 +245,7 @@ def statistics_text(stats: dict, *, ascii_only: bool = False) -> str:
         f"flat groups              {stats['flat_groups']} ({stats['flat_share']:.1%}): no two completions begin alike",
         f"path depth               {depth}",
         f"intermediate proportion  {stats['intermediate_proportion_mean']:.1%} of a completion's {unit} are before its leaf",
-        f"{unit:<24} {flat}, of which {unique} distinct ({1 - unique / max(flat, 1):.1%} shared)",
+        f"{unit:<24} {flat}, of which {unique} distinct ({(flat - unique) / max(flat, 1):.1%} shared)",
         "",
         f"|λ|   {unit:>10}   share",
     ]

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.rewards import check_rewards, step_rewards
+from minigrpo.rewards import LARGEST, check_rewards, step_rewards
 from minigrpo.sampler import Rollouts
 from minigrpo.tree import PrefixTree
 
@@ -51,24 +51,21 @@ def advantages(
 
     baseline: "group_mean"; "leave_one_out", the mean of the others in the group (RLOO); "none".
     scale: "group_std" or "batch_std", each with ddof (1: sample standard deviation, as the paper's authors) and eps; "none".
-    Where all rewards of a group are equal and a baseline is taken, the advantage is exactly 0.
-    Raises ValueError for an unknown choice, and if a group of one needs a baseline or standard deviation.  (Paper, section 2.)
+    Where all of them are equal there is no std to divide by, so aᵢ = rᵢ - baseline: exactly 0 where a baseline is taken.  Without
+    one take scale "none", since nearly equal rewards are divided by nearly 0.  (Paper, section 2.)
+    Raises ValueError for an unknown choice, a reward that is not finite, a group of one that needs a baseline or std.
     """
     for field, value in (("baseline", baseline), ("scale", scale)):
         if value not in CHOICES[field]:
             raise ValueError(f"{field} {value!r} is unknown: choose from {', '.join(CHOICES[field])}")
-    rewards = np.asarray(rewards, dtype=np.float64)
-    size = np.bincount(group)
+    rewards, size = check_rewards(rewards, np.asarray(group)), np.bincount(group)
     if size.min() < 2 and (baseline != "none" or scale == "group_std"):
         raise ValueError("a group of one completion has nothing to be compared with: take a group size of at least 2")
-    mean = np.bincount(group, rewards) / size
-    centred = rewards - mean[group]
+    shifted, mean, divisor, unit = _standardise(rewards, group, 1.0, scale, ddof, eps)
+    out = rewards / unit if baseline == "none" else shifted - mean
     if baseline == "leave_one_out":
-        centred *= (size / (size - 1))[group]  # rᵢ - mean of the others
-    low, high = _extremes(rewards, group, len(size))
-    centred[(low == high)[group]] = 0.0  # the mean of equal numbers may differ from them by a rounding
-    out = rewards.copy() if baseline == "none" else centred
-    return out / _scale(rewards, group, mean, scale, ddof, eps)
+        out *= (size / (size - 1))[group]  # rᵢ - mean of the others
+    return out / divisor
 
 
 def step_advantages(
@@ -81,36 +78,60 @@ def step_advantages(
 ) -> np.ndarray:
     """Â(λ) = (R̂(λ) - mean r) / (std r + eps): the advantage of every node's process step.   rewards (B,) -> (N,) float64
 
-    values (N,) stands in for R̂, the mean over members.  0 in the trunk and where all rewards of a group are equal.
-    Raises ValueError as `advantages` does.  (Paper, section 3.)
+    values (N,), process rewards of one's own, stand in for R̂ and r both, since they need not be on the scale of outcomes:
+
+        Â(n) = (v(n) - m) / (s + eps),   m = Σ |λ(n)|·v(n) / Σ |λ(n)|,   s² = Σ |λ(n)|·(v(n) - m)² / (Σ |λ(n)| - ddof)
+
+    sums over the group's nodes (s by `scale`), that is, over all tokens of all members.  Outcomes play no part; another scale of v
+    changes nothing (but for eps); equal v give exactly 0.  v = R̂ gives Â up to a factor if lengths are equal, not Â: s is below
+    std r, which R̂ does not tell where completions are equal.  0 in the trunk.  (Paper, section 3.)
+    Raises ValueError as `advantages` does, and for values that are missing or not finite.
     """
-    rewards = check_rewards(rewards, tree)
-    group, owner = tree.completion_group, tree.group
+    rewards, group, nodes = check_rewards(rewards, tree), tree.completion_group, np.flatnonzero(tree.group >= 0)
     advantages(rewards, group, scale=scale, ddof=ddof, eps=eps)  # refuses what cannot work
-    mean = np.bincount(group, rewards) / np.bincount(group)
-    std = np.broadcast_to(_scale(rewards, group, mean, scale, ddof, eps), len(rewards))
-    first = np.searchsorted(group, np.arange(tree.n_groups))  # a member of each group: all have the group's std
-    low, high = _extremes(rewards, group, tree.n_groups)
-    r_hat = step_rewards(tree, rewards) if values is None else values
-    return np.where((owner >= 0) & (low < high)[owner], (r_hat - mean[owner]) / std[first][owner], 0.0)
+    owner, out = tree.group[nodes], np.zeros(tree.n_nodes)
+    if values is None:
+        shifted, mean, divisor, _ = _standardise(rewards, group, 1.0, scale, ddof, eps)
+        first = np.searchsorted(group, owner)  # a member of each node's group: all have the group's mean and std
+        out[nodes] = (step_rewards(tree, shifted)[nodes] - mean[first]) / divisor[first]
+        return out
+    values = np.asarray(values, dtype=np.float64)
+    if values.shape != out.shape:
+        raise ValueError(f"{tree.n_nodes} nodes need as many process rewards, not an array of shape {values.shape}")
+    bad = nodes[~(np.abs(values[nodes]) <= LARGEST)]
+    if len(bad):
+        raise ValueError(f"the process reward of node {bad[0]} is {values[bad[0]]}: it must be a finite number up to {LARGEST:g}")
+    shifted, mean, divisor, _ = _standardise(values[nodes], owner, tree.count[nodes], scale, ddof, eps)
+    out[nodes] = (shifted - mean) / divisor
+    return out
 
 
-def _extremes(rewards: np.ndarray, group: np.ndarray, n_groups: int) -> tuple[np.ndarray, np.ndarray]:
-    low, high = np.full(n_groups, np.inf), np.full(n_groups, -np.inf)
-    np.minimum.at(low, group, rewards)
-    np.maximum.at(high, group, rewards)
-    return low, high
+def _standardise(
+    x: np.ndarray, group: np.ndarray, times: np.ndarray | float, scale: str, ddof: int, eps: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(x - shift) / unit, its mean over the group, (std + eps) / unit, and unit.   x[i] counts times[i] times
 
+    The std is the group's or the batch's; 1 stands for std + eps where it is 0 or not wanted.  shift is 0, but where all numbers
+    agree in three digits it is the first of them: equal ones are exactly 0 then, and their mean does not lose the late digits in
+    which 10¹⁶ and 10¹⁶ + 2 differ.  unit, a power of two, rounds nothing and keeps squares of tiny numbers from vanishing.
+    """
+    group, times = np.unique(group, return_inverse=True)[1], times * np.ones(len(x))
+    together = group if scale == "group_std" else np.zeros_like(group)
+    largest = np.zeros(len(x))
+    np.maximum.at(largest, together, np.abs(x))
+    unit = np.ldexp(1.0, np.maximum(np.frexp(largest)[1], -1000))[together]
+    x = x / unit
 
-def _scale(rewards: np.ndarray, group: np.ndarray, mean: np.ndarray, scale: str, ddof: int, eps: float) -> np.ndarray | float:
-    if scale == "none":
-        return 1.0
-    if scale == "batch_std":
-        std = np.full(len(rewards), rewards.std(ddof=min(ddof, len(rewards) - 1)))
-    else:
-        squares = np.bincount(group, (rewards - mean[group]) ** 2)
-        std = np.sqrt(squares / (np.bincount(group) - ddof))[group]
-    return np.where(std + eps > 0, std + eps, 1.0)  # equal rewards and no eps: 0 / 1, not 0 / 0
+    def about_mean(by: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        first = x[np.unique(by, return_index=True)[1]][by]
+        differ = np.bincount(by, np.abs(x - first) > 1e-3 * np.abs(first))[by]
+        shifted = np.where(differ, x, x - first)
+        return shifted, (np.bincount(by, times * shifted) / np.bincount(by, times))[by]
+
+    shifted, mean = about_mean(together)
+    squares, n = np.bincount(together, times * (shifted - mean) ** 2), np.bincount(together, times)
+    std = np.sqrt(squares / np.maximum(n - ddof, 1))[together]
+    return *about_mean(group), np.where((scale != "none") & (std > 0), std + eps / unit, 1 / unit), unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +142,8 @@ class Coefficients:
     negative: np.ndarray  # (N,) w · Σ (cᵢaᵢ)⁻, at most 0
     weight: np.ndarray  # (N,) w · Σ cᵢ
     tokens: np.ndarray  # (N,) members counted
-    tokens_up: np.ndarray  # (N,) members with aᵢ > 0
-    tokens_down: np.ndarray  # (N,) members with aᵢ < 0
+    tokens_up: np.ndarray  # (N,) of these, members with aᵢ > 0, or all if Â > 0
+    tokens_down: np.ndarray  # (N,) of these, members with aᵢ < 0, or all if Â < 0
 
     def only_counted(self, *logps: np.ndarray | None) -> list[np.ndarray | None]:
         """Log-probabilities in float64, 0 where nothing counts: what is masked must not overflow, for 0 · inf is NaN."""
@@ -148,7 +169,7 @@ class Objective:
     # sequence_mean: over the tokens of a completion, then over completions (DeepSeekMath).  sequence_sum: summed over the tokens
     # of a completion, then the mean over completions (REINFORCE, RLOO).  constant: sequence_sum / max_new_tokens (Dr. GRPO).
     aggregation: str = "group_token_mean"
-    process_weight: str = "none"  # inverse_count: 1/|λ|, so each process step counts once (λ-GRPO)
+    process_weight: str = "none"  # inverse_count: 1/|λ|, |λ| members that count, so each process step counts once (λ-GRPO)
     process_reward: str = "outcome"  # tree: the explicit PRM, (R̂ - mean) / std in place of aᵢ
     clip_low: float | None = None  # None: no clipping
     clip_high: float | None = None
@@ -186,10 +207,12 @@ class Objective:
         return replace(cls(name=name, **PRESETS[name]), **changes)
 
     def coefficients(self, rollouts: Rollouts, rewards: np.ndarray, process_rewards: np.ndarray | None = None) -> Coefficients:
-        """Carry the outcome rewards to the nodes.   rewards (B,); process_rewards (N,) replaces R̂ for process_reward="tree".
+        """Carry the outcome rewards to the nodes.   rewards (B,); process_rewards (N,), one's own: see `step_advantages`
 
-        Raises ValueError for missing or non-finite rewards and for groups that are too small.
+        Raises ValueError for missing or non-finite rewards, groups that are too small, process rewards that would not be used.
         """
+        if process_rewards is not None and self.process_reward != "tree":
+            raise ValueError('process rewards are given, but process_reward is "outcome": take "tree", as the preset prm has')
         tree = rollouts.tree
         rewards = check_rewards(rewards, tree)
         group, lengths = tree.completion_group, tree.lengths
@@ -197,16 +220,17 @@ class Objective:
         share = self._shares(lengths * counted, group, rollouts.max_new_tokens) * counted  # cᵢ
         advantage = advantages(rewards, group, self.baseline, self.scale, self.ddof, self.std_eps)
         weight = tree.sum_over_members(share)
-        up = tree.sum_over_members(counted & (advantage > 0))
-        down = tree.sum_over_members(counted & (advantage < 0))
+        tokens = tree.sum_over_members(counted)
         if self.process_reward == "outcome":
             positive = tree.sum_over_members(share * np.maximum(advantage, 0))
             negative = tree.sum_over_members(share * np.minimum(advantage, 0))
+            up = tree.sum_over_members(counted & (advantage > 0))
+            down = tree.sum_over_members(counted & (advantage < 0))
         else:
             step = step_advantages(tree, rewards, process_rewards, self.scale, self.ddof, self.std_eps)
             positive, negative = weight * np.maximum(step, 0), weight * np.minimum(step, 0)
-        w = 1 / tree.count if self.process_weight == "inverse_count" else np.ones(tree.n_nodes)
-        tokens = tree.sum_over_members(counted.astype(float))
+            up, down = tokens * (step > 0), tokens * (step < 0)
+        w = 1 / np.maximum(tokens, 1) if self.process_weight == "inverse_count" else np.ones(tree.n_nodes)
         return Coefficients(w * positive, w * negative, w * weight, tokens, up, down)
 
     def _shares(self, lengths: np.ndarray, group: np.ndarray, limit: int) -> np.ndarray:

@@ -94,7 +94,7 @@ def clip_gradient(gradients: Parameters, max_norm: float | None) -> float:
 
 
 def learning_rate_at(step: int, steps: int, peak: float, warmup: int = 0, schedule: str = "constant") -> float:
-    """The rate for step = 0, 1, …, steps-1: linear from 0 to peak over `warmup` steps, then constant or a half cosine to 0.
+    """The rate for step = 0, 1, …, steps-1: peak·(step+1)/(warmup+1) over `warmup` steps, then peak or a half cosine down to 0.
 
     Raises ValueError for another schedule than "constant" or "cosine".
     """

@@ -48,22 +48,20 @@ def padded_loss(
     start = 0
     for group in groups:
         rows = slice(start, start + len(group))
-        start += len(group)
-        r, k, n = rewards[rows], len(group), mask[rows].sum()
-        mean = r.mean()
+        r, k, n = rewards[rows] - (objective.baseline != "none") * rewards[start], len(group), mask[rows].sum()
+        mean = r.mean()  # less the first reward, so that equal ones are exactly 0 and a large offset costs no digits
         baseline = {"group_mean": mean, "leave_one_out": (r.sum() - r) / max(k - 1, 1), "none": 0.0}[objective.baseline]
-        spread = {"group_std": r, "batch_std": rewards, "none": None}[objective.scale]
-        scale = 1.0 if spread is None else spread.std(ddof=objective.ddof) + objective.std_eps
-        together = shares_prefix(group)  # (k,k,t)
-        size = together.sum(1)  # |λ(i,t)|
+        spread = {"group_std": rewards[rows] - rewards[start], "batch_std": rewards - rewards[0], "none": r[:1]}[objective.scale]
+        scale = spread.std(ddof=objective.ddof) + objective.std_eps if np.ptp(spread) else 1.0
+        counted = ~(truncated[rows] & objective.mask_truncated)[:, None]  # (k,1)
+        together = shares_prefix(group) & counted  # (k,k,t)
+        size = together.sum(1)  # |λ(i,t)|, of the members that count
         columns = slice(0, size.shape[1])
         if objective.process_reward == "tree":
             mean_reward = (together * r[:, None]).sum(1) / np.maximum(size, 1)
             advantage[rows, columns] = (mean_reward - mean) / scale
         else:
             advantage[rows] = ((r - baseline) / scale)[:, None]
-        if objective.baseline != "none" and r.min() == r.max():
-            advantage[rows] = 0.0  # the mean of equal numbers may differ from them by a rounding
         weight[rows, columns] = 1 / np.maximum(size, 1) if objective.process_weight == "inverse_count" else 1.0
         share[rows] = {
             "group_token_mean": np.array(1 / (len(groups) * max(n, 1))),
@@ -72,6 +70,7 @@ def padded_loss(
             "sequence_sum": np.array(1 / n_rows),
             "constant": np.array(1 / (n_rows * max_new_tokens)),
         }[objective.aggregation]
+        start += len(group)
     term_weight = np.where(mask, share * weight, 0.0)
     logp, old = np.where(mask, logp, 0.0), np.where(mask, old, 0.0)
     ratio = np.exp(logp - old)

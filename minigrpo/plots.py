@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,19 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from minigrpo.drawing import BLUE, INK, LINES, STYLE
-from minigrpo.tree_plots import draw_tree, draw_trees_page
-
-__all__ = [
-    "STYLE",
-    "bootstrap_interval",
-    "draw_tree",
-    "draw_trees_page",
-    "learning_curves",
-    "metrics_figure",
-    "save",
-    "statistics_figure",
-]
+from minigrpo.drawing import BLUE, INK, LINES, STYLE, columns, shorten, visible
+from minigrpo.runs import is_finite, read_metrics, read_settings
+from minigrpo.settings import MAY_CHANGE, TrainSettings
+from minigrpo.tree_plots import draw_tree as draw_tree
+from minigrpo.tree_plots import draw_trees_page as draw_trees_page
+from minigrpo.tree_plots import legible, printed
 
 # What `metrics_figure` shows if not told otherwise, with units for the vertical axes.
 METRICS = {
@@ -41,7 +36,9 @@ METRICS = {
     "tree/unique_tokens": "tokens",
     "tree/mean_count": "mean |λ| of a token",
     "tree/intermediate_proportion": "share of tokens",
+    "eval/pass@1_greedy": "share of held-out problems",
 }
+UNITS = METRICS | {"eval/reward_greedy": "mean outcome reward", "step_time": "seconds", "num_tokens": "tokens"}
 
 
 def save(figure: Figure, path: str | Path) -> Path:
@@ -88,48 +85,60 @@ def learning_curves(
     xlabel: str = "training step",
     ylabel: str = "mean outcome reward",
     title: str | None = None,
-    steps: Sequence[float] | None = None,
+    steps: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
+    note: str = "",
     smooth: int = 1,
     rng: np.random.Generator | None = None,
 ) -> Figure:
-    """A mean line a method with its 95 % bootstrap band over seeds, labelled at its end.   curves: name -> (seeds, steps)
+    """A mean line for each method with its 95 % bootstrap band over seeds.   curves: name -> (seeds, steps)
 
-    steps: the horizontal positions, counted from 1 if not given.  smooth: average each seed over that many steps up to the one
-    shown (fewer at the start) before all else, and say so.  rng draws the bootstrap; a generator with seed 0 if not given.
-    Raises ValueError for no curves, arrays that are not (seeds, steps) of one number of steps, and numbers that are not finite.
+    steps: the horizontal positions, counted from 1 if not given; a mapping for curves that have their own.  smooth: average each
+    seed over that many steps up to the one shown (fewer at the start) before all else, and say so.  rng draws the bootstrap; a
+    generator with seed 0 if not given.  note: said beside the number of seeds.
+    Raises ValueError for no curves or too many to tell apart, arrays that are not (seeds, steps) of the positions' number of steps,
+    and numbers that are not finite.
     """
     if not curves:
         raise ValueError("no curves to draw: give at least one name with its (seeds, steps) array")
     arrays = {name: np.asarray(values, dtype=np.float64) for name, values in curves.items()}
+    if len(arrays) > len(LINES) ** 2:
+        raise ValueError(f"{len(arrays)} lines cannot be told apart: draw at most {len(LINES) ** 2}")
     n_steps = next(iter(arrays.values())).shape[-1:]
+    at = np.arange(1, n_steps[0] + 1) if steps is None else steps
+    positions = {name: np.asarray(at[name] if isinstance(at, Mapping) else at) for name in arrays}
     for name, values in arrays.items():
-        if values.ndim != 2 or not values.size or values.shape[1:] != n_steps or not np.isfinite(values).all():
+        n = positions[name].shape if isinstance(at, Mapping) else n_steps
+        if values.ndim != 2 or not values.size or values.shape[1:] != n or not np.isfinite(values).all():
             wanted = "(seeds, steps), with as many steps as the others and finite numbers"
             raise ValueError(f"curve {name!r} has shape {values.shape}: it must be {wanted}")
-    x = np.arange(1, n_steps[0] + 1) if steps is None else np.asarray(steps)
-    if x.shape != n_steps or smooth < 1:
-        raise ValueError(f"{n_steps[0]} steps, {x.size} positions, smooth = {smooth}: give one position a step, smooth at least 1")
+        x = positions[name]
+        if x.shape != n or smooth < 1:
+            raise ValueError(f"{n[0]} steps, {x.size} positions, smooth = {smooth}: give one position a step, smooth at least 1")
     rng = rng or np.random.default_rng(0)
     seeds = {len(values) for values in arrays.values()}
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        wide, high = 0.09 * max(map(columns, arrays)), 0.22 * len(arrays)  # inches of the legend
+        figure = Figure(figsize=(7 + wide, max(4.2, high + 1)), layout="constrained")
         ax = figure.add_subplot()
-        ends = []
         for i, (name, values) in enumerate(arrays.items()):
-            colour, dash, marker = LINES[i % len(LINES)]
-            smoothed = _running_mean(values, smooth)
-            low, high = bootstrap_interval(smoothed, rng)
-            mean = smoothed.mean(0)
+            colour, dash, _ = LINES[i % len(LINES)]
+            marker = LINES[(i + i // len(LINES)) % len(LINES)][2]  # from the seventh line on, another than before
+            x, smoothed = positions[name], _running_mean(values, smooth)
             every = (max(i * len(x) // (8 * len(arrays)), 0), max(len(x) // 8, 1))
-            ax.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
-            ax.plot(x, mean, color=colour, ls=dash, marker=marker, markevery=every, ms=5, label=name)
-            ends.append((float(mean[-1]), name if len(seeds) == 1 else f"{name} ({len(values)})", colour))
-        ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(x[0], x[-1] + (x[-1] == x[0])))
-        _label_ends(ax, float(x[-1]), ends)
+            ax.fill_between(x, *bootstrap_interval(smoothed, rng), color=colour, alpha=0.18, lw=6 * (len(x) == 1))
+            label = name if len(seeds) == 1 else f"{name} ({len(values)})"
+            style = {"color": colour, "ls": dash, "marker": marker, "markevery": every, "ms": 5, "clip_on": False}
+            ax.plot(x, smoothed.mean(0), label=label, **style)
+        everywhere = np.concatenate(list(positions.values()))
+        room = np.ptp(everywhere) / 100 or 1
+        ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(everywhere.min() - room, everywhere.max() + room))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=bool((everywhere % 1 == 0).all())))
+        figure.legend(loc="outside right center", frameon=False, handlelength=4)
         over = f"{min(seeds)} seeds" if len(seeds) == 1 else "seeds (their number in brackets)"
-        about = "one seed" if seeds == {1} else f"mean and 95 % bootstrap band over {over}"
-        _titles(ax, title, about + (f"; running mean of {smooth} steps" if smooth > 1 else ""))
-    return figure
+        one = "one seed" + " each" * (len(arrays) > 1)
+        about = one if seeds == {1} else f"mean and 95 % bootstrap band over {over}"
+        _titles(ax, title, about + (f"; running mean of {smooth} steps" if smooth > 1 else "") + (f"; {note}" if note else ""))
+    return legible(figure)
 
 
 def _titles(ax: Axes, title: str | None, about: str) -> None:
@@ -140,34 +149,81 @@ def _titles(ax: Axes, title: str | None, about: str) -> None:
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Mean of the last `window` entries along the last axis, of fewer at the start.   (S,T) -> (S,T)"""
-    total = np.cumsum(np.pad(values, ((0, 0), (1, 0))), axis=1)
-    stop = np.arange(1, values.shape[1] + 1)
-    start = np.maximum(stop - window, 0)
-    return (total[:, stop] - total[:, start]) / (stop - start)
+    stops = range(1, values.shape[1] + 1)
+    return np.stack([values[:, max(stop - window, 0) : stop].mean(1) for stop in stops], axis=1)
 
 
-def _label_ends(ax: Axes, x: float, ends: list[tuple[float, str, str]]) -> None:
-    """Names at the right ends of lines, moved apart where they would overlap."""
-    low, high = ax.get_ylim()
-    ax.set_ylim(low, high)
-    gap, places, at = 0.065 * (high - low), [], -math.inf
-    for value, _, _ in sorted(ends):
-        at = max(at + gap, value)
-        places.append(at)
-    shift = max(places[-1] - high, 0.0)  # rather down than out of the figure
-    for i in reversed(range(len(places))):
-        limit = places[i + 1] - gap if i + 1 < len(places) else places[i] - shift
-        places[i] = min(places[i], limit)
-    for place, (value, name, colour) in zip(places, sorted(ends), strict=True):
-        line = {"arrowstyle": "-", "color": colour, "lw": 1.2, "shrinkA": 1, "shrinkB": 2, "relpos": (0, 0.5)}
-        spot = (1.04, (place - low) / (high - low))
-        ax.annotate(name, (x, value), spot, textcoords="axes fraction", va="center", annotation_clip=False, arrowprops=line)
+def compare_runs(folders: Sequence[str | Path], key: str = "reward") -> Figure:
+    """One metric of runs of a task, a line for each setting: the mean over the runs that differ in their seed alone.
+
+    What does not change the metric does not part runs: when checkpoints and samples were written; where it was computed, unless
+    time is drawn; how often and on how many problems it was evaluated, unless evaluations are drawn.  A mean stands only where all
+    its runs have a finite value.
+    Raises ValueError for runs of several tasks, a run (or the same seed and settings) given twice, and a run without the metric.
+    """
+    ignored = {"seed", "checkpoint_every", "log_samples_every"} | (set() if key == "step_time" else set(MAY_CHANGE))
+    ignored |= set() if key.startswith("eval/") else {"eval_every", "eval_prompts"}
+    lines: list[tuple[dict, dict]] = []  # settings; by seed, the folder of a run and its values by step
+    for folder in folders:
+        settings, records = run_settings(folder), read_metrics(folder, before=True)
+        for name in ("task", "task_options", "model"):
+            if lines and settings[name] != lines[0][0][name]:
+                was = f"{folders[0]} has {name} {lines[0][0][name]!r}, {folder} has {settings[name]!r}"
+                raise ValueError(f"{was}: runs of different tasks cannot be compared, so plot them apart")
+        values = {record["step"]: record[key] for record in records if is_finite(record.get(key))}
+        if not values:
+            others = visible(", ".join(sorted({k for record in records for k in record if is_finite(record[k])})))
+            raise ValueError(f"{folder}: there is no {key!r} in the metrics of a run: it has {others} (as finite numbers)")
+        line = {name: value for name, value in settings.items() if name not in ignored}
+        runs = next((runs for other, runs in lines if other == line), None)
+        if runs is None:
+            lines.append((line, runs := {}))
+        if (seed := str(settings["seed"])) in runs:
+            why = f"seed {seed} and all settings that change {key} are the same"
+            raise ValueError(f"{runs[seed][0]} and {folder} are one run, not two seeds ({why}): leave one out")
+        runs[seed] = folder, values
+    curves, steps, note = {}, {}, ""
+    for name, (_, runs) in zip(_line_names([line for line, _ in lines]), lines, strict=True):
+        common = sorted(set.intersection(*(set(values) for _, values in runs.values())))
+        if not common:
+            raise ValueError(f"the runs of {name} have {key} at no step in common, so they have no mean: plot them apart")
+        if any(len(values) > len(common) for _, values in runs.values()):
+            note = "only where all have a value"
+        steps[name], curves[name] = common, np.array([[values[step] for step in common] for _, values in runs.values()])
+    label = f"{key}\n{UNITS[key]}" if key in UNITS else key
+    return learning_curves(curves, steps=steps, ylabel=label, title=f"{key} on {task_name(settings)}", note=note)
+
+
+def run_settings(folder: str | Path) -> dict[str, Any]:
+    """A run's settings, with defaults for those that it was stored without; the objective's options stand among them."""
+    settings = asdict(TrainSettings()) | read_settings(folder)
+    return settings | (settings.pop("objective_options") or {})
+
+
+def task_name(settings: Mapping[str, Any]) -> str:
+    """The task of a run, and the model, for a title."""
+    return printed(" with ".join(str(settings[name]) for name in ("task", "model") if settings[name]), 60, "bold")
+
+
+def _line_names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each line: the settings in which lines differ, of paths the folders in which they do; else the objective."""
+    parts: list[list[str]] = [[] for _ in settings]
+    for key in dict.fromkeys(key for s in settings for key in s):
+        paths = [str(s.get(key, "default")).split("/") for s in settings]
+        for end, rest in ((0, slice(1, None)), (-1, slice(None, -1))):
+            while min(map(len, paths)) > 1 and len({path[end] for path in paths}) == 1:
+                paths = [path[rest] for path in paths]
+        for part, path in zip(parts, paths, strict=True):
+            if any(path != paths[0] for path in paths):
+                part.append(("" if key == "objective" else f"{key}=") + printed("/".join(path), 30))
+    names = [shorten(", ".join(part) or str(settings[0]["objective"]), 50) for part in parts]
+    return [name if names.count(name) == 1 else f"{name} #{i}" for i, name in enumerate(names, 1)]
 
 
 # -- metrics and statistics --------------------------------------------------------------------------------------------
 
 
-def metrics_figure(records: Sequence[Mapping[str, object]], keys: Sequence[str] | None = None) -> Figure:
+def metrics_figure(records: Sequence[Mapping[str, object]], keys: Sequence[str] | None = None, title: str | None = None) -> Figure:
     """A run's metrics over its steps, a panel a key.   records: the lines of metrics.jsonl, each with a "step"
 
     keys: by default those of METRICS that any record has.  Beyond 40 steps a running mean of 10 is drawn over the pale raw line.
@@ -190,20 +246,23 @@ def metrics_figure(records: Sequence[Mapping[str, object]], keys: Sequence[str] 
         first = None
         for i, key in enumerate(chosen):
             ax = first = figure.add_subplot(down, across, i + 1, sharex=first)
-            points = [(r["step"], r[key]) for r in records if isinstance(r.get(key), int | float) and math.isfinite(r[key])]
+            points = [(r["step"], r[key]) for r in records if is_finite(r.get(key))]
             x, y = np.array(points, dtype=np.float64).reshape(-1, 2).T
             long = len(x) > 40
             ax.plot(x, y, color=BLUE, lw=0.8 if long else 1.8, alpha=0.35 if long else 1, marker="" if len(x) > 20 else "o", ms=4)
             if long:
                 ax.plot(x, _running_mean(y[None], 10)[0], color=INK)
-            ax.set_title(key, family="monospace", fontsize=9.5)
-            ax.set_ylabel(METRICS.get(key, "value"), fontsize=9)
+            lost = sum(isinstance(r.get(key), int | float) for r in records) - len(x)
+            ax.set_title(key + f" ({lost} not finite)" * (lost > 0), family="monospace", fontsize=9.5)
+            ax.set_ylabel(UNITS.get(key, "value"), fontsize=9)
             ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
             if i >= len(chosen) - across:
                 ax.set_xlabel("training step" + (" (dark: running mean of 10)" if long else ""), fontsize=9)
             else:
                 ax.tick_params(labelbottom=False)
-    return figure
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
+    return legible(figure)
 
 
 def statistics_figure(stats: Mapping) -> Figure:

@@ -23,19 +23,21 @@ if TYPE_CHECKING:
     from minigrpo.transformer import Transformer
 
 
-def check_rewards(rewards: Sequence[float] | np.ndarray, tree: PrefixTree) -> np.ndarray:
-    """The outcome rewards as a float64 array (B,).
+LARGEST = 1e100  # of a reward; sums of squares of what is much larger overflow, and nothing would be learned, silently
 
-    Raises ValueError if there is not one for each completion, or if one is not finite (naming its prompt and completion).
+
+def check_rewards(rewards: Sequence[float] | np.ndarray, tree: PrefixTree | np.ndarray) -> np.ndarray:
+    """The outcome rewards as a float64 array (B,).   tree: or the group of each completion, (B,)
+
+    Raises ValueError if there is not one for each completion, or if one is not finite or above 1e100 in size (naming it).
     """
-    rewards = numbers(rewards, len(tree.paths), "rewards")
-    bad = np.flatnonzero(~np.isfinite(rewards))
+    owner = getattr(tree, "completion_group", tree)
+    rewards = numbers(rewards, len(owner), "rewards")
+    bad = np.flatnonzero(~(np.abs(rewards) <= LARGEST))
     if len(bad):
-        group = int(tree.completion_group[bad[0]])
-        member = int(bad[0] - np.argmax(tree.completion_group == group))
-        raise ValueError(
-            f"the reward of completion {member} of prompt {group} is {rewards[bad[0]]}: rewards must be finite numbers"
-        )
+        group = int(owner[bad[0]])
+        which = f"completion {(owner[: bad[0]] == group).sum()} of prompt {group}"
+        raise ValueError(f"the reward of {which} is {rewards[bad[0]]}: rewards must be finite numbers, up to {LARGEST:g} in size")
     return rewards
 
 

@@ -187,13 +187,21 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The metrics of a run's steps, without the evaluation before the first.   Raises ValueError if it has not taken one."""
+def read_metrics(path: str | Path, before: bool = False) -> list[dict[str, Any]]:
+    """The metrics of a run's steps, if asked with the evaluation before the first.   Raises ValueError if it has not taken one."""
     file = Path(path) / "metrics.jsonl"
-    steps = [record for record in read_records(file) if "loss" in record] if file.exists() else []
-    if not steps:
+    records = read_records(file) if file.exists() else []
+    for record in records:
+        if not (isinstance(record, dict) and is_finite(record.get("step"))):
+            raise ValueError(f"{file} holds {record!r:.60}, which is not the metrics of a step: take that line out")
+    if not any("loss" in record for record in records):
         raise ValueError(f"{path} has no metrics: its run has not taken a step yet")
-    return steps
+    return [record for record in records if before or "loss" in record]
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value that was read from JSON is a finite number, and not so large that means of it overflow."""
+    return isinstance(value, int | float) and abs(value) < 1e300
 
 
 def read_settings(path: str | Path, to_load: bool = False) -> dict[str, Any]:
@@ -205,7 +213,7 @@ def read_settings(path: str | Path, to_load: bool = False) -> dict[str, Any]:
     if not file.exists():
         raise ValueError(f"{path} holds no run (no settings.json): give the folder of one (minigrpo train --out)")
     try:
-        stored = dict(json.loads(file.read_text(encoding="utf-8")))
+        stored = dict(json.loads(file.read_text(encoding="utf-8")).items())
         was = stored.pop("task_file", None)
         called, _, cls = stored.get("task", "").rpartition(":")
         if to_load and was and (Path(was).is_file() or not Path(called).is_file()):

@@ -13,6 +13,8 @@ from minigrpo.objectives import Objective
 from minigrpo.optim import learning_rate_at
 from minigrpo.tasks import find_task
 
+MAY_CHANGE = ("backend", "memory_limit", "micro_batch_tokens")  # of a run, on the way: where it computes, not what
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -26,12 +28,12 @@ class TrainSettings:
     steps: int = 250
     seed: int = 0
     group_size: int = 16  # k, completions a prompt
-    prompts_per_step: int = 1  # G, groups a step
+    prompts_per_step: int = 8  # G, groups per step
     inner_epochs: int = 1  # μ, updates from one batch of rollouts
     temperature: float = 1.0
     optimizer: str = "adamw"  # or sgd
-    learning_rate: float = 1e-3
-    warmup_steps: int = 0
+    learning_rate: float = 1e-4  # AdamW's first steps at 1e-3 destroy a warm-started policy
+    warmup_steps: int = 10
     schedule: str = "constant"  # or cosine
     weight_decay: float = 0.0
     max_grad_norm: float | None = 1.0

@@ -34,6 +34,7 @@ from minigrpo.settings import TrainSettings
 from minigrpo.tasks import Task, draw_prompts, pairs, prompt_text, sampling_limits
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree
+from minigrpo.warning_signs import warning_sign
 
 
 @dataclass
@@ -175,6 +176,7 @@ def train(
     state = TrainState(model, make_optimizer(settings, model), rng, watch=watch or Stopwatch())
     if folder:
         folder.forget_after(saved[1]["step"] if saved else -1)
+    before = None
     if saved:
         _restore(state, *saved)
     else:
@@ -194,7 +196,7 @@ def train(
                 on_step(before)
         if folder:
             _save(folder, state, task)
-    history = []
+    history, watched, said = [], [] if before is None else [before], set()
     with _stop_on_interrupt() as stopped:
         bar = _progress(range(state.step, settings.steps), f"{settings.objective} on {settings.task}", progress)
         for _ in bar:
@@ -212,6 +214,10 @@ def train(
                     _save(folder, state, task)
             if on_step:
                 on_step(metrics)
+            watched.append(metrics)
+            if progress and (sign := warning_sign(watched)) and sign[0] not in said:
+                said.add(sign[0])
+                tqdm.write(f"warning: {sign[1]}", file=sys.stderr)
             if stopping:
                 raise KeyboardInterrupt
     return model, history

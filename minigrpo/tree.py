@@ -273,7 +273,8 @@ def lambda_weights(sequences: Sequence[Tokens]) -> list[np.ndarray]:
     """The weights of λ-GRPO for one group: 1/|λ(i,t)| for every token.   k int sequences -> k float64 arrays of their lengths
 
     |λ(i,t)| is the number of completions that share completion i up to and including token t, that is, of those whose common
-    prefix with i is longer than t.  (Paper, section 4.)   Raises ValueError as `PrefixTree.from_sequences` does.
+    prefix with i is longer than t.  Leave out completions that the loss masks: |λ| counts members that count.  (Paper, section 4.)
+    Raises ValueError as `PrefixTree.from_sequences` does.
     """
     rows = token_arrays(sequences, lambda i: f"completion {i} of group 0")
     k, length = len(rows), np.array([len(row) for row in rows], dtype=np.int64)

@@ -5,17 +5,25 @@ The steps drawn are those of `drawing.py`.  Nothing is told by colour alone.  Wh
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
+import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
+from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
 
 from minigrpo.drawing import (
     BLUE,
@@ -27,6 +35,7 @@ from minigrpo.drawing import (
     columns,
     describe,
     drawn_steps,
+    escape,
     member_names,
     number,
     shorten,
@@ -35,6 +44,11 @@ from minigrpo.drawing import (
 from minigrpo.groups import Group
 from minigrpo.tree import PrefixTree
 
+Fonts = tuple[str, ...]  # their names; a letter is drawn by the first that has it
+SANS, MONO = ("DejaVu Sans",), ("DejaVu Sans Mono", "DejaVu Sans")
+UNFIT = re.compile("Last ?Resort|Color|Blank|^cm|NonUnicode")  # fonts of boxes, pictures, letters in other letters' places
+# A font without bold letters gives its regular ones for a title, which needs no word on standard error.
+logging.getLogger("matplotlib.font_manager").addFilter(lambda record: "Failed to find font weight" not in record.getMessage())
 MONO_WIDTH = 0.6021  # of a letter of DejaVu Sans Mono, in font sizes
 CAPTIONS = (
     "A box is a process step: its tokens, and |λ|, how many completions share it (line width).",
@@ -61,7 +75,9 @@ def draw_tree(
     leaves = set(range(len(steps))) - {s.parent for s in steps}
     own = None if rewards is None else np.asarray(rewards, dtype=np.float64)[tree.completion_group == group]
     names = {i: shorten(member_names(steps[i].members), 26) for i in sorted(leaves)}
-    heading = visible(title.strip() if title else "A group of completions as a tree")
+    heading = printed(title.strip() if title else "A group of completions as a tree", 75, "bold")
+    fonts = MONO + fonts_for("".join(s.text for s in steps))
+    steps = [replace(s, text=drawable(s.text, fonts)) for s in steps]
     side = 9 * MONO_WIDTH * max(10, *map(len, names.values())) + (80 if rewards is not None else 12)  # the column at the right
     sizes = describe(tree, group=group)[0]
     caption = " ".join(CAPTIONS[: 1 if rewards is None else 2])
@@ -70,8 +86,8 @@ def draw_tree(
     scale = 0.0
     for limit in (40, 30, 22, 16):  # the longest texts that stay readable, their numbers on the one line or two that fit better
         for lines in (1, 2):
-            layout = _layout(steps, leaves, limit, lines)
-            width = max(layout[1] + 30 + side, side + 40 + 4.7 * len(sizes), min(8.5 * len(heading), 700.0))
+            layout = _layout(steps, leaves, limit, lines, fonts)
+            width = max(layout[1] + 30 + side, side + 40 + 4.7 * len(sizes), min(24 + 9.3 * columns(heading), 700.0))
             note = textwrap.wrap(caption, int(width / 4.4))
             height = layout[2] + 22 + 12 * len(note)
             fit = min(72 * width_limit / width, 72 * height_limit / height)
@@ -93,7 +109,7 @@ def draw_tree(
         def write(x: float, y: float, text: str, size: float, **style: object) -> None:
             ax.text(x, y, text, fontsize=size * scale, va="center", zorder=4, **style)
 
-        write(12, 18, shorten(heading, int(width / 8.5)), 13, weight="bold")
+        write(12, 18, shorten(heading, int((width - 24) / 9.3)), 13, weight="bold")
         write(12, 37, sizes, 8.5, color="#555555")
         write(right, 37, "completion", 8.5, color="#555555")
         if own is not None:
@@ -123,10 +139,10 @@ def draw_tree(
                 write(right, y, names[i], 9, family="monospace")
                 if own is not None:
                     write(width - 14, y, _outcome(own[list(step.members)]), 9, family="monospace", weight="bold", ha="right")
-    return figure
+    return legible(figure)
 
 
-def _layout(steps: list[DrawnStep], leaves: set[int], limit: int, lines: int) -> tuple[list[tuple], float, float]:
+def _layout(steps: list[DrawnStep], leaves: set[int], limit: int, lines: int, fonts: Fonts) -> tuple[list, float, float]:
     """Where the boxes go, in points from the upper left.   -> [(left, middle, width, height, texts)], right end, lower end"""
     texts = []
     for s in steps:
@@ -135,7 +151,7 @@ def _layout(steps: list[DrawnStep], leaves: set[int], limit: int, lines: int) ->
             parts += [f"R̂={number(s.reward)}", f"Â={number(s.advantage, '+')}"]
         texts.append([shorten(s.text, limit), *([" ".join(parts)] if lines == 1 else [" ".join(parts[:2]), *parts[2:]])])
     height = 8 + 11 * len(texts[0])
-    widths = [_box_width(t) for t in texts]
+    widths = [_box_width(t, fonts) for t in texts]
     lefts: list[float] = []
     middles = [0.0] * len(steps)
     below = 54.0
@@ -153,13 +169,22 @@ def _layout(steps: list[DrawnStep], leaves: set[int], limit: int, lines: int) ->
     right = max(x + w for x, w in zip(lefts, widths, strict=True))
     for i in leaves:  # nothing else is in a leaf's row, so its text may be longer
         texts[i][0] = shorten(steps[i].text, max(limit, min(int((right - lefts[i] - 15) / (9 * MONO_WIDTH)), 60)))
-        widths[i] = _box_width(texts[i])
+        widths[i] = _box_width(texts[i], fonts)
     boxes = [(x, y, w, height, t) for x, y, w, t in zip(lefts, middles, widths, texts, strict=True)]
     return boxes, right, below
 
 
-def _box_width(texts: list[str]) -> float:
-    return 15 + MONO_WIDTH * max((7.5 if n else 9) * columns(text) for n, text in enumerate(texts))
+def _box_width(texts: list[str], fonts: Fonts) -> float:
+    return 15 + max((7.5 if n else 9) * _width(text, fonts) for n, text in enumerate(texts))
+
+
+@lru_cache(10_000)
+def _width(text: str, fonts: Fonts) -> float:
+    """The width of a text in font sizes: its columns, or more where another font has wider letters."""
+    if text.isascii():
+        return MONO_WIDTH * len(text)
+    measured, *_ = text_to_path.get_text_width_height_descent(text, FontProperties(family=fonts, size=1), False)
+    return max(MONO_WIDTH * columns(text), measured)
 
 
 def _outcome(rewards: np.ndarray) -> str:
@@ -202,7 +227,7 @@ def draw_trees_page(groups: Sequence[Group], *, n: int = 12, title: str | None =
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
         figure.suptitle(f"{title or 'Groups as trees'}: {how_many}", x=0.01, ha="left", weight="bold", fontsize=12)
         figure.supxlabel(about, x=0.01, ha="left", fontsize=8.5, color="#555555")
-    return figure
+    return legible(figure)
 
 
 def _small_tree(ax: Axes, group: Group) -> None:
@@ -228,11 +253,53 @@ def _small_tree(ax: Axes, group: Group) -> None:
     ax.spines["left"].set_visible(False)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.tick_params(labelsize=8)
-    ax.set_title(shorten(visible(group.prompt.strip()) or "(no prompt)", 44), fontsize=9.5, weight="bold", pad=18)
+    ax.set_title(printed(group.prompt.strip(), 44, "bold") or "(no prompt)", fontsize=9.5, weight="bold", pad=18)
     about = [f"k = {len(group.sequences)}"]
     if group.rewards is not None:
         about.append(f"mean reward {number(group.rewards.mean())}")
     if len(group.sequences) > 1:
-        shared = 1 - group.tree.n_nodes / max(int(group.tree.lengths.sum()), 1)
+        shared = float((group.tree.count - 1).sum()) / max(int(group.tree.lengths.sum()), 1)
         about.append("flat" if group.tree.is_flat[0] else f"{shared:.0%} shared")
     ax.text(0, 1.03, ", ".join(about), transform=ax.transAxes, fontsize=8, color="#555555", va="bottom")
+
+
+# -- text in any script ------------------------------------------------------------------------------------------------
+
+
+def _missing(text: Iterable[str], files: Iterable[str]) -> set[str]:
+    """The characters of a text that none of the font files has."""
+    missing = {c for c in text if not c.isascii()}
+    for file in files if missing else ():
+        with contextlib.suppress(OSError, RuntimeError):  # damaged, or removed since matplotlib listed the fonts
+            missing = {c for c in missing if not get_font(file).get_char_index(ord(c))}
+    return missing
+
+
+def fonts_for(text: str) -> Fonts:
+    """Installed fonts that together draw what DejaVu lacks of a text, as far as any do: one look at every font."""
+    missing, names = _missing(text, [findfont(FontProperties(family=SANS, weight=w)) for w in ("normal", "bold")]), []
+    for font in sorted(fontManager.ttflist, key=lambda f: (f.style != "normal", f.name, f.fname)) if missing else ():
+        if not UNFIT.search(font.name) and (rest := _missing(missing, [font.fname])) < missing:
+            missing = rest
+            names.append(font.name)
+    return tuple(names)
+
+
+def drawable(text: str, fonts: Fonts, weight: str = "normal") -> str:
+    """The text with what none of the fonts has as escapes, such as \\u4e2d, where boxes would be drawn."""
+    missing = _missing(text, (findfont(FontProperties(family=font, weight=weight)) for font in fonts))
+    return "".join(escape(c) if c in missing else c for c in text)
+
+
+def printed(text: str, width: int, weight: str = "normal") -> str:
+    """The text in one line, with escapes where they are needed, cut to at most width columns."""
+    return shorten(drawable(visible(text), SANS + fonts_for(visible(text)), weight), width)
+
+
+def legible(figure: Figure) -> Figure:
+    """Give every text of a figure the fonts that it needs, with escapes for what no font has.   -> the figure"""
+    others = fonts_for("".join(text.get_text() for text in figure.findobj(Text)))
+    for text in figure.findobj(Text):
+        fonts = (MONO if "monospace" in text.get_family() else SANS) + others
+        text.set(text=drawable(text.get_text(), fonts, text.get_weight()), family=fonts)
+    return figure

@@ -13,8 +13,10 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from minigrpo.backend import ran_out_of_memory
@@ -24,6 +26,12 @@ _last_run = [""]  # the file itself, then its neighbours
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 90
 shown = _SHORT.repr  # a value as short text without line breaks or control characters
+
+
+class _FromSource(SourceFileLoader):
+    def get_code(self, fullname: str) -> CodeType:
+        """Without a look at bytecode, which the base class would take where it is as old as the file."""
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def run_file(path: Path, name: str) -> ModuleType:
@@ -36,16 +44,15 @@ def run_file(path: Path, name: str) -> ModuleType:
     folder = str(path.parent)
     for neighbour in [n for n, m in list(sys.modules.items()) if getattr(m, "__minigrpo_neighbour__", False)]:
         del sys.modules[neighbour]
-    module = ModuleType(name)
-    module.__file__ = str(path)
+    spec = spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
+    module = module_from_spec(spec)
     _last_run[:] = [str(path)]
     known, bytecode = set(sys.modules), sys.dont_write_bytecode
-    code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
     sys.modules[name] = module  # dataclasses look their module up by name
     sys.path.insert(0, folder)
     sys.dont_write_bytecode = True
     try:
-        exec(code, module.__dict__)
+        spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise

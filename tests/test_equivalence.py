@@ -1,11 +1,16 @@
 """Theorem 1 on rollouts of a real (small, random) transformer in float64; and that the check fails when it should."""
 
+from itertools import product
+
 import numpy as np
 import pytest
-from helpers import relative, tiny_model
+from helpers import relative, rollouts_of, tiny_model
 
-from minigrpo import Objective, sample
+from minigrpo import Objective, sample, step_advantages
 from minigrpo.equivalence import check_equivalence
+from minigrpo.policy import make_model
+from minigrpo.settings import TrainSettings
+from minigrpo.tasks import load_task, sampling_limits
 
 PROMPTS = [[1], [2, 3], [1], [2, 3, 0, 4]]  # one token; twice the same; one that begins like another
 
@@ -75,6 +80,54 @@ def test_equal_rewards_leave_the_kl_term_and_say_so(reward):
     assert not result.informative
     without_kl = check(model, rollouts, np.full_like(rewards, reward), beta=0.0)
     assert (without_kl.worst, without_kl.grpo_loss, without_kl.prm_loss) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("n_prompts", "k"), [(1, 2), (1, 3), (2, 2), (1, 4)])
+def test_no_false_alarm_where_terms_cancel(n_prompts, k):
+    """Few completions, often equal: their advantages cancel in whole or in part, and so do loss and gradients."""
+    task, cancelled = load_task("treewalk"), 0
+    for seed in range(6):
+        model, rng = make_model(TrainSettings(task="treewalk", seed=seed, dtype="float64"), task), np.random.default_rng(seed)
+        rollouts = sample(model, task.prompts(rng, n_prompts), k, rng, **sampling_limits(task))
+        rewards = task.score(rollouts)
+        for r, beta in product((rewards, np.full(n_prompts * k, 0.7), np.arange(n_prompts * k)), (0.0, 0.04)):
+            result = check(model, rollouts, r, beta=beta)
+            assert result.worst < 1e-12
+            cancelled += bool(0 < abs(result.grpo_loss) < 1e-6)
+    assert cancelled > 2
+
+
+@pytest.mark.parametrize("completions", [[[1, 1], [1, 1]], [[1, 1], [1, 2]], [[3], [3], [3]], [[0], [1]], [[2, 2, 2], [2]]])
+@pytest.mark.parametrize("beta", [0.0, 0.04, 2.0])
+def test_no_false_alarm_on_copies_and_single_tokens(completions, beta):
+    """Copies with unequal rewards: Σ aᵢ of every node is 0, or a rounding on one side."""
+    model = tiny_model()
+    rollouts = rollouts_of([[1], [1, 1, 1]], [completions] * 2)
+    for rewards in ([0.1, 0.7, 0.4], [0.3, 0.3, 0.3], [1e12, 1e12 + 1, 1e12 + 2]):
+        assert check(model, rollouts, np.array(rewards[: len(completions)] * 2), beta=beta).worst < 1e-12
+
+
+def test_no_false_alarm_after_training():
+    """Where tokens are nearly certain, 1 - p and log π_ref - log π cancel too."""
+    model = tiny_model()
+    model.parameters["lm_head.weight"][...] *= 8
+    rollouts, rewards = rollouts_and_rewards(model, group_size=3)
+    for beta in (0.0, 0.04):
+        assert check(model, rollouts, rewards, beta=beta).worst < 1e-12
+    near = check(model, rollouts, rewards, step=1e-6)
+    assert near.worst < 1e-12 and near.informative
+
+
+def test_a_billionth_of_one_step_s_advantage_makes_the_check_fail():
+    model = tiny_model()
+    for k, prompts in ((8, PROMPTS), (2, [[1]]), (3, [[2, 3]])):
+        rollouts, rewards = rollouts_and_rewards(model, prompts=prompts, group_size=k)
+        rewards = np.arange(len(rewards)) % 3 / 2.0
+        advantage = step_advantages(rollouts.tree, rewards)
+        for node in np.flatnonzero(np.abs(advantage) > 0.1)[::7]:
+            count = rollouts.tree.count.astype(float)
+            count[node] *= 1 + 1e-9
+            assert check(model, rollouts, rewards, count_of_node=count).worst > 1e-12
 
 
 # -- the check itself ----------------------------------------------------------------------------------------------------

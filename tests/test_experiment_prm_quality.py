@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import tiny_model
+from helpers import rollouts_of, tiny_model
 
 from minigrpo import PrefixTree, Rollouts
 from minigrpo.experiments import first_error, prm_quality
@@ -229,6 +229,51 @@ def test_count_on_a_typed_example():
     assert by_rule[3] == [length - 7, 7, length - 10, 7, 0, 0, 0, 0]  # token
     profile = np.array(numbers[32:]).reshape(5, 3).tolist()
     assert profile == [[0, 0, 0], [1, 1, 0], [1, 1, 0], [1, 1, 0], [0, 0, 0]]  # offsets -2 … 2
+
+
+@pytest.mark.parametrize(
+    ("text", "eos", "steps", "error"),
+    [
+        ("6+8=14;14;", 1, 3, 2),  # a step too many, of EOS alone
+        ("6+8=14;14;", 0, 2, 1),  # the same, cut by the length limit: it broke off in the last step
+        ("6+8=14;14;;;", 1, 5, 2),
+        ("6+8=14", 1, 1, 0),  # the answer is missing: the step that ends with EOS is where it should have gone on
+        ("6+8=14;", 1, 2, 1),
+        ("6+8=14;", 0, 1, 0),
+        ("", 1, 1, 0),
+        (";", 1, 2, 0),
+        (";;;", 0, 3, 0),
+        ("6+8=1", 0, 1, 0),
+    ],
+)
+def test_count_takes_every_wrong_completion(text, eos, steps, error):
+    length = len(text) + eos
+    ends = first_error.step_ends(text, length)
+    assert len(ends) == steps and ends[-1] == length - 1 and (np.diff(ends) > 0).all()
+    values = np.full((2, length), 0.5)
+    values[0, ends[error] :] = 0.0  # falls at the end of the wrong step
+    n, *numbers = first_error.count("6+8=", text, values, 0.25)
+    by_rule = np.array(numbers[:32]).reshape(4, 8).tolist()
+    assert n == 1 and np.isfinite(numbers).all()
+    assert by_rule[0] == by_rule[1] == [steps - error, error, steps - error, 0, 1, 0, 0, 0]
+    assert by_rule[2] == [1, steps - 1, 1, 0, 1, 0, 0, 0]
+    assert sum(by_rule[3][:2]) == length
+
+
+def test_marks_take_completions_of_every_kind(monkeypatch):
+    """Also one without any token, which says nothing, and such as are too long or too short."""
+    task = first_error.TASKS["one order"](digits=1)
+    texts = ["6+8=14;14", "6+8=14;14;", "6+8=14", "", ";", "6+8=13;13", "14;14", ";;"]
+    completions = [CHARACTERS.encode_with_eos(text) for text in texts[:-1]] + [CHARACTERS.encode(texts[-1])]
+    completions[3] = completions[3][:0]
+    rollouts = rollouts_of([CHARACTERS.encode("6+8=")], [completions])
+    monkeypatch.setattr(first_error, "SIZES", (8,))
+    monkeypatch.setattr(first_error, "TASKS", {"one order": lambda: task})
+    monkeypatch.setattr(first_error, "load_weights", lambda model, folder: None)
+    monkeypatch.setattr(first_error, "sample", lambda model, prompts, k, rng, **_: rollouts)
+    (total,) = first_error.marks("one order", "", 0, 1)["8"]
+    assert total[0] == 5 and np.isfinite(total).all()
+    assert len(first_error.table({"one order": [{"8": [total]}]})["first_error"]) > 3
 
 
 def test_with_one_right_text_the_sign_never_fails_and_chance_does():

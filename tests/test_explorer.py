@@ -107,6 +107,27 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
     assert min(seen.values()) > 3, seen
 
 
+@in_browser
+def test_rounding_has_no_colour_and_no_reward_is_too_large_to_compare(tmp_path):
+    """A step that all share has Â = 0; rewards that differ in late digits only differ; those whose squares overflow are refused."""
+    items = [(["a", "a"], [1, 0.3]), (["a", "a", "a"], [0.1, 1, 0.3]), (["a", "b"], [1e16, 1e16 + 2]), (["a", "b"], [1e99, -1e99])]
+    page = explorer_page(*(read_groups(json.dumps({"completions": c, "rewards": r}))[0] for c, r in items))
+    script = """
+        const out = [0, 1, 2, 3].map((g) => {
+          choose(g);
+          return {a: current.advantages, tints: [...document.querySelectorAll("#tree .step")].map((s) => s.getAttribute("style"))};
+        });
+        state.rewards[0] = 1e101;
+        update();
+        return {out, problem: document.getElementById("problem").textContent};"""
+    found = browse(tmp_path, page, script)
+    for group in found["out"][:2]:
+        assert [tint for tint in group["tints"] if tint] == ["--tint: 0%"]
+    for group, (_, rewards) in zip(found["out"][2:], items[2:], strict=True):
+        np.testing.assert_allclose(group["a"], mg.advantages(rewards, np.zeros(2, dtype=int)), rtol=1e-12)
+    assert found["problem"] == "y0 has no reward: give it a number (of at most 1e+100 in size)."
+
+
 def test_the_notes_of_the_presets_are_true():
     """What is said beside the groups to choose from, by the package's numbers."""
     groups = {p["name"]: p for p in PRESETS}

@@ -229,7 +229,7 @@ def test_drawing_refuses_what_does_not_fit():
 
 
 def test_printing():
-    assert visible(" a\n\x1b[31m ") == "␣a↵�[31m␣" and visible("  ") == "␣␣"
+    assert visible(" a\n\x1b[31m ") == r"␣a↵\x1b[31m␣" and visible("  ") == "␣␣"
     assert shorten("abcdefghij", 7) == "abcd…ij" and shorten("abc", 3) == "abc" and columns(shorten("日本日本日本", 7)) <= 7
     assert member_names((0, 1, 2, 5, 7, 8)) == "y0-y2 y5 y7 y8"
     assert [number(x) for x in (None, 0.0, -1e-17, 0.001, 1e6)] == ["-", "0.00", "0.00", "1.0e-03", "1.0e+06"]

@@ -1,11 +1,16 @@
 """One test for each trap that other implementations of GRPO fell into, and numbers by hand for what surrounds it."""
 
+from fractions import Fraction
+from math import sqrt
+
 import numpy as np
 import pytest
 from helpers import random_logps, random_rollouts, rollouts_of
 
+import minigrpo as mg
 from minigrpo import Objective, advantages
 from minigrpo.objectives import PRESETS, kl_estimate
+from minigrpo.padded import padded_loss
 
 
 def one_token(reward, ratio):
@@ -63,6 +68,79 @@ def test_trap_equal_rewards_without_eps(scale, process_reward):
     assert not dlogp.any()
 
 
+@pytest.mark.parametrize("eps", [1e-4, 0.0, 0.5])
+@pytest.mark.parametrize("reward", [1.0, 0.1, -3.0, 0.0, 1e16])
+@pytest.mark.parametrize("scale", ["group_std", "batch_std"])
+def test_trap_equal_rewards_without_a_baseline_are_not_divided_by_eps(scale, reward, eps):
+    """There is no spread to divide by: the advantage is the reward, neither 10,000 times as much nor NaN."""
+    for ddof in (0, 1):
+        a = advantages([reward] * 3, np.zeros(3, dtype=int), "none", scale, ddof, eps)
+        assert (a == reward).all()
+        a = advantages([reward] * 3 + [0.0, 1.0], np.array([0, 0, 0, 1, 1]), "none", "group_std", ddof, eps)
+        assert (a[:3] == reward).all()
+        np.testing.assert_allclose(a[3:], [0, 1 / (np.std([0, 1], ddof=ddof) + eps)], rtol=1e-14)
+    objective = Objective(baseline="none", scale=scale, std_eps=eps)
+    c = objective.coefficients(rollouts_of([[0]], [[[1], [2], [3]]]), [reward] * 3)
+    np.testing.assert_allclose((c.positive + c.negative)[1:], reward / 3, rtol=1e-15)
+    assert not advantages([reward] * 3, np.zeros(3, dtype=int), "leave_one_out", scale, 1, eps).any()
+
+
+@pytest.mark.parametrize("value", [1e101, -1e155, 1e200, 1.7e308, np.inf, np.nan])
+@pytest.mark.parametrize("scale", ["group_std", "batch_std", "none"])
+def test_trap_rewards_whose_squares_overflow_are_refused(value, scale):
+    """(1e155)² is infinite, so the advantage would be 0 and nothing learned, without a word."""
+    rewards, group = [0.0, 1.0, 0.5, value], np.array([0, 0, 1, 1])
+    with pytest.raises(ValueError, match=r"completion 1 of prompt 1 is .*: rewards must be finite numbers, up to 1e\+100"):
+        advantages(rewards, group, scale=scale)
+    rollouts = rollouts_of([[0], [0]], [[[1], [2]], [[1], [2]]])
+    for objective in (Objective(scale=scale), Objective(scale=scale, process_reward="tree"), Objective.preset("rloo")):
+        with pytest.raises(ValueError, match="completion 1 of prompt 1"):
+            objective.coefficients(rollouts, rewards)
+    for f in (mg.step_advantages, mg.step_rewards):
+        with pytest.raises(ValueError, match="completion 1 of prompt 1"):
+            f(rollouts.tree, rewards)
+
+
+@pytest.mark.parametrize(
+    "rewards",
+    [
+        [1e16, 1e16 + 2, 1e16 + 4],  # what differs is less than the rounding of their sum
+        [1e16 + 2, 1e16, 1e16],
+        [-1e99, 1e99, 0],
+        [1e100, 1e100, -1e100],
+        [3e-200, 1e-200, 2e-200],  # squares that vanish
+        [1e-310, 2e-310, 4e-310],  # subnormal
+        [1 + 1e-12, 1, 1 - 1e-12],
+        [123456.7, 123456.8, 123456.6],
+        [0.1, 0.1, 0.2],
+    ],
+)
+@pytest.mark.parametrize("process_reward", ["outcome", "tree"])
+def test_trap_no_digit_that_rewards_differ_in_is_lost(rewards, process_reward):
+    """Against exact fractions, without eps; a group of usual rewards beside it has its usual advantages."""
+    r = [Fraction(x) for x in rewards]
+    apart = [x - sum(r) / 3 for x in r]
+    unit = [float(x / max(map(abs, apart))) for x in apart]
+    expected = np.array(unit) / sqrt(sum(x * x for x in unit) / 2)
+    both, group = np.array([*rewards, 1, 0, 0]), np.array([0, 0, 0, 1, 1, 1])
+    if process_reward == "outcome":
+        a = advantages(both, group, eps=0)
+    else:
+        tree = rollouts_of([[0], [0]], [[[1], [2], [3]]] * 2).tree
+        a = mg.step_advantages(tree, both, eps=0)[tree.paths[:, 0]]
+    np.testing.assert_allclose(a[:3], expected, rtol=1e-10)
+    np.testing.assert_allclose(a[3:], np.array([2, -1, -1]) / 3**0.5, rtol=1e-14)
+    with_eps = advantages(both, group)
+    assert np.isfinite(with_eps).all() and (np.abs(with_eps[:3]) <= np.abs(expected) + 1e-9).all()
+
+
+def test_advantages_take_lists_and_groups_that_are_not_in_order():
+    a = advantages([1, 5, 0, 3], [0, 1, 0, 1], eps=0)
+    np.testing.assert_allclose(a, np.array([1, 1, -1, -1]) / 2**0.5, rtol=1e-14)
+    with pytest.raises(ValueError, match="completion 1 of prompt 1 is nan"):
+        advantages([1, 5, 0, np.nan], [0, 1, 0, 1])
+
+
 def test_trap_a_group_of_one_is_an_error():
     rollouts = rollouts_of([[0], [0]], [[[1], [2]], [[1]]])
     for changes in ({}, {"baseline": "leave_one_out", "scale": "none"}, {"baseline": "none"}):
@@ -96,6 +174,35 @@ def test_trap_rewards_that_are_not_finite_are_named(value):
 )
 def test_trap_clip_branches_by_hand(advantage, ratio, value, slope):
     np.testing.assert_allclose(one_token(advantage, ratio), (value, slope), rtol=1e-14)
+
+
+@pytest.mark.parametrize("advantage", [2.0, -3.0])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.0), (0.1, 0.3), (0.25, 0.25)])
+def test_trap_at_the_edge_of_the_clip_range_the_slope_is_that_of_inside(low, high, advantage):
+    """As in PyTorch: clamp passes the gradient on at its ends, and a minimum of equal numbers shares it out: all of it."""
+    rollouts = rollouts_of([[0]], [[[1]]])
+    for edge in (1 - low, 1 + high):
+        logp = np.array([0, np.log(edge)])
+        ratio = np.exp(logp[1])  # the edges below are where it is, to the last bit
+        objective = Objective(baseline="none", scale="none", clip_low=1 - min(ratio, 1.0), clip_high=max(ratio, 1.0) - 1)
+        assert ratio in (1 - objective.clip_low, 1 + objective.clip_high)
+        coefficients = objective.coefficients(rollouts, [advantage])
+        loss, dlogp = objective.evaluate(coefficients, logp, np.zeros(2))
+        np.testing.assert_allclose([-loss, -dlogp[1]], advantage * ratio, rtol=1e-15)
+        assert set(objective.metrics(coefficients, logp, np.zeros(2)).values()) == {0.0}  # nothing is clipped
+        padded, dpadded = padded_loss(objective, [[[1]]], [advantage], logp[None, 1:], np.zeros((1, 1)))
+        np.testing.assert_allclose([-padded, -dpadded[0, 0]], advantage * ratio, rtol=1e-15)
+
+
+def test_trap_an_advantage_of_zero_is_neither_up_nor_down():
+    rollouts = rollouts_of([[0]], [[[1], [2], [3]]])
+    objective = Objective.preset("grpo", scale="none")
+    c = objective.coefficients(rollouts, [1, 0, -1])
+    assert c.tokens_up.tolist() == [0, 1, 0, 0] and c.tokens_down.tolist() == [0, 0, 0, 1] and c.tokens.tolist() == [0, 1, 1, 1]
+    for logp in (np.log([1, 1, 9, 1]), np.log([1, 1, 0.1, 1])):  # far outside, where nothing is pushed
+        assert set(objective.metrics(c, logp, np.zeros(4)).values()) == {0.0}
+    prm = Objective.preset("prm", scale="none", clip_low=0.2, clip_high=0.2).coefficients(rollouts, [1, 0, -1])
+    assert prm.tokens_up.tolist() == [0, 1, 0, 0] and prm.tokens_down.tolist() == [0, 0, 0, 1]
 
 
 @pytest.mark.parametrize(("ratio", "value", "slope"), [(1.5, -0.95, -2.25), (0.5, -0.85, 0.5), (1.0, -0.5, -0.5)])

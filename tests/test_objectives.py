@@ -1,5 +1,7 @@
 """Tests of the objectives: against padded arrays, finite differences, the paper's claims and the presets' papers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers import random_logps, random_rollouts, relative, rollouts_of
@@ -8,6 +10,7 @@ from minigrpo import Objective
 from minigrpo.objectives import PRESETS, advantages, step_advantages
 from minigrpo.padded import padded_loss
 from minigrpo.plan import split_tree
+from minigrpo.rewards import step_rewards
 
 PRESET = pytest.mark.parametrize("preset", PRESETS)
 AGGREGATION = pytest.mark.parametrize(
@@ -141,10 +144,16 @@ def test_theorem_1_and_where_it_stops():
     rollouts, rewards = random_rollouts(rng), rng.standard_normal(18)
     tree, logps = rollouts.tree, random_logps(rng, rollouts.tree)
 
-    def difference(changes, process_rewards=None):
+    def difference(changes, r_hat=None):
         grpo, prm = Objective.preset("grpo", **plain | changes), Objective.preset("prm", **plain | changes)
         loss, dlogp = grpo(rollouts, rewards, *logps)
-        prm_loss, prm_dlogp = prm.evaluate(prm.coefficients(rollouts, rewards, process_rewards), *logps)
+        coefficients = prm.coefficients(rollouts, rewards)
+        if r_hat is not None:
+            r = rewards.reshape(-1, 6)
+            step = np.where(tree.scored, (r_hat - r.mean(1)[tree.group]) / (r.std(1, ddof=1)[tree.group] + 1e-4), 0.0)
+            positive, negative = (coefficients.weight * part for part in (np.maximum(step, 0), np.minimum(step, 0)))
+            coefficients = replace(coefficients, positive=positive, negative=negative)
+        prm_loss, prm_dlogp = prm.evaluate(coefficients, *logps)
         return max(abs(loss - prm_loss), relative(prm_dlogp, dlogp))
 
     assert difference({}) < 1e-13
@@ -206,6 +215,138 @@ def test_beta_needs_a_reference():
 def test_process_rewards_do_not_go_with_masking():
     with pytest.raises(ValueError, match="mask_truncated"):
         Objective.preset("prm", mask_truncated=True)
+
+
+# -- a user's own process rewards ----------------------------------------------------------------------------------------
+
+
+def by_tokens(tree, values, group, ddof=1, eps=1e-4):
+    """Values standardised over all tokens of all members of a group, token by token.   -> {node: advantage}"""
+    tokens = [(node, values[node]) for path in tree.paths[tree.completion_group == group] for node in path if node >= 0]
+    v = np.array([value for _, value in tokens])
+    return {node: (value - v.mean()) / (v.std(ddof=ddof) + eps) for node, value in tokens}
+
+
+@pytest.mark.parametrize("ddof", [0, 1])
+@pytest.mark.parametrize("rewards", ["equal", "unequal"])
+def test_process_rewards_of_ones_own_are_standardised_over_the_tokens_of_the_group(rewards, ddof):
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        rollouts = random_rollouts(rng)
+        tree, values = rollouts.tree, rng.normal(5, 3, rollouts.tree.n_nodes)
+        outcomes = np.zeros(18) if rewards == "equal" else rng.normal(size=18)
+        expected = np.zeros(tree.n_nodes)
+        for group in range(3):
+            for node, advantage in by_tokens(tree, values, group, ddof).items():
+                expected[node] = advantage
+        np.testing.assert_allclose(step_advantages(tree, outcomes, values, ddof=ddof), expected, atol=1e-13)
+        coefficients = Objective.preset("prm", ddof=ddof).coefficients(rollouts, outcomes, values)
+        np.testing.assert_allclose(coefficients.positive + coefficients.negative, coefficients.weight * expected, atol=1e-15)
+        np.testing.assert_array_equal(coefficients.tokens_up, tree.count * tree.scored * (expected > 0))
+        np.testing.assert_array_equal(coefficients.tokens_down, tree.count * tree.scored * (expected < 0))
+        np.testing.assert_allclose(np.bincount(tree.group[tree.scored], (tree.count * expected)[tree.scored]), 0, atol=1e-11)
+
+
+def test_a_group_of_equal_outcomes_learns_from_process_rewards():
+    """Three failures, of which two began well: the case for which one brings process rewards."""
+    rollouts = rollouts_of([[0]], [[[1, 2], [1, 3], [4, 5]]])
+    tree = rollouts.tree
+    values = np.where(tree.token == 1, 0.8, 0.1)
+    dead, live = (Objective.preset("prm").coefficients(rollouts, r, values) for r in ([0, 0, 0], [1, 0, 0]))
+    push = dead.positive + dead.negative
+    np.testing.assert_array_equal(push, live.positive + live.negative)
+    assert push[tree.token == 1] > 0.1 and (push[np.isin(tree.token, [2, 3, 4, 5])] < -0.05).all() and push[0] == 0
+    loss, dlogp = Objective.preset("prm").evaluate(dead, *[np.zeros(tree.n_nodes)] * 2)
+    assert abs(loss) < 1e-15 and np.linalg.norm(dlogp) > 0.1
+
+
+@pytest.mark.parametrize("scale", ["group_std", "batch_std"])
+@pytest.mark.parametrize(("factor", "shift"), [(10, 0), (1, -7.0), (0.01, 3), (1e6, 0), (1e-6, 0)])
+def test_another_scale_of_process_rewards_changes_nothing(factor, shift, scale):
+    rng = np.random.default_rng(1)
+    tree = random_rollouts(rng).tree
+    values, outcomes = rng.random(tree.n_nodes), np.zeros(18)
+    plain, scaled = (step_advantages(tree, outcomes, v, scale=scale, eps=0) for v in (values, factor * values + shift))
+    np.testing.assert_allclose(scaled, plain, rtol=1e-9, atol=1e-12)
+    if factor >= 1:
+        with_eps = step_advantages(tree, outcomes, factor * values + shift, scale=scale)
+        np.testing.assert_allclose(with_eps, plain, rtol=1e-3, atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 0.7, -1e9 / 7, 1e16])
+@pytest.mark.parametrize("scale", ["group_std", "batch_std", "none"])
+def test_equal_process_rewards_give_exactly_zero(value, scale):
+    tree = random_rollouts(np.random.default_rng(2)).tree
+    values = np.where(tree.group == 1, value, np.random.default_rng(3).normal(size=tree.n_nodes))
+    out = step_advantages(tree, np.arange(18.0), values, scale=scale, eps=0)
+    assert not out[(tree.group == 1) | (tree.group < 0)].any() and out[tree.group == 0].any() and np.isfinite(out).all()
+
+
+def test_the_hidden_process_rewards_given_by_hand_are_the_hidden_ones_up_to_a_factor():
+    """Where all lengths are equal; R̂ spreads less than r, so the factor is above 1, and it is 1 where nothing is shared."""
+    rng = np.random.default_rng(4)
+    rollouts = rollouts_of([[0], [0]], [rng.integers(2, size=(6, 4)), [[i, i, i, i] for i in range(6)]])
+    tree, r = rollouts.tree, rng.normal(size=12)
+    hidden, by_hand = step_advantages(tree, r, eps=0, ddof=0), step_advantages(tree, r, step_rewards(tree, r), eps=0, ddof=0)
+    for group, least in ((0, 1.01), (1, 1)):
+        own = (tree.group == group) & (np.abs(hidden) > 1e-9)
+        factor = by_hand[own] / hidden[own]
+        assert factor.min() > least - 1e-12
+        np.testing.assert_allclose(factor, factor[0], rtol=1e-9)
+    np.testing.assert_allclose(by_hand[tree.group == 1], hidden[tree.group == 1], rtol=1e-12)
+
+
+def test_process_rewards_that_cannot_be_used_are_refused():
+    rollouts = rollouts_of([[0]], [[[1, 2], [1, 3]]])
+    prm, good = Objective.preset("prm"), np.arange(4.0)
+    assert prm.coefficients(rollouts, [0, 0], np.array([np.nan, 0, 1, 2])).positive.any()  # that of a prompt is never looked at
+    for bad, message in [
+        (good[:-1], r"4 nodes need as many process rewards, not an array of shape \(3,\)"),
+        (good[:, None], r"shape \(4, 1\)"),
+        (np.array([0, 1, np.nan, 2]), "the process reward of node 2 is nan: it must be a finite number"),
+        (np.array([0, -np.inf, 0, 2]), "node 1 is -inf"),
+        (np.array([0, 1, 2, 1e200]), r"node 3 is 1e\+200: it must be a finite number up to 1e\+100"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            prm.coefficients(rollouts, [0, 0], bad)
+    with pytest.raises(ValueError, match='process rewards are given, but process_reward is "outcome": take "tree"'):
+        Objective.preset("grpo").coefficients(rollouts, [0, 1], good)
+
+
+# -- |λ| where truncated completions are masked ---------------------------------------------------------------------------
+
+
+def test_each_step_counts_once_also_where_members_are_masked():
+    """Three share the first token, one of them is cut off and masked: the step's term is divided by two, not three."""
+    rollouts = rollouts_of([[0]], [[[1, 2], [1, 3], [1, 4], [5, 6]]], truncated=[False, False, True, False])
+    rewards, same = [3.0, 0, 0, 1], np.zeros(rollouts.tree.n_nodes)
+    objective = Objective.preset("lambda_grpo", scale="none", mask_truncated=True)
+    _, dlogp = objective(rollouts, rewards, same, same)
+    token = rollouts.tree.token
+    push = {int(t): -6 * d for t, d in zip(token, dlogp, strict=True)}  # six tokens count
+    assert push == pytest.approx({0: 0, 1: (2 - 1) / 2, 2: 2, 3: -1, 4: 0, 5: 0, 6: 0}, abs=1e-15)
+    weights = objective.coefficients(rollouts, rewards).weight * 6
+    assert weights == pytest.approx(np.where(np.isin(token, [0, 4]), 0, 1))  # each step that somebody counts in: once
+    unmasked = objective.coefficients(replace(rollouts, truncated=np.zeros(4, dtype=bool)), rewards)
+    assert unmasked.weight * 8 == pytest.approx(np.where(token == 0, 0, 1))
+
+
+@AGGREGATION
+@pytest.mark.parametrize("p_truncated", [0.0, 0.3, 0.7])
+def test_masked_counts_equal_padded_arrays_in_parts_too(aggregation, p_truncated):
+    """Against padded rows, where |λ| is counted pair by pair; and in micro-batches, whose counts are those of the whole group."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        rollouts = random_rollouts(rng, p_truncated=p_truncated)
+        rewards, logps = rng.standard_normal(18), random_logps(rng, rollouts.tree)
+        objective = Objective.preset("lambda_grpo", aggregation=aggregation, beta=0.2, mask_truncated=True)
+        (loss, dlogp), (padded, dpadded) = both_ways(objective, rollouts, rewards, logps)
+        assert abs(loss - padded) < 1e-12 and relative(dlogp, dpadded) < 1e-12
+        whole, gathered = objective.coefficients(rollouts, rewards), np.zeros(rollouts.tree.n_nodes)
+        for part, nodes in split_tree(rollouts.tree, 7):
+            part_dlogp = objective.evaluate(whole.at(nodes, part.scored), *(values[nodes] for values in logps))[1]
+            np.add.at(gathered, nodes, part_dlogp)
+        np.testing.assert_allclose(gathered, dlogp, rtol=1e-14, atol=0)
 
 
 def test_step_advantages_are_the_means_of_the_members_advantages():

@@ -271,6 +271,29 @@ def test_cached_attention_reads_the_prompt_and_the_row_s_own_tokens(group: list[
             np.testing.assert_allclose(y[row], attend_alone(q[row], k, v, np.array(seen[row])), rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [30.0, -30.0, 60.0])
+def test_cached_attention_of_large_scores_does_not_overflow(size: float, dtype: str) -> None:
+    """Scores of ±1,300 and 5,000, whose exponentials overflow or are all 0; padding stays without weight."""
+    prompts, keys = [np.array([1, 2, 3]), np.array([4, 5])], 3 + 2
+    shape = TransformerConfig(vocab_size=6, dim=4, n_layers=1, n_heads=2, n_kv_heads=1)
+    cache = KVCache(shape, prompts, 2, 1, NUMPY, np.dtype(dtype))
+    k, v = (normal(keys, 1, 2, seed=seed).astype(dtype) for seed in (0, 1))
+    k = size + k / 30
+    cache.attend_in_prompts(0, normal(keys, 2, 2, seed=2).astype(dtype), k, v, np.empty((keys, 2, 2), dtype))
+    cache.fork(np.arange(2))
+    q, new_k, new_v = np.full((2, 2, 2), abs(size), dtype), np.full((2, 1, 2), size, dtype), normal(2, 1, 2, seed=7).astype(dtype)
+    y = np.full_like(q, np.nan)
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        cache.attend(0, q, new_k, new_v, y)
+    k, v = np.concatenate([k, new_k]).astype(np.float64), np.concatenate([v, new_v]).astype(np.float64)
+    for row, nodes in enumerate(([0, 1, 2, 5], [3, 4, 6])):
+        scores = (k[nodes, 0] - size) @ q[row, 0].astype(np.float64) / np.sqrt(2)  # less one number: the same softmax
+        weight = np.exp(scores)
+        expected = np.tile(weight @ v[nodes, 0] / weight.sum(), (2, 1))
+        np.testing.assert_allclose(y[row], expected, rtol=0, atol=2e-3 if dtype == "float32" else 1e-10)
+
+
 def test_rope_keeps_lengths_and_sees_distances_only() -> None:
     q, k = normal(1, 1, 8), normal(1, 1, 8, seed=1)
 

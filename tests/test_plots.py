@@ -13,7 +13,7 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 
 from minigrpo.drawing import drawn_steps
-from minigrpo.groups import group_statistics, read_groups, tree_statistics
+from minigrpo.groups import group_statistics, read_groups, statistics_text, tree_statistics
 from minigrpo.plots import (
     METRICS,
     STYLE,
@@ -74,6 +74,19 @@ def test_draw_tree_shows_the_numbers_worked_out_by_hand():
     assert dashed == [False, False, False, True, True]  # below the mean, also told without colour
 
 
+@pytest.mark.parametrize("rewards", [[1.0, 0.3], [0.1, 1.0, 0.3], [0.7, 1.0, 0.3, 0.1, 0.7], [0.1] * 7])
+@pytest.mark.parametrize("completion", [[1], [1, 2, 3]])
+def test_a_step_at_the_group_s_mean_is_white(rewards, completion):
+    """All share it, so Â is 0 but for a rounding, which must not be scaled up to the deepest colour."""
+    tree = PrefixTree.from_sequences([completion] * len(rewards))
+    (step,) = drawn_steps(tree, rewards)
+    assert step.advantage == 0
+    (frame,) = [p for p in draw_tree(tree, rewards).axes[0].patches if isinstance(p, FancyBboxPatch)]
+    assert frame.get_facecolor() == (1, 1, 1, 1) and frame.get_linestyle() in ("-", "solid")
+    inner = PrefixTree.from_sequences([[1, 2], [1, 3], [4, 5], [4, 6]])  # each pair's mean is the group's
+    assert [s.advantage for s in drawn_steps(inner, [0.1, 0.7, 0.3, 0.5])][1::3] == [0, 0]
+
+
 def test_draw_tree_without_rewards_or_with_one_completion():
     tree = PrefixTree.from_groups([[1], [1]], [[[5, 6], [5]], [[7]]])
     shown = " ".join(texts(draw_tree(tree)))
@@ -81,6 +94,8 @@ def test_draw_tree_without_rewards_or_with_one_completion():
     assert "R̂=3.00 Â=-" in " ".join(texts(draw_tree(tree, [0, 1, 3.0], group=1)))
     nothing = PrefixTree.from_sequences([[], []])  # completions without a token are still a group
     assert "(empty)" in texts(draw_tree(nothing, [0.0, 1.0])) and "0.00…1.00" in texts(draw_tree(nothing, [0.0, 1.0]))
+    assert "k = 2, 0 tokens of which 0 distinct (0% shared): flat" in texts(draw_tree(nothing))
+    assert "0, of which 0 distinct (0.0% shared)" in statistics_text(tree_statistics([nothing]))
     statistics_figure(tree_statistics([nothing]))
     with pytest.raises(ValueError, match="group 2 is not in the tree"):
         draw_tree(tree, group=2)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -154,6 +155,27 @@ def test_a_write_that_fails_leaves_the_old_file(function, there_before, tmp_path
     write_atomically(path, [b"new", memoryview(b"er")])
     assert path.read_bytes() == b"newer"
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a folder may not be synced")
+def test_file_and_folder_are_synced_so_that_a_power_cut_loses_neither(tmp_path, monkeypatch):
+    """The file before it takes its name, the folder after: otherwise the name may be lost, or be there before the bytes."""
+    events, fsync, rename = [], os.fsync, os.replace
+
+    def recorded_fsync(descriptor):
+        events.append(("sync", os.fstat(descriptor).st_ino))
+        fsync(descriptor)
+
+    def recorded_replace(source, target):
+        events.append(("rename", os.stat(source).st_ino))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+    write_atomically(tmp_path / "x", [b"some ", b"bytes"])
+    file, folder = (tmp_path / "x").stat().st_ino, tmp_path.stat().st_ino
+    assert events == [("sync", file), ("rename", file), ("sync", folder)]
+    assert (tmp_path / "x").read_bytes() == b"some bytes"
 
 
 def test_a_full_disk_while_training_keeps_the_last_checkpoint(run, monkeypatch, capsys, whole):

@@ -7,6 +7,7 @@ import pytest
 from helpers import tiny_model
 
 from minigrpo import Transformer, sample
+from minigrpo.sampler import STRETCH, _draw, first_above
 
 PROMPTS = [[1], [2, 3, 1], [2, 3], [1], [4, 4, 4, 4]]  # one token; a prefix of another; twice the same
 CHI2_26, CHI2_8 = 54.1, 26.1  # 99.9 % points of chi-square with 26 and 8 degrees of freedom
@@ -143,6 +144,30 @@ def test_eos_ends_a_completion_and_truncation_says_so():
     assert rollouts.max_new_tokens == 4
 
 
+@pytest.mark.parametrize("eos", [None, 0])
+def test_a_stop_rule_sees_the_newest_token_and_ends_a_completion_there(eos):
+    """It is asked once a token, of all that go on, with everything they have written; nothing is written after it says yes."""
+    widths = []
+
+    def stop(tokens):
+        widths.append(tokens.shape[1])
+        assert (tokens >= 0).all()
+        return (tokens[:, -1] == 2) & (tokens.sum(1) > 2)  # the second 2 at the latest, or a 2 after something else
+
+    rollouts = sample(tiny_model(), PROMPTS, 20, np.random.default_rng(6), max_new_tokens=5, eos=eos, stop=stop)
+    assert widths == list(range(1, len(widths) + 1))
+    ended = [[stops(y, eos) for y in group] for group in texts(rollouts)]
+    assert rollouts.truncated.tolist() == [not any(at) for group in ended for at in group]
+    assert all(not any(at[:-1]) for group in ended for at in group)  # at the last token or never
+    assert all(len(at) == 5 for group in ended for at in group if not any(at))
+    assert 10 < rollouts.truncated.sum() < 90
+
+
+def stops(y, eos):
+    """Whether a completion should end at each of its tokens."""
+    return [token == eos or (token == 2 and sum(y[: t + 1]) > 2) for t, token in enumerate(y)]
+
+
 def test_without_eos_all_run_to_the_limit_and_none_is_truncated():
     rollouts = sample(tiny_model(), PROMPTS, 3, np.random.default_rng(0), max_new_tokens=6)
     assert {len(y) for group in rollouts.completions for y in group} == {6}
@@ -240,3 +265,76 @@ def test_rollouts_keep_their_prompts():
     rollouts = sample(tiny_model(), [prompt], 2, np.random.default_rng(0), max_new_tokens=2)
     prompt[:] = 0
     assert rollouts.prompts[0].tolist() == [1, 2, 3]
+
+
+# -- drawing from one distribution -----------------------------------------------------------------------------------------
+
+
+def draw(logits, uniform, temperature=1.0, dtype="float64"):
+    """Tokens, log-probabilities and entropies of `_draw`, a completion for each uniform number, from one row of logits."""
+    u, row = np.atleast_1d(np.asarray(uniform, dtype=np.float64)), np.array([logits], dtype=dtype)
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        return _draw(tiny_model(), row, np.zeros(len(u), dtype=int), u, temperature)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shift", [0.0, 300.0, -3000.0, 1e4])
+def test_logits_of_any_size_are_drawn_from(shift, dtype):
+    """exp(300) overflows in float32, and exp(-3000) is 0 in both."""
+    logits = np.array([1.0, 0.0, 2.0, -400.0])
+    tokens, logp, entropy = draw(logits + shift, [0.0, 0.3, 0.5, 0.999], dtype=dtype)
+    p = np.exp(logits) / np.exp(logits).sum()
+    assert tokens.tolist() == [0, 1, 2, 2]
+    np.testing.assert_allclose(logp, np.log(p[tokens]), rtol=1e-5 if dtype == "float32" else 1e-11)
+    np.testing.assert_allclose(entropy, -(p[:3] * np.log(p[:3])).sum(), rtol=1e-5)
+    assert draw(logits + shift, [0.5] * 3, temperature=0.0, dtype=dtype)[0].tolist() == [2] * 3
+
+
+@pytest.mark.parametrize("vocab_size", [400, STRETCH, STRETCH + 1, 3 * STRETCH + 100])
+@pytest.mark.parametrize("certain", [0, 399])
+def test_many_rare_tokens_beside_a_likely_one_keep_their_probabilities(vocab_size, certain):
+    """Each adds 3·10⁻⁸ to a sum near 1, which float32 would not notice; together they are drawn once in 10⁴ to 10⁵ tokens."""
+    rare = np.log(3e-8)
+    logits = np.full(vocab_size, rare, dtype=np.float32)
+    logits[certain] = 0
+    p = np.exp(logits.astype(np.float64))
+    total, edges = p.sum(), np.cumsum(p)
+    wanted = np.unique([1, 150, 300, vocab_size // 2, vocab_size - 2, certain])
+    middle = (edges[wanted] - p[wanted] / 2) / total
+    tokens, logp, _ = draw(logits, middle, dtype="float32")
+    assert tokens.tolist() == wanted.tolist()
+    likely = logp[wanted == certain]
+    np.testing.assert_allclose(likely, -np.log(total), rtol=1e-5)  # 1.2e-5 … 4.6e-5
+
+
+def test_a_token_of_no_probability_is_never_drawn():
+    logits = np.array([-1e5, 0.0, -1e5, 0.0, -1e5])
+    just_below_one = np.nextafter(1.0, 0.0)
+    for dtype in ("float32", "float64"):
+        assert draw(logits, [0.0, 0.25, 0.5, 0.75, just_below_one], dtype=dtype)[0].tolist() == [1, 1, 3, 3, 3]
+    wide = np.full(2 * STRETCH + 5, -1e5)  # zeros at the ends of stretches, and whole stretches of them
+    wide[[STRETCH - 2, STRETCH + 1]] = 0.0
+    assert draw(wide, [0.0, 0.49, 0.5, just_below_one])[0].tolist() == [STRETCH - 2, STRETCH - 2, STRETCH + 1, STRETCH + 1]
+    lonely = np.full(2 * STRETCH + 5, -1e5)
+    lonely[2 * STRETCH + 1] = 0.0
+    assert draw(lonely, [0.0, 0.5, just_below_one])[0].tolist() == [2 * STRETCH + 1] * 3
+
+
+@pytest.mark.parametrize(
+    ("cumulative", "threshold", "place"),
+    [
+        ([0.0, 0.0, 0.5, 0.5, 1.0, 1.0], 0.0, 2),  # what adds nothing is not chosen by a threshold of 0
+        ([0.0, 0.0, 0.5, 0.5, 1.0, 1.0], 0.5, 4),  # nor at a sum that is met exactly
+        ([0.0, 0.0, 0.5, 0.5, 1.0, 1.0], 0.49, 2),
+        ([0.0, 0.0, 0.5, 0.5, 1.0, 1.0], 0.99, 4),
+        ([0.0, 0.0, 0.5, 0.5, 1.0, 1.0], 1.0, 4),  # rounded up to the total: the last that adds something
+        ([0.0, 0.0, 0.5, 0.5, 1.0, 1.0], 1.1, 4),
+        ([0.3, 0.7, 1.0], 1.0, 2),
+        ([1.0, 1.0, 1.0], 1.0, 0),
+        ([1.0, 1.0, 1.0], 2.0, 0),
+        ([2.0], 5.0, 0),
+    ],
+)
+def test_first_above_and_its_guards(cumulative, threshold, place):
+    rows, thresholds = np.array([cumulative, np.arange(1.0, len(cumulative) + 1)]), np.array([[threshold], [0.5]])
+    assert first_above(rows, thresholds).tolist() == [place, 0]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from minigrpo.tasks import CharTokenizer, draw_problems, in_test_split, load_task, score_texts
 from minigrpo.tasks import countdown as countdown_module
-from minigrpo.tasks.arithmetic import Arithmetic, first_wrong_step, write_steps
+from minigrpo.tasks.arithmetic import Arithmetic, first_wrong_step, outcome, write_steps
 from minigrpo.tasks.countdown import Countdown, evaluate_expression, random_expression
 from minigrpo.tasks.treewalk import TreeWalk
 
@@ -294,10 +294,41 @@ def test_arithmetic_sampled_rate_of_the_docstring():
         ("0+15=15;5+6+1=12;3+4+1=8;825", 0),
         ("825", 0),
         ("", 0),
+        (";", 0),
+        (";;;;;;", 0),
+        (";8+7=15;5+6+1=12;3+4+1=8;825", 0),
+        ("8+7=15;;5+6+1=12;3+4+1=8;825", 1),
+        ("8+7=15;", 1),
+        ("8+7=15;5+6+1=12;3+4+1=8", 3),
+        ("8+7=15;5+6+1=12;3+4+1=8;", 3),
+        ("8+7=15;5+6+1=12;3+4+1=8;825;", 4),  # a step too many, though it is empty
+        ("8+7=15;5+6+1=12;3+4+1=8;825;;;", 4),
+        ("8+7=15;5+6+1=12;3+4+1=8;;825", 3),
+        ("8+7=15;5+6+1=12;3+4+1=8;825 ", 3),
     ],
 )
 def test_arithmetic_first_wrong_step(completion, wrong):
     assert first_wrong_step("358+467=", completion) == wrong
+
+
+@pytest.mark.parametrize("prompt", ["6+8=", "1+1=", "15+27=", "358+467="])
+def test_arithmetic_whatever_ends_wrong_has_a_wrong_step(prompt):
+    """Right texts with characters added, left out or changed, cut anywhere: outcome 0 means that some step is wrong."""
+    rng, a, b = np.random.default_rng(0), *map(int, prompt[:-1].split("+"))
+    right, seen = write_steps(a, b), [0, 0]
+    assert first_wrong_step(prompt, right) is None
+    for _ in range(400):
+        text = list(right)
+        for _ in range(rng.integers(1, 4)):
+            at = int(rng.integers(len(text) + 1))
+            text[at : at + int(rng.integers(2))] = list("0123456789+=;;;"[rng.integers(15)]) * int(rng.integers(2))
+        for written in ("".join(text), "".join(text)[: rng.integers(len(text) + 1)]):
+            wrong = first_wrong_step(prompt, written)
+            steps = written.count(";") + 1
+            assert wrong is None or 0 <= wrong <= min(steps, right.count(";") + 1)
+            assert outcome(prompt, written) == 1.0 or wrong is not None
+            seen[wrong is None] += 1
+    assert seen[0] > 200
 
 
 def test_arithmetic_errors():

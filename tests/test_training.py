@@ -11,8 +11,8 @@ from minigrpo.optim import SGD, AdamW
 from minigrpo.padded import padded_loss
 from minigrpo.policy import make_model, using
 from minigrpo.settings import TrainSettings
-from minigrpo.tasks import CharTokenizer, score_texts
-from minigrpo.trainer import TrainState, grpo_step, train
+from minigrpo.tasks import CharTokenizer, load_task, score_texts
+from minigrpo.trainer import TrainState, grpo_step, train, warm_start
 
 TINY = {"dim": 16, "n_layers": 1, "n_heads": 2, "dtype": "float64"}
 NAMES = {
@@ -167,6 +167,27 @@ def test_metrics_have_the_names_that_users_know():
         assert 0 < m["tree/intermediate_proportion"] <= m["tree/shared_fraction"] < 1
         assert 0 < m["entropy"] <= np.log(4)
         assert m["tree/flat_fraction"] == 0 < m["step_time"]
+
+
+def test_the_warm_start_clips_its_gradient_and_warms_up():
+    """Step by step against the usual loop, with gradients of a norm far above 1 and rates that rise over 20 steps."""
+    task = load_task("arithmetic", digits=1)
+    settings = TrainSettings(**TINY, task="arithmetic", warm_start_steps=6, warm_start_batch=4, warm_start_learning_rate=0.02)
+    model, usual = make_model(settings, task), make_model(settings, task)
+    for each in (model, usual):
+        each.parameters.flat[:] *= 4
+    warm_start(model, task, np.random.default_rng(5), settings)
+    rng, optimizer, norms = np.random.default_rng(5), AdamW(usual.parameters), []
+    for step in range(6):
+        pairs = task.demonstrations(rng, 4)
+        flat = PrefixTree.from_groups([p for p, _ in pairs], [[c] for _, c in pairs], merge=False)
+        usual.forward(flat)
+        usual.backward(np.where(flat.scored, -1 / sum(len(c) for _, c in pairs), 0.0), add=False)
+        norms.append(np.linalg.norm(usual.gradients.flat))
+        usual.gradients.flat[:] /= max(1, norms[-1])
+        optimizer.step(usual.parameters, usual.gradients, 0.02 * (step + 1) / 21)
+    assert max(norms) > 2 and max(norms) > 1.5 * min(norms)  # AdamW does not see a factor that all have
+    assert relative(model.parameters.flat, usual.parameters.flat) < 1e-9
 
 
 def test_the_reference_policy_is_the_one_that_training_began_with():

@@ -133,6 +133,20 @@ def test_weights_and_metrics_of_a_batch(tmp_path: Path) -> None:
     assert "process_weights" not in batch
 
 
+def test_masked_completions_are_not_counted(tmp_path: Path) -> None:
+    """So that the members that do count have weights that add up to 1 in every step."""
+    batch = batch_of(make_trainer(tmp_path, rollout_func=fixed_groups, mask_truncated_completions=True, beta=0.1), PROMPTS)
+    weights = batch["process_weights"].numpy() * batch["completion_mask"].numpy()
+    counted = [w for p in PROMPTS for w in brute_weights(GROUPS[p], masked=True)]
+    everyone = [w for p in PROMPTS for w in brute_weights(GROUPS[p])]
+    ended = [c[-1] == EOS for p in PROMPTS for c in GROUPS[p]]
+    for row, own, is_counted in zip(weights, counted, ended, strict=True):
+        np.testing.assert_allclose(row[: len(own)], own * is_counted, rtol=1e-6)
+    assert not all(ended) and any((a != b).any() for a, b in zip(counted, everyone, strict=True))
+    steps = [{tuple(c[: t + 1]) for c in GROUPS[p] if c[-1] == EOS for t in range(len(c))} for p in PROMPTS]
+    assert weights.sum() == pytest.approx(sum(map(len, steps)), rel=1e-6)  # every token of a step that counts, once
+
+
 def test_tokens_of_tools_count_as_prefix_but_not_in_the_loss(tmp_path: Path) -> None:
     def with_tools(prompts: list[str], trainer: LambdaGRPOTrainer) -> dict[str, list]:
         dealt = fixed_groups(prompts, trainer)

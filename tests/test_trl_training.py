@@ -101,7 +101,8 @@ class Checked(LambdaGRPOTrainer):
             row = inputs["completion_ids"][i].tolist()
             own = row[: row.index(EOS) + 1] if EOS in row else row  # padding is EOS
             place = group.index(own)
-            advantages[i], weights[i, : len(own)] = brute_advantages(group)[place], brute_weights(group)[place]
+            advantages[i] = brute_advantages(group)[place]
+            weights[i, : len(own)] = brute_weights(group, self.mask_truncated_completions)[place]
         a, w, mask = torch.tensor(advantages).float(), torch.tensor(weights).float(), inputs["completion_mask"] == 1
         torch.testing.assert_close(inputs["advantages"][mask], (a[:, None] * w)[mask], rtol=1e-5, atol=1e-5)
         with torch.no_grad():

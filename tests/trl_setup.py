@@ -134,9 +134,13 @@ def make_trainer(folder: Path, kind: type = LambdaGRPOTrainer, prompts: list[str
         )
 
 
-def brute_weights(group: list[list[int]]) -> list[np.ndarray]:
-    """1/|λ(i,t)| as it is defined: one over how many completions begin as completion i does up to and including token t."""
-    return [np.array([1 / sum(b[: t + 1] == a[: t + 1] for b in group) for t in range(len(a))]) for a in group]
+def brute_weights(group: list[list[int]], masked: bool = False) -> list[np.ndarray]:
+    """1/|λ(i,t)| as it is defined: one over how many completions begin as completion i does up to and including token t.
+
+    masked: those that did not end with EOS do not count, neither here nor in the loss.
+    """
+    counted = [b for b in group if b[-1] == EOS or not masked]
+    return [np.array([1 / max(sum(b[: t + 1] == a[: t + 1] for b in counted), 1) for t in range(len(a))]) for a in group]
 
 
 def brute_advantages(group: list[list[int]]) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Does the sign of Â find the first wrong step?   Addition in written steps, where the text itself tells which step is wrong.
 
 A careful definition, for a wrong completion in a group with both outcomes.  Its text is cut at semicolons into written steps; a
-step ends at its semicolon, the last one at the last token (EOS).  Step j is the one that `first_wrong_step` names.  Rules:
+step ends at its semicolon, the last one at the last token (EOS).  Step j is the one that `first_wrong_step` names, or, where that
+one was never written, the last, in which the text broke off.  Rules:
 
     negative   step i is marked if Â < 0 at its end, that is R̂ < mean(r).                True for i ≥ j: after an error all is lost.
     zero       step i is marked if R̂ = 0 at its end: nobody who shares it was right.     True for i ≥ j.
@@ -75,8 +76,7 @@ def prepare(writing: str, folder: str) -> str:
 
 def step_ends(text: str, n_tokens: int) -> np.ndarray:
     """The position of the last token of every written step of a completion."""
-    ends = [t for t, character in enumerate(text) if character == ";"]
-    return np.array(ends if ends and ends[-1] == n_tokens - 1 else [*ends, n_tokens - 1])
+    return np.array([t for t, character in enumerate(text) if character == ";" and t < n_tokens - 1] + [n_tokens - 1])
 
 
 def marks(writing: str, folder: str, seed: int, n_groups: int) -> dict[str, list[list[float]]]:
@@ -100,7 +100,7 @@ def marks(writing: str, folder: str, seed: int, n_groups: int) -> dict[str, list
         out[str(k)] = []
         for g in np.flatnonzero(reward.any(1) & ~reward.all(1)):
             prompt, total = task.tokenizer.decode(rollouts.prompts[g]), 0.0
-            for i in np.flatnonzero(reward[g] == 0):
+            for i in np.flatnonzero((reward[g] == 0) & (tree.lengths[g * k : (g + 1) * k] > 0)):
                 nodes = tree.paths[g * k + i]
                 total = total + count(prompt, task.tokenizer.decode(some[g][i]), values[:, nodes[nodes >= 0]], reward[g].mean())
             out[str(k)].append(total.round(6).tolist())
@@ -113,7 +113,7 @@ def count(prompt: str, text: str, values: np.ndarray, mean: float) -> np.ndarray
     -> 1, then COUNTS for each of RULES, then PROFILE of `negative` at each of OFFSETS.  Those of shuffles are means over them.
     """
     ends = step_ends(text, values.shape[1])
-    error = first_wrong_step(prompt, text)
+    error = min(first_wrong_step(prompt, text), len(ends) - 1)
     step = np.arange(len(ends))
     step_of_token = np.searchsorted(ends, np.arange(values.shape[1]))
     at_end = values[:, ends]  # (1+S,J)
@@ -125,16 +125,8 @@ def count(prompt: str, text: str, values: np.ndarray, mean: float) -> np.ndarray
     for marked, true, step_of in rules:
         found, accused = (marked & true).sum(1), (marked & ~true).sum(1)
         exact = marked.any(1) & (step_of[marked.argmax(1)] == error)
-        numbers += [
-            true.sum(),
-            (~true).sum(),
-            found[0],
-            accused[0],
-            exact[0],
-            found[1:].mean(),
-            accused[1:].mean(),
-            exact[1:].mean(),
-        ]
+        numbers += [true.sum(), (~true).sum(), found[0], accused[0], exact[0]]
+        numbers += [found[1:].mean(), accused[1:].mean(), exact[1:].mean()]
     for at in (error + offset for offset in OFFSETS):
         numbers += [1, negative[0, at], negative[1:, at].mean()] if 0 <= at < len(ends) else [0, 0, 0]
     return np.array(numbers, dtype=float)

@@ -138,16 +138,14 @@ def process_numbers(kind: str, objective: Objective, tree: PrefixTree, rewards: 
         scale = {"group_std": r.std(ddof=1) + 1e-4, "batch_std": rewards.std(ddof=1) + 1e-4, "none": 1.0}[objective.scale]
         for step in tree.steps(group):
             i = list(step.members)
-            share = (
-                np.ones(len(i))
-                * {
-                    "group_token_mean": 1 / (tree.n_groups * lengths[own].sum()),
-                    "batch_token_mean": 1 / lengths.sum(),
-                    "sequence_mean": 1 / (sizes.sum() * lengths[i]),
-                    "sequence_sum": 1 / sizes.sum(),
-                    "constant": 1 / (sizes.sum() * limit),
-                }[objective.aggregation]
-            )  # cᵢ
+            shares = {
+                "group_token_mean": 1 / (tree.n_groups * lengths[own].sum()),
+                "batch_token_mean": 1 / lengths.sum(),
+                "sequence_mean": 1 / (sizes.sum() * lengths[i]),
+                "sequence_sum": 1 / sizes.sum(),
+                "constant": 1 / (sizes.sum() * limit),
+            }
+            share = np.ones(len(i)) * shares[objective.aggregation]  # cᵢ
             if kind == "two_sums":
                 terms = share * (rewards[i] - mean) / scale
             else:

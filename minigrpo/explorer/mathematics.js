@@ -5,6 +5,7 @@
 "use strict";
 
 const EPS = 1e-4; // added to the standard deviation, as in objectives.py
+const LARGEST = 1e100; // of a reward, as in rewards.py: the squares of what is much larger overflow
 
 // -- the tree and its numbers --------------------------------------------------------------------------------------------
 
@@ -50,16 +51,20 @@ const mean = (values) => sum(values) / values.length;
 function analyse(sequences, rewards) {
   const { root, paths } = buildTree(sequences);
   const average = mean(rewards);
-  const std = Math.sqrt(sum(rewards.map((r) => (r - average) ** 2)) / (rewards.length - 1));
-  const equal = rewards.every((r) => r === rewards[0]);
-  const relative = (r) => (equal ? 0 : (r - average) / (std + EPS));
-  const advantages = rewards.map(relative);
+  const [low, high] = [Math.min(...rewards), Math.max(...rewards)];
+  const equal = low === high;
+  // Rewards that differ in late digits only are compared without the digits that they share, which a mean would fill up.
+  const shift = high - low < 1e-3 * Math.max(Math.abs(low), Math.abs(high)) ? low : 0;
+  const shifted = rewards.map((r) => r - shift);
+  const std = Math.sqrt(sum(shifted.map((r) => (r - mean(shifted)) ** 2)) / (rewards.length - 1));
+  const relative = (members) => (equal ? 0 : (mean(members.map((i) => shifted[i])) - mean(shifted)) / (std + EPS));
+  const advantages = rewards.map((_, i) => relative([i]));
 
   const nodes = [root, ...new Set(paths.flat())];
   for (const node of nodes) {
     node.count = node.members.length; // |λ|
     node.value = mean(node.members.map((i) => rewards[i])); // R̂
-    node.advantage = relative(node.value); // Â
+    node.advantage = relative(node.members); // Â
     node.grpo = sum(node.members.map((i) => advantages[i]));
     node.lambda = node.grpo / node.count;
   }

@@ -24,7 +24,7 @@ const paragraphs = (sentences) => sentences.map((sentence) => make("p", {}, unbr
 // A step's box: tokens and numbers at the left, two bars at the right.  A GRPO bar is |Â| / (largest |Â|) of half its box, which is
 // |λ| rows high; so all bars of a tree have one scale.
 function stepBox(step, largest) {
-  const size = largest ? Math.abs(step.advantage) / largest : 0;
+  const size = Math.abs(step.advantage) / largest;
   const bar = (name, value) => make("i", { class: `bar ${name}`, style: `--size: ${value}` });
   const direction = { "-1": "down", 0: "", 1: "up" }[sign(step.grpo)];
   const tokens = step.nodes.map((node) => span("token", printed(node.token)));
@@ -55,7 +55,7 @@ function endOf(i, a) {
 }
 
 function drawTree(a) {
-  const largest = Math.max(0, ...a.steps.slice(1).map((step) => Math.abs(step.advantage)));
+  const largest = Math.max(1e-9, ...a.steps.slice(1).map((step) => Math.abs(step.advantage)));
   const draw = (step) => {
     const prompt = step.parent === null;
     const box = prompt ? promptBox(a) : stepBox(step, largest);
@@ -101,8 +101,8 @@ const sequences = () => state.completions.map((text) => tokensOf(text, state.uni
 
 // Compute and draw anew.  While a reward is no number (yet), the last drawing stays.
 function update() {
-  const missing = state.rewards.findIndex((r) => !Number.isFinite(r));
-  $("problem").textContent = missing < 0 ? "" : `y${missing} has no reward: give it a number.`;
+  const missing = state.rewards.findIndex((r) => !(Math.abs(r) <= LARGEST));
+  $("problem").textContent = missing < 0 ? "" : `y${missing} has no reward: give it a number (of at most ${LARGEST} in size).`;
   if (missing >= 0) return;
   current = analyse(sequences(), state.rewards);
   document.querySelectorAll("#rows output").forEach((output, i) => (output.textContent = signed(current.advantages[i])));

@@ -6,8 +6,8 @@
 TRL generates, scores, shuffles, splits, clips and takes the mean; what this adds is one factor.  Its loss takes advantages of
 shape (B,), or (B,T) from a subclass.  A weight is positive, so min(ρ·a, clip(ρ)·a)·w = min(ρ·aw, clip(ρ)·aw): multiplying the
 advantages is enough.  The KL term stands apart from them, so its coefficient gets the same weights.  Groups may lie across
-processes: their token ids are gathered as TRL gathers their rewards.  |λ| counts all completions of a group, also those that
-`mask_truncated_completions` leaves out, and prefixes with the results of tools in them.
+processes: their token ids are gathered as TRL gathers their rewards.  |λ| counts the completions of a group that count in the
+loss, so not those that `mask_truncated_completions` leaves out, and prefixes with the results of tools in them.
 
 What it leaves out: |λ| is by token ids, so tools that answer with images are refused.  Run with plain PyTorch, in one process and
 in several; vLLM, DeepSpeed, FSDP and PEFT act above or below these few lines, but have not been run with them.
@@ -87,7 +87,8 @@ class LambdaGRPOTrainer(GRPOTrainer):
         if self.process_weight == "none":
             return output
         rows, width = output["completion_ids"].shape  # of this process, padded; the tree's rows are those of all processes
-        own = tree.on_tokens(1 / tree.count)[self.accelerator.process_index * rows :][:rows, :width]
+        count = tree.sum_over_members(self.accelerator.gather(output["completion_mask"].any(1)).cpu().numpy())
+        own = tree.on_tokens(1 / np.maximum(count, 1))[self.accelerator.process_index * rows :][:rows, :width]
         advantages = output["advantages"]
         weights = advantages.new_tensor(np.pad(own, ((0, 0), (0, width - own.shape[1]))))  # (B,T), 0 on padding
         output["advantages"] = advantages.unsqueeze(1) * weights

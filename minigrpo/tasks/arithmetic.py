@@ -129,8 +129,8 @@ def first_wrong_step(prompt_text: str, completion_text: str) -> int | None:
     """
     a, b = _operands(prompt_text)
     expected, written = write_steps(a, b).split(";"), completion_text.split(";")
-    pairs = enumerate(zip_longest(expected, written, fillvalue=""))
-    return next((j for j, (right, step) in pairs if _unordered(right) != _unordered(step)), None)
+    pairs = enumerate(zip_longest(map(_unordered, expected), map(_unordered, written)))  # an empty step is a step, too
+    return next((j for j, (right, step) in pairs if right != step), None)
 
 
 def _unordered(step: str) -> tuple[list[str], str, str]:

@@ -46,8 +46,11 @@ class Task(Protocol):
     `sampler.sample`.
     """
 
-    tokenizer: Tokenizer
-    max_new_tokens: int
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def max_new_tokens(self) -> int: ...
 
     def prompts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[np.ndarray]: ...
 

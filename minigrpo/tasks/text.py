@@ -26,6 +26,7 @@ FEW_SHOT_SETTINGS = {  # for a model of SmolLM2's size and prompts that share th
     "group_size": 8,
     "prompts_per_step": 8,
     "learning_rate": 1e-5,
+    "warmup_steps": 0,
     "schedule": "cosine",
     "eval_every": 10,
     "eval_prompts": 100,

@@ -38,7 +38,14 @@ class TreeWalk:
     r_other: float = 0.7
     target: str | None = None
 
-    defaults: ClassVar[dict[str, Any]] = {"steps": 250, "group_size": 16, "learning_rate": 3e-4, "max_grad_norm": None}
+    defaults: ClassVar[dict[str, Any]] = {
+        "steps": 250,
+        "group_size": 16,
+        "prompts_per_step": 1,
+        "learning_rate": 3e-4,
+        "warmup_steps": 0,
+        "max_grad_norm": None,
+    }
 
     def __post_init__(self) -> None:
         depth = whole_number("depth", self.depth, 2, 12)

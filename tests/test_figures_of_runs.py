@@ -1,0 +1,282 @@
+"""`minigrpo plot` says what was run: steps as they were, lines for settings, means over seeds alone, or one line of refusal."""
+
+# ruff: noqa: F811 (a fixture that is imported and an argument have the same name)
+
+import json
+import os
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from matplotlib.text import Text
+from test_cli import TINY, run  # noqa: F401
+from test_cli_errors import one_line
+
+from minigrpo import plots
+from minigrpo.plots import LINES, compare_runs, learning_curves, metrics_figure
+from minigrpo.runs import read_metrics
+from minigrpo.settings import TrainSettings
+from minigrpo.tree_plots import fonts_for
+
+
+def make_run(folder, rewards, every=0, **changes):
+    """The folder of a run: a reward for each step, and an evaluation (a tenth of the step) before and every so many steps."""
+    folder.mkdir(parents=True)
+    own = {"steps": len(rewards), "eval_every": every, "learning_rate": 0.001}
+    settings = asdict(TrainSettings()) | own | changes
+    (folder / "settings.json").write_text(json.dumps(settings))
+    records = [{"step": step, "loss": 0.0, "reward": reward} for step, reward in enumerate(rewards, 1)]
+    for record in records:
+        if every and record["step"] % every == 0:
+            record["eval/pass@1_greedy"] = record["step"] / 10
+    before = [{"step": 0, "eval/pass@1_greedy": 0.0, "eval/prompts": 1}] if every else []
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in before + records))
+    return folder
+
+
+def drawn(figure):
+    """The lines of a figure: name -> [(step, mean)]."""
+    return {line.get_label(): [*zip(line.get_xdata(), line.get_ydata(), strict=True)] for line in figure.axes[0].lines}
+
+
+def texts(figure):
+    return [t.get_text() for t in figure.findobj(Text) if t.get_text()]
+
+
+# -- where values stand --------------------------------------------------------------------------------------------------
+
+
+def test_evaluations_stand_at_the_steps_at_which_they_were_made(tmp_path):
+    a, b = make_run(tmp_path / "a", [0.0] * 8, every=2), make_run(tmp_path / "b", [0.0] * 8, every=4, seed=1)
+    for folders in ([a], [a, b]):
+        figure = compare_runs(folders, "eval/pass@1_greedy")
+        name = "lambda_grpo" if folders == [a] else "eval_every=2"
+        assert drawn(figure)[name] == [(0, 0), (2, 0.2), (4, 0.4), (6, 0.6), (8, 0.8)]
+        assert {"share of held-out problems", "training step"} <= {line for t in texts(figure) for line in t.split("\n")}
+    assert drawn(figure)["eval_every=4"] == [(0, 0), (4, 0.4), (8, 0.8)]
+    panel = metrics_figure(read_metrics(a, before=True)).axes[-1]  # one run, all of its usual metrics
+    assert panel.get_title(loc="left") == "eval/pass@1_greedy" and panel.lines[0].get_xdata().tolist() == [0, 2, 4, 6, 8]
+    assert [record["step"] for record in read_metrics(a)] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_runs_as_they_are_trained(run, tmp_path, monkeypatch):
+    """Evaluated at every step and at every second; two learning rates; the same twice."""
+    curves = []
+    monkeypatch.setattr(plots, "learning_curves", lambda *a, **o: curves.append(o["steps"]) or learning_curves(*a, **o))
+    made = {"a": ["--eval-every", 1, "--seed", 0], "b": ["--eval-every", 2, "--seed", 1], "c": ["--learning-rate", 0.1]}
+    for name, changes in made.items():
+        assert run("train", *TINY, "--eval-prompts", 1, *changes, "--out", tmp_path / name)[0] == 0
+    a, b, c = (tmp_path / name for name in made)
+    assert run("plot", a, b, "--key", "eval/pass@1_greedy")[0] == run("plot", a, b)[0] == run("plot", a, c)[0] == 0
+    assert curves[0] == {"eval_every=1": [0, 1, 2, 3, 4], "eval_every=2": [0, 2, 4]}
+    assert curves[1] == {"lambda_grpo": [1, 2, 3, 4]}
+    assert len(curves[2]) == 2 and "learning_rate=0.1" in curves[2]
+    assert "are one run, not two seeds" in one_line(run("plot", a, a))
+
+
+def test_a_mean_stands_only_where_all_runs_have_a_value(tmp_path):
+    whole = make_run(tmp_path / "whole", [0, 1, 2, 3, 4])
+    stopped = make_run(tmp_path / "stopped", [2, 3, 4], seed=1, steps=5)
+    gap = make_run(tmp_path / "gap", [4, float("nan"), 6, float("inf"), 8], seed=2)
+    figure = compare_runs([whole, stopped])
+    assert drawn(figure) == {"lambda_grpo": [(1, 1), (2, 2), (3, 3)]}
+    assert "mean and 95 % bootstrap band over 2 seeds; only where all have a value" in texts(figure)
+    assert drawn(compare_runs([gap, whole, stopped])) == {"lambda_grpo": [(1, 2), (3, 4)]}
+    assert drawn(compare_runs([gap])) == {"lambda_grpo": [(1, 4), (3, 6), (5, 8)]}
+    late = make_run(tmp_path / "late", [float("nan"), 1], seed=3, steps=5)
+    early = make_run(tmp_path / "early", [1, float("nan")], seed=4, steps=5)
+    with pytest.raises(ValueError, match="the runs of lambda_grpo have reward at no step in common"):
+        compare_runs([late, early])
+
+
+def test_evaluations_of_seeds_that_were_resumed_with_gaps(tmp_path):
+    """The same interval, but one run lost records: means stay step by step."""
+    a, b = make_run(tmp_path / "a", [0.0] * 8, every=2), make_run(tmp_path / "b", [0.0] * 8, every=2, seed=1)
+    kept = [line for line in (b / "metrics.jsonl").read_text().splitlines(keepends=True) if json.loads(line)["step"] not in (0, 4)]
+    (b / "metrics.jsonl").write_text("".join(kept))
+    assert drawn(compare_runs([a, b], "eval/pass@1_greedy")) == {"lambda_grpo": [(2, 0.2), (6, 0.6), (8, 0.8)]}
+
+
+@pytest.mark.parametrize("cut", [1, 9, 30])
+def test_a_last_line_that_was_cut_short(cut, tmp_path):
+    folder = make_run(tmp_path / "run", [0, 1, 2])
+    file = folder / "metrics.jsonl"
+    file.write_bytes(file.read_bytes()[: -1 - cut])
+    assert drawn(compare_runs([folder])) == {"lambda_grpo": [(1, 0), (2, 1)]}
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_run_of_a_single_step(seeds, tmp_path):
+    figure = compare_runs([make_run(tmp_path / str(seed), [seed], seed=seed) for seed in range(seeds)])
+    assert drawn(figure) == {"lambda_grpo": [(1, (seeds - 1) / 2)]}
+    assert figure.axes[0].get_xlim() == (0, 2)
+    assert figure.axes[0].collections[0].get_linewidth() > 0  # else the band would not be seen
+
+
+# -- what is one line ----------------------------------------------------------------------------------------------------
+
+SAME = [
+    {},
+    {"backend": "cupy"},
+    {"memory_limit": 1.0},
+    {"micro_batch_tokens": 77},
+    {"checkpoint_every": 3},
+    {"log_samples_every": 1},
+    {"eval_every": 2},
+    {"eval_prompts": 5},
+]
+OTHER = [
+    ({"learning_rate": 0.1}, ["learning_rate=0.001", "learning_rate=0.1"]),
+    ({"learning_rate": 1e-5}, ["learning_rate=0.001", "learning_rate=1e-05"]),
+    ({"objective": "grpo"}, ["lambda_grpo", "grpo"]),
+    ({"objective_options": {"beta": 0.04}}, ["beta=default", "beta=0.04"]),
+    ({"max_grad_norm": None}, ["max_grad_norm=1.0", "max_grad_norm=None"]),
+    ({"steps": 9}, ["steps=2", "steps=9"]),
+    ({"dtype": "float64", "dim": 64}, ["dim=32, dtype=float32", "dim=64, dtype=float64"]),
+    ({"a_later_setting": 7}, ["a_later_setting=default", "a_later_setting=7"]),
+]
+
+
+@pytest.mark.parametrize("changes", SAME, ids=str)
+def test_settings_that_do_not_change_the_metric_do_not_part_seeds(changes, tmp_path):
+    a, b = make_run(tmp_path / "a", [0, 1]), make_run(tmp_path / "b", [2, 3], seed=1, **changes)
+    assert drawn(compare_runs([a, b])) == {"lambda_grpo": [(1, 1), (2, 2)]}
+    twin = make_run(tmp_path / "twin", [0, 1], **changes)
+    with pytest.raises(ValueError, match=r"a and .*twin are one run, not two seeds \(seed 0 and all settings"):
+        compare_runs([a, b, twin])
+
+
+@pytest.mark.parametrize(("changes", "names"), OTHER, ids=str)
+def test_other_settings_are_lines_named_by_them_and_never_seeds(changes, names, tmp_path):
+    a, b = make_run(tmp_path / "a", [0, 1]), make_run(tmp_path / "b", [2, 3], **changes)
+    figure = compare_runs([a, b])
+    assert drawn(figure) == {names[0]: [(1, 0), (2, 1)], names[1]: [(1, 2), (2, 3)]}
+    assert {*names, "one seed each", "reward on treewalk", "reward\nmean outcome reward"} <= set(texts(figure))
+    assert not any("seeds" in text for text in texts(figure))
+
+
+def test_what_changes_one_metric_alone(tmp_path):
+    """The number of problems is another evaluation; a backend is another speed."""
+    a, b = (
+        make_run(tmp_path / "a", [0, 1], every=1),
+        make_run(tmp_path / "b", [0, 1], every=1, eval_prompts=9, backend="cupy", seed=1),
+    )
+    assert list(drawn(compare_runs([a, b], "eval/pass@1_greedy"))) == ["eval_prompts=200", "eval_prompts=9"]
+    for folder in (a, b):
+        records = [record | {"step_time": 0.5} for record in read_metrics(folder)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert list(drawn(compare_runs([a, b], "step_time"))) == ["backend=numpy", "backend=cupy"]
+    assert list(drawn(compare_runs([a, b]))) == ["lambda_grpo"]
+
+
+def test_settings_of_an_older_version_are_the_defaults(tmp_path):
+    a, b = make_run(tmp_path / "a", [0, 1]), make_run(tmp_path / "b", [2, 3], seed=1)
+    settings = json.loads((b / "settings.json").read_text())
+    (b / "settings.json").write_text(json.dumps({name: settings[name] for name in ("task", "steps", "seed", "learning_rate")}))
+    assert drawn(compare_runs([a, b])) == {"lambda_grpo": [(1, 1), (2, 2)]}
+
+
+def test_names_of_lines_are_short_and_all_different(tmp_path):
+    deep = "/a/very/long/way/that/no/legend/has/room/for"
+    runs = [make_run(tmp_path / name, [0, 1], init=f"{deep}/{name}/checkpoint-000050.mgc") for name in ("first", "second")]
+    assert list(drawn(compare_runs(runs))) == ["init=first", "init=second"]
+    assert list(drawn(compare_runs([*runs, make_run(tmp_path / "none", [0, 1])])))[2] == "init=None"
+    long = [make_run(tmp_path / f"l{i}", [0, 1], init="x" * 40 + str(i) + "y" * 40) for i in range(3)]
+    names = list(drawn(compare_runs(long)))
+    assert len(set(names)) == 3 and max(map(len, names)) < 60
+    foreign = [make_run(tmp_path / f"f{i}", [0, 1], init=name) for i, name in enumerate(("模型/一", "модель\n"))]
+    if not fonts_for("模型一"):
+        assert list(drawn(compare_runs(foreign))) == ["init=\\u6a21\\u578b/\\u4e00", "init=модель↵"]
+
+
+def test_many_lines_can_be_told_apart_in_grey(tmp_path):
+    curves = {f"line {i}": np.arange(6.0).reshape(2, 3) + i for i in range(36)}
+    figure = learning_curves(curves)
+    styles = [(LINES[i % 6][1], line.get_marker()) for i, line in enumerate(figure.axes[0].lines)]
+    assert len(set(map(str, styles))) == 36
+    with pytest.raises(ValueError, match="37 lines cannot be told apart: draw at most 36"):
+        learning_curves(curves | {"one more": np.zeros((2, 3))})
+
+
+# -- refusals, on the command line ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"task": "arithmetic"}, {"task_options": {"n": 2}}, {"model": "smollm2"}, {"task": "other.py:Walk", "seed": 1}],
+    ids=str,
+)
+def test_runs_of_different_tasks_are_refused(changes, run, tmp_path):
+    a, b = make_run(tmp_path / "a", [0, 1]), make_run(tmp_path / "b", [2, 3], **changes)
+    err = one_line(run("plot", a, b))
+    assert "runs of different tasks cannot be compared, so plot them apart" in err and next(iter(changes)) in err
+    assert not list(tmp_path.rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    "again", ["{a}", "{a}/", "{a}/../a", "{link}", "{a}/checkpoint-000002.mgc", "{copy}", "{link}/metrics.jsonl"]
+)
+def test_a_run_given_twice_is_not_two_seeds(again, run, tmp_path):
+    places = {"a": make_run(tmp_path / "a", [0, 1]), "copy": make_run(tmp_path / "copy", [0, 1]), "link": tmp_path / "link"}
+    (places["a"] / "checkpoint-000002.mgc").write_bytes(b"")
+    os.symlink(places["a"], places["link"])
+    other = make_run(tmp_path / "other", [0, 1], seed=5)
+    assert "are one run, not two seeds (seed 0 and all settings that change reward are the same): leave one out" in one_line(
+        run("plot", places["a"], other, again.format(**places))
+    )
+
+
+def test_the_path_of_a_checkpoint_is_its_run(run, tmp_path):
+    folder = make_run(tmp_path / "a", [0, 1])
+    (folder / "checkpoint-000002.mgc").write_bytes(b"")
+    assert run("plot", folder / "checkpoint-000002.mgc")[0] == 0
+    assert (folder / "metrics.png").exists()
+
+
+def test_the_key_is_honoured_for_one_run_too(run, tmp_path, monkeypatch):
+    folder, drawn_keys = make_run(tmp_path / "a", [0, 1], every=1), []
+    monkeypatch.setattr(plots, "learning_curves", lambda *a, **o: drawn_keys.append(o["title"]) or learning_curves(*a, **o))
+    assert run("plot", folder, "--key", "loss")[0] == 0
+    assert run("plot", folder)[0] == 0
+    assert drawn_keys == ["loss on treewalk"]
+    for many in ([], [make_run(tmp_path / "b", [0, 1], seed=1)]):
+        err = one_line(run("plot", folder, *many, "--key", "joy"))
+        assert "there is no '' in" in one_line(run("plot", folder, *many, "--key", ""))
+        assert f"{folder}: there is no 'joy' in the metrics of a run: it has eval/pass@1_greedy, eval/prompts, loss, " in err
+
+
+def test_a_run_without_the_key_is_named(run, tmp_path):
+    a, b = make_run(tmp_path / "a", [0, 1], every=1), make_run(tmp_path / "b", [float("nan"), None], seed=1)
+    assert f"{b}: there is no 'eval/pass@1_greedy'" in one_line(run("plot", a, b, "--key", "eval/pass@1_greedy"))
+    assert f"{b}: there is no 'reward'" in one_line(run("plot", a, b))
+    assert f"{tmp_path / 'c'} holds no run" in one_line(run("plot", a, tmp_path / "c"))
+
+
+@pytest.mark.parametrize("line", ["5", "[]", "null", '{"loss": 1}', '{"step": "2", "loss": 1}', '{"step": NaN, "loss": 1}'])
+def test_a_line_that_is_no_step(line, run, tmp_path):
+    folder = make_run(tmp_path / "a", [0, 1])
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(line + "\n")
+    assert "metrics.jsonl holds" in one_line(run("plot", folder))
+
+
+def test_a_huge_value_does_not_blur_the_others(tmp_path):
+    assert drawn(compare_runs([make_run(tmp_path / "a", [1e30, 0.5, 0.25])]))["lambda_grpo"][1:] == [(2, 0.5), (3, 0.25)]
+    figure = learning_curves({"a": np.array([[1e30, 2.0, 4.0, 6.0]])}, smooth=2)
+    assert drawn(figure)["a"][2:] == [(3, 3), (4, 5)]
+
+
+@pytest.mark.parametrize("settings", ["[]", "5", '"x"', "[[1, 2]]", "{", "", "null"])
+def test_settings_that_are_none(settings, run, tmp_path):
+    folder = make_run(tmp_path / "a", [0, 1])
+    (folder / "settings.json").write_text(settings)
+    assert "settings.json is damaged" in one_line(run("plot", folder))
+    assert "settings.json is damaged" in one_line(run("plot", folder, "--key", "reward"))
+
+
+def test_numbers_that_cannot_be_drawn_are_told(tmp_path):
+    folder = make_run(tmp_path / "a", [0, float("nan"), 10**400, 3, 1.7e308, -1.7e308])
+    figure = metrics_figure(read_metrics(folder), title="what it is")
+    assert figure.axes[0].get_title(loc="left") == "reward (4 not finite)"
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [1, 4]
+    assert "what it is" in texts(figure)
