@@ -34,7 +34,7 @@ def make_policy(settings: TrainSettings, task: Task | None = None) -> tuple[Tran
 
 def make_model(settings: TrainSettings, task: Task) -> Transformer:
     """A new model of the settings' shape for the task's vocabulary, with room for prompts of any length that fits its context."""
-    longest = max(len(p) for p in draw_prompts(task, np.random.default_rng(0), 64))
+    longest = max(np.size(p) for p in draw_prompts(task, np.random.default_rng(0), 64))
     config = TransformerConfig(
         vocab_size=task.tokenizer.vocab_size,
         **{name: getattr(settings, name) for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim")},

@@ -75,8 +75,8 @@ def run_file(path: Path, name: str) -> ModuleType:
 
 
 def _stands_in(module: ModuleType | None, folder: Path) -> bool:
-    file = Path(getattr(module, "__file__", None) or "/")
-    return folder in (file.parent, file.parent.parent if file.name == "__init__.py" else None)
+    places = list(getattr(module, "__path__", ())) or [getattr(module, "__file__", None) or "/"]
+    return folder in [Path(place).parent for place in places]
 
 
 # -- what fails, in the user's place -----------------------------------------------------------------------------------
@@ -89,23 +89,20 @@ def explain(error: BaseException, file: str, subject: Any = None) -> str:
     """
     text, place, frames = "", "", _own_frames(error, file)
     with suppress(Exception):  # a user's __str__ may raise, too, and not every subject has source
-        text = str(error.msg if isinstance(error, SyntaxError) else error)
+        text = _one_line(str(error), 300)
         place = f"line {inspect.getsourcelines(subject)[1]} of {Path(file).name}"
-    if isinstance(error, SyntaxError) and Path(error.filename or "").parent == Path(file).parent:
-        place = f"line {error.lineno} of {Path(error.filename).name}: {error.text or ''}"
-    elif frames:
+    if frames:
         last = frames[-1]
         place = f"line {last.lineno} of {Path(last.filename).name}, in {last.name}: {last.line}"
-    reason = f"{type(error).__name__}: {_one_line(text, 300)}" if text else type(error).__name__
+    reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"{reason} ({_one_line(place, 200)})" if place else reason
 
 
 def _own_frames(error: BaseException, file: str) -> list[traceback.FrameSummary]:
-    """Those in the user's file, or below its folder and of no installed package."""
-    folder, installed = Path(file).parent, {Path(__file__).parent, Path(os.__file__).parent}
-    frames = [(frame, set(Path(frame.filename).parents)) for frame in traceback.extract_tb(error.__traceback__)]
-    below = [f for f, up in frames if folder in up and not installed & up and "site-packages" not in f.filename]
-    return [f for f, _ in frames if f in below or f.filename == file]
+    """Those in the user's file, beside it, or in what it imported from beside it."""
+    folder, frames = os.path.dirname(file), traceback.extract_tb(error.__traceback__)
+    files = (file, *_last_run)
+    return [f for f in frames if f.filename in files or os.path.dirname(f.filename) == folder]
 
 
 def _one_line(text: str, limit: int) -> str:

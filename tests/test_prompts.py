@@ -197,6 +197,7 @@ def test_prompts_given_as_ids_show_eos_and_go_on():
         (lambda n: {"a", "b", "c"}, "it must return a list of 3"),
         (lambda n: iter(lambda: "a", None), "more than 3 things"),  # an endless iterator
         (lambda n: ["a", 7, "b"], "texts of the task gave 7 where a text is wanted"),
+        (lambda n: ["a", "b\ud800", "c"], "can't encode character '\\ud800' in position 1"),
         (lambda n: ["a", b"a", "b"], "texts of the task gave b'a' where a text is wanted"),
         (lambda n: [["a"], ["b"], ["c"]], "texts of the task gave ['a'] where a text is wanted"),
         (lambda n: [{"role": "user", "content": "a"}] * n, "where a text is wanted"),

@@ -14,7 +14,7 @@ from minigrpo.checks.grading import WrongAnswer, ask
 from minigrpo.runs import checkpoints, read_metrics, read_settings
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import CharTokenizer, load_task
-from minigrpo.user_code import explain, shown
+from minigrpo.user_code import explain, run_file, shown
 
 TASK = """\
 import sys
@@ -71,7 +71,7 @@ RAISED = {
     "self.one(prompt, completion)": "RecursionError: maximum recursion depth exceeded",
     "return self.nothing": "AttributeError: 'T' object has no attribute 'nothing' (line 17",
     "raise ExceptionGroup('g', [ValueError(1)])": "ExceptionGroup: g (1 sub-exception) (line 17",
-    "__import__('ast').literal_eval('1 +')": "SyntaxError: invalid syntax (line 17 of mine.py, in one: __import__",
+    "__import__('ast').literal_eval('1 +')": "SyntaxError: invalid syntax (<unknown>, line 1) (line 17 of mine.py, in one:",
     "np.zeros(3)[7]": "IndexError: index 7 is out of bounds",
     "raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})": "Odd (line 17 of mine.py, in one: raise type(",
 }
@@ -191,7 +191,7 @@ def test_nothing_written_is_lost(fails, run):
 FILES = {
     "raise KeyError('a')": "cannot be imported: KeyError: 'a' (line 1 of bad.py, in <module>: raise KeyError('a'))",
     "print('hello')\nimport sys\nsys.exit(0)": "cannot be imported: SystemExit: 0 (line 3 of bad.py, in <module>: sys.exit(0))",
-    "x = 1\nclass T(:": "cannot be imported: SyntaxError: invalid syntax (line 2 of bad.py: class T(:)",
+    "x = 1\nclass T(:": "cannot be imported: SyntaxError: invalid syntax (bad.py, line 2)",
     "class T:\npass": "cannot be imported: IndentationError: expected an indented block",
     "import beside": "cannot be imported: ZeroDivisionError: division by zero (line 2 of beside.py, in f: 1 / 0)",
     "T = 3": "has no class 'T': it has none",
@@ -223,19 +223,19 @@ def test_a_file_or_class_that_does_not_work(text, run, tmp_path, monkeypatch):
 
 def test_the_last_place_of_the_users_own_is_named(tmp_path):
     """Not the installed package that raised, nor this package, though they may lie below the user's folder."""
-    for folder, name in (("", "mine.py"), ("parts", "inner.py"), ("venv/lib/site-packages", "package.py")):
+    call = "def call(f):\n    return f()\n"
+    for folder, name in (("parts", "inner.py"), ("venv/lib/site-packages", "package.py")):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-        (tmp_path / folder / name).write_text("def call(f):\n    return f()\n")
-    calls = {}
-    for file in tmp_path.rglob("*.py"):
-        space = {}
-        exec(compile(file.read_text(), str(file), "exec"), space)
-        calls[file.name] = space["call"]
-    mine, inner, package = calls["mine.py"], calls["inner.py"], calls["package.py"]
+        (tmp_path / folder / name).write_text(call)
+    (tmp_path / "mine.py").write_text(f"import parts.inner as inner\n{call}")
+    mine = run_file(tmp_path / "mine.py", "mine")
+    space = {}
+    exec(compile(call, str(tmp_path / "venv/lib/site-packages/package.py"), "exec"), space)
+    package, inner = space["call"], mine.inner.call
     for chain, place in (
-        (lambda: mine(lambda: package(lambda: 1 / 0)), "line 2 of mine.py, in call"),
-        (lambda: mine(lambda: inner(lambda: package(lambda: 1 / 0))), "line 2 of inner.py, in call"),
-        (lambda: mine(lambda: CharTokenizer("")), "line 2 of mine.py, in call"),
+        (lambda: mine.call(lambda: package(lambda: 1 / 0)), "line 3 of mine.py, in call"),
+        (lambda: mine.call(lambda: inner(lambda: package(lambda: 1 / 0))), "line 2 of inner.py, in call"),
+        (lambda: mine.call(lambda: CharTokenizer("")), "line 3 of mine.py, in call"),
     ):
         with pytest.raises(Exception) as raised:
             chain()
@@ -286,12 +286,12 @@ BAD = {
         "return dict.fromkeys(range(n), [0])": "prompts of the task gave {0: [0], ",
         "return {(0,)}": "prompts of the task gave {(0,)}",
         "return np.array(3)": "prompts of the task gave 0 things, array(3)",
-        "return np.zeros(n, int)": "prompt 0 of the task must be a one-dimensional sequence of token ids (integers)",
-        "return ['a'] * n": "prompt 0 of the task must be a one-dimensional sequence of token ids (integers)",
+        "return np.zeros(n, int)": "prompt 0 must be a one-dimensional sequence of token ids (integers)",
+        "return ['a'] * n": "prompt 0 must be a one-dimensional sequence of token ids (integers)",
         "return [[0.0]] * n": "not float64 of 1 dimensions",
         "return [[True]] * n": "not bool of 1 dimensions",
         "return [[0, [1]]] * n": "inhomogeneous",
-        "return [[-1]] * n": "prompt 0 of the task holds a token id outside [0, 2**31): -1",
+        "return [[-1]] * n": "prompt 0 holds a token id outside [0, 2**31): -1",
         "return [[99]] * n": "token id 99 is outside the model's vocabulary of 3",
         "return [[]] * n": "every prompt needs at least one token",
     },

@@ -52,6 +52,7 @@ class TextTokenizer:
 
         What the model expects before it (such as BOS) is there once, though the text may bring it.
         """
+        text.encode()  # half a character is a ValueError here, and a TypeError below
         ids, bare = (self.core.encode(text, add_special_tokens=add).ids for add in (True, False))
         added = len(ids) - len(bare)
         twice = ids[added:] == bare and bare[:added] == ids[:added]

@@ -15,7 +15,6 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from minigrpo.rewards import numbers
-from minigrpo.tree import token_arrays
 from minigrpo.user_code import shown
 
 MAX_REPEATS = 200  # test problems drawn in a row that were all known, after which the split is taken to hold no more
@@ -168,10 +167,8 @@ def pairs(n: int, found: Any) -> list[Any]:
 
 
 def draw_prompts(task: Task, rng: np.random.Generator, n: int, *split: str) -> list[np.ndarray]:
-    """n prompts of a task, checked.   Raises ValueError for another number, and for no token ids."""
-    prompts = exactly(n, task.prompts(rng, n, *split), "prompts")
-    token_arrays(prompts, lambda i: f"prompt {i} of the task")
-    return prompts
+    """n prompts of a task.   Raises ValueError for another number; `sample` checks what they are."""
+    return exactly(n, task.prompts(rng, n, *split), "prompts")
 
 
 def sampling_limits(task: Task) -> dict[str, Any]:
