@@ -53,7 +53,7 @@ def test_a_folder_without_init_is_a_neighbour_too(tmp_path):
     file = save(tmp_path / "mine.py", "from plain_parts.inner import VALUE\n")
     for value in (1, 2):
         save(tmp_path / "plain_parts" / "inner.py", f"VALUE = {value}\n")
-        assert run_file(file, "mine_7").VALUE == value
+        assert value == run_file(file, "mine_7").VALUE
 
 
 def test_an_import_inside_a_function_finds_the_neighbour_later(tmp_path):
