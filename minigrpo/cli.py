@@ -159,11 +159,18 @@ def _parser() -> argparse.ArgumentParser:
     tree.add_argument(
         "file",
         metavar="FILE",
-        help='a JSON or JSON-lines file, or - for standard input: {"completions": ["ab", "ac"], "rewards": [1, 0]}; '
-        "also a .parquet table that TRL's log_completions wrote, or the folder of such a run",
+        help='JSON, JSON lines, CSV, TSV or Parquet, or - for standard input: {"completions": ["ab", "ac"], "rewards": [1, 0]}; '
+        "also a log of TRL, verl, open-instruct, ms-swift or prime-rl, or a folder of logs",
     )
     tree.add_argument("--unit", choices=("auto", "characters", "words"), default="auto", help="what to split texts into")
-    tree.add_argument("--reward-name", default="reward", help="the field that holds the reward in logs (default: reward)")
+    for kind in ("prompt", "completion", "step", "reward"):
+        several = ", or several to add: a,b" if kind == "reward" else ""
+        tree.add_argument(
+            f"--{kind}-name", metavar="NAME", help=f"the field of logs that holds the {kind}{several} (default: as found)"
+        )
+    tree.add_argument("--group-size", type=int, metavar="K", help="split the lines of one step and prompt into groups of K")
+    tree.add_argument("--step", action="append", metavar="N", help="only the groups of this training step; may be repeated")
+    tree.add_argument("--last", action="store_true", help="only the groups of the last training step")
     tree.add_argument("--out", metavar="FILE", help="also draw a figure (.png or .svg): the tree, or a page of trees")
     tree.add_argument("--html", metavar="FILE", help="also write the explorer: a page in which texts and rewards can be edited")
     tree.add_argument("--show", type=int, default=3, help="of many groups, draw so many in terminal and page (default: 3)")

@@ -95,8 +95,11 @@ def drawn_steps(
     steps = []
     for s in tree.steps(group):
         steps.append((s.parent, s.members, s.start, s.end, _step_text(tree.token[list(s.nodes)].tolist(), labels)))
+    children: dict[int | None, list[tuple]] = {}
+    for parent, members, *_ in steps:
+        children.setdefault(parent, []).append(members)
     for i, (_, members, start, end, _) in enumerate(list(steps)):
-        below = [set(s[1]) for s in steps if s[0] == i]
+        below = children.get(i, [])
         if start == end:  # only the root can be without tokens
             steps[i] = (None, members, start, end, "(nothing shared)" if below else "(empty)")
         if below and (ended := set(members).difference(*below)):

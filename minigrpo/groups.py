@@ -2,7 +2,7 @@
 
 A *unit* is what a node stands for: a token id or token as given, or a character or word of a text (words keep the white space
 before them, so joining them gives the text back).  Completions are numbered from 0 within their group, as everywhere in this
-package.  What this leaves out: drawing (`drawing.py` for a terminal, `plots.py`), and files (the caller reads and writes those).
+package.  What this leaves out: drawing (`drawing.py` for a terminal, `plots.py`), and the formats of files (`logs.py`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from functools import cached_property
 import numpy as np
 
 from minigrpo.drawing import TO_ASCII, drawn_steps, tree_text
-from minigrpo.tree import MAX_TOKEN, PrefixTree
+from minigrpo.log_files import NAMES, parse
+from minigrpo.logs import Completion, read_completions
+from minigrpo.tree import PrefixTree
 
 __all__ = ["Group", "drawn_steps", "group_statistics", "read_groups", "statistics_text", "tree_statistics", "tree_text"]
 
-EXPECTED = """a group is a JSON object with its completions (texts or lists of token ids) and, if there are any, their rewards:
-  {"prompt": "2+3=", "completions": ["5", "6", "5!"], "rewards": [1, 0, 0]}
-Several groups are a JSON list of such objects or one object a line; a log is one completion a line:
-  {"prompt": "2+3=", "completion": "5", "reward": 1}"""
+MAX_CELLS = 2**25  # completions times the longest of a group: a quarter of a GB for each array over them
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,112 +50,46 @@ class Group:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read_groups(text: str, *, unit: str = "auto", reward_name: str = "reward") -> list[Group]:
-    """Read groups from JSON or JSON lines.   -> groups in order of appearance
+def read_groups(text: str, *, unit: str = "auto", reward_name: str | None = None) -> list[Group]:
+    """Read groups from JSON, JSON lines, CSV or TSV.   -> groups in order of appearance
 
-    Each object is a group {"prompt", "completions", "rewards"} or a logged completion {"prompt", "completion", "reward"}; logged
-    ones form a group if they have the same prompt (and "step" and "group", where present), next to each other or not.  Only the
-    completions are required.  A completion is a text, a list of token ids, a list of token texts, or a chat (its contents joined).
+    Each object is a group {"prompt", "completions", "rewards"} or a logged completion {"prompt", "completion", "reward"}, or has
+    these under the names that `logs.py` knows; logged ones form a group if they have the same prompt (and step and group, where
+    present), next to each other or not.  Only the completions are required.  A completion is a text, a list of token ids, a list
+    of token texts, or a chat (its contents joined).  A reward is a number up to 1e100; true counts 1, false 0.
     unit: "characters" or "words" to split texts into; "auto" is words if any text of the input holds a space.
-    reward_name: the field of a logged completion's reward.  Where it is missing but "advantage" is there, the line is taken for one
-    of TRL's log_completions tables: its reward is the sum of its other numbers but "step", null counting 0.
+    reward_name: the field of a completion's reward, or several with commas, which are added.
     Raises ValueError, naming line or group and completion, for anything else.
+    """
+    names = NAMES | ({"reward": (reward_name,)} if reward_name else {})
+    return make_groups(read_completions([(*item, "") for item in parse(text)], names)[0], unit=unit)
+
+
+def make_groups(found: Sequence[Sequence[Completion]], *, unit: str = "auto") -> list[Group]:
+    """Groups of completions, as `read_completions` returns them, with their texts split into units.
+
+    Raises ValueError for a unit that is none, for texts among token ids, and for rewards that are no numbers or too few.
     """
     if unit not in ("auto", "characters", "words"):
         raise ValueError(f"unit is {unit!r}: choose auto, characters or words")
-    logged: dict[tuple, list[tuple]] = {}
-    found: list[tuple[dict, list[tuple]]] = []  # for every group its first object and a (where, completion, reward) a completion
-    for where, item in _objects(text):
-        if "completions" in item:
-            completions, rewards = item["completions"], item.get("rewards")
-            if not isinstance(completions, list) or not completions:
-                raise ValueError(f'{where}: "completions" must be a list of at least one text or list of token ids')
-            rewards = [None] * len(completions) if rewards is None else rewards
-            if not isinstance(rewards, list) or len(rewards) != len(completions):
-                count = len(rewards) if isinstance(rewards, list) else "one number for"
-                raise ValueError(f"{where} has {len(completions)} completions but {count} rewards: give one reward a completion")
-            names = [f"completion {i} of {where}" for i in range(len(completions))]
-            found.append((item, [(n, _content(c, n), r) for n, c, r in zip(names, completions, rewards, strict=True)]))
-        elif "completion" in item:
-            key = tuple(json.dumps(item.get(name)) for name in ("prompt", "step", "group"))
-            if key not in logged:
-                found.append((item, logged.setdefault(key, [])))
-            logged[key].append((where, _content(item["completion"], where), _logged_reward(item, reward_name)))
-        else:
-            raise ValueError(f'{where} has neither "completions" nor "completion": {EXPECTED}')
     if unit == "auto":
-        unit = "words" if any(isinstance(c, str) and " " in c for _, members in found for _, c, _ in members) else "characters"
-    split = [[_split(c, unit) for _, c, _ in members] for _, members in found]
+        unit = "words" if any(isinstance(c.content, str) and " " in c.content for group in found for c in group) else "characters"
+    split = [[_split(c.content, unit) for c in group] for group in found]
     vocabulary = tuple(sorted({t for pieces in split for piece in pieces for t in piece if isinstance(t, str)}))
     index = {token: i for i, token in enumerate(vocabulary)}
     groups = []
-    for (item, members), pieces in zip(found, split, strict=True):
+    for group, pieces in zip(found, split, strict=True):
         kind = next((type(piece[0]) for piece in pieces if piece), str)
-        for (where, _, _), piece in zip(members, pieces, strict=True):
+        for c, piece in zip(group, pieces, strict=True):
             if piece and type(piece[0]) is not kind:
-                raise ValueError(f"{where}: a group holds texts or token ids, not both")
+                raise ValueError(f"{c.where}: a group holds texts or token ids, not both")
+        if (size := len(pieces) * max(map(len, pieces))) > MAX_CELLS:
+            raise ValueError(f"the {len(group)} completions from {group[0].where} on are too long for one tree: {size:,} places")
         sequences = [list(piece) if kind is int else [index[t] for t in piece] for piece in pieces]
-        own_unit = unit if any(isinstance(c, str) for _, c, _ in members) else "tokens"
-        step = item.get("step") if isinstance(item.get("step"), int | float | str) else None
+        own_unit = unit if any(isinstance(c.content, str) for c in group) else "tokens"
         labels = None if kind is int else vocabulary
-        groups.append(Group(_text(item.get("prompt", "")), sequences, _rewards(members), labels, own_unit, step))
+        groups.append(Group(group[0].prompt, sequences, _rewards(group), labels, own_unit, group[0].step))
     return groups
-
-
-def _objects(text: str) -> list[tuple[str, dict]]:
-    """The JSON objects of a document or of lines, each with the words to name it by in an error."""
-    text = text.removeprefix("\ufeff")
-    if not text.strip():
-        raise ValueError(f"no input: {EXPECTED}")
-    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]  # splitlines would cut at U+2028 in a text
-    try:
-        value = _json(text, 1)
-    except ValueError:
-        try:
-            one_a_line = len(lines) > 1 and isinstance(_json(lines[0][1], 1), dict)
-        except ValueError:
-            one_a_line = False
-        if not one_a_line:
-            raise
-        items = [(f"line {n}", _json(line, n)) for n, line in lines]
-    else:
-        items = [(f"group {i}", v) for i, v in enumerate(value)] if isinstance(value, list) else [("the group", value)]
-    for where, value in items:
-        if not isinstance(value, dict):
-            raise ValueError(f"{where} is not a JSON object: {EXPECTED}")
-    if not items:
-        raise ValueError(f"the list is empty: {EXPECTED}")
-    return items
-
-
-def _json(text: str, first_line: int) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise ValueError(f"malformed JSON at line {line}, column {error.colno}: {error.msg}") from None
-    except RecursionError:
-        raise ValueError(f"malformed JSON at line {first_line}: nested too deeply") from None
-
-
-def _text(value: object) -> str:
-    """A prompt as a text: a chat's contents joined, anything else but a text as JSON."""
-    if isinstance(value, list) and value and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in value):
-        return "\n".join(m["content"] for m in value)
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _content(value: object, where: str) -> str | list:
-    """A completion as a text, a list of ids or a list of texts."""
-    if isinstance(value, list) and any(isinstance(m, dict) for m in value):
-        value = _text(value)
-    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(t, str) for t in value)):
-        return value
-    if not isinstance(value, list) or not all(type(t) is int for t in value):
-        raise ValueError(f"{where} is neither a text nor a list of token ids (whole numbers): {json.dumps(value)[:60]}")
-    if not 0 <= min(value) <= max(value) <= MAX_TOKEN:
-        raise ValueError(f"{where} holds a token id outside [0, 2**31): {min(value)} … {max(value)}")
-    return value
 
 
 def _split(completion: str | list, unit: str) -> list:
@@ -165,22 +98,15 @@ def _split(completion: str | list, unit: str) -> list:
     return list(completion) if unit == "characters" else re.findall(r"^\s+|\s*\S+|\s+$", completion)
 
 
-def _logged_reward(item: dict, name: str) -> object:
-    if name in item or "advantage" not in item:
-        return item.get(name)
-    numbers = [v for key, v in item.items() if key not in ("step", "advantage", "group") and type(v) in (int, float)]
-    return sum(numbers) if numbers else None
-
-
-def _rewards(members: list[tuple]) -> np.ndarray | None:
-    if all(reward is None for _, _, reward in members):
+def _rewards(group: Sequence[Completion]) -> np.ndarray | None:
+    if all(c.reward is None for c in group):
         return None
-    for where, _, reward in members:
-        if reward is None:
-            raise ValueError(f"{where} has no reward, but others of its group do: give all or none")
-        if not isinstance(reward, int | float) or not abs(reward) <= 1e100:
-            raise ValueError(f"the reward of {where} is {json.dumps(reward)[:60]}: it must be a finite number up to 1e100")
-    return np.array([reward for _, _, reward in members], dtype=np.float64)
+    for c in group:
+        if c.reward is None:
+            raise ValueError(f"{c.where} has no reward, but others of its group do: give all or none")
+        if not isinstance(c.reward, int | float) or not abs(c.reward) <= 1e100:
+            raise ValueError(f"the reward of {c.where} is {json.dumps(c.reward)[:60]}: it must be a finite number up to 1e100")
+    return np.array([c.reward for c in group], dtype=np.float64)
 
 
 # -- statistics --------------------------------------------------------------------------------------------------------
@@ -189,7 +115,10 @@ def _rewards(members: list[tuple]) -> np.ndarray | None:
 def group_statistics(groups: Sequence[Group]) -> dict:
     """`tree_statistics` of groups as `read_groups` returns them, with their unit under "unit"."""
     units = {g.unit for g in groups}
-    return {"unit": units.pop() if len(units) == 1 else "tokens", **tree_statistics(g.tree for g in groups)}
+    return {
+        "unit": units.pop() if len(units) == 1 else "tokens",
+        **tree_statistics(PrefixTree.from_sequences(g.sequences) for g in groups),
+    }
 
 
 def tree_statistics(trees: Iterable[PrefixTree]) -> dict:

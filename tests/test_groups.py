@@ -66,10 +66,12 @@ def test_logged_completions_are_grouped_by_prompt_step_and_group():
 
 
 def test_trl_tables_add_up_their_reward_columns():
-    row = {"step": "5", "prompt": "p", "completion": "x", "accuracy": 1.0, "format": 0.25, "unused": None, "advantage": -3.0}
-    assert read_groups(lines(row, row))[0].rewards.tolist() == [1.25, 1.25]
-    assert read_groups(lines(row | {"reward": 7}, row | {"reward": 8}))[0].rewards.tolist() == [7, 8]
-    assert read_groups(lines(row, row), reward_name="format")[0].rewards.tolist() == [0.25, 0.25]
+    """Their sum agrees with the advantages, no column alone does; more of this is in test_logs.py."""
+    row = {"step": "5", "prompt": "p", "completion": "x", "unused": None}
+    rows = [row | {"accuracy": a, "format": f, "advantage": a + f} for a, f in ((1.0, 0.25), (0.0, 1.0), (1.0, 1.0))]
+    assert read_groups(lines(*rows))[0].rewards.tolist() == [1.25, 1.0, 2.0]
+    assert read_groups(lines(*(row | {"reward": 7 + row["advantage"]} for row in rows)))[0].rewards.tolist() == [8.25, 8, 9]
+    assert read_groups(lines(*rows), reward_name="format")[0].rewards.tolist() == [0.25, 1.0, 1.0]
     assert read_groups('{"completion": "x", "length": 3}')[0].rewards is None  # a number in any other log is not taken for a reward
 
 
@@ -131,6 +133,7 @@ def test_texts_are_joined_back_exactly(texts, unit):
         ('{"completions": ["a", "b"], "rewards": [1, "2"]}', 'the reward of completion 1 of the group is "2"'),
         ('{"completions": ["a", "b"], "rewards": [1, null]}', "completion 1 of the group has no reward, but others"),
         ('{"completions": ["a"], "rewards": [1' + "0" * 400 + "]}", "must be a finite number"),
+        ('{"completions": ["a", "b"], "rewards": [1, -1e160]}', "is -1e.160: it must be a finite number up to 1e100"),
         (lines({"completion": "a", "reward": 1}, {"completion": "b"}), "line 2 has no reward, but others of its group do"),
         (lines({"completion": "a", "reward": 1}, {"completion": "b", "reward": math.inf}), "the reward of line 2 is Infinity"),
     ],

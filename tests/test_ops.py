@@ -93,6 +93,8 @@ def test_segment_sum_is_add_at(n_rows: int, n_targets: int, backend: Backend) ->
     sums = segments.segment_sum_plan(target, backend.to_device)
     got = backend.to_host(segments.segment_sum(backend.to_device(x), sums, backend.to_device(out.copy())))
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+    distinct = len(np.unique(target[target >= 0]))
+    assert sum(len(into) for into, _ in sums.rounds) == (target >= 0).sum() - distinct  # each row is added once
 
 
 def test_segment_sum_leaves_its_input_alone_and_sums_pairwise(backend: Backend) -> None:

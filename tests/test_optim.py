@@ -152,6 +152,15 @@ def test_schedules(schedule, warmup):
             assert learning_rate_at(int(middle), steps, peak, warmup, schedule) == pytest.approx(peak / 2, rel=1e-12)
 
 
+def test_the_defaults_of_adamw_are_those_of_its_paper_without_decay():
+    optimizer = AdamW(vector(0.0))
+    assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ((0.9, 0.999), 1e-8, 0.0)
+
+
+def test_a_schedule_that_is_all_warm_up_ends_at_the_peak():
+    assert [learning_rate_at(step, 3, 1.0, 3, "cosine") for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+
+
 def test_a_schedule_that_is_shorter_than_its_warm_up_stays_below_the_peak():
     assert [learning_rate_at(step, 3, 1.0, 9, "cosine") for step in range(3)] == pytest.approx([0.1, 0.2, 0.3])
 

@@ -98,6 +98,7 @@ def test_nodes_steps_and_statistics_equal_the_definitions(group):
     tree = PrefixTree.from_sequences(group)
     check_tree(tree, [()], [group])
     assert [tree.token[row[row >= 0]].tolist() for row in tree.rows] == sorted(group)  # hence numbered depth first
+    assert min(tree.rows.min(initial=-1), tree.paths.min(initial=-1)) == -1  # past the end
     for i, y in enumerate(group):
         for t in range(len(y)):
             members = tree.members(tree.paths[i, t])
@@ -176,6 +177,8 @@ def test_a_token_outside_the_range_is_named_in_a_long_sequence_too(bad, length):
     group[2][-1] = bad
     with pytest.raises(ValueError, match=rf"completion 2 of group 0 holds a token id outside .*: {min(bad, 0)} … {max(bad, 0)}"):
         lambda_weights(group)
+    with pytest.raises(ValueError, match="completion 1 of group 2 holds a token id outside"):  # counted within its group
+        PrefixTree.from_groups([[0]] * 3, [[[1]] * 3, [[1]], [[1], [bad], [1]]])
 
 
 def test_a_tree_needs_completions_and_a_prompt_for_each_group():

@@ -266,10 +266,10 @@ def test_a_table_with_chats_and_rewards_that_do_not_apply(tmp_path: Path, capsys
     """None, as a reward function may return, counts 0; two reward functions are added up."""
     import pandas
 
-    chat = [[{"role": "assistant", "content": text}] for text in ("ab", "ac")]
-    prompt = [[{"role": "user", "content": "hi"}]] * 2
-    table = {"step": [1, 1], "prompt": prompt, "completion": chat, "first": [np.nan, 2.0], "second": [0.25, 1.5]}
-    pandas.DataFrame(table | {"advantage": [-0.7, 0.7]}).to_parquet(tmp_path / "completions_00001.parquet")
+    chat = [[{"role": "assistant", "content": text}] for text in ("ab", "ac", "ad")]
+    prompt = [[{"role": "user", "content": "hi"}]] * 3
+    table = {"step": [1, 1, 1], "prompt": prompt, "completion": chat, "first": [np.nan, 2.0, 0.0], "second": [0.25, 1.5, 1.0]}
+    pandas.DataFrame(table | {"advantage": [-0.7835, 1.1262, -0.3428]}).to_parquet(tmp_path / "completions_00001.parquet")
     assert main(["tree", str(tmp_path), "--ascii"]) == 0
     out = capsys.readouterr().out
     assert "hi" in out and "0.25" in out and "3.50" in out

@@ -1,0 +1,195 @@
+"""The objects that logs of completions hold: JSON, JSON lines, CSV, TSV, W&B tables, Parquet; files, folders, standard input.
+
+An object or row is a completion, a group, or a table of columns; `logs.py` makes groups of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+EXPECTED = """a group is a JSON object with its completions (texts or lists of token ids) and, if there are any, their rewards:
+  {"prompt": "2+3=", "completions": ["5", "6", "5!"], "rewards": [1, 0, 0]}
+Several groups are a JSON list of such objects or one object a line; a log is one completion a line:
+  {"prompt": "2+3=", "completion": "5", "reward": 1}"""
+
+# What fields are called by TRL, verl, open-instruct, ms-swift, prime-rl and OpenRLHF; the first that has a value counts.
+PLURAL = ("completions", "responses", "outputs", "generations")  # always several completions
+NAMES = {
+    "completion": (*PLURAL, "completion", "response", "output", "generation", "response_tokens", "completion_ids"),
+    "prompt": (
+        "prompt",
+        "prompts",
+        "query",
+        "queries",
+        "input",
+        "inputs",
+        "question",
+        "problem",
+        "prompt_tokens",
+        "env",
+        "env_name",
+    ),
+    "step": ("step", "global_step", "training_step", "train_step", "gen_step", "iteration", "epoch"),
+    "reward": ("reward", "rewards", "score", "scores"),
+    "advantage": ("advantage", "advantages"),
+    "group": ("group", "group_id", "uid", "prompt_idx", "prompt_id", "problem_id", "example_id", "task_idx"),
+}
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+
+Item = tuple[str, dict, str]  # the words to name it by in an error, the object, its file
+Names = Mapping[str, tuple[str, ...]]  # as NAMES
+
+
+def read_log(file: str, names: Names = NAMES) -> tuple[list[Item], list[str]]:
+    """The objects of a file, of a folder's files in the order of their numbers, or of standard input ("-").   -> items, notes
+
+    Raises ValueError where a file is no such log, OSError where it cannot be read.
+    """
+    path = Path(file)
+    if file == "-":
+        data = sys.stdin.buffer.read() if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode("utf-8", "surrogatepass")
+        return [(*item, "") for item in parse(_decode(data, "standard input"), names=names)], []
+    if not path.is_dir():
+        return _read_file(path, path.name, names), []
+    files = {str(f.relative_to(path)): f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()}
+    order = sorted(files, key=by_number)
+    kinds = ("completions_*.parquet", "completions.jsonl", "samples.jsonl")  # by TRL, ms-swift and us, among files of other kinds
+    chosen = next((logs for kind in kinds if (logs := [name for name in order if Path(name).match(kind)])), order)
+    items, left_out = [], [name for name in order if name not in chosen]
+    for name in chosen:
+        found = _read_file(files[name], name, names)
+        if present(found[0][1], names["completion"]):
+            items += found
+        else:
+            left_out.append(f"{name} ({listed(found[0][1])})")
+    out = f"left out, as without completions: {', '.join(left_out)[:500]}" if left_out else ""
+    if not items:
+        raise ValueError(
+            f"{file} is a folder without completions_*.parquet, which TRL writes with log_completions=True, "
+            f"and without other logs of completions ({', '.join(SUFFIXES)}){out and '; ' + out}"
+        )
+    return items, [out] if out else []
+
+
+def _read_file(path: Path, name: str, names: Names) -> list[Item]:
+    is_parquet = path.suffix.lower() == ".parquet"
+    rows = _parquet(path, name) if is_parquet else parse(_decode(path.read_bytes(), name), name, names)
+    if said := re.fullmatch(r"(\d{1,18})\.\w+", path.name) or re.search(r"step[_-]?(\d{1,18})(?!\d)", str(Path(*path.parts[-3:]))):
+        rows = [(where, row if present(row, names["step"]) else {"step": int(said[1]), **row}) for where, row in rows]
+    return [(where, row, str(path)) for where, row in rows]
+
+
+def _decode(data: bytes, name: str) -> str:
+    codec = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = data.decode(codec)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name} is not {codec.removesuffix('-sig').upper()} text (at byte {error.start}): write it as UTF-8"
+        ) from None
+    if "\0" in text[:1000]:
+        raise ValueError(f"{name} holds zero bytes, as binary files do, and UTF-16 without its mark: write it as UTF-8")
+    return text
+
+
+def _parquet(path: Path, name: str) -> list[tuple[str, dict]]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import read_table
+    except ImportError:
+        raise ValueError(f"{name} is a Parquet file, and to read it takes pyarrow: pip install pyarrow") from None
+    try:
+        rows = read_table(path).to_pylist() or [{}]
+    except ArrowException as error:
+        raise ValueError(f"{name}: {error}") from None
+    plain = (json.dumps(row, default=lambda v: float(v) if hasattr(v, "as_tuple") else str(v)) for row in rows)  # Decimal, dates
+    return [(f"row {i} of {name}", json.loads(row)) for i, row in enumerate(plain)]
+
+
+def parse(text: str, name: str = "", names: Names = NAMES) -> list[tuple[str, dict]]:
+    """The objects of a JSON document, of JSON lines or of a table, each with the words to name it by in an error."""
+    of, text = f" of {name}" if name else "", text.removeprefix("\ufeff")
+    if not text.strip():
+        raise ValueError(f"no input{of}: {EXPECTED}")
+    header = text.lstrip().partition("\n")[0].strip()
+    for mark in "\t,;|" if header[0] not in "{[" else "":
+        if present({cell.strip().strip('"'): "" for cell in header.split(mark)}, names["completion"]):
+            return _table(text.lstrip("\r\n"), mark, of, names)
+    if name.lower().endswith((".csv", ".tsv")):
+        raise ValueError(f"the header{of} has no completion, or name it with --completion-name: {header[:300]}")
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]  # splitlines would cut at U+2028 in a text
+    try:
+        one_a_line = len(lines) > 1 and isinstance(json.loads(lines[0][1]), dict)
+    except (ValueError, RecursionError):
+        one_a_line = False
+    if one_a_line:
+        items = [(f"line {n}{of}", _json(line, n, of)) for n, line in lines]
+    else:
+        value = _json(text, 1, of)
+        if isinstance(value, dict) and isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):  # of W&B
+            value = [_row(value["columns"], row, f"row {i}{of}") for i, row in enumerate(value["data"])]
+        items = [(f"group {i}{of}", v) for i, v in enumerate(value)] if isinstance(value, list) else [(f"the group{of}", value)]
+    for where, value in items:
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} is not a JSON object: {EXPECTED}")
+    if not items:
+        raise ValueError(f"the list{of} is empty: {EXPECTED}")
+    return items
+
+
+def _json(text: str, first_line: int, of: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"malformed JSON at line {first_line + error.lineno - 1}, column {error.colno}{of}: {error.msg}") from None
+    except (RecursionError, ValueError) as error:  # or a number of thousands of digits
+        raise ValueError(f"malformed JSON at line {first_line}{of}: {error}, or nested too deeply") from None
+
+
+def _row(columns: list, row: Any, where: str) -> dict:
+    if not isinstance(row, list) or len(row) != len(columns) or len({*map(str, columns)}) < len(columns):
+        raise ValueError(f"{where} has {len(row) if isinstance(row, list) else 'no'} fields, not one for each of {listed(columns)}")
+    return dict(zip(map(str, columns), row, strict=True))
+
+
+def _table(text: str, mark: str, of: str, names: Names) -> list[tuple[str, dict]]:
+    """The rows of CSV with a header.  Numbers, true and false are read but in texts and ids; an empty cell is null."""
+    old = csv.field_size_limit(len(text) + 1)
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+        (_, head), *rows = [(f"line {reader.line_num}{of}", row) for row in reader if row]
+    except csv.Error as error:
+        raise ValueError(f"malformed CSV{of}: {error}") from None
+    finally:
+        csv.field_size_limit(old)
+    texts, items = {*names["completion"], *names["prompt"], *names["group"]}, []
+    is_json = re.compile(r"(?i)-?(0|[1-9]\d*)(\.\d+)?(e[-+]?\d+)?|true|false").fullmatch
+    for where, row in rows:
+        if any(re.match(r"\[\{['\"](role|content)['\"]:", cell) for cell in row):
+            raise ValueError(f"{where} holds a chat as a text, in which all begin alike: write JSON lines or Parquet")
+        cells = _row(head, row, where).items()
+        items.append((where, {c: v if c in texts else _json(v.lower(), 1, of) if is_json(v) else v or None for c, v in cells}))
+    return items or [(f"the table{of}", {})]
+
+
+def present(item: dict, names: Iterable[str]) -> list[str]:
+    """Those of the names that the object has, first those with a value; "…_tokens" may also be how many there are."""
+    there = [n for n in names if n in item and not (n.endswith("_tokens") and type(item[n]) is int)]
+    return sorted(there, key=lambda n: item[n] is None)
+
+
+def by_number(name: str) -> list:
+    """To sort by: 9 comes before 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names for an error message."""
+    return ", ".join(json.dumps(name, ensure_ascii=False) for name in names)[:500]

@@ -1,0 +1,533 @@
+"""Logs as other programs write them: which lines are a group, which number is the reward, and what is refused."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fuzz_logs import fuzz
+
+from minigrpo import groups as groups_module
+from minigrpo.cli import main
+from minigrpo.groups import make_groups, read_groups
+from minigrpo.log_files import NAMES, parse, read_log
+from minigrpo.logs import choose_steps, read_completions
+
+PROMPTS, TEXTS = ["2+2=", "3+3="], ["4 is it", "4 is not", "five", "4 is it", "6", "7", "6 yes", "8"]
+REWARDS = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0]
+ROWS = [
+    {"step": step, "prompt": PROMPTS[i // 4], "completion": TEXTS[i], "reward": REWARDS[i]} for step in (9, 10) for i in range(8)
+]
+
+
+def lines(rows):
+    return "\n".join(json.dumps(row) for row in rows)
+
+
+def table(rows, delimiter=","):
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def renamed(**names):
+    return [{names.get(k, k): v for k, v in row.items()} for row in ROWS]
+
+
+def columns(rows):
+    return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def ids(text):
+    return list(text.encode())
+
+
+def read(file, group_size=None, **names):
+    names = NAMES | {kind: (name,) for kind, name in names.items()}
+    items, notes = read_log(str(file), names)
+    found, said = read_completions(items, names, group_size)
+    return make_groups(found), notes + said
+
+
+def shape(groups):
+    return [(float(g.step), len(g.sequences), g.rewards.tolist()) for g in groups]
+
+
+FOUR = [(step, 4, REWARDS[i : i + 4]) for step in (9.0, 10.0) for i in (0, 4)]
+OPEN_INSTRUCT = [
+    {
+        "training_step": step,
+        "scores": REWARDS,
+        "responses": [ids(t) for t in TEXTS],
+        "queries": [[1, i // 4] for i in range(8)],
+        "finish_reasons": ["stop"] * 8,
+    }
+    for step in (9, 10)
+]
+ROLLOUTS = [
+    {
+        "step": row["step"],
+        "sample_idx": i % 8,
+        "prompt_idx": i % 8 // 4,
+        "prompt_tokens": [7],  # two equal prompts: prompt_idx tells them apart
+        "response_tokens": ids(row["completion"]),
+        "reward": row["reward"],
+        "advantage": 2 * row["reward"] - 1,
+        "finish_reason": "stop",
+    }
+    for i, row in enumerate(ROWS)
+]
+MS_SWIFT = [columns(renamed(reward="Accuracy")[i : i + 8]) | {"step": [str(ROWS[i]["step"])] * 8} for i in (0, 8)]
+for record in MS_SWIFT:
+    record |= {"Format": [1.0] * 8, "advantages": [2 * r - 1 for r in REWARDS], "entropy": [0.1 * i for i in range(8)]}
+CHATS = [
+    row
+    | {"prompt": [{"role": "user", "content": row["prompt"]}], "completion": [{"role": "assistant", "content": row["completion"]}]}
+    for row in ROWS
+]
+PARTS = [
+    row | {"completion": [{"role": "assistant", "content": [{"type": "text", "text": c} for c in row["completion"]]}]}
+    for row in ROWS
+]
+FORMATS = {
+    "TRL with one reward function.jsonl": lines(
+        row | {"advantage": 2 * row["accuracy_reward"] - 1} for row in renamed(reward="accuracy_reward")
+    ),
+    "W&B.table.json": json.dumps({"columns": list(ROWS[0]), "data": [list(row.values()) for row in ROWS], "ncols": 4}),
+    "verl.jsonl": lines(row | {"gts": "4", "acc": 0.5} for row in renamed(prompt="input", completion="output", reward="score")),
+    "open-instruct.jsonl": lines(OPEN_INSTRUCT),
+    "open-instruct rollouts.jsonl": lines(ROLLOUTS),
+    "ms-swift in rows.jsonl": lines(renamed(step="gen_step")),
+    "ms-swift with a dict.jsonl": lines(row | {"rewards": {"acc": row.pop("reward"), "format": 0.0}} for row in renamed()),
+    "OpenRLHF.jsonl": lines(renamed(step="global_step", prompt="input", completion="output")),
+    "prime-rl.table.json": json.dumps(
+        {
+            "columns": ["step", "task_idx", "completion", "reward"],
+            "data": [[r["step"], r["prompt"], r["completion"], r["reward"]] for r in ROWS],
+        }
+    ),
+    "comma.csv": table(ROWS),
+    "tab.tsv": table(ROWS, "\t"),
+    "semicolon.csv": table(ROWS, ";"),
+    "columns.json": json.dumps(columns(ROWS)),
+    "columns a step.jsonl": lines(columns(ROWS[i : i + 8]) for i in (0, 8)),
+    "list.json": json.dumps(ROWS, indent=1),
+    "chats.jsonl": lines(CHATS),
+    "chats in columns.json": json.dumps(columns(CHATS)),
+    "content parts.jsonl": lines(PARTS),
+    "messages.jsonl": lines({"step": r["step"], "messages": r["prompt"] + r["completion"], "reward": r["reward"]} for r in CHATS),
+    "shuffled.jsonl": lines(ROWS[:4:2] + ROWS[4:8] + ROWS[1:4:2] + ROWS[8:]),
+    "CRLF.csv": table(ROWS).replace("\n", "\r\n"),
+    "CR.csv": table(ROWS).replace("\r\n", "\r"),
+    "plural.jsonl": lines(
+        {
+            "step": r[0]["step"],
+            "query": r[0]["prompt"],
+            "responses": [x["completion"] for x in r],
+            "scores": [x["reward"] for x in r],
+        }
+        for r in (ROWS[i : i + 4] for i in range(0, 16, 4))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats(name, tmp_path):
+    (tmp_path / name).write_text(FORMATS[name], encoding="utf-8", newline="")
+    groups, _ = read(tmp_path / name)
+    expected = [(s, k, r if name != "shuffled.jsonl" or s == 10 else sorted(r)) for s, k, r in FOUR]
+    found = [(s, k, r if name != "shuffled.jsonl" or s == 10 else sorted(r)) for s, k, r in shape(groups)]
+    assert found == expected
+    joined = "".join if groups[0].labels else (lambda text: bytes(map(int, text.split())).decode())
+    assert sorted(joined(t) for t in groups[0].texts) == sorted(TEXTS[:4])
+
+
+def test_columns_of_lists_with_advantages(tmp_path):
+    """ms-swift's first form: Accuracy and Accuracy + Format agree with the advantages, entropy does not."""
+    (tmp_path / "completions.jsonl").write_text(lines(MS_SWIFT))
+    with pytest.raises(ValueError, match=r'completions.jsonl and below: .* several of "Accuracy", "Format", "entropy" and'):
+        read(tmp_path / "completions.jsonl")
+    assert shape(read(tmp_path, reward="Accuracy")[0]) == FOUR
+    assert [r[2][0] for r in shape(read(tmp_path, reward="Accuracy, Format")[0])] == [2, 2, 2, 2]
+    for record in MS_SWIFT:
+        weighted = [r + 0.2 * f for r, f in zip(REWARDS, REWARDS[::-1], strict=True)]
+        with pytest.raises(ValueError, match='shows none of "Accuracy", "Format", "entropy" and their sums'):
+            read_groups(json.dumps(record | {"Format": REWARDS[::-1], "advantages": weighted}))
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for step in (9, 10):
+        own = [
+            row | {"reward": None, "advantage": 2 * row["reward"] - 1, "right": row["reward"]}
+            for row in ROWS
+            if row["step"] == step
+        ]
+        parquet.write_table(pyarrow.Table.from_pylist(own), tmp_path / f"completions_{step:05}.parquet")
+    (tmp_path / "README.md").write_text("a card")
+    groups, notes = read(tmp_path)
+    assert shape(groups) == FOUR and "the reward is right" in notes
+    parquet.write_table(pyarrow.Table.from_pylist(CHATS), tmp_path / "chats.parquet")
+    assert shape(read(tmp_path / "chats.parquet")[0]) == FOUR
+    assert "chats.parquet" in read(tmp_path)[1][0]  # left out of the folder, and said
+
+
+# -- which number is the reward ------------------------------------------------------------------------------------------
+
+
+def trl(advantage, prompt="p", **cols):
+    n = len(advantage)
+    rows = [{"step": 1, "prompt": prompt, "completion": f"{prompt}{i}"} | {k: v[i] for k, v in cols.items()} for i in range(n)]
+    return [row | {"advantage": a} for row, a in zip(rows, advantage, strict=True)]
+
+
+def scaled(rewards, scale="std", digits=17):
+    r = np.array(rewards)
+    return np.round((r - r.mean()) / {"std": r.std(ddof=1) + 1e-4, "none": 1.0, "batch": 0.37}[scale], digits).tolist()
+
+
+A, B, LENGTH = [1.0, 0.0, 1.0, 0.0], [0.5, 0.25, 0.0, 1.0], [3, 141, 5, 90]
+
+
+@pytest.mark.parametrize("scale", ["std", "none", "batch"])
+@pytest.mark.parametrize("digits", [3, 4, 17])
+@pytest.mark.parametrize(
+    ("truth", "cols", "expected"),
+    [
+        (A, {"acc": A, "length": LENGTH}, "acc"),
+        (A, {"length": LENGTH, "accuracy_reward": A, "temperature": [0.7] * 4}, "accuracy_reward"),
+        (np.add(A, B), {"acc": A, "style": B}, "acc + style"),
+        (np.add(A, B), {"a_reward": A, "b_reward": B, "length": LENGTH}, "a_reward + b_reward"),
+        (np.add(A, [1.0] * 4), {"acc_reward": A, "format_reward": [1.0] * 4}, "acc_reward + format_reward"),
+        (A, {"acc_reward": A, "other_reward": B}, "acc_reward"),  # reward_weights=[1, 0]
+        (B, {"only": B}, "only"),
+    ],
+)
+def test_rewards_that_agree_with_the_advantages(truth, cols, expected, scale, digits):
+    found, notes = read_completions([(*item, "") for item in parse(lines(trl(scaled(truth, scale, digits), **cols)))])
+    assert f"the reward is {expected}" in notes
+    assert [c.reward for c in found[0]] == np.sum([cols[name] for name in expected.split(" + ")], axis=0).tolist()
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        (trl(scaled(np.add(A, np.multiply(0.2, B))), acc_reward=A, format_reward=B), ["acc_reward", "format_reward"]),  # weights
+        (trl(scaled(A), length=LENGTH), ["length"]),
+        (trl(scaled(A), acc=A, difficulty=[3.0] * 4), ["acc", "difficulty"]),  # acc and acc + 3: other rewards
+        (trl([0.707, -0.707], acc=[1.0, 0.0], length=[21, 1]), ["acc", "length"]),  # of two, all agree that have the sign
+        (trl([0.707, -0.707], acc_reward=[1.0, 0.0], format_reward=[0.0, 1.0]), ["acc_reward", "format_reward"]),
+        (trl([0.0] * 4, acc=[0.0] * 4, length=[5] * 4), ["acc", "length"]),  # a dead group shows nothing
+        (trl([0.0] * 4, acc=A, style=B), ["acc", "style"]),
+        (trl([-a for a in scaled(A)], acc=A), ["acc"]),  # the wrong sign
+        (trl(scaled(A), acc=A) + trl(scaled(B), "q", acc=A), ["acc"]),  # in one group only
+        (trl(scaled(np.add(A, B)), reward=A, format_reward=B), ["reward", "format_reward"]),  # a function that is called reward
+    ],
+)
+def test_rewards_that_the_advantages_do_not_show_are_refused(rows, named, tmp_path, capsys):
+    file = tmp_path / "log.jsonl"
+    file.write_text(lines(rows))
+    assert main(["tree", str(file)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "--reward-name" in err and "log.jsonl" in err and all(f'"{name}"' in err for name in named)
+    assert main(["tree", str(file), "--reward-name", named[0]]) == 0
+    out = capsys.readouterr().out
+    assert " ".join(f"{row[named[0]]:.4g}" for row in rows[: 2 if len(rows) < 4 else 4]) in out
+
+
+def test_no_accepted_reward_has_other_advantages_than_the_log():
+    """Random tables, some with weights (which no reading knows): refused, or to the same advantages; without weights, the truth."""
+    accepted = 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        k, n_groups, n_columns = int(rng.choice([2, 3, 4, 8])), int(rng.integers(1, 6)), int(rng.integers(1, 5))
+        n = k * n_groups
+        kinds = [rng.integers(0, 2, (n_columns, n)), rng.random((n_columns, n)).round(3), rng.integers(1, 200, (n_columns, n))]
+        kinds.append(np.repeat(rng.integers(0, 3, (n_columns, n_groups)), k, axis=1))  # the same for a group
+        cols = np.array([kinds[rng.integers(4)][j] for j in range(n_columns)], float)
+        weights = (
+            rng.choice([0, 0.1, 0.5, 1, 2], n_columns) if seed % 3 == 0 else (np.arange(n_columns) <= rng.integers(n_columns)) * 1.0
+        )
+        names = [f"c{j}_reward" if seed % 2 and weights[j] else f"c{j}" for j in range(n_columns)]
+        truth = weights @ cols
+        centred = truth.reshape(n_groups, k) - truth.reshape(n_groups, k).mean(1, keepdims=True)
+        scale = [1.0, centred.std(1, ddof=1, keepdims=True) + 1e-4][rng.integers(2)]
+        stated = (centred / scale).ravel().round(int(rng.choice([2, 4, 15]))).tolist()
+        rows = [{"step": 1, "prompt": i // k, "completion": "a", "advantage": stated[i]} for i in range(n)]
+        rows = [row | dict(zip(names, cols[:, i].tolist(), strict=True)) for i, row in enumerate(rows)]
+        try:
+            found, _ = read_completions([("", row, "") for row in rows])
+        except ValueError:
+            continue
+        accepted += 1
+        r = np.array([[c.reward for c in group] for group in found])
+        x, y = r - r.mean(1, keepdims=True), centred
+        norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+        assert np.array_equal(np.any(abs(x) > 1e-9, axis=1), np.any(abs(y) > 1e-9, axis=1)), seed
+        assert (np.sum(x * y, axis=1) >= (1 - 1e-3) * norms - 1e-12).all(), seed
+        assert seed % 3 == 0 or np.allclose(r.ravel(), truth), seed
+    assert accepted > 50
+
+
+def test_a_plain_reward_needs_no_proof_but_a_contradiction_is_said():
+    rows = trl([0.1] * 4, reward=A, length=LENGTH)
+    found, notes = read_completions([(*item, "") for item in parse(lines(rows))])
+    assert [c.reward for c in found[0]] == A and "'reward' is taken for the reward, but 'advantage' is not its advantage" in notes
+    assert read_completions([(*item, "") for item in parse(lines(trl(scaled(A), reward=A, length=LENGTH)))])[1][1:] == []
+
+
+def test_null_and_nan_count_nothing_in_a_sum():
+    rows = trl(scaled([0.0, 2.0, 0.5, 2.5]), a_reward=[None, 2.0, float("nan"), 1.0], b_reward=[0, None, 0.5, 1.5])
+    assert read_groups(lines(rows))[0].rewards.tolist() == [0.0, 2.0, 0.5, 2.5]
+    with pytest.raises(ValueError, match="line 1 has no reward, but others of its group do"):
+        read_groups(lines(rows), reward_name="a_reward")
+
+
+def test_dicts_of_rewards():
+    rows = [{"prompt": "p", "completion": c, "rewards": {"acc": a, "format": 0.5, "why": "x"}} for c, a in (("a", 1.0), ("b", 0.0))]
+    assert read_groups(lines(rows))[0].rewards.tolist() == [1.5, 0.5]
+    assert read_groups(lines(rows), reward_name="acc")[0].rewards.tolist() == [1, 0]
+    by_column = {"prompt": "p", "completions": ["a", "b"], "rewards": {"acc": [1, 0], "format": [2, 3]}}
+    assert read_groups(json.dumps(by_column))[0].rewards.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("name", ["reward", "rewards", "score", "scores"])
+@pytest.mark.parametrize("completions", ["completions", "responses", "outputs"])
+def test_any_reward_beside_completions_is_one(name, completions):
+    assert read_groups(json.dumps({completions: ["a", "b"], name: [1, True]}))[0].rewards.tolist() == [1, 1]
+    with pytest.raises(ValueError, match=f"the group has 2 {completions} but one number for {name}"):
+        read_groups(json.dumps({completions: ["a", "b"], name: 1}))
+
+
+@pytest.mark.parametrize(("extra", "said"), [({"acc": 1.0, "x": 2}, '"acc", "x"'), ({"right": True, "advantage": 0.5}, '"right"')])
+def test_numbers_that_may_be_rewards_are_said(extra, said):
+    found, notes = read_completions([(*item, "") for item in parse(json.dumps({"completion": "a"} | extra))])
+    assert found[0][0].reward is None and notes == [f"no rewards; --reward-name may name one of {said}"]
+
+
+def test_two_rewards_that_differ_are_refused():
+    with pytest.raises(ValueError, match='line 2 has rewards that differ, "reward", "score": choose with --reward-name'):
+        read_groups(lines([{"completion": "a", "reward": 1, "score": 1.0}, {"completion": "b", "reward": 1, "score": 2}]))
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [
+        ("1", 1),
+        ("0.5", 0.5),
+        ("-2e-1", -0.2),
+        ("True", 1),
+        ("false", 0),
+        ("nan", None),
+        ("1e400", None),
+        ("x", None),
+        ("1_0", None),
+    ],
+)
+def test_rewards_in_tables_of_text(cell, value):
+    text = f"prompt,completion,reward\n1,007,{cell}\n1,null,1\n"
+    if value is None:
+        with pytest.raises(ValueError, match=r"the reward of line 2 is .*: it must be a finite number"):
+            read_groups(text)
+    else:
+        (group,) = read_groups(text)
+        assert group.rewards.tolist() == [value, 1] and group.texts == ["007", "null"]  # texts stay texts
+        assert read_groups(text.replace("007", "").replace("null", "true"))[0].texts == ["", "true"]
+
+
+@pytest.mark.parametrize("number", ["1e400", "-Infinity", "1" + "0" * 400, "1" + "0" * 5000])
+def test_numbers_beyond_all_bounds(number, tmp_path, capsys):
+    for rest in ('"reward": {}', '"advantage": 1, "x": {}, "y": 0.5', '"advantage": {}, "x": 1', '"step": {}, "reward": 1'):
+        (tmp_path / "log.json").write_text('{"completion": "a", ' + rest.replace("{}", number) + "}")
+        assert main(["tree", str(tmp_path / "log.json")]) in (0, 2)
+        assert capsys.readouterr().err.count("\n") <= 1
+    assert main(["tree", str(tmp_path / "log.json")]) == (2 if len(number) > 4300 else 0)
+
+
+# -- which lines are a group ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["group", "uid", "group_id", "prompt_idx", "example_id"])
+def test_ids_keep_groups_of_one_prompt_apart(name, tmp_path):
+    rows = [{"step": 1, "prompt": "L", "completion": "RL"[i % 2], "reward": i % 2, name: i // 4} for i in range(16)]
+    (tmp_path / "samples.jsonl").write_text(lines(rows))
+    groups, notes = read(tmp_path / "samples.jsonl")
+    assert [len(g.sequences) for g in groups] == [4, 4, 4, 4] and notes == []
+
+
+def test_groups_that_cannot_be_told_apart_are_said_and_split_on_demand(tmp_path, capsys):
+    rows = [{"step": i // 16, "prompt": "L", "completion": "RL"[i % 2], "reward": i % 2} for i in range(32)]
+    (tmp_path / "samples.jsonl").write_text(lines(rows))
+    groups, notes = read(tmp_path / "samples.jsonl")
+    assert [len(g.sequences) for g in groups] == [16, 16] and "if they are several, give --group-size" in notes[0]
+    groups, notes = read(tmp_path / "samples.jsonl", 4)
+    assert [len(g.sequences) for g in groups] == [4] * 8 and notes == []
+    assert main(["tree", str(tmp_path / "samples.jsonl"), "--group-size", "5"]) == 2
+    assert main(["tree", str(tmp_path / "samples.jsonl"), "--group-size", "0"]) == 2
+    assert "line 1 of samples.jsonl begins 16 completions of one prompt, which are no groups of 5" in capsys.readouterr().err
+    assert read_groups(json.dumps({"completions": ["a"] * 3})) and read(tmp_path, 4)[0]  # groups that are given as such stay
+
+
+def test_what_differs_in_the_prompt_or_the_step_is_another_group():
+    chats = [[{"role": role, "content": "hi"}] for role in ("user", "system")]
+    assert len(read_groups(lines({"prompt": chat, "completion": "a"} for chat in chats))) == 2
+    assert len(read_groups(lines({"step": 1, "gen_step": g, "prompt": "p", "completion": "a"} for g in (1, 2)))) == 2
+    assert len(read_groups(lines({"prompt": ["p", "p"], "completion": ["a", "b"]} for _ in range(2)))) == 2  # no step: a table each
+    assert len(read_groups(lines({"step": [1, 1], "prompt": ["p", "p"], "completion": ["a", "b"]} for _ in range(2)))) == 1
+
+
+def test_a_chat_says_all_that_it_says():
+    calls = [[{"role": "assistant", "content": None, "tool_calls": [{"name": name}]}] for name in ("f", "g")]
+    thought = [{"role": "assistant", "content": "yes", "reasoning_content": "hm"}, {"role": "tool", "content": ""}]
+    (group,) = read_groups(
+        lines({"completion": c} for c in [*calls, thought, {"role": "assistant", "content": "yes"}]), unit="words"
+    )
+    assert len(set(group.texts)) == 4 and group.texts[2:] == ["hm\nyes\n", "yes"]
+    with pytest.raises(ValueError, match=r"neither .completions. nor .completion., only .messages."):
+        read_groups(json.dumps({"messages": [{"role": "assistant", "content": "a"}, {"content": "b"}]}))  # which is the completion?
+    with pytest.raises(ValueError, match="the group is neither a text nor a list of token ids"):
+        read_groups('{"completion": [{"role": "assistant"}]}')
+
+
+def test_folders(tmp_path):
+    """verl's STEP.jsonl in the order of their numbers, and prime-rl's step_N/…, whose lines have no step."""
+    for step in (9, 10):
+        own = [row for row in renamed(prompt="input", completion="output", reward="score") if row["step"] == step]
+        (tmp_path / "verl").mkdir(exist_ok=True)
+        (tmp_path / "verl" / f"{step}.jsonl").write_text(lines(own))
+        (tmp_path / f"prime/step_{step}").mkdir(parents=True)
+        bare = [
+            {k: v for k, v in row.items() if k != "step"} | {"example_id": row["prompt"]} for row in ROWS if row["step"] == step
+        ]
+        (tmp_path / f"prime/step_{step}/train_rollouts.jsonl").write_text(lines(bare))
+    assert shape(read(tmp_path / "verl")[0]) == FOUR and shape(read(tmp_path / "prime")[0]) == FOUR
+    assert shape(read(tmp_path / "prime/step_9/train_rollouts.jsonl")[0])[:1] != []
+    (tmp_path / "verl" / "val").mkdir()
+    (tmp_path / "verl" / "val" / "9.jsonl").write_text(lines(renamed(prompt="input", completion="output", reward="score")[:4]))
+    assert len(read(tmp_path / "verl")[0]) == 5  # what was logged elsewhere is another group
+    (tmp_path / "verl" / "metadata.jsonl").write_text('{"run_name": "r", "model_name": "m"}\n')
+    assert read(tmp_path / "verl")[1][0] == 'left out, as without completions: metadata.jsonl ("run_name", "model_name")'
+    with pytest.raises(ValueError, match=r'without completions_\*.parquet.*left out, as without completions: other.json \("a"\)'):
+        (tmp_path / "none").mkdir()
+        (tmp_path / "none" / "other.json").write_text('{"a": 1}')
+        read(tmp_path / "none")
+
+
+# -- names, steps, encodings ---------------------------------------------------------------------------------------------
+
+
+def test_names_of_fields(tmp_path, capsys):
+    rows = [
+        {"t": i // 2, "q": "p", "a": f"x{i}", "r": i, "prompt": i, "completion": "no", "step": 5, "reward": 0} for i in range(4)
+    ]
+    (tmp_path / "log.jsonl").write_text(lines(rows))
+    groups, _ = read(tmp_path / "log.jsonl", prompt="q", completion="a", step="t", reward="r")
+    assert [(g.step, g.prompt, g.texts, g.rewards.tolist()) for g in groups] == [
+        (0, "p", ["x0", "x1"], [0, 1]),
+        (1, "p", ["x2", "x3"], [2, 3]),
+    ]
+    (tmp_path / "log.csv").write_text(table(rows))
+    assert [len(g.sequences) for g in read(tmp_path / "log.csv", prompt="q", completion="a", step="t")[0]] == [2, 2]
+    for kind in ("prompt", "step", "reward"):
+        assert main(["tree", str(tmp_path / "log.jsonl"), f"--{kind}-name", "gone"]) == 2
+        err = capsys.readouterr().err
+        assert f"no line has 'gone' (--{kind}-name); the columns are" in err and '"t", "q", "a", "r", "prompt"' in err
+    assert main(["tree", str(tmp_path / "log.jsonl"), "--reward-name", "r,gone"]) == 2
+    assert main(["tree", str(tmp_path / "log.jsonl"), "--completion-name", "gone"]) == 2
+    assert 'line 1 of log.jsonl has neither "completions" nor "completion", only "t", "q"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_the_steps_that_are_drawn(as_text, tmp_path, capsys):
+    rows = [row | {"step": str(row["step"]) if as_text else row["step"]} for row in ROWS]
+    (tmp_path / "log.jsonl").write_text(lines(rows[8:] + rows[:8]))
+    found = read_completions(read_log(str(tmp_path / "log.jsonl"))[0])[0]
+    assert {group[0].step for group in choose_steps(found, ["9"])} == {rows[0]["step"]}
+    assert {group[0].step for group in choose_steps(found, [], last=True)} == {rows[8]["step"]}  # the largest, not the latest line
+    assert len(choose_steps(found, ["9", "10"])) == len(choose_steps(found, [])) == 4
+    assert main(["tree", str(tmp_path / "log.jsonl"), "--step", "10", "--show", "9"]) == 0
+    assert capsys.readouterr().out.count("prompt   ") == 2
+    assert main(["tree", str(tmp_path / "log.jsonl"), "--step", "11"]) == 2
+    assert 'no group is of step "11"; their steps are: "9", "10"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1"])
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv"])
+def test_encodings(codec, name, tmp_path, monkeypatch, capsys):
+    rows = [{"prompt": "é", "completion": c, "reward": 1} for c in "äö"]
+    text = table(rows) if name == "log.csv" else "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / name).write_bytes(text.encode(codec))
+    if codec in ("utf-16-le", "latin-1"):
+        with pytest.raises(ValueError, match=f"{name} .*write it as UTF-8"):
+            read(tmp_path / name)
+        return
+    assert read(tmp_path / name)[0][0].texts == ["ä", "ö"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode(codec)), encoding="ascii"))
+    assert main(["tree", "-"]) == 0 and "ä" in capsys.readouterr().out
+
+
+# -- errors --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.jsonl", lines([ROWS[0], {"text": 1, "n": 2}]), r'line 2 of a.jsonl has neither .* only "text", "n"; --completion-name'),
+        ("a.jsonl", lines([ROWS[0]]) + "\n{oops}", "malformed JSON at line 2, column 2 of a.jsonl"),
+        ("a.json", '{"global_step": 1, "text": "2+2=4", "reward": 1}', 'the group of a.json has neither .*"global_step", "text"'),
+        ("a.json", '{"columns": ["completion", "reward"], "data": [["a"]]}', 'row 0 of a.json has 1 fields, not one .*"reward"'),
+        (
+            "a.json",
+            '{"columns": ["completion", "completion"], "data": [["a", "b"]]}',
+            "row 0 of a.json has 2 fields, not one for each",
+        ),
+        ("a.json", '{"columns": ["completion"], "data": ["a"]}', "row 0 of a.json has no fields"),
+        ("a.json", '{"columns": ["completion"], "data": []}', "the list of a.json is empty"),
+        ("a.json", '{"prompt": [], "completion": [], "reward": []}', "no completions"),
+        ("a.json", '{"prompt": ["p", "q"], "completion": [[1], [2], [3]]}', "has 3 completion but 2 prompt"),
+        ("a.json", '{"prompt": ["p"], "completions": ["a", "b"]}', "has 2 completions but 1 prompt"),
+        ("a.csv", "completion,reward\na\n", 'line 2 of a.csv has 1 fields, not one for each of "completion", "reward"'),
+        ("a.csv", 'completion,reward\n"a,1\n', "malformed CSV of a.csv"),
+        ("a.csv", "text,reward\na,1\n", "the header of a.csv has no completion, .*: text,reward"),
+        ("a.csv", "completion,reward\n", "the table of a.csv has neither"),
+        ("a.csv", "completion\n\"[{'role': 'assistant', 'content': 'x'}]\"\n", "line 2 of a.csv holds a chat as a text"),
+        ("a.parquet", "PAR1", "a.parquet"),
+        ("a.txt", "hello", "malformed JSON at line 1, column 1 of a.txt"),
+        ("a.txt", "hello " * 50_000, "malformed JSON at line 1, column 1 of a.txt"),
+        ("a.csv", '"he\rllo,completion\nx,y\n', "malformed CSV of a.csv"),
+    ],
+)
+def test_errors_name_file_line_and_keys(name, text, message, tmp_path):
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / name)
+
+
+def test_a_tree_that_no_memory_holds_is_refused(monkeypatch):
+    monkeypatch.setattr(groups_module, "MAX_CELLS", 100)
+    read_groups(json.dumps({"completions": ["a" * 50, "b"]}))
+    with pytest.raises(
+        ValueError, match="the 2 completions from completion 0 of the group on are too long for one tree: 102 places"
+    ):
+        read_groups(json.dumps({"completions": ["a" * 51, "b"]}))
+
+
+def test_matplotlib_is_only_imported_for_a_figure(tmp_path):
+    (tmp_path / "log.jsonl").write_text(lines(ROWS))
+    code = "import sys; from minigrpo.cli import main; main(sys.argv[1:]); sys.exit('matplotlib' in sys.modules)"
+    command = [sys.executable, "-c", code, "tree", str(tmp_path / "log.jsonl")]
+    assert subprocess.run(command, capture_output=True, cwd=Path(__file__).parent.parent).returncode == 0
+
+
+def test_mutated_logs_are_read_or_refused(capsys):
+    counts = fuzz(250, seed=0)
+    assert counts.keys() == {"accepted", "refused"} and counts["accepted"] > 60, capsys.readouterr().out
