@@ -16,6 +16,7 @@ from minigrpo.objectives import PRESETS
 from minigrpo.runs import checkpoints
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import BUILT_IN
+from minigrpo.user_code import named
 
 EPILOG = """examples:
   minigrpo demo --out demo                      everything in a minute: trees, the theorem, GRPO against λ-GRPO, a report
@@ -57,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        return arguments.run(arguments) or 0
+        with named():
+            return arguments.run(arguments) or 0
     except (ValueError, OSError) as error:
         reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
         print(f"minigrpo {arguments.command}: {' '.join(reason.split())}", file=sys.stderr)  # one line, whatever it quotes

@@ -44,6 +44,7 @@ def run_train(a: argparse.Namespace) -> None:
         if changed:
             was = ", ".join(f"{name} was {stored.get(name)!r}, not {given[name]!r}" for name in changed)
             raise ValueError(f"the run in {a.resume} has other settings ({was}): resume it as it was, or start another with --out")
+        stored = read_settings(a.resume, to_load=True)
         settings = TrainSettings.from_stored(stored | {name: given[name] for name in MAY_CHANGE if name in given})
     else:
         settings = TrainSettings.for_task(given.pop("task", "treewalk"), **given)
@@ -111,7 +112,7 @@ def run_sample(a: argparse.Namespace) -> None:
     from minigrpo.groups import read_groups
     from minigrpo.rewards import check_rewards
     from minigrpo.sampler import sample
-    from minigrpo.tasks import sampling_limits
+    from minigrpo.tasks import draw_prompts, sampling_limits
     from minigrpo.trainer import sample_records
 
     if a.model is not None and a.task is None:
@@ -121,8 +122,8 @@ def run_sample(a: argparse.Namespace) -> None:
         a.prompt, a.path = a.prompt or a.path, None
     model, task = _policy(a)
     rng = np.random.default_rng(a.seed)
-    prompt = task.tokenizer.encode(a.prompt) if a.prompt is not None else task.prompts(rng, 1, "test")[0]
-    rollouts = sample(model, [prompt], a.group_size, rng, temperature=a.temperature, **sampling_limits(task))
+    prompts = draw_prompts(task, rng, 1, "test") if a.prompt is None else [task.tokenizer.encode(a.prompt)]
+    rollouts = sample(model, prompts, a.group_size, rng, temperature=a.temperature, **sampling_limits(task))
     rewards = check_rewards(task.score(rollouts), rollouts.tree)
     records = sample_records(rollouts, rewards, task, 0)
     group = read_groups("\n".join(json.dumps(record) for record in records), unit="characters")[0]
@@ -206,7 +207,7 @@ def run_equivalence(a: argparse.Namespace) -> int:
     from minigrpo.policy import load_run, make_model
     from minigrpo.rewards import check_rewards
     from minigrpo.sampler import sample
-    from minigrpo.tasks import load_task, sampling_limits
+    from minigrpo.tasks import draw_prompts, load_task, sampling_limits
 
     if a.group_size < 2:
         raise ValueError("a group of one has nothing to be compared with: take a group size of at least 2")
@@ -216,7 +217,7 @@ def run_equivalence(a: argparse.Namespace) -> int:
     else:
         task = load_task(a.task)
         model = make_model(TrainSettings(task=a.task, seed=a.seed, dtype="float64"), task)
-    prompts = task.prompts(rng, a.prompts)
+    prompts = draw_prompts(task, rng, a.prompts)
     rollouts = sample(model, prompts, a.group_size, rng, **sampling_limits(task))
     rewards = check_rewards(task.score(rollouts), rollouts.tree)
     found = check_equivalence(model, rollouts, rewards, rng, beta=a.beta)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from minigrpo.rewards import check_rewards
+from minigrpo.rewards import check_rewards, numbers
 from minigrpo.sampler import sample
-from minigrpo.tasks import Task, sampling_limits
+from minigrpo.tasks import Task, draw_prompts, sampling_limits
 from minigrpo.transformer import Transformer
 
 CHUNK = 64  # problems that are sampled at a time
@@ -29,7 +29,12 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 def is_correct(task: Task, rewards: np.ndarray) -> np.ndarray:
     """Which completions count as right: the task's own `is_correct`, else a reward of 1 or more.   (B,) -> (B,) bool"""
-    return np.asarray(task.is_correct(rewards) if hasattr(task, "is_correct") else rewards >= 1)
+    if not hasattr(task, "is_correct"):
+        return rewards >= 1
+    right = numbers(task.is_correct(rewards), len(rewards), "truth values of is_correct")
+    if not np.isin(right, (0, 1)).all():
+        raise ValueError(f"is_correct of the task gave {right}: return a truth value for each completion")
+    return right == 1
 
 
 def evaluate(
@@ -54,7 +59,7 @@ def evaluate(
     if samples and max(ks) > samples:
         raise ValueError(f"pass@{max(ks)} cannot be estimated from {samples} samples: take at least {max(ks)} samples")
     rng = np.random.default_rng(seed)
-    prompts = task.prompts(rng, n_prompts, split)
+    prompts = draw_prompts(task, rng, n_prompts, split)
     greedy, rewards_seen, estimates = [], [], {k: [] for k in ks}
     silent = not (progress and sys.stderr.isatty())
     for start in tqdm(range(0, len(prompts), CHUNK), desc="evaluate", unit="chunk", disable=silent):

@@ -15,7 +15,7 @@ from minigrpo.optim import SGD, AdamW
 from minigrpo.parameters import TransformerConfig
 from minigrpo.runs import TOKENIZER, latest_checkpoint, load_checkpoint, read_settings
 from minigrpo.settings import TrainSettings
-from minigrpo.tasks import Task, load_task
+from minigrpo.tasks import Task, draw_prompts, load_task
 from minigrpo.transformer import Transformer
 
 SWAPPED = 1 << 20  # parameters that change places at a time
@@ -34,7 +34,7 @@ def make_policy(settings: TrainSettings, task: Task | None = None) -> tuple[Tran
 
 def make_model(settings: TrainSettings, task: Task) -> Transformer:
     """A new model of the settings' shape for the task's vocabulary, with room for prompts of any length that fits its context."""
-    longest = max(len(p) for p in task.prompts(np.random.default_rng(0), 64))
+    longest = max(np.size(p) for p in draw_prompts(task, np.random.default_rng(0), 64))
     config = TransformerConfig(
         vocab_size=task.tokenizer.vocab_size,
         **{name: getattr(settings, name) for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim")},
@@ -53,7 +53,7 @@ def make_optimizer(settings: TrainSettings, model: Transformer) -> AdamW | SGD:
 def load_run(path: str | Path, **changes: Any) -> tuple[Transformer, Task, TrainSettings]:
     """The model of a run's newest checkpoint (or of a checkpoint file in a run folder), with its task and settings."""
     file = latest_checkpoint(Path(path))
-    stored = read_settings(file.parent)
+    stored = read_settings(file.parent, to_load=True)
     if stored.get("backend") == "cupy":
         stored["backend"] = "auto"  # trained on a GPU, looked at anywhere
     settings = replace(TrainSettings(**{f.name: stored[f.name] for f in fields(TrainSettings) if f.name in stored}), **changes)

@@ -7,10 +7,12 @@ which spends extra rollouts from the end of each step (as VinePPO does, arXiv:24
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import reprlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
-from itertools import groupby
-from typing import TYPE_CHECKING
+from itertools import groupby, islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,15 +31,26 @@ def check_rewards(rewards: Sequence[float] | np.ndarray, tree: PrefixTree | np.n
 
     Raises ValueError if there is not one for each completion, or if one is not finite or above 1e100 in size (naming it).
     """
-    rewards, owner = np.asarray(rewards, dtype=np.float64), getattr(tree, "completion_group", tree)
-    if rewards.shape != owner.shape:
-        raise ValueError(f"{len(owner)} completions need as many rewards, not an array of shape {rewards.shape}")
+    owner = getattr(tree, "completion_group", tree)
+    rewards = numbers(rewards, len(owner), "rewards")
     bad = np.flatnonzero(~(np.abs(rewards) <= LARGEST))
     if len(bad):
         group = int(owner[bad[0]])
         which = f"completion {(owner[: bad[0]] == group).sum()} of prompt {group}"
         raise ValueError(f"the reward of {which} is {rewards[bad[0]]}: rewards must be finite numbers, up to {LARGEST:g} in size")
     return rewards
+
+
+def numbers(found: Any, n: int, what: str) -> np.ndarray:
+    """n numbers, in whatever a user's code returned them.   -> (n,) float64.   Raises ValueError for anything else."""
+    array, found = None, list(islice(found, n + 1)) if isinstance(found, Iterator) else found
+    with suppress(Exception):  # whatever NumPy says of other people's types
+        given = np.asarray(found)
+        array = given.astype(np.float64) if given.dtype.kind in "biufO" else None  # no texts, no complex numbers
+    if array is None or array.shape != (n,):
+        came = reprlib.repr(found) if array is None else f"an array of shape {array.shape}"
+        raise ValueError(f"{n} completions need as many {what}, not {came}")
+    return array
 
 
 def step_rewards(tree: PrefixTree, rewards: Sequence[float] | np.ndarray) -> np.ndarray:

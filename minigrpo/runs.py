@@ -131,6 +131,9 @@ class RunFolder:
         elif file.exists() and checkpoints(self.path):
             raise ValueError(f"{self.path} already holds a run: resume it with --resume {self.path}, or give another --out")
         else:
+            file_of_task, colon, _ = settings.get("task", "").rpartition(":")
+            if colon:  # for those who load the run from another folder
+                settings = {**settings, "task_file": str(Path(file_of_task).expanduser().resolve())}
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 write_atomically(file, [(json.dumps(settings, indent=2) + "\n").encode()])
@@ -201,12 +204,20 @@ def is_finite(value: object) -> bool:
     return isinstance(value, int | float) and abs(value) < 1e300
 
 
-def read_settings(path: str | Path) -> dict[str, Any]:
-    """The settings that a run was started with.   Raises ValueError if the folder holds none, or something else."""
+def read_settings(path: str | Path, to_load: bool = False) -> dict[str, Any]:
+    """The settings that a run was started with.   Raises ValueError if the folder holds none, or something else.
+
+    to_load: a user's task by where its file was then; if it is gone, as it was called, from the current folder.
+    """
     file = Path(path) / "settings.json"
     if not file.exists():
         raise ValueError(f"{path} holds no run (no settings.json): give the folder of one (minigrpo train --out)")
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")).items())
-    except (ValueError, AttributeError) as error:
+        stored = dict(json.loads(file.read_text(encoding="utf-8")).items())
+        was = stored.pop("task_file", None)
+        called, _, cls = stored.get("task", "").rpartition(":")
+        if to_load and was and (Path(was).is_file() or not Path(called).is_file()):
+            stored["task"] = f"{was}:{cls}"
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is damaged ({error}): restore it, or start another run") from error
+    return stored

@@ -68,7 +68,8 @@ def sample(
         )
     if eos is not None and not 0 <= eos < model.config.vocab_size:
         raise ValueError(f"eos {eos} is outside the model's vocabulary of {model.config.vocab_size}")
-    prompts = [prompt.copy() for prompt in token_arrays(prompts, lambda i: f"prompt {i}")]  # the rollouts keep them
+    arrays = token_arrays(prompts, lambda i: f"prompt {i}")
+    prompts = [(p if hasattr(p, "text") else ids).copy() for p, ids in zip(prompts, arrays, strict=True)]  # the rollouts keep them
     if not prompts or any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("every prompt needs at least one token (and sampling at least one prompt)")
     longest = max(len(prompt) for prompt in prompts)

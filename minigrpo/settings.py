@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,11 @@ class TrainSettings:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        kinds = {"int": int, "float": int | float, "str": str | PathLike, "dict[str, Any]": dict}
+        for f in fields(self):
+            value, kind = getattr(self, f.name), f.type.removesuffix(" | None")
+            if not isinstance(value, kinds[kind]) and (value is not None or kind == f.type):
+                raise ValueError(f"{f.name} is {value!r}: it must be {f.type}")
         at_least = {"steps": 0, "group_size": 1, "prompts_per_step": 1, "inner_epochs": 1, "micro_batch_tokens": 1}
         at_least |= {"warm_start_steps": 0, "warm_start_batch": 1, "eval_every": 0, "eval_prompts": 1, "checkpoint_every": 1}
         at_least |= {"log_samples_every": 1, "warmup_steps": 0, "seed": 0}
@@ -82,9 +88,14 @@ class TrainSettings:
     @classmethod
     def for_task(cls, task: str, **changes: Any) -> TrainSettings:
         """The defaults, then what the task recommends (its attribute `defaults`), then changes."""
-        recommended = dict(getattr(find_task(task, **changes.get("task_options", {})), "defaults", {}))
-        options = recommended.get("task_options", {}) | changes.get("task_options", {})
-        return cls.from_stored({"task": task} | recommended | changes | {"task_options": options})
+        recommended = getattr(find_task(task, **changes.get("task_options", {})), "defaults", {})
+        options = recommended.get("task_options", {}) if isinstance(recommended, Mapping) else None
+        if not isinstance(options, dict):
+            raise ValueError(f"defaults of task {task!r} is no dict of settings, with a dict of task_options if there are any")
+        wanted = dict(recommended) | changes | {"task_options": options | changes.get("task_options", {})}
+        if wanted.get("model") and wanted.get("warm_start_steps"):  # 3e-3 would destroy a pretrained model
+            wanted = {"warm_start_learning_rate": 3e-5} | wanted
+        return cls.from_stored({"task": task} | wanted)
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> TrainSettings:

@@ -31,7 +31,7 @@ from minigrpo.rewards import check_rewards
 from minigrpo.runs import TOKENIZER, RunFolder, write_atomically
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.settings import TrainSettings
-from minigrpo.tasks import Task, sampling_limits
+from minigrpo.tasks import Task, draw_prompts, pairs, prompt_text, sampling_limits
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree
 from minigrpo.warning_signs import warning_sign
@@ -58,7 +58,7 @@ def grpo_step(
     model, s, watch = state.model, settings, state.watch
     started = time.perf_counter()
     with watch("sample"):
-        prompts = task.prompts(state.rng, s.prompts_per_step)
+        prompts = draw_prompts(task, state.rng, s.prompts_per_step)
         rollouts = sample(model, prompts, s.group_size, state.rng, temperature=s.temperature, **sampling_limits(task))
     tree, old = rollouts.tree, rollouts.logp
     with watch("score"):
@@ -134,9 +134,9 @@ def warm_start(model: Transformer, task: Task, rng: np.random.Generator, setting
         raise ValueError(f"task {settings.task} has no demonstrations: set warm_start_steps to 0")
     s, optimizer = settings, AdamW(model.parameters)
     for step in _progress(range(s.warm_start_steps), "warm start", progress):
-        pairs = task.demonstrations(rng, s.warm_start_batch)
-        tree = PrefixTree.from_groups([prompt for prompt, _ in pairs], [[completion] for _, completion in pairs])
-        parts, weight = split_tree(tree, s.micro_batch_tokens, model.lanes), -1.0 / tree.scored.sum()
+        shown = pairs(s.warm_start_batch, task.demonstrations(rng, s.warm_start_batch))
+        tree = PrefixTree.from_groups([prompt for prompt, _ in shown], [[completion] for _, completion in shown])
+        parts, weight = split_tree(tree, s.micro_batch_tokens, model.lanes), -1.0 / max(tree.scored.sum(), 1)
 
         def visit(lane: Transformer, part: PrefixTree, nodes: np.ndarray, add: bool, weight: float = weight) -> None:
             lane.forward(part)
@@ -224,11 +224,12 @@ def train(
 
 
 def sample_records(rollouts: Rollouts, rewards: np.ndarray, task: Task, step: int) -> list[dict[str, Any]]:
-    """Completions as records that `minigrpo tree` reads: step, prompt, completion, reward."""
-    rows = iter(rewards.tolist())
+    """Completions as records that `minigrpo tree` reads: step, group, prompt, completion, reward."""
+    rows, text = iter(rewards.tolist()), task.tokenizer.decode
+    prompts = [prompt_text(task.tokenizer, prompt) for prompt in rollouts.prompts]
     return [
-        {"step": step, "prompt": task.tokenizer.decode(p), "completion": task.tokenizer.decode(c), "reward": next(rows)}
-        for p, group in zip(rollouts.prompts, rollouts.completions, strict=True)
+        {"step": step, "group": g, "prompt": prompt, "completion": text(c), "reward": next(rows)}
+        for g, (prompt, group) in enumerate(zip(prompts, rollouts.completions, strict=True))
         for c in group
     ]
 

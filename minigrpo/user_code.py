@@ -1,18 +1,31 @@
 """Python files that a user brings, such as a task or answers to exercises: always run from their source.
 
 Python's own import would read and write bytecode beside the file, and bytecode is stale where a file is saved again within the
-same second.  The file may import its neighbours, as a script may.
+same second.  The file may import its neighbours, as a script may.  What fails inside is reported in the user's place.
 """
 
 from __future__ import annotations
 
+import inspect
+import os
+import reprlib
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Any
+
+from minigrpo.backend import ran_out_of_memory
 
 _last_on_path: list[str] = []  # the folder of the file that was run last
+_last_run = [""]  # the file itself, then its neighbours
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 90
+shown = _SHORT.repr  # a value as short text without line breaks or control characters
 
 
 class _FromSource(SourceFileLoader):
@@ -33,6 +46,7 @@ def run_file(path: Path, name: str) -> ModuleType:
         del sys.modules[neighbour]
     spec = spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
     module = module_from_spec(spec)
+    _last_run[:] = [str(path)]
     known, bytecode = set(sys.modules), sys.dont_write_bytecode
     sys.modules[name] = module  # dataclasses look their module up by name
     sys.path.insert(0, folder)
@@ -56,9 +70,58 @@ def run_file(path: Path, name: str) -> ModuleType:
             top = new.partition(".")[0]
             if top not in known and _stands_in(sys.modules.get(top), path.parent):
                 sys.modules[new].__minigrpo_neighbour__ = True
+                _last_run.append(getattr(sys.modules[new], "__file__", None) or "")
     return module
 
 
 def _stands_in(module: ModuleType | None, folder: Path) -> bool:
-    file = Path(getattr(module, "__file__", None) or "/")
-    return folder in (file.parent, file.parent.parent if file.name == "__init__.py" else None)
+    places = list(getattr(module, "__path__", ())) or [getattr(module, "__file__", None) or "/"]
+    return folder in [Path(place).parent for place in places]
+
+
+# -- what fails, in the user's place -----------------------------------------------------------------------------------
+
+
+def explain(error: BaseException, file: str, subject: Any = None) -> str:
+    """ "KeyError: 'x' (line 3 of mine.py, in f: return d['x'])", on one line, whatever was raised.
+
+    The place is the last one in the user's file or beside it, else where `subject`, of the file, is.
+    """
+    text, place, frames = "", "", _own_frames(error, file)
+    with suppress(Exception):  # a user's __str__ may raise, too, and not every subject has source
+        text = _one_line(str(error), 300)
+        place = f"line {inspect.getsourcelines(subject)[1]} of {Path(file).name}"
+    if frames:
+        last = frames[-1]
+        place = f"line {last.lineno} of {Path(last.filename).name}, in {last.name}: {last.line}"
+    reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{reason} ({_one_line(place, 200)})" if place else reason
+
+
+def _own_frames(error: BaseException, file: str) -> list[traceback.FrameSummary]:
+    """Those in the user's file, beside it, or in what it imported from beside it."""
+    folder, frames = os.path.dirname(file), traceback.extract_tb(error.__traceback__)
+    files = (file, *_last_run)
+    return [f for f in frames if f.filename in files or os.path.dirname(f.filename) == folder]
+
+
+def _one_line(text: str, limit: int) -> str:
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= limit else f"{line[: limit // 2]} … {line[-limit // 2 :]}"
+
+
+@contextmanager
+def named(what: str = "", subject: Any = None) -> Iterator[None]:
+    """Whatever is raised inside, but for Ctrl-C and want of memory, is a ValueError with its place.
+
+    Without `what`, only if the file that was run last, or what it imported from beside it, has part in it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        no_memory = isinstance(error, MemoryError | RuntimeError) and ran_out_of_memory(error)
+        own = what or any(f.filename in _last_run for f in traceback.extract_tb(error.__traceback__))
+        if isinstance(error, KeyboardInterrupt) or no_memory or not own:
+            raise
+        told = f"{what or 'your code failed'}: {explain(error, _last_run[0], subject)}"
+        raise ValueError(", ".join([told, *getattr(error, "__notes__", ())])) from error

@@ -303,7 +303,7 @@ def test_check_everything(run, desk):
         ("check ch05 --task 0", "ch05 has no task 0"),
         ("check ch05 gone.py", "there is no file 'gone.py': give the path of your ch05.py"),
         ("check ch05 notes.txt", "notes.txt is no Python file"),
-        ("check ch05 broken.py", "broken.py cannot be read: SyntaxError in line 2"),
+        ("check ch05 broken.py", "broken.py cannot be imported: SyntaxError: invalid syntax (broken.py, line 2)"),
         ("check ch05 raises.py", "raises.py cannot be imported: NameError: name 'nothing' is not defined"),
         ("check ch05 leaves.py", "leaves.py cannot be imported: SystemExit: 0"),
         ("check all raises.py", "all chapters have a file each"),

@@ -48,6 +48,14 @@ def test_two_folders_have_neighbours_of_the_same_name(tmp_path):
     assert (a.HERE, b.HERE) == ("a", "b")
 
 
+def test_a_folder_without_init_is_a_neighbour_too(tmp_path):
+    (tmp_path / "plain_parts").mkdir()
+    file = save(tmp_path / "mine.py", "from plain_parts.inner import VALUE\n")
+    for value in (1, 2):
+        save(tmp_path / "plain_parts" / "inner.py", f"VALUE = {value}\n")
+        assert value == run_file(file, "mine_7").VALUE
+
+
 def test_an_import_inside_a_function_finds_the_neighbour_later(tmp_path):
     save(tmp_path / "late_neighbour.py", "VALUE = 3\n")
     module = run_file(

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from minigrpo.checks.grading import Task, WrongAnswer
-from minigrpo.user_code import run_file
+from minigrpo.user_code import named, run_file
 
 CHAPTERS = {
     "ch01": "policy gradients",
@@ -108,11 +108,8 @@ def load(file: Path) -> ModuleType:
     if file.suffix != ".py":
         raise ValueError(f"{file} is no Python file: its name must end in .py")
     try:
-        return run_file(file, name)
-    except SyntaxError as error:
-        raise ValueError(f"{file} cannot be read: {type(error).__name__} in line {error.lineno}: {error.msg}") from error
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
+        with named(f"{file} cannot be imported"):
+            return run_file(file, name)
     finally:
         sys.modules.pop(name, None)
 

@@ -11,7 +11,18 @@ import numpy as np
 
 from minigrpo.models.packages import need, refusing, shown
 
-TAIL = 8  # tokens before the newest one that may belong to a stop string, besides one a character
+TAIL = 8  # tokens before the newest one that may belong to a stop string, besides one a byte
+
+
+class Encoded(np.ndarray):
+    """Token ids that remember the text that they stand for; a copy does, too, and a part does not."""
+
+    text: str | None = None
+
+    def __array_finalize__(self, source: Any) -> None:
+        """Called by NumPy for every array that is made of this one."""
+        if np.size(source) == self.size:
+            self.text = getattr(source, "text", None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,25 +47,55 @@ class TextTokenizer:
         return cls(core, vocab_size, eos)
 
     def encode(self, text: str) -> np.ndarray:
-        """Token ids of a text, with what the model expects before it (such as BOS).   -> (T,) int64"""
-        return np.array(self.core.encode(text).ids, dtype=np.int64)
+        """Token ids of a text, which remember it as `.text`.   -> (T,) int64
+
+        What the model expects before it (such as BOS) is there once, though the text may bring it.
+        """
+        text.encode()  # half a character is a ValueError here, and a TypeError below
+        ids, bare = (self.core.encode(text, add_special_tokens=add).ids for add in (True, False))
+        added = len(ids) - len(bare)
+        twice = ids[added:] == bare and bare[:added] == ids[:added]
+        out = np.array(bare if twice else ids, dtype=np.int64).view(Encoded)
+        out.text = text
+        return out
+
+    def encode_after(self, before: str, text: str) -> np.ndarray:
+        """Token ids of a text that goes on from another, of which no token is changed.   -> (T,) int64
+
+        Raises ValueError if no tokens stand for just this text.
+        """
+        for start in (before, "", "\n"):
+            ids = np.array(self.encode(start + text)[len(self.encode(start)) :])
+            if self._added([ids.tolist()]) == [text]:
+                return ids
+        raise ValueError(f"the model has no tokens for the text {text[:80]!r}: leave such texts out")
+
+    def _added(self, batch: list[list[int]]) -> list[str]:
+        """What each list of tokens adds to a text: a decoder drops the space before a text's first word."""
+        a = self.core.encode("a", add_special_tokens=False).ids
+        text, *both = self.core.decode_batch([a, *(a + ids for ids in batch)], skip_special_tokens=False)
+        return [longer.removeprefix(text) for longer in both]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids; EOS and all after it are dropped.   Raises ValueError for an id outside the vocabulary."""
+        """The text of a completion, as it goes on from its prompt; EOS and all after it are dropped.
+
+        Raises ValueError for an id outside the vocabulary.
+        """
         tokens = np.asarray(ids, dtype=np.int64).tolist()
         if self.eos in tokens:
             tokens = tokens[: tokens.index(self.eos)]
         if tokens and not 0 <= min(tokens) <= max(tokens) < self.vocab_size:
             found = f"token ids {min(tokens)} … {max(tokens)}"
             raise ValueError(f"{found} do not fit a vocabulary of {self.vocab_size}: decode with the tokenizer that made them")
-        return self.core.decode(tokens, skip_special_tokens=False)
+        return self._added([tokens])[0]
 
-    def stops_at(self, text: str) -> Callable[[np.ndarray], np.ndarray]:
-        """A rule for `sampler.sample`: which of n completions so far have just completed `text`.   (n,t) -> (n,) bool"""
+    def stops_at(self, *texts: str) -> Callable[[np.ndarray], np.ndarray]:
+        """A rule for `sampler.sample`: which of n completions so far have just completed one of the texts.   (n,t) -> (n,) bool"""
+        longest = max(len(text.encode()) for text in texts)  # a byte of a character may be a token
 
         def ended(tokens: np.ndarray) -> np.ndarray:
-            tails = tokens[:, -(len(text) + TAIL) :].tolist()
-            return np.array([text in tail for tail in self.core.decode_batch(tails, skip_special_tokens=False)], dtype=bool)
+            tails = self._added(tokens[:, -(longest + TAIL) :].tolist())
+            return np.array([any(text in tail for text in texts) for tail in tails], dtype=bool)
 
         return ended
 

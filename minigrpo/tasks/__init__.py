@@ -16,7 +16,10 @@ from minigrpo.tasks.task import (
     Tokenizer,
     check_split,
     draw_problems,
+    draw_prompts,
     in_test_split,
+    pairs,
+    prompt_text,
     real_number,
     sampling_limits,
     score_texts,
@@ -24,22 +27,6 @@ from minigrpo.tasks.task import (
 )
 from minigrpo.tasks.text import FEW_SHOT_SETTINGS, TextTask, Tokenised, few_shot
 
-__all__ = [
-    "BUILT_IN",
-    "FEW_SHOT_SETTINGS",
-    "CharTokenizer",
-    "Task",
-    "TextTask",
-    "Tokenised",
-    "Tokenizer",
-    "check_split",
-    "draw_problems",
-    "few_shot",
-    "find_task",
-    "in_test_split",
-    "load_task",
-    "real_number",
-    "sampling_limits",
-    "score_texts",
-    "whole_number",
-]
+__all__ = ["BUILT_IN", "FEW_SHOT_SETTINGS", "CharTokenizer", "Task", "TextTask", "Tokenised", "Tokenizer"]
+__all__ += ["check_split", "draw_problems", "draw_prompts", "few_shot", "find_task", "in_test_split", "load_task"]
+__all__ += ["pairs", "prompt_text", "real_number", "sampling_limits", "score_texts", "whole_number"]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from minigrpo.tasks.task import Task, Tokenizer, whole_number
-from minigrpo.tasks.text import Tokenised
-from minigrpo.user_code import run_file
+from minigrpo.tasks.text import Tokenised, stop_strings
+from minigrpo.user_code import explain, named, run_file
 
 BUILT_IN = {
     "arithmetic": "Arithmetic",
@@ -20,6 +20,7 @@ BUILT_IN = {
     "sums": "Sums",
     "treewalk": "TreeWalk",
 }
+METHODS = {"prompts": 3, "texts": 3, "score": 1, "reward": 2, "demonstrations": 2, "is_correct": 1}  # with their arguments
 
 
 def load_task(name: str, tokenizer: Tokenizer | None = None, **options: Any) -> Task:
@@ -40,37 +41,39 @@ def find_task(name: str, **options: Any) -> Any:
     """As `load_task`, but a task that is made of text comes as it is, a `text.TextTask`.
 
     The file is run as Python: name only files that you trust.  Raises ValueError for an unknown name, a file or class that is not
-    there, a file that fails to import, an option the constructor does not have, and a class that lacks a part of a task.
+    there, a file that fails to import, an option the constructor does not have, and a class that lacks a part of a task.  What a
+    user's class raises, whatever its type, is a ValueError that names the line.
     """
     if name in BUILT_IN:
         cls = getattr(importlib.import_module(f"minigrpo.tasks.{name}"), BUILT_IN[name])
+        _check_options(name, cls, options)
+        return cls(**options)
     elif name.endswith(".py"):
         raise ValueError(f"{name!r} names a file but no class in it: write {name}:MyTask")
     elif ":" in name:
-        cls = _class_in_file(*name.rsplit(":", 1))
+        path, cls = _class_in_file(*name.rsplit(":", 1))
     else:
         raise ValueError(f"there is no task {name!r}: choose {', '.join(sorted(BUILT_IN))}, or path/to/file.py:MyTask")
     _check_options(name, cls, options)
-    task = cls(**options)
-    _check_parts(name, task)
+    with named(f"task {name!r} cannot be made", cls):
+        task = cls(**options)
+    _check_parts(name, task, str(path))
     return task
 
 
-def _class_in_file(file: str, class_name: str) -> Callable[..., Task]:
+def _class_in_file(file: str, class_name: str) -> tuple[Path, Callable[..., Task]]:
     path = Path(file).expanduser().resolve()
     if not path.is_file():
-        raise ValueError(f"there is no task file {file!r}: check the path (it is taken from the current folder)")
+        raise ValueError(f"there is no task file {file!r}: check the path (a relative one is taken from the current folder)")
     if path.suffix != ".py":
         raise ValueError(f"the task file {file!r} is no .py file: name one")
     module_name = f"minigrpo_task_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
-    try:
+    with named(f"the task file {file!r} cannot be imported"):
         module = run_file(path, module_name)
-    except Exception as error:
-        raise ValueError(f"the task file {file!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(getattr(module, class_name, None)):
         classes = [key for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module_name]
         raise ValueError(f"the task file {file!r} has no class {class_name!r}: it has {', '.join(classes) or 'none'}")
-    return getattr(module, class_name)
+    return path, getattr(module, class_name)
 
 
 def _check_options(name: str, cls: Callable[..., Task], options: dict[str, Any]) -> None:
@@ -86,20 +89,28 @@ def _check_options(name: str, cls: Callable[..., Task], options: dict[str, Any])
         raise ValueError(f"task {name!r} needs the option {missing[0]!r}: {listed}")
 
 
-def _check_parts(name: str, task: Any) -> None:
-    if hasattr(task, "texts"):
-        for part in ("max_new_tokens", "stop", "reward"):
-            if not hasattr(task, part):
-                raise ValueError(
-                    f"task {name!r} has no attribute {part!r}: a text task needs max_new_tokens, stop, texts and reward"
-                )
-        whole_number(f"max_new_tokens of task {name!r}", task.max_new_tokens, 1)
-        return
-    for part in ("tokenizer", "max_new_tokens", "prompts", "score"):
-        if not hasattr(task, part):
-            raise ValueError(f"task {name!r} has no attribute {part!r}: a task needs tokenizer, max_new_tokens, prompts and score")
-    for part in ("encode", "decode", "vocab_size", "eos"):
+def _check_parts(name: str, task: Any, file: str) -> None:
+    parts, kind = ("max_new_tokens", "stop", "texts", "reward"), "a text task"
+    if not hasattr(task, "texts"):
+        parts, kind = ("tokenizer", "max_new_tokens", "prompts", "score"), "a task"
+    for part in parts:
+        if not hasattr(task, part) and not hasattr(type(task), part):  # else a property that fails, which is told below
+            needs = f"{', '.join(parts[:-1])} and {parts[-1]}"
+            raise ValueError(f"task {name!r} has no attribute {part!r}: {kind} needs {needs}")
+    for part in ("encode", "decode", "vocab_size", "eos") if kind == "a task" else ():
         if not hasattr(task.tokenizer, part):
             needs = "it needs encode, decode, vocab_size and eos"
             raise ValueError(f"the tokenizer of task {name!r} has no attribute {part!r}: {needs}")
     whole_number(f"max_new_tokens of task {name!r}", task.max_new_tokens, 1)
+    if kind == "a text task":
+        stop_strings(task.stop)
+    else:
+        size = whole_number(f"vocab_size of task {name!r}", task.tokenizer.vocab_size, 1)
+        whole_number(f"eos of task {name!r}", task.tokenizer.eos or 0, 0, size - 1)
+    for part, n in METHODS.items():
+        if hasattr(task, part):
+            try:
+                inspect.signature(getattr(task, part)).bind(*range(n))
+            except TypeError as error:
+                told = explain(error, file, getattr(task, part))
+                raise ValueError(f"{part} of task {name!r} cannot be called with {n} arguments: {told}") from None

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 import operator
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice, pairwise
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+
+from minigrpo.rewards import numbers
+from minigrpo.user_code import shown
 
 MAX_REPEATS = 200  # test problems drawn in a row that were all known, after which the split is taken to hold no more
 MAX_MISSES = 20_000  # draws in a row outside the split, after which it is taken to be empty
@@ -21,11 +26,8 @@ Problem = TypeVar("Problem")
 class Tokenizer(Protocol):
     """Text to token ids and back.   eos is the id that ends a completion, or None if only the length limit ends one."""
 
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def eos(self) -> int | None: ...
+    vocab_size: int
+    eos: int | None
 
     def encode(self, text: str) -> np.ndarray: ...
 
@@ -111,24 +113,62 @@ def score_texts(rollouts: Any, tokenizer: Tokenizer, reward: Callable[[str, str]
     known: dict[tuple[str, str], float] = {}
     rewards: list[float] = []
     for prompt, group in zip(rollouts.prompts, rollouts.completions, strict=True):
-        prompt_text = tokenizer.decode(prompt)
+        text = prompt_text(tokenizer, prompt)
         for completion in group:
-            pair = prompt_text, tokenizer.decode(completion)
+            pair = text, tokenizer.decode(completion)
             if pair not in known:
-                known[pair] = _finite_reward(reward(*pair), *pair)
+                known[pair] = _finite_reward(reward, *pair)
             rewards.append(known[pair])
     return np.array(rewards, dtype=np.float64)
 
 
-def _finite_reward(value: Any, prompt_text: str, completion_text: str) -> float:
+def prompt_text(tokenizer: Tokenizer, prompt: np.ndarray) -> str:
+    """The text that a prompt was made of; of one that was given as ids, their text, and <eos> for EOS."""
+    if getattr(prompt, "text", None) is not None:
+        return prompt.text
+    ids, eos = np.asarray(prompt), tokenizer.eos
+    cuts = [-1, *(np.flatnonzero(ids == eos).tolist() if eos is not None else ()), len(ids)]
+    return "<eos>".join(tokenizer.decode(ids[a + 1 : b]) for a, b in pairwise(cuts))
+
+
+def _finite_reward(reward: Callable[[str, str], float], prompt: str, completion: str) -> float:
+    pair = f"completion {shown(completion)} to prompt {shown(prompt)}"
     try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
+        value = reward(prompt, completion)
+    except BaseException as error:
+        error.add_note(f"at {pair}")
+        raise
+    number = math.nan
+    with suppress(ValueError):
+        number = float(numbers([value], 1, "rewards")[0])
     if not math.isfinite(number):
-        pair = f"completion {completion_text!r} to prompt {prompt_text!r}"
-        raise ValueError(f"the reward of {pair} is {value!r}: return a finite number")
+        raise ValueError(f"the reward of {pair} is {shown(value)}: return a finite number")
     return number
+
+
+def exactly(n: int, found: Any, method: str) -> list[Any]:
+    """What a task's method gave for n things, as a list.   Raises ValueError if these are not n."""
+    no_list = isinstance(found, str | bytes | Mapping | Set) or not isinstance(found, Iterable)
+    items = [] if no_list or getattr(found, "ndim", 1) == 0 else list(islice(found, n + 1))
+    if len(items) != n:
+        count = "" if no_list else f"more than {n} things, " if items[n:] else f"{len(items)} things, "
+        told = f"{method} of the task gave {count}{shown(found)}"
+        raise ValueError(f"{told}: it must return a list of {n}")
+    return items
+
+
+def pairs(n: int, found: Any) -> list[Any]:
+    """n demonstrations.   Raises ValueError for another number, and for what are no pairs."""
+    items = exactly(n, found, "demonstrations")
+    other = next((item for item in items if not isinstance(item, tuple | list) or len(item) != 2), None)
+    if other is not None:
+        raise ValueError(f"demonstrations of the task gave {shown(other)}: return (prompt, completion)")
+    return items
+
+
+def draw_prompts(task: Task, rng: np.random.Generator, n: int, *split: str) -> list[np.ndarray]:
+    """n prompts of a task.   Raises ValueError for another number; `sample` checks what they are."""
+    return exactly(n, task.prompts(rng, n, *split), "prompts")
 
 
 def sampling_limits(task: Task) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from minigrpo.sampler import Stop
-from minigrpo.tasks.task import score_texts
+from minigrpo.tasks.task import exactly, pairs, score_texts
+from minigrpo.user_code import shown
 
 FEW_SHOT_SETTINGS = {  # for a model of SmolLM2's size and prompts that share their examples
     "steps": 30,
@@ -38,17 +39,16 @@ class TextTask(Protocol):
 
     texts(rng, n, split)          n prompts, of the "train" or the "test" split; all randomness comes from rng
     reward(prompt, completion)    the outcome reward of one completion, without the stop string
-    stop                          a completion ends where this string appears (None: only at EOS or the length limit)
+    stop                          a completion ends where this string, or one of several, appears
+                                  (None: only at EOS or the length limit)
     max_new_tokens                the length limit, in tokens
 
-    Optional: `is_correct(rewards)` and `defaults`, as in `tasks.Task`.
+    Optional: `is_correct(rewards)` and `defaults`, as in `tasks.Task`; `demonstrations(rng, n)`, n
+    pairs of texts (prompt, completion), for a supervised warm start.
     """
 
-    @property
-    def max_new_tokens(self) -> int: ...
-
-    @property
-    def stop(self) -> str | None: ...
+    max_new_tokens: int
+    stop: str | Sequence[str] | None
 
     def texts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[str]: ...
 
@@ -62,37 +62,60 @@ class Tokenised:
     task: TextTask
     tokenizer: Any  # models.TextTokenizer
 
-    @property
-    def max_new_tokens(self) -> int:
-        """The length limit, in tokens."""
-        return self.task.max_new_tokens
+    def __getattr__(self, name: str) -> Any:  # max_new_tokens, defaults and is_correct
+        return getattr(object.__getattribute__(self, "task"), name)
 
     @property
     def stop(self) -> Stop | None:
         """The rule that ends a completion at the task's stop string."""
-        return None if self.task.stop is None else self.tokenizer.stops_at(self.task.stop)
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """The settings that the task recommends."""
-        return getattr(self.task, "defaults", {})
+        stops = stop_strings(self.task.stop)
+        return self.tokenizer.stops_at(*stops) if stops else None
 
     def prompts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[np.ndarray]:
-        """n prompts as token ids."""
-        return [self.tokenizer.encode(text) for text in self.task.texts(rng, n, split)]
+        """n prompts as token ids, which remember their texts."""
+        texts = exactly(n, self.task.texts(rng, n, split), "texts")
+        return [self.tokenizer.encode(_text(text, "texts")) for text in texts]
 
     def score(self, rollouts: Any) -> np.ndarray:
         """(B,) the reward of each completion, which is judged up to its stop string."""
-        stop = self.task.stop
+        stops = stop_strings(self.task.stop)
 
         def reward(prompt: str, completion: str) -> float:
-            return self.task.reward(prompt, completion if stop is None else completion.split(stop)[0])
+            return self.task.reward(prompt, _until(completion, stops))
 
         return score_texts(rollouts, self.tokenizer, reward)
 
-    def is_correct(self, rewards: np.ndarray) -> np.ndarray:
-        """(B,) bool: the task's own rule, else a reward of 1 or more."""
-        return np.asarray(self.task.is_correct(rewards) if hasattr(self.task, "is_correct") else np.asarray(rewards) >= 1)
+    @property
+    def demonstrations(self) -> Any:
+        """Of a task that has some: (rng, n) -> n pairs of token ids, ended as sampling ends them."""
+        own, stops, eos = self.task.demonstrations, stop_strings(self.task.stop), self.tokenizer.eos
+        end = [eos] if not stops and eos is not None else []
+
+        def as_ids(prompt: Any, completion: Any) -> tuple[np.ndarray, np.ndarray]:
+            prompt, completion = (_text(text, "demonstrations") for text in (prompt, completion))
+            text = _until(completion, stops) + (stops[0] if stops else "")
+            ids = self.tokenizer.encode_after(prompt, text)
+            return self.tokenizer.encode(prompt), np.append(ids, end).astype(np.int64)
+
+        return lambda rng, n: [as_ids(*pair) for pair in pairs(n, own(rng, n))]
+
+
+def stop_strings(stop: Any) -> tuple[str, ...]:
+    """A task's stop as texts, none for None.   Raises ValueError for what is no text, or empty."""
+    stops = () if stop is None else (stop,) if isinstance(stop, str) else stop
+    if not isinstance(stops, tuple | list) or not all(isinstance(s, str) and s for s in stops):
+        raise ValueError(f"stop is {shown(stop)}: it must be a text that is not empty, several, or None")
+    return tuple(stops)
+
+
+def _until(completion: str, stops: tuple[str, ...]) -> str:
+    return completion[: min((completion.find(s) for s in stops if s in completion), default=None)]
+
+
+def _text(value: Any, method: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{method} of the task gave {shown(value)} where a text is wanted")
+    return str(value)
 
 
 def few_shot(examples: Sequence[tuple[str, str]], question: str) -> str:
