@@ -125,7 +125,7 @@ def test_rounding_has_no_colour_and_no_reward_is_too_large_to_compare(tmp_path):
         assert [tint for tint in group["tints"] if tint] == ["--tint: 0%"]
     for group, (_, rewards) in zip(found["out"][2:], items[2:], strict=True):
         np.testing.assert_allclose(group["a"], mg.advantages(rewards, np.zeros(2, dtype=int)), rtol=1e-12)
-    assert found["problem"] == "y0 has no reward: give it a number (of at most 1e+100 in size)."
+    assert found["problem"] == "y0 has a reward above 1e+100 in size: give it a number."
 
 
 def test_the_notes_of_the_presets_are_true():

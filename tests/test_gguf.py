@@ -106,7 +106,7 @@ def test_texts_begin_with_bos_where_the_file_says_so(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(with_tokens(tmp_path / "bos.gguf", add_bos_token=True, bos_token_id=start))
     assert tokenizer.encode("a<end>").tolist() == [start, a, end]
     assert tokenizer.encode("").tolist() == [start]
-    assert tokenizer.encode("<start>a").tolist() == [start, start, a], "as llama.cpp does"
+    assert tokenizer.encode("<start>a").tolist() == [start, a], "a template that writes the BOS itself gets no second one"
     (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
     assert load_tokenizer(tmp_path / "plain.gguf").encode("a").tolist() == [start, a], "a tokenizer.json beside the file wins"
 

@@ -102,7 +102,8 @@ const sequences = () => state.completions.map((text) => tokensOf(text, state.uni
 // Compute and draw anew.  While a reward is no number (yet), the last drawing stays.
 function update() {
   const missing = state.rewards.findIndex((r) => !(Math.abs(r) <= LARGEST));
-  $("problem").textContent = missing < 0 ? "" : `y${missing} has no reward: give it a number (of at most ${LARGEST} in size).`;
+  const wrong = Number.isFinite(state.rewards[missing]) ? `a reward above ${LARGEST} in size` : "no reward";
+  $("problem").textContent = missing < 0 ? "" : `y${missing} has ${wrong}: give it a number.`;
   if (missing >= 0) return;
   current = analyse(sequences(), state.rewards);
   document.querySelectorAll("#rows output").forEach((output, i) => (output.textContent = signed(current.advantages[i])));
