@@ -93,8 +93,8 @@ class TrainSettings:
         if not isinstance(options, dict):
             raise ValueError(f"defaults of task {task!r} is no dict of settings, with a dict of task_options if there are any")
         wanted = dict(recommended) | changes | {"task_options": options | changes.get("task_options", {})}
-        if wanted.get("model") and wanted.get("warm_start_steps"):  # 3e-3 would destroy a pretrained model
-            wanted = {"warm_start_learning_rate": 3e-5} | wanted
+        if wanted.get("model"):  # the defaults of small models would destroy a pretrained one
+            wanted = {"learning_rate": 1e-5, "warm_start_learning_rate": 3e-5} | wanted
         return cls.from_stored({"task": task} | wanted)
 
     @classmethod
