@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from minigrpo import commands
+from minigrpo import __version__, commands
 from minigrpo.backend import ran_out_of_memory
 from minigrpo.experiments import EXPERIMENTS
 from minigrpo.objectives import PRESETS
 from minigrpo.runs import checkpoints
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import BUILT_IN
+from minigrpo.terminal import is_closed_pipe, on_any_terminal
 from minigrpo.user_code import named
 
 EPILOG = """examples:
@@ -51,7 +52,12 @@ TRAIN_HELP = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command.   -> exit code: 0 well, 1 a check failed, training diverged or memory ran out, 2 bad input, 130 interrupted"""
+    """Run a command.   -> exit code: 0 well, 1 a check failed, training diverged or memory ran out, 2 bad input, 130 interrupted,
+    141 nobody reads the output any more"""
+    return on_any_terminal(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.command is None:
@@ -61,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with named():
             return arguments.run(arguments) or 0
     except (ValueError, OSError) as error:
+        if is_closed_pipe(error):
+            raise
         reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
         print(f"minigrpo {arguments.command}: {' '.join(reason.split())}", file=sys.stderr)  # one line, whatever it quotes
         return 2
@@ -68,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"minigrpo {arguments.command}: {error}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
+        if "home directory" in str(error):  # of "~nobody/run", or where there is no HOME
+            print(f"minigrpo {arguments.command}: {error} Write the path without ~.", file=sys.stderr)
+            return 2
         if not ran_out_of_memory(error):
             raise
         print(f"minigrpo {arguments.command}: {_out_of_memory(arguments, error)}", file=sys.stderr)
@@ -102,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"minigrpo {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
@@ -114,8 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         "the main result in a minute: trees of real groups, Theorem 1 checked, GRPO against λ-GRPO, report.html",
     )
     demo.add_argument("--out", default="demo", metavar="FOLDER", help="where figures, data and report.html go (default: demo)")
-    demo.add_argument("--seeds", type=int, default=8, help="runs for each objective and setting (default: 8)")
-    demo.add_argument("--processes", type=int, help="parallel processes (default: all cores)")
+    demo.add_argument("--seeds", type=count, default=8, help="runs for each objective and setting (default: 8)")
+    demo.add_argument("--processes", type=count, help="parallel processes (default: all cores)")
 
     train = command("train", "train a policy: a supervised warm start if the task brings demonstrations, then the objective")
     for f in fields(TrainSettings):
@@ -126,9 +138,9 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = command("evaluate", "measure a trained policy: greedy pass@1 and unbiased pass@k on held-out problems")
     _add_policy(evaluate)
-    evaluate.add_argument("--prompts", type=int, default=200, help="held-out problems (default: 200)")
-    evaluate.add_argument("--samples", type=int, default=0, help="completions a problem for pass@k (default: 0, greedy only)")
-    evaluate.add_argument("--k", type=int, nargs="+", default=None, help="the ks of pass@k (default: 1 and --samples)")
+    evaluate.add_argument("--prompts", type=count, default=200, help="held-out problems (default: 200)")
+    evaluate.add_argument("--samples", type=count, default=0, help="completions a problem for pass@k (default: 0, greedy only)")
+    evaluate.add_argument("--k", type=count, nargs="+", default=None, help="the ks of pass@k (default: 1 and --samples)")
     evaluate.add_argument("--temperature", type=float, default=1.0)
     evaluate.add_argument("--seed", type=int, default=0)
 
@@ -138,8 +150,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_policy(sample)
     sample.add_argument("--prompt", help="a prompt (default: a held-out problem of the task); with --model it may stand alone")
-    sample.add_argument("--max-new-tokens", type=int, default=64, help="with --model and no task (default: 64)")
-    sample.add_argument("--group-size", type=int, default=8)
+    sample.add_argument("--max-new-tokens", type=count, default=64, help="with --model and no task (default: 64)")
+    sample.add_argument("--group-size", type=count, default=8)
     sample.add_argument("--temperature", type=float, default=1.0)
     sample.add_argument("--seed", type=int, default=0)
     sample.add_argument("--out", metavar="FILE", help="also draw the tree as a figure (.png or .svg)")
@@ -168,19 +180,19 @@ def _parser() -> argparse.ArgumentParser:
         tree.add_argument(
             f"--{kind}-name", metavar="NAME", help=f"the field of logs that holds the {kind}{several} (default: as found)"
         )
-    tree.add_argument("--group-size", type=int, metavar="K", help="split the lines of one step and prompt into groups of K")
+    tree.add_argument("--group-size", type=count, metavar="K", help="split the lines of one step and prompt into groups of K")
     tree.add_argument("--step", action="append", metavar="N", help="only the groups of this training step; may be repeated")
     tree.add_argument("--last", action="store_true", help="only the groups of the last training step")
     tree.add_argument("--out", metavar="FILE", help="also draw a figure (.png or .svg): the tree, or a page of trees")
     tree.add_argument("--html", metavar="FILE", help="also write the explorer: a page in which texts and rewards can be edited")
-    tree.add_argument("--show", type=int, default=3, help="of many groups, draw so many in terminal and page (default: 3)")
+    tree.add_argument("--show", type=count, default=3, help="of many groups, draw so many in terminal and page (default: 3)")
     tree.add_argument("--ascii", action="store_true", help="draw with plain ASCII characters")
 
     equivalence = command("equivalence", "check Theorem 1 on real rollouts in float64: exit code 1 if it fails")
     equivalence.add_argument("path", metavar="RUN", nargs="?", help="a run whose policy samples (default: an untrained one)")
     equivalence.add_argument("--task", default="treewalk", help="task of the untrained policy (default: treewalk)")
-    equivalence.add_argument("--prompts", type=int, default=4, help="groups (default: 4)")
-    equivalence.add_argument("--group-size", type=int, default=8)
+    equivalence.add_argument("--prompts", type=count, default=4, help="groups (default: 4)")
+    equivalence.add_argument("--group-size", type=count, default=8)
     equivalence.add_argument("--beta", type=float, default=0.04, help="weight of the KL term (default: 0.04)")
     equivalence.add_argument("--tolerance", type=float, default=1e-12)
     equivalence.add_argument("--seed", type=int, default=0)
@@ -190,7 +202,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "path", metavar="FILE", nargs="?", help="your file, or a folder of such files (default: tutorials/exercises/CHAPTER.py)"
     )
-    check.add_argument("--task", type=int, metavar="N", help="only this task, counted from 1 (default: all)")
+    check.add_argument("--task", type=count, metavar="N", help="only this task, counted from 1 (default: all)")
+
+    exercises = command("exercises", "write the files of the exercises, to be filled in; files that are there already stay")
+    exercises.add_argument("--out", default="exercises", metavar="FOLDER", help="where to (default: exercises)")
 
     plot = command(
         "plot",
@@ -202,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = command("bench", "the time of a full step on fixed workloads, next to the floor that matrix products set")
     bench.add_argument("--workload", nargs="+", default=["W1", "W2", "W3"], metavar="NAME", help="W1, W2, W3 (default: all)")
-    bench.add_argument("--steps", type=int, default=5, help="steps of which the median is taken (default: 5)")
+    bench.add_argument("--steps", type=count, default=5, help="steps of which the median is taken (default: 5)")
     bench.add_argument("--backend", default="numpy", help="auto, numpy or cupy (default: numpy)")
     bench.add_argument("--dtype", default="float32", help="float32 or float64 (default: float32)")
 
@@ -211,8 +226,8 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("name", metavar="NAME", choices=EXPERIMENTS, help=", ".join(EXPERIMENTS))
     reproduce.add_argument("--out", default="results", metavar="FOLDER", help="where NAME.json and figures go (default: results)")
     reproduce.add_argument("--quick", action="store_true", help="fewer seeds and settings, in a minute or two (give another --out)")
-    reproduce.add_argument("--seeds", type=int, help="seeds for each arm (default: the experiment's own number)")
-    reproduce.add_argument("--processes", type=int, help="parallel processes (default: all cores)")
+    reproduce.add_argument("--seeds", type=count, help="seeds for each arm (default: the experiment's own number)")
+    reproduce.add_argument("--processes", type=count, help="parallel processes (default: all cores)")
     return parser
 
 
@@ -242,6 +257,13 @@ def _key_value(text: str) -> tuple[str, Any]:
         return key, json.loads(value)
     except json.JSONDecodeError:
         return key, value
+
+
+def count(text: str) -> int:
+    """A flag's type: a number of things that can be meant."""
+    if not 0 <= int(text) <= 10**6:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1,000,000")
+    return int(text)
 
 
 def number_or_none(text: str) -> float | str:

@@ -249,6 +249,15 @@ def run_check(a: argparse.Namespace) -> int:
     return 0 if all(verdict.state == RIGHT for verdict in everything) else 1
 
 
+def run_exercises(a: argparse.Namespace) -> None:
+    """The exercises as files."""
+    from minigrpo.checks.runner import write_exercises
+
+    written, left = write_exercises(a.out)
+    kept = f"; {left} that were there already are as they were" if left else ""
+    print(f"{written} files with exercises are written to {a.out}{kept}: fill them in, then minigrpo check ch01 {a.out}")
+
+
 def run_plot(a: argparse.Namespace) -> None:
     """Metrics of runs as a figure."""
     from minigrpo.plots import compare_runs, metrics_figure, run_settings, save, task_name

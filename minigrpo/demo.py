@@ -9,9 +9,10 @@ Nothing in the report is written beforehand: numbers, figures and verdicts come 
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import json
-import sys
+import tempfile
 import time
 from collections.abc import Callable
 from importlib.resources import files
@@ -28,6 +29,7 @@ from minigrpo.groups import Group, read_groups, statistics_text, tree_statistics
 from minigrpo.plots import draw_tree, draw_trees_page, learning_curves, metrics_figure, save, statistics_figure
 from minigrpo.policy import make_model
 from minigrpo.rewards import check_rewards
+from minigrpo.runs import replace
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.tasks import Task, load_task, sampling_limits
 from minigrpo.trainer import TrainSettings, sample_records, warm_start
@@ -42,12 +44,7 @@ NAMES = {"grpo": "GRPO", "lambda_grpo": "λ-GRPO"}
 
 
 def demo(
-    out: str | Path,
-    *,
-    seeds: int = 8,
-    steps: int = 250,
-    processes: int | None = None,
-    say: Callable[[str], None] | None = None,
+    out: str | Path, *, seeds: int = 8, steps: int = 250, processes: int | None = None, say: Callable[[str], None] | None = None
 ) -> Path:
     """Run the demonstration and write figures, data, report.html and explorer.html into a folder.   -> the report
 
@@ -56,13 +53,21 @@ def demo(
     """
     if seeds < 2:
         raise ValueError(f"{seeds} seeds give no confidence band: take at least 2")
-    out, say, started = Path(out), say or _say, time.perf_counter()
+    out, say = Path(out), say or functools.partial(print, flush=True)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "report.html").write_text("")
+        folder = tempfile.TemporaryDirectory(dir=out, prefix=".new-")
     except OSError as error:
         raise ValueError(f"cannot write to {out} ({error.strerror}): give a folder that can be written") from error
+    with folder as new:  # so that a demo that fails leaves the last one as it was
+        _demo(Path(new), seeds, steps, processes, say)
+        for file in sorted(Path(new).iterdir(), key=lambda file: file.name == "report.html"):
+            replace(file, out / file.name)
+    return out / "report.html"
 
+
+def _demo(out: Path, seeds: int, steps: int, processes: int | None, say: Callable[[str], None]) -> None:
+    started = time.perf_counter()
     say("1/3  A policy that learned to add from imperfect demonstrations samples groups of completions")
     model, task = _warm_started()
     accuracy = evaluate(model, task, n_prompts=100, progress=False)["eval/pass@1_greedy"]
@@ -93,9 +98,7 @@ def demo(
         say(_row_text(row))
     took = time.perf_counter() - started
     sections = [*_tree_sections(groups, shown, stats, accuracy), _theorem_section(theorem), *_learning_sections(rows, seeds, steps)]
-    report = out / "report.html"
-    report.write_text(_page(sections, out, took), encoding="utf-8")
-    return report
+    (out / "report.html").write_text(_page(sections, out, took), encoding="utf-8")
 
 
 def _warm_started() -> tuple[Transformer, Task]:
@@ -121,10 +124,7 @@ def _write_results(results: dict[Arm, list], rows: list[dict[str, Any]], out: Pa
     for n in (1, 2):
         curves = {NAMES[arm.objective]: target_frequency(runs) for arm, runs in results.items() if arm.n == n}
         title = f"Tree walk, n = {n}, r_neg = −1 (learning rate {LEARNING_RATE:g})"
-        save(
-            learning_curves(curves, ylabel="frequency of the target path", title=title, smooth=10),
-            out / f"curves-n{n}.png",
-        )
+        save(learning_curves(curves, ylabel="frequency of the target path", title=title, smooth=10), out / f"curves-n{n}.png")
     data = [arm._asdict() | {"target_frequency": target_frequency(runs).tolist()} for arm, runs in results.items()]
     (out / "curves.json").write_text(json.dumps(data))
     for arm, runs in results.items():
@@ -209,7 +209,3 @@ def _page(sections: list[Section], out: Path, seconds: float) -> str:
         body.append(f"<pre>{html.escape(pre)}</pre></section>" if pre else "</section>")
     template = (files("minigrpo") / "demo.html").read_text(encoding="utf-8")
     return template.replace("BODY", "\n".join(body)).replace("SECONDS", f"{seconds:.0f}")
-
-
-def _say(text: str) -> None:
-    print(text, flush=True, file=sys.stdout)

@@ -60,7 +60,7 @@ STYLE = {
 }
 
 # For terminals without Unicode, letter for letter.
-TO_ASCII = str.maketrans("│├└─…␣↵⇥∎λÂ█", "||`-~_/>#LA#")
+TO_ASCII = str.maketrans("│├└─…␣↵⇥∎λÂ█×−–μ±", "||`-~_/>#LA#x--u~")
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def tree_text(
         is_last = last_child[s.parent] == i
         branch = "" if s.parent is None else ("└─ " if is_last else "├─ ")[:indent]
         below.append(above + ("" if s.parent is None else ("   " if is_last else "│  ")[:indent]))
-        rows.append((above + branch, _plain(s.text) if ascii_only else s.text))
+        rows.append((above + branch, plain(s.text) if ascii_only else s.text))
     cells = [["|λ|", *(str(len(s.members)) for s in steps)]]
     if rewards is not None:
         cells += [["R̂", *(number(s.reward) for s in steps)], ["Â", *(number(s.advantage, "+") for s in steps)]]
@@ -231,10 +231,11 @@ def tree_text(
     titles = (["prompt"] if prompt else []) + ["group", "rewards"]
     header = [shorten(f"{title:<8} {value}", width) for title, value in zip(titles, values, strict=False)]
     out = "\n".join([*header, *lines])
-    return _plain(out) if ascii_only else out
+    return plain(out) if ascii_only else out
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """A text in ASCII: what this package draws with letter for letter, "?" for any other character."""
     text = "".join(c for c in text if not unicodedata.combining(c))
     return text.translate(TO_ASCII).encode("ascii", "replace").decode()
 

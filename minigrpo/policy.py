@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrpo.memory import micro_batch_within
 from minigrpo.ops import Array
 from minigrpo.optim import SGD, AdamW
 from minigrpo.parameters import TransformerConfig
@@ -40,6 +41,7 @@ def make_model(settings: TrainSettings, task: Task) -> Transformer:
         **{name: getattr(settings, name) for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim")},
         max_seq_len=max(64, 2 * longest + task.max_new_tokens),
     )
+    micro_batch_within(settings, config)  # before anything so large is made
     return Transformer(config, seed=settings.seed, backend=settings.backend, dtype=settings.dtype)
 
 

@@ -12,11 +12,14 @@ It is written to a temporary file, synced and renamed, so a checkpoint either is
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +40,31 @@ def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        folder = os.open(path.parent, os.O_RDONLY)
+    except PermissionError:
+        return  # Windows opens no folders, and needs no sync of them
     try:
         os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # of file systems that cannot sync a folder
+            raise
     finally:
         os.close(folder)
+
+
+def replace(source: Path, target: Path) -> None:
+    """os.replace, tried again for a second: on Windows it fails while another program has the target open."""
+    for wait in (0.05, 0.2, 0.75, None):
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            if wait is None or target.is_dir():
+                raise
+            time.sleep(wait)
 
 
 def save_checkpoint(path: Path, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
@@ -145,7 +165,8 @@ class RunFolder:
         path = self.path / f"checkpoint-{step:06d}.mgc"
         save_checkpoint(path, arrays, state)
         for old in checkpoints(self.path)[:-KEEP]:
-            old.unlink()
+            with suppress(PermissionError):  # on Windows, while it is being read: it goes after the next save
+                old.unlink()
         return path
 
     def load(self) -> tuple[Mapping[str, np.ndarray], dict[str, Any]] | None:

@@ -12,6 +12,10 @@ import numpy as np
 from minigrpo.objectives import Objective
 from minigrpo.optim import learning_rate_at
 from minigrpo.tasks import find_task
+from minigrpo.tasks.task import whole_number
+
+MAY_BE_0 = ("seed", "steps", "warm_start_steps", "eval_every", "warmup_steps")
+AT_MOST = {"seed": 2**63 - 1, "n_layers": 1000, "dim": 10**5, "ffn_dim": 10**6, "warm_start_batch": 10**6, "eval_prompts": 10**6}
 
 MAY_CHANGE = ("backend", "memory_limit", "micro_batch_tokens")  # of a run, on the way: where it computes, not what
 
@@ -61,12 +65,10 @@ class TrainSettings:
             value, kind = getattr(self, f.name), f.type.removesuffix(" | None")
             if not isinstance(value, kinds[kind]) and (value is not None or kind == f.type):
                 raise ValueError(f"{f.name} is {value!r}: it must be {f.type}")
-        at_least = {"steps": 0, "group_size": 1, "prompts_per_step": 1, "inner_epochs": 1, "micro_batch_tokens": 1}
-        at_least |= {"warm_start_steps": 0, "warm_start_batch": 1, "eval_every": 0, "eval_prompts": 1, "checkpoint_every": 1}
-        at_least |= {"log_samples_every": 1, "warmup_steps": 0, "seed": 0}
-        for name, low in at_least.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {low}")
+            if kind == "int" and value is not None:
+                whole_number(f.name, value, 0 if f.name in MAY_BE_0 else 1, AT_MOST.get(f.name, 10**9))
+        if self.group_size * self.prompts_per_step > 10**6:
+            raise ValueError(f"{self.group_size} × {self.prompts_per_step} completions a step are more than a million: take fewer")
         for name in ("learning_rate", "temperature", "warm_start_learning_rate", "memory_limit"):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be a finite number above 0")
@@ -76,6 +78,8 @@ class TrainSettings:
             raise ValueError(f"max_grad_norm is {self.max_grad_norm}: it must be above 0, or none for no clipping")
         if self.optimizer not in ("adamw", "sgd"):
             raise ValueError(f"unknown optimizer {self.optimizer!r}: choose adamw or sgd")
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype {self.dtype!r} is not supported: choose float32 or float64")
         learning_rate_at(0, 1, 1.0, schedule=self.schedule)
         objective = self.make_objective()
         if self.group_size < 2 and (objective.baseline != "none" or objective.scale == "group_std"):

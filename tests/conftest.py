@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+
 import pytest
 
 from minigrpo.backend import Backend, get_backend
+
+
+def pytest_configure() -> None:
+    """A package of an extra that is here but cannot be imported would only skip the tests that need it: that is an error."""
+    for name in ("safetensors", "tokenizers", "gguf", "pyarrow"):
+        if importlib.util.find_spec(name):
+            try:
+                importlib.import_module(name)
+            except ImportError as error:
+                raise pytest.UsageError(
+                    f"{name} is installed, but importing it fails ({error}): its tests would be skipped"
+                ) from error
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

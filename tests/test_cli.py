@@ -172,7 +172,7 @@ def test_sample(run, stored, tmp_path):
     assert (code, err) == (0, "")
     assert re.search(r"prompt +RL\ngroup +k = 5, 20 tokens", out)
     assert f"figure: {tmp_path / 'tree.svg'}" in out
-    assert "<svg" in (tmp_path / "tree.svg").read_text()
+    assert "<svg" in (tmp_path / "tree.svg").read_text(encoding="utf-8")
     assert run("sample", stored / "one", "--seed", 1)[1] == run("sample", stored / "one", "--seed", 1)[1]
     assert "k = 8, 32 tokens of which 4 distinct" in run("sample", stored / "one", "--temperature", 1e-6)[1]
 
@@ -243,7 +243,7 @@ def test_plot(run, stored, tmp_path, monkeypatch):
     assert run("plot", *runs, "--key", "entropy", "--out", tmp_path / "curves.svg")[0] == 0
     one, two, three = ([record["entropy"] for record in read_records(folder / "metrics.jsonl")] for folder in runs)
     assert {name: values.tolist() for name, values in drawn[0].items()} == {"grpo": [one, three], "lambda_grpo": [two]}
-    figure = (tmp_path / "curves.svg").read_text()
+    figure = (tmp_path / "curves.svg").read_text(encoding="utf-8")
     assert all(word in figure for word in ("<!-- grpo (2) -->", "<!-- lambda_grpo (1) -->", "<!-- entropy -->"))
 
 

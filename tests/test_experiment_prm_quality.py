@@ -9,7 +9,7 @@ from helpers import rollouts_of, tiny_model
 
 from minigrpo import PrefixTree, Rollouts
 from minigrpo.experiments import first_error, prm_quality
-from minigrpo.experiments.prm_quality import brute_force, draw, exact_moments, exact_values, heap_index, means_below, value_row
+from minigrpo.experiments.prm_quality import brute_force, draw, exact_moments, heap_index, means_below, value_row
 from minigrpo.experiments.prm_quality_plots import first_error_figure, text, values_figure
 from minigrpo.plots import save
 from minigrpo.tasks.arithmetic import CHARACTERS, Arithmetic, first_wrong_step, write_steps
@@ -34,7 +34,7 @@ def probability(model, path):
 
 def test_exact_values_are_the_conditional_means_of_enumerated_paths():
     model = tiny_model(vocab_size=2, seed=3)
-    values, rewards = exact_values(model, TASK), TASK.path_rewards()
+    values, rewards = exact_moments(model, TASK)[0], TASK.path_rewards()
     paths = [tuple(path) for path in TASK.paths().tolist()]
     p = {path: probability(model, path) for path in paths}
     assert len(values) == 15 and sum(p.values()) == pytest.approx(1, abs=1e-12)

@@ -176,7 +176,8 @@ def test_one_small_file_that_asks_nothing_of_a_network():
 
 def test_its_parts_are_installed_with_the_package():
     root = Path(mg.__file__).parent
-    listed = tomllib.loads((root.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["minigrpo"]
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    listed = project["tool"]["setuptools"]["package-data"]["minigrpo"]
     assert sorted(listed) == sorted(f.name for f in root.iterdir() if f.is_file() and f.suffix != ".py")
 
 

@@ -46,7 +46,7 @@ def eager(monkeypatch):
 
 
 def test_results_come_in_order_from_as_many_threads_as_blas_has(n_threads):
-    used, barrier = set(), threading.Barrier(n_threads, timeout=10)
+    used, barrier = set(), threading.Barrier(n_threads, timeout=120)
 
     def job(i):
         if n_threads > 1:

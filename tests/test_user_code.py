@@ -87,6 +87,6 @@ def test_the_suite_hides_no_bytecode(tmp_path):
     (tmp_path / "helper_beside.py").write_text("from minigrpo.tasks.treewalk import TreeWalk\nclass MyTask(TreeWalk): pass\n")
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     command = [sys.executable, "-m", "minigrpo", "train", "--task", "mine.py:MyTask", "--steps", "1", "--eval-every", "0"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["helper_beside.py", "mine.py"]

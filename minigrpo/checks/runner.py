@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from minigrpo.checks.grading import Task, WrongAnswer
+from minigrpo.shipped import shipped
 from minigrpo.user_code import named, run_file
 
 CHAPTERS = {
@@ -50,7 +51,8 @@ def tasks_of(chapter: str) -> Sequence[Task]:
 def check(chapter: str, path: str | None = None, task: int | None = None) -> list[Verdict]:
     """Check the tasks of a chapter, or one of them (counted from 1), in the student's file.   -> a verdict for each
 
-    path: the file, or a folder that holds chNN.py; None looks in tutorials/exercises of this folder and those above.
+    path: the file, or a folder that holds chNN.py; None looks in tutorials/exercises and exercises of this folder and of those
+    above, then in this folder.
     Raises ValueError for an unknown chapter or task, for a file that is not there and for one that Python cannot read.
     """
     chapter = chapter_name(chapter)
@@ -93,13 +95,25 @@ def find(chapter: str, path: str | None) -> Path:
         if not file.is_file():
             raise ValueError(f"there is no file {str(file)!r}: give the path of your {chapter}.py")
         return file
-    for above in (Path(), *(Path(*[".."] * n) for n in range(1, len(Path.cwd().parts)))):
-        for folder in (above / "tutorials/exercises", above / "exercises"):
-            if (folder / f"{chapter}.py").is_file():
-                return folder / f"{chapter}.py"
+    above = [Path(*[".."] * n) for n in range(len(Path.cwd().parts))]
+    for folder in [*(up / name for up in above for name in ("tutorials/exercises", "exercises")), Path()]:
+        if (folder / f"{chapter}.py").is_file():
+            return folder / f"{chapter}.py"
     raise ValueError(
-        f"found no tutorials/exercises/{chapter}.py from here: change to the repository, or give the path of your file"
+        f"found no tutorials/exercises/{chapter}.py from here: change to the repository, or give the path of your file "
+        "(minigrpo exercises writes files to fill in)"
     )
+
+
+def write_exercises(folder: str | Path) -> tuple[int, int]:
+    """Write the files to fill in into a folder; a file that is there already holds answers, and stays.   -> written, left"""
+    folder, written = Path(folder).expanduser(), 0
+    folder.mkdir(parents=True, exist_ok=True)
+    for chapter in CHAPTERS:
+        if not (file := folder / f"{chapter}.py").exists():
+            file.write_bytes(shipped(f"tutorials/exercises/{file.name}").read_bytes())
+            written += 1
+    return written, len(CHAPTERS) - written
 
 
 def load(file: Path) -> ModuleType:

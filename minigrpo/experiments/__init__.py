@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import json
-import sysconfig
-from pathlib import Path
 from typing import Any
+
+from minigrpo.shipped import shipped
 
 EXPERIMENTS = {
     "table1": "the paper's Table 1 on the binary tree, with controls and a sweep of the learning rate",
@@ -24,10 +24,6 @@ EXPERIMENTS = {
 def committed(name: str) -> Any:
     """A table that the project measured, as it was published: "results/table1.json", "benchmarks/results.json", …
 
-    Read from the repository that the package is in, or from where its installation put the tables.  Raises ValueError for a
-    table that is in neither.
+    Raises ValueError for a table that there is not.
     """
-    for folder in (Path(__file__).parents[2], Path(sysconfig.get_path("data"), "share", "minigrpo")):
-        if (folder / name).is_file():
-            return json.loads((folder / name).read_text(encoding="utf-8"))
-    raise ValueError(f"there is no table {name!r}: look into the folder results of the repository for those that there are")
+    return json.loads(shipped(name).read_text(encoding="utf-8"))

@@ -18,10 +18,11 @@ from matplotlib.figure import Figure
 from minigrpo.drawing import LINES, STYLE
 from minigrpo.experiments.arms import TITLES, gradients_of_arm
 from minigrpo.experiments.parallel import run_jobs
+from minigrpo.experiments.trees import interval
 from minigrpo.experiments.whole_tree import WholeTree
 from minigrpo.models import load_model
 from minigrpo.optim import AdamW
-from minigrpo.plots import bootstrap_interval, save
+from minigrpo.plots import save
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import load_task
 from minigrpo.trainer import train
@@ -93,21 +94,16 @@ def table(curves: Curves, walks: dict[str, list[list[int]]]) -> dict[str, Any]:
     for (name, objective), runs in curves.items():
         greedy = np.array([[point["greedy"] for point in run] for run in runs])  # (seeds, evaluations)
         row = {"task": name, "objective": objective, "seeds": len(runs), "steps": [point["step"] for point in runs[0]]}
-        row |= {"greedy_of_seed": greedy.tolist()} | _interval("start", greedy[:, 0]) | _interval("end", greedy[:, -1])
+        row |= {"greedy_of_seed": greedy.tolist()} | interval("start", greedy[:, 0], 4) | interval("end", greedy[:, -1], 4)
         row["unique"] = [round(float(np.mean([run[i]["unique"] for run in runs])), 3) for i in range(1, len(runs[0]))]
         learning.append(row)
     walked = []
     for objective, runs in walks.items():
         hits = np.array(runs) / GROUP_SIZE
         row = {"objective": objective, "seeds": len(runs), "learning_rate": WALK_RATE} | WALK
-        row |= _interval("target_frequency", hits[:, -LAST:].mean(1)) | {"start": float(hits[:, :5].mean())}
+        row |= interval("target_frequency", hits[:, -LAST:].mean(1), 4) | {"start": float(hits[:, :5].mean())}
         walked.append(row | {"final_of_seed": hits[:, -LAST:].mean(1).round(4).tolist()})
     return {"learning": learning, "walk": walked}
-
-
-def _interval(name: str, values: np.ndarray) -> dict[str, float]:
-    low, high = bootstrap_interval(values, np.random.default_rng(0))
-    return {key: float(f"{x:.4g}") for key, x in ((name, values.mean()), (f"{name}_low", low), (f"{name}_high", high))}
 
 
 def figure(curves: Curves, walks: dict[str, list[list[int]]]) -> Figure:

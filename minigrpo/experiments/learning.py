@@ -19,7 +19,7 @@ from minigrpo.drawing import LINES, STYLE
 from minigrpo.evaluation import evaluate
 from minigrpo.experiments.arms import CONTROLS, TITLES, gradients_of_arm
 from minigrpo.experiments.parallel import run_jobs
-from minigrpo.experiments.trees import warm_policy
+from minigrpo.experiments.trees import interval, warm_policy
 from minigrpo.optim import clip_gradient, learning_rate_at
 from minigrpo.plots import bootstrap_interval, save
 from minigrpo.policy import load_weights, make_model, make_optimizer, using
@@ -81,21 +81,15 @@ def table(curves: Curves) -> list[dict[str, Any]]:
     for (task, arm, beta, rate), runs in curves.items():
         row: dict[str, Any] = {"task": task, "arm": arm, "beta": beta, "learning_rate": rate, "seeds": len(runs)}
         for name in ("greedy", "pass@1", "pass@4"):
-            row |= _interval(name, [run[-1][name] for run in runs])
+            row |= interval(name, [run[-1][name] for run in runs], 4)
         reached = [next(point for point in run if point["pass@1"] >= 0.9 * max(p["pass@1"] for p in run)) for run in runs]
-        row |= _interval("peak", [max(point["pass@1"] for point in run) for run in runs])
-        row |= _interval("steps_to_90", [point["step"] for point in reached])
-        row |= _interval("tokens_to_90", [point["tokens"] for point in reached])
+        row |= interval("peak", [max(point["pass@1"] for point in run) for run in runs], 4)
+        row |= interval("steps_to_90", [point["step"] for point in reached], 4)
+        row |= interval("tokens_to_90", [point["tokens"] for point in reached], 4)
         row["pass@1_of_seed"] = [float(f"{run[-1]['pass@1']:.4g}") for run in runs]
         row["curve"] = np.mean([[point["pass@1"] for point in run] for run in runs], axis=0).round(4).tolist()
         rows.append(row)
     return rows
-
-
-def _interval(name: str, values: list[float]) -> dict[str, float]:
-    array = np.array(values, dtype=float)
-    low, high = bootstrap_interval(array, np.random.default_rng(0))
-    return {key: float(f"{x:.4g}") for key, x in ((name, array.mean()), (f"{name}_low", low), (f"{name}_high", high))}
 
 
 def figure(curves: Curves) -> Figure:

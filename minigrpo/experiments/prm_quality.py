@@ -57,14 +57,6 @@ def path_probabilities(model: Transformer, task: TreeWalk) -> np.ndarray:
     return p / p.sum()
 
 
-def exact_values(model: Transformer, task: TreeWalk) -> np.ndarray:
-    """V(prefix) = Σ p(path) r(path) / Σ p(path) over the paths that begin with it.   -> (2**(D+1) - 1,) float64
-
-    Prefixes are in heap order: that of length d which reads b as a binary number is at 2**d - 1 + b; V[0] is the policy's value.
-    """
-    return means_below(path_probabilities(model, task), task.path_rewards())
-
-
 def means_below(p: np.ndarray, outcome: np.ndarray) -> np.ndarray:
     """The conditional mean of a number on paths given each prefix.   p, outcome (2**D,) -> (2**(D+1) - 1,) in heap order"""
     levels = [2**d for d in range(len(p).bit_length())]
@@ -72,7 +64,10 @@ def means_below(p: np.ndarray, outcome: np.ndarray) -> np.ndarray:
 
 
 def exact_moments(model: Transformer, task: TreeWalk) -> tuple[np.ndarray, np.ndarray]:
-    """V(prefix) and Var(outcome | prefix), in heap order."""
+    """V(prefix) = Σ p(path) r(path) / Σ p(path) over the paths that begin with it; Var(outcome | prefix).   -> (2**(D+1) - 1,) each
+
+    Prefixes are in heap order: that of length d which reads b as a binary number is at 2**d - 1 + b; V[0] is the policy's value.
+    """
     p, outcome = path_probabilities(model, task), task.path_rewards()
     exact = means_below(p, outcome)
     return exact, np.maximum(means_below(p, outcome**2) - exact**2, 0.0)

