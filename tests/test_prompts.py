@@ -348,10 +348,18 @@ def test_a_pretrained_model_is_warmed_gently():
     for changes, rate in (
         ({"model": "m", "warm_start_steps": 3}, 3e-5),
         ({"model": "m", "warm_start_steps": 3, "warm_start_learning_rate": 1e-4}, 1e-4),
-        ({"model": "m"}, TrainSettings.warm_start_learning_rate),
+        ({"model": "m"}, 3e-5),
         ({"warm_start_steps": 3}, TrainSettings.warm_start_learning_rate),
     ):
         assert TrainSettings.for_task("sums", **changes).warm_start_learning_rate == rate
+
+
+def test_a_pretrained_model_is_trained_gently_by_a_task_that_recommends_nothing(tmp_path):
+    (tmp_path / "mine.py").write_text("from minigrpo.tasks.sums import Sums\nclass Bare(Sums): defaults = {}\n")
+    bare = f"{tmp_path / 'mine.py'}:Bare"
+    assert TrainSettings.for_task(bare, model="m").learning_rate == 1e-5
+    assert TrainSettings.for_task(bare, model="m", learning_rate=2e-4).learning_rate == 2e-4
+    assert TrainSettings.for_task(bare).learning_rate == TrainSettings.learning_rate
 
 
 # -- runs ------------------------------------------------------------------------------------------------------------------
