@@ -2,6 +2,8 @@
 
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -404,3 +406,25 @@ def test_a_folder_that_holds_a_model_is_not_overwritten(folder: Path) -> None:
 def test_a_shorter_context(folder: Path) -> None:
     assert load_model(folder, max_seq_len=10)[0].config.max_seq_len == 10
     assert load_model(folder, max_seq_len=10_000)[0].config.max_seq_len == 96
+
+
+@pytest.mark.parametrize("prefix", ["2", "ab", "é"])
+def test_a_prefix_of_subwords_that_merges_lack_is_refused(prefix: str, folder: Path) -> None:
+    """The tokenizers package would cut a merge inside a character, and end the process: hence another process."""
+    file = folder / "tokenizer.json"
+    stored = json.loads(file.read_text())
+    stored["model"]["continuing_subword_prefix"] = prefix
+    file.write_text(json.dumps(stored))
+    load = f"from minigrpo.models import load_tokenizer as load\nload({str(folder)!r})"
+    done = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True, timeout=120)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("ValueError") and "lacks the prefix" in last, done.stderr
+
+
+def test_a_prefix_of_subwords_that_merges_have_is_read(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    stored = json.loads(file.read_text())
+    before = load_tokenizer(folder).encode("abcb").tolist()
+    stored["model"]["continuing_subword_prefix"] = ""
+    file.write_text(json.dumps(stored))
+    assert load_tokenizer(folder).encode("abcb").tolist() == before

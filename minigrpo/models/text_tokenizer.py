@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +40,9 @@ class TextTokenizer:
         """From a tokenizer.json.   Raises ValueError if it cannot be read or does not fit the vocabulary."""
         tokenizers = need("tokenizers")
         with refusing(f"{path} is not a tokenizer.json that this version of tokenizers reads"):
-            core = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+            text = Path(path).read_text(encoding="utf-8")
+            _check_prefix(text)
+            core = tokenizers.Tokenizer.from_str(text)
         core.no_padding()
         core.no_truncation()
         size = max(core.get_vocab().values(), default=-1) + 1
@@ -102,6 +106,17 @@ class TextTokenizer:
     def to_json(self) -> str:
         """The content of a tokenizer.json."""
         return self.core.to_str(pretty=False)
+
+
+def _check_prefix(text: str) -> None:
+    """Raise ValueError where a merge lacks the prefix that its tokenizer.json asks for: the package would end the process."""
+    if not re.search(r'"continuing_subword_prefix"\s*:\s*"[^"]', text):
+        return
+    model = json.loads(text)["model"]
+    for merge in model.get("merges", ()):
+        second = merge.split(" ")[-1] if isinstance(merge, str) else merge[-1]
+        if not second.startswith(model["continuing_subword_prefix"]):
+            raise ValueError(f"the merge {shown(merge)} lacks the prefix {shown(model['continuing_subword_prefix'])}")
 
 
 def byte_level_tokenizer(
