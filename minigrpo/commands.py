@@ -142,7 +142,7 @@ def _sample_text(a: argparse.Namespace) -> None:
     if not prompt:
         raise ValueError('give the text to go on from: minigrpo sample --model smollm2 "Once upon a time"')
     model, tokenizer = load_model(a.model)
-    limits = {"max_new_tokens": a.max_new_tokens, "eos": tokenizer.eos, "temperature": a.temperature}
+    limits = {"max_new_tokens": a.max_new_tokens, "eos": tokenizer.eos, "stop": tokenizer.stops_at(), "temperature": a.temperature}
     rollouts = sample(model, [tokenizer.encode(prompt)], a.group_size, np.random.default_rng(a.seed), **limits)
     logp = np.where(rollouts.tree.paths >= 0, rollouts.tree.on_tokens(rollouts.logp), 0).sum(1)
     for completion, value in zip(rollouts.completions[0], logp, strict=True):

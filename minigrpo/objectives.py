@@ -58,8 +58,9 @@ def advantages(
     for field, value in (("baseline", baseline), ("scale", scale)):
         if value not in CHOICES[field]:
             raise ValueError(f"{field} {value!r} is unknown: choose from {', '.join(CHOICES[field])}")
-    rewards, size = check_rewards(rewards, np.asarray(group)), np.bincount(group)
-    if size.min() < 2 and (baseline != "none" or scale == "group_std"):
+    rewards = check_rewards(rewards, np.asarray(group))
+    _, group, size = np.unique(group, return_inverse=True, return_counts=True)
+    if size.min(initial=2) < 2 and (baseline != "none" or scale == "group_std"):
         raise ValueError("a group of one completion has nothing to be compared with: take a group size of at least 2")
     shifted, mean, divisor, unit = _standardise(rewards, group, 1.0, scale, ddof, eps)
     out = rewards / unit if baseline == "none" else shifted - mean

@@ -240,7 +240,8 @@ def _save(folder: RunFolder, state: TrainState, task: Task) -> None:
     if state.reference is not None:
         arrays["reference"] = state.reference
     counters = {"step": state.step, "num_tokens": state.num_tokens, "step_count": state.optimizer.step_count}
-    counters |= {"rng": state.rng.bit_generator.state, "config": model.settings(), "eos": task.tokenizer.eos}
+    eos = task.tokenizer.ends if getattr(task.tokenizer, "more_eos", ()) else task.tokenizer.eos
+    counters |= {"rng": state.rng.bit_generator.state, "config": model.settings(), "eos": eos}
     folder.save(state.step, {name: model.backend.to_host(array) for name, array in arrays.items()}, counters)
 
 

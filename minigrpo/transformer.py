@@ -162,12 +162,15 @@ class Transformer:
 
     def logits(self, sequence: np.ndarray) -> np.ndarray:
         """The logits after every token of one sequence.   (T,) -> (T,V) on the host"""
+        return self.backend.to_host(self._logits(self.residual(sequence)))
+
+    def residual(self, sequence: np.ndarray) -> Array:
+        """The residual stream after the last layer, at every token of one sequence.   (T,) -> (T,D)"""
         tokens = np.asarray(sequence)
         self.check(tokens, len(tokens))
         tree = PrefixTree.from_groups([tokens], [[[0]]])  # one more token, so that every token of the sequence is an inner node
         plan = plan_tree(tree, self.backend, self.dtype)
-        x, _ = self._body(plan.token, plan.position, self._attend_in_tree(plan), keep=False)
-        return self.backend.to_host(self._logits(x))
+        return self._body(plan.token, plan.position, self._attend_in_tree(plan), keep=False)[0]
 
     # -- over some nodes only, with the keys and values of earlier ones in a cache (for the sampler) ------------------
 

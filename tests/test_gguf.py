@@ -1,5 +1,6 @@
 """GGUF files: the same model as the Hugging Face folder they were made from; damaged and foreign ones are refused."""
 
+import json
 import struct
 from pathlib import Path
 
@@ -108,7 +109,49 @@ def test_texts_begin_with_bos_where_the_file_says_so(tmp_path: Path) -> None:
     assert tokenizer.encode("").tolist() == [start]
     assert tokenizer.encode("<start>a").tolist() == [start, a], "a template that writes the BOS itself gets no second one"
     (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
-    assert load_tokenizer(tmp_path / "plain.gguf").encode("a").tolist() == [start, a], "a tokenizer.json beside the file wins"
+    assert load_tokenizer(tmp_path / "bos.gguf").encode("a").tolist() == [start, a]
+    with pytest.raises(ValueError, match=r"begins with \[264\] there; add_bos_token is False here"):
+        load_tokenizer(tmp_path / "plain.gguf")
+    (tmp_path / "tokenizer.json").write_text(plain.to_json())
+    with pytest.raises(ValueError, match=r"begins with \[\d+\] there; add_bos_token is True here, and BOS 264"):
+        load_tokenizer(tmp_path / "bos.gguf")
+
+
+@pytest.mark.parametrize("what", ["of another model", "two tokens changed places", "without the EOS"])
+def test_a_tokenizer_beside_the_file_that_is_not_its_own_is_refused(what: str, tmp_path: Path) -> None:
+    model, tokenizer = make()
+    write_gguf(tmp_path / "m.gguf", model)
+    stored = json.loads(tokenizer.to_json())
+    vocabulary = stored["model"]["vocab"]
+    if what == "of another model":
+        stored["model"]["vocab"], stored["model"]["merges"] = {"a": 0, "b": 1, "<end>": 2}, []
+        stored["added_tokens"][0]["id"] = 2
+    elif what == "two tokens changed places":
+        vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    else:
+        del vocabulary["<end>"]
+        stored["added_tokens"] = []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match="is not this model's, or one of them is damaged"):
+        load_model(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("what", ["a norm's weight", "all weights", "a layer's matrices"])
+def test_finite_weights_whose_products_overflow_are_refused(what: str, tmp_path: Path) -> None:
+    """A norm divides what has overflowed by infinity: the logits would be 0 or NaN, and no weight shows it."""
+    model, _ = make()
+    if what == "a norm's weight":
+        model.parameters["model.layers.1.post_attention_layernorm.weight"][3] = 1e18
+    elif what == "all weights":
+        model.parameters.flat[:] = np.random.default_rng(0).standard_normal(model.parameters.flat.size) * 1e12
+    else:
+        for name in ("gate", "up", "down"):
+            model.parameters[f"model.layers.0.mlp.{name}_proj.weight"][:] *= 1e14
+    path = write_gguf(tmp_path / "m.gguf", model)
+    with pytest.raises(ValueError, match="needs more than float32: its weights are so large"):
+        load_model(path)
+    if what == "a norm's weight":
+        assert np.isfinite(load_model(path, dtype="float64")[0].logits([65, 66])).all()
 
 
 @pytest.mark.parametrize(

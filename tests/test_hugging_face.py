@@ -428,3 +428,48 @@ def test_a_prefix_of_subwords_that_merges_have_is_read(folder: Path) -> None:
     stored["model"]["continuing_subword_prefix"] = ""
     file.write_text(json.dumps(stored))
     assert load_tokenizer(folder).encode("abcb").tolist() == before
+
+
+@pytest.mark.parametrize("ends", [[EOS, 97], [97, EOS], [EOS, 98, 97]])
+def test_any_of_several_eos_ends_a_completion(ends: list[int], folder: Path, tmp_path: Path) -> None:
+    from minigrpo.sampler import sample
+
+    rewrite_config(folder, eos_token_id=ends)
+    model, tokenizer = load_model(folder)
+    limits = {"max_new_tokens": 30, "eos": tokenizer.eos, "stop": tokenizer.stops_at()}
+    rollouts = sample(model, [[5, 6]], 64, np.random.default_rng(0), **limits)
+    drawn = [completion.tolist() for completion in rollouts.completions[0]]
+    last = {tokens[-1] for tokens in drawn if len(tokens) < 30}
+    assert last == set(ends)
+    for tokens in drawn:
+        assert not set(tokens[:-1]) & set(ends)
+    assert tokenizer.decode([65, 97, 66]) == tokenizer.decode([65])
+    again = load_tokenizer(save_hugging_face(model, tokenizer, tmp_path / "again"))
+    assert again.ends == ends
+
+
+def test_a_post_processor_that_adds_tokens_after_a_text_is_refused(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    stored = json.loads(file.read_text())
+    pieces = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<end>", "type_id": 0}}]
+    special = {"<end>": {"id": "<end>", "ids": [EOS], "tokens": ["<end>"]}}
+    stored["post_processor"] = {"type": "TemplateProcessing", "single": pieces, "pair": pieces, "special_tokens": special}
+    file.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match="adds tokens after a text"):
+        load_tokenizer(folder)
+
+
+def test_messages_name_the_file_and_say_what_to_do(folder: Path) -> None:
+    (folder / "tokenizer.json").rename(folder / "tokenizer.model")
+    with pytest.raises(ValueError, match=r"tokenizer\.json is missing: put the model's tokenizer\.json there"):
+        load_tokenizer(folder)
+    rewrite_config(folder, num_attention_heads=3, num_key_value_heads=2, head_dim=8)
+    with pytest.raises(ValueError, match=r"config\.json: 3 heads cannot share 2"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("rope", [{"type": "linear", "factor": 1.0}, {"rope_type": "linear", "factor": 1}])
+def test_linear_scaling_by_one_is_none(rope: dict, folder: Path) -> None:
+    before = load_model(folder)[0].logits(TEXT)
+    rewrite_config(folder, rope_scaling=rope)
+    np.testing.assert_array_equal(load_model(folder)[0].logits(TEXT), before)

@@ -369,3 +369,11 @@ def test_step_advantages_are_the_means_of_the_members_advantages():
 def test_fields_of_the_wrong_kind_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         Objective.preset("grpo", **changes)
+
+
+def test_groups_may_have_any_names():
+    rewards = [1, 0, 3, 5]
+    expected = advantages(rewards, np.array([0, 0, 1, 1]))
+    for group in ([0, 0, 2, 2], [5, 5, -3, -3], ["a", "a", "b", "b"], [0.5, 0.5, 7.0, 7.0]):
+        np.testing.assert_array_equal(advantages(rewards, np.array(group)), expected)
+    assert advantages([], np.array([], dtype=int)).shape == (0,)

@@ -1,8 +1,7 @@
 """Pretrained language models: loaded from Hugging Face folders and GGUF files, fetched by name, saved again.
 
 They need the extra `lm` (safetensors, tokenizers, gguf).  Left out: any architecture but Llama's, rotary scalings, mixtures of
-experts, quantised training.  What is not supported is refused with a sentence, never computed wrongly.  A token that ends a
-completion is one: of several in config.json, the first.
+experts, quantised training.  What is not supported is refused with a sentence, never computed wrongly.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def load_model(
     """A pretrained model and its tokenizer, from a pulled name ("smollm2"), a .gguf file or a Hugging Face folder.
 
     max_seq_len shortens the context.  Raises ValueError for what is missing, damaged, not supported or too large for the memory,
-    and for weights that are not finite in dtype (or whose squares are not).
+    and for weights that are not finite in dtype, or too large to compute with.
     """
     source = _open(name)
     config = source.config(max_seq_len)
@@ -44,7 +43,20 @@ def load_model(
         if not fits:
             raise ValueError(f"{name} is damaged: {parameter} has a weight that is not finite, or too large to be squared")
         view[...] = model.backend.to_device(array)
+    if _overflows(model):
+        raise ValueError(f"{name} is damaged, or needs more than {dtype}: its weights are so large that what it computes overflows")
     return model, tokenizer
+
+
+def _overflows(model: Transformer) -> bool:
+    """Whether a trial passes the range of the model's dtype: a norm would make 0 of what does, and no number would show it."""
+    tokens = np.linspace(0, model.config.vocab_size - 1, min(8, model.config.max_seq_len - 1)).astype(np.int64)
+    if not len(tokens):
+        return False
+    with np.errstate(all="ignore"):
+        x = model.backend.to_host(model.residual(tokens)).astype(np.float64)
+        finite = np.isfinite(model.logits(tokens)).all()
+    return not (finite and (x * x).sum(-1).max() < np.finfo(model.dtype).max)
 
 
 def load_tokenizer(name: str | Path) -> TextTokenizer:
@@ -56,7 +68,9 @@ def load_tokenizer(name: str | Path) -> TextTokenizer:
 def _tokenizer(source: GGUFFile | HuggingFaceFolder, vocab_size: int) -> TextTokenizer:
     beside = source.path.parent / "tokenizer.json"
     if isinstance(source, GGUFFile) and beside.exists():
-        return TextTokenizer.from_file(beside, vocab_size, source.metadata.get("tokenizer.ggml.eos_token_id"))
+        found = TextTokenizer.from_file(beside, vocab_size, source.metadata.get("tokenizer.ggml.eos_token_id"))
+        source.check_tokenizer(found)
+        return found
     return source.tokenizer()
 
 

@@ -130,19 +130,21 @@ class GGUFFile:
             if self._whole(key, head_dim) != head_dim:
                 raise ValueError(f"{self.path}: {key} is {self._number(key)}, but heads are {head_dim} wide: that is not supported")
         context = self._whole("context_length")
-        config = TransformerConfig(
-            vocab_size=embedding.shape[0],
-            dim=dim,
-            n_layers=n_layers,
-            n_heads=heads,
-            n_kv_heads=self._whole("attention.head_count_kv", heads),
-            ffn_dim=self._whole("feed_forward_length"),
-            max_seq_len=min(context, max_seq_len or context),
-            rope_base=self._real("rope.freq_base", ROPE_BASES, 10_000.0),
-            norm_eps=self._real("attention.layer_norm_rms_epsilon", NORM_EPSILONS),
-            tie_embeddings="lm_head.weight" not in self.tensors,
-            head_dim=head_dim,
-        )
+        shape = {
+            "vocab_size": embedding.shape[0],
+            "dim": dim,
+            "n_layers": n_layers,
+            "n_heads": heads,
+            "n_kv_heads": self._whole("attention.head_count_kv", heads),
+            "ffn_dim": self._whole("feed_forward_length"),
+            "max_seq_len": min(context, max_seq_len or context),
+            "rope_base": self._real("rope.freq_base", ROPE_BASES, 10_000.0),
+            "norm_eps": self._real("attention.layer_norm_rms_epsilon", NORM_EPSILONS),
+            "tie_embeddings": "lm_head.weight" not in self.tensors,
+            "head_dim": head_dim,
+        }
+        with refusing(str(self.path)):
+            config = TransformerConfig(**shape)
         check_tensors(self.path, {name: info.shape for name, info in self.tensors.items()}, config)
         return config
 
@@ -172,6 +174,8 @@ class GGUFFile:
         with refusing(f"{self.path} holds a damaged tokenizer"):
             if len(tokens) != len(types) or not set(types) <= set(TOKEN_TYPES):
                 raise ValueError("its tokens need a type each")
+            if isinstance(eos, bool):
+                raise ValueError(f"its EOS is {eos}")
             if add_bos not in (None, False) and not (add_bos is True and type(bos) is int and 0 <= bos < len(tokens)):
                 raise ValueError("texts should begin with a BOS that it does not name")
             special = [token for token, type_ in zip(tokens, types, strict=True) if type_ in (UNKNOWN, CONTROL)]
@@ -183,6 +187,21 @@ class GGUFFile:
                 start = {"id": "BOS", "ids": [bos], "tokens": [tokens[bos]]}
                 built.core.post_processor = tokenizers.processors.TemplateProcessing(single="BOS $A", special_tokens=[start])
             return built
+
+    def check_tokenizer(self, other: TextTokenizer) -> None:
+        """Raises ValueError where the header contradicts a tokenizer.json beside the file: ordinary tokens, EOS, BOS."""
+        header = {key: self.metadata.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type", "add_bos_token")}
+        tokens, types, add_bos = header.values()
+        with refusing(f"the tokenizer.json beside {self.path} is not this model's, or one of them is damaged"):
+            for token, i in other.core.get_vocab().items() if tokens is not None else ():
+                if i >= len(tokens) or (tokens[i] != token and (types is None or types[i] == 1)):
+                    raise ValueError(f"token {i} is {shown(token)} there and {shown(tokens[i : i + 1])} here")
+            if any(other.core.id_to_token(end) is None for end in other.ends):
+                raise ValueError(f"it has no token {other.ends}, which ends a completion")
+            first, bos = other.encode("a")[:1].tolist(), self.metadata.get("tokenizer.ggml.bos_token_id")
+            added = len(other.encode("a")) > len(other.core.encode("a", add_special_tokens=False).ids)
+            if add_bos is not None and (added != bool(add_bos) or (added and first != [bos])):
+                raise ValueError(f"a text begins with {first} there; add_bos_token is {add_bos} here, and BOS {bos}")
 
     def _check_keys(self, tokenizer: bool) -> None:
         """Raises ValueError for a key, of the tokenizer or of the rest, that may change what is computed."""

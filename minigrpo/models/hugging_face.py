@@ -88,14 +88,15 @@ class HuggingFaceFolder:
         if sizes["n_layers"] > len(self.tensors):
             raise ValueError(f"{file} asks for {sizes['n_layers']} layers, but the weights are {len(self.tensors)} tensors")
         sizes["max_seq_len"] = min(sizes["max_seq_len"], max_seq_len or sizes["max_seq_len"])
-        config = TransformerConfig(
-            **sizes,
-            n_kv_heads=self._whole("num_key_value_heads", sizes["n_heads"]),
-            head_dim=self._whole("head_dim", sizes["dim"] // sizes["n_heads"]),
-            rope_base=self._rope_base(),
-            norm_eps=real(s.get("rms_norm_eps", 1e-6), NORM_EPSILONS, f"{file}: rms_norm_eps"),
-            tie_embeddings=bool(s.get("tie_word_embeddings")),
-        )
+        rest = {
+            "n_kv_heads": self._whole("num_key_value_heads", sizes["n_heads"]),
+            "head_dim": self._whole("head_dim", sizes["dim"] // sizes["n_heads"]),
+            "rope_base": self._rope_base(),
+            "norm_eps": real(s.get("rms_norm_eps", 1e-6), NORM_EPSILONS, f"{file}: rms_norm_eps"),
+            "tie_embeddings": bool(s.get("tie_word_embeddings")),
+        }
+        with refusing(str(file)):
+            config = TransformerConfig(**sizes, **rest)
         check_tensors(self.path, {name: tensor[2] for name, tensor in self.tensors.items()}, config)
         return config
 
@@ -108,16 +109,18 @@ class HuggingFaceFolder:
         return weight if heads is None else rotate_neighbours(weight, heads)
 
     def tokenizer(self) -> TextTokenizer:
-        """The folder's tokenizer.json with the EOS of config.json (of several, the first)."""
-        eos = self.settings.get("eos_token_id", 2)
-        eos = eos[0] if isinstance(eos, list) and eos else eos
-        return TextTokenizer.from_file(self.path / "tokenizer.json", self._whole("vocab_size"), eos)
+        """The folder's tokenizer.json with the EOS of config.json, one or several."""
+        return TextTokenizer.from_file(
+            self.path / "tokenizer.json", self._whole("vocab_size"), self.settings.get("eos_token_id", 2)
+        )
 
     def _rope_base(self) -> float:
         """The base of the rotary positions, from its older or newer place.   Raises ValueError if they are scaled."""
         file, places = self.path / "config.json", [self.settings]
         for key in ("rope_parameters", "rope_scaling"):
             rope = self.settings.get(key) or {}
+            if isinstance(rope, dict) and rope.get("factor") == 1 and "linear" in (rope.get("type"), rope.get("rope_type")):
+                rope = {k: v for k, v in rope.items() if k in ("factor", "rope_theta")}  # linear scaling by 1
             if not isinstance(rope, dict) or any(rope[k] != UNSCALED.get(k) for k in rope.keys() - {"rope_theta"}):
                 raise ValueError(f"{file} scales rotary positions ({key} is {shown(rope)}): that is not supported")
             places.append(rope)
@@ -145,7 +148,8 @@ def save_hugging_face(model: Transformer, tokenizer: TextTokenizer | None, folde
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}
     config |= {theirs: getattr(c, ours) for theirs, ours in SIZES.items()}
     config |= {"num_key_value_heads": c.n_kv_heads, "head_dim": c.head_dim, "rms_norm_eps": c.norm_eps, "rope_theta": c.rope_base}
-    config |= {"tie_word_embeddings": c.tie_embeddings, "attention_bias": False, "mlp_bias": False, "eos_token_id": eos}
+    config |= {"tie_word_embeddings": c.tie_embeddings, "attention_bias": False, "mlp_bias": False}
+    config |= {"eos_token_id": tokenizer.ends if tokenizer is not None and tokenizer.more_eos else eos}
     config |= {"bos_token_id": None, "dtype": str(model.dtype)}
     write_atomically(folder / "model.safetensors", list(_safetensors(model)))
     if tokenizer is not None:

@@ -17,14 +17,15 @@ TAIL = 8  # tokens before the newest one that may belong to a stop string, besid
 
 
 class Encoded(np.ndarray):
-    """Token ids that remember the text that they stand for; a copy does, too, and a part does not."""
+    """Token ids that remember the text that they stand for; a copy does, too, and nothing else that is made of them."""
 
     text: str | None = None
 
-    def __array_finalize__(self, source: Any) -> None:
-        """Called by NumPy for every array that is made of this one."""
-        if np.size(source) == self.size:
-            self.text = getattr(source, "text", None)
+    def copy(self, order: str = "C") -> Encoded:
+        """As of any array."""
+        out = super().copy(order)
+        out.text = self.text
+        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +35,14 @@ class TextTokenizer:
     core: Any  # tokenizers.Tokenizer
     vocab_size: int  # of the model, which may be larger than the tokenizer's
     eos: int | None
+    more_eos: tuple[int, ...] = ()  # ids that end a completion as well
 
     @classmethod
-    def from_file(cls, path: str | Path, vocab_size: int, eos: int | None) -> TextTokenizer:
+    def from_file(cls, path: str | Path, vocab_size: int, eos: int | Sequence[int] | None) -> TextTokenizer:
         """From a tokenizer.json.   Raises ValueError if it cannot be read or does not fit the vocabulary."""
         tokenizers = need("tokenizers")
+        if not Path(path).exists():
+            raise ValueError(f"{path} is missing: put the model's tokenizer.json there (a tokenizer.model alone is not read)")
         with refusing(f"{path} is not a tokenizer.json that this version of tokenizers reads"):
             text = Path(path).read_text(encoding="utf-8")
             _check_prefix(text)
@@ -46,16 +50,29 @@ class TextTokenizer:
         core.no_padding()
         core.no_truncation()
         size = max(core.get_vocab().values(), default=-1) + 1
-        if size > vocab_size or not (eos is None or (type(eos) is int and 0 <= eos < vocab_size)):
+        ends = eos if isinstance(eos, list | tuple) else [] if eos is None else [eos]
+        if size > vocab_size or eos == [] or not all(type(end) is int and 0 <= end < vocab_size for end in ends):
             raise ValueError(f"{path} has {size} tokens and EOS {shown(eos)}, the model a vocabulary of {vocab_size}")
-        return cls(core, vocab_size, eos)
+        with refusing(f"{path} cannot split a text"):
+            whole, bare = (core.encode("a", add_special_tokens=add).ids for add in (True, False))
+        if whole[len(whole) - len(bare) :] != bare:
+            raise ValueError(
+                f"{path} adds tokens after a text (its post_processor), but prompts are to be continued: take that out"
+            )
+        return cls(core, vocab_size, next(iter(ends), None), tuple(ends[1:]))
+
+    @property
+    def ends(self) -> list[int]:
+        """The ids that end a completion."""
+        return [self.eos, *self.more_eos] if self.eos is not None else []
 
     def encode(self, text: str) -> np.ndarray:
         """Token ids of a text, which remember it as `.text`.   -> (T,) int64
 
         What the model expects before it (such as BOS) is there once, though the text may bring it.
         """
-        text.encode()  # half a character is a ValueError here, and a TypeError below
+        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            raise ValueError(f"the text {shown(text)} holds half a character (a lone surrogate): leave it out")
         ids, bare = (self.core.encode(text, add_special_tokens=add).ids for add in (True, False))
         added = len(ids) - len(bare)
         twice = ids[added:] == bare and bare[:added] == ids[:added]
@@ -86,22 +103,23 @@ class TextTokenizer:
         Raises ValueError for an id outside the vocabulary.
         """
         tokens = np.asarray(ids, dtype=np.int64).tolist()
-        if self.eos in tokens:
-            tokens = tokens[: tokens.index(self.eos)]
+        tokens = tokens[: next((i for i, token in enumerate(tokens) if token in self.ends), None)]
         if tokens and not 0 <= min(tokens) <= max(tokens) < self.vocab_size:
             found = f"token ids {min(tokens)} … {max(tokens)}"
             raise ValueError(f"{found} do not fit a vocabulary of {self.vocab_size}: decode with the tokenizer that made them")
         return self._added([tokens])[0]
 
-    def stops_at(self, *texts: str) -> Callable[[np.ndarray], np.ndarray]:
-        """A rule for `sampler.sample`: which of n completions so far have just completed one of the texts.   (n,t) -> (n,) bool"""
-        longest = max(len(text.encode()) for text in texts)  # a byte of a character may be a token
+    def stops_at(self, *texts: str) -> Callable[[np.ndarray], np.ndarray] | None:
+        """A rule for `sampler.sample`: which of n completions so far have just completed one of the texts, or drawn one of
+        `more_eos`.   (n,t) -> (n,) bool; None where nothing but `eos` ends a completion"""
+        longest = max((len(text.encode()) for text in texts), default=0)  # a byte of a character may be a token
 
         def ended(tokens: np.ndarray) -> np.ndarray:
-            tails = self._added(tokens[:, -(longest + TAIL) :].tolist())
-            return np.array([any(text in tail for text in texts) for tail in tails], dtype=bool)
+            done = np.isin(tokens[:, -1], self.more_eos)
+            tails = self._added(tokens[:, -(longest + TAIL) :].tolist()) if texts else []
+            return done | np.array([any(text in tail for text in texts) for tail in tails] or False, dtype=bool)
 
-        return ended
+        return ended if texts or self.more_eos else None
 
     def to_json(self) -> str:
         """The content of a tokenizer.json."""

@@ -68,8 +68,7 @@ class Tokenised:
     @property
     def stop(self) -> Stop | None:
         """The rule that ends a completion at the task's stop string."""
-        stops = stop_strings(self.task.stop)
-        return self.tokenizer.stops_at(*stops) if stops else None
+        return self.tokenizer.stops_at(*stop_strings(self.task.stop))
 
     def prompts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[np.ndarray]:
         """n prompts as token ids, which remember their texts."""
@@ -94,8 +93,9 @@ class Tokenised:
         def as_ids(prompt: Any, completion: Any) -> tuple[np.ndarray, np.ndarray]:
             prompt, completion = (_text(text, "demonstrations") for text in (prompt, completion))
             text = _until(completion, stops) + (stops[0] if stops else "")
-            ids = self.tokenizer.encode_after(prompt, text)
-            return self.tokenizer.encode(prompt), np.append(ids, end).astype(np.int64)
+            ids = np.append(self.tokenizer.encode_after(prompt, text), end).astype(np.int64)
+            ends = np.flatnonzero(np.isin(ids, self.tokenizer.ends))  # sampling would draw nothing after the first
+            return self.tokenizer.encode(prompt), ids[: ends[0] + 1] if len(ends) else ids
 
         return lambda rng, n: [as_ids(*pair) for pair in pairs(n, own(rng, n))]
 
@@ -115,7 +115,7 @@ def _until(completion: str, stops: tuple[str, ...]) -> str:
 def _text(value: Any, method: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{method} of the task gave {shown(value)} where a text is wanted")
-    return str(value)
+    return str.__str__(value)  # of a subclass, such as an Enum's, the characters and not its name
 
 
 def few_shot(examples: Sequence[tuple[str, str]], question: str) -> str:
