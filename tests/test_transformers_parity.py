@@ -135,7 +135,10 @@ def test_tokens_of_a_gguf_file(bos: int | None, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for _ in range(300):
         text = "".join(rng.choice([*added, "a", "b", "ab", " ", "\n\n", "12", "é", "🙂", "<"], rng.integers(0, 9)))
-        assert tokenizer.encode(text).tolist() == theirs(text)["input_ids"], text
+        expected = theirs(text)["input_ids"]
+        if bos is not None and text.startswith("<start>"):  # a template that writes the BOS itself: ours gives it no second one
+            expected = expected[1:]
+        assert tokenizer.encode(text).tolist() == expected, text
 
 
 def _tokenizer():
