@@ -237,3 +237,8 @@ def test_run_stamps_executes_and_strips(small):
     file.write_text(json.dumps(stored), encoding="utf-8")
     status, out, errors = command("run", file)
     assert (status, out, errors.splitlines()[-1]) == (1, "", "small.ipynb: ValueError: a reason")
+
+
+@pytest.mark.parametrize("file", sorted(p.name for p in FOLDER.glob("*.ipynb")) + ["README.md", "../README.md", "../RESULTS.md"])
+def test_no_placeholder_is_left(file):
+    assert not re.findall(r"@@\w+@@|\bTODO\b|\bFIXME\b|\bXXX\b", (FOLDER / file).read_text(encoding="utf-8"))
