@@ -239,6 +239,11 @@ def test_run_stamps_executes_and_strips(small):
     assert (status, out, errors.splitlines()[-1]) == (1, "", "small.ipynb: ValueError: a reason")
 
 
-@pytest.mark.parametrize("file", sorted(p.name for p in FOLDER.glob("*.ipynb")) + ["README.md", "../README.md", "../RESULTS.md"])
+@pytest.mark.parametrize(
+    "file", [*CHAPTERS, *(FOLDER / name for name in ("README.md", "../README.md", "../RESULTS.md"))], ids=lambda file: file.name
+)
 def test_no_placeholder_is_left(file):
-    assert not re.findall(r"@@\w+@@|\bTODO\b|\bFIXME\b|\bXXX\b", (FOLDER / file).read_text(encoding="utf-8"))
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".ipynb":  # not their pictures, in whose code anything may stand
+        text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+    assert not re.findall(r"@@\w+@@|\bTODO\b|\bFIXME\b|\bXXX\b", text)
