@@ -12,7 +12,7 @@ import numpy as np
 from minigrpo.objectives import Objective
 from minigrpo.optim import learning_rate_at
 from minigrpo.tasks import find_task
-from minigrpo.tasks.task import whole_number
+from minigrpo.tasks.task import optional, whole_number
 
 MAY_BE_0 = ("seed", "steps", "warm_start_steps", "eval_every", "warmup_steps")
 AT_MOST = {"seed": 2**63 - 1, "n_layers": 1000, "dim": 10**5, "ffn_dim": 10**6, "warm_start_batch": 10**6, "eval_prompts": 10**6}
@@ -65,6 +65,8 @@ class TrainSettings:
             value, kind = getattr(self, f.name), f.type.removesuffix(" | None")
             if not isinstance(value, kinds[kind]) and (value is not None or kind == f.type):
                 raise ValueError(f"{f.name} is {value!r}: it must be {f.type}")
+            if isinstance(value, dict) and not all(isinstance(key, str) for key in value):
+                raise ValueError(f"{f.name} is {value!r}: its keys must be names, in quotes")
             if kind == "int" and value is not None:
                 whole_number(f.name, value, 0 if f.name in MAY_BE_0 else 1, AT_MOST.get(f.name, 10**9))
         if self.group_size * self.prompts_per_step > 10**6:
@@ -92,10 +94,12 @@ class TrainSettings:
     @classmethod
     def for_task(cls, task: str, **changes: Any) -> TrainSettings:
         """The defaults, then what the task recommends (its attribute `defaults`), then changes."""
-        recommended = getattr(find_task(task, **changes.get("task_options", {})), "defaults", {})
+        recommended = optional(find_task(task, **changes.get("task_options", {})), "defaults", {})
         options = recommended.get("task_options", {}) if isinstance(recommended, Mapping) else None
         if not isinstance(options, dict):
             raise ValueError(f"defaults of task {task!r} is no dict of settings, with a dict of task_options if there are any")
+        if "task" in recommended:
+            raise ValueError(f"defaults of task {task!r} name a task: leave 'task' out, for it is that task that is trained")
         wanted = dict(recommended) | changes | {"task_options": options | changes.get("task_options", {})}
         if wanted.get("model"):  # the defaults of small models would destroy a pretrained one
             wanted = {"learning_rate": 1e-5, "warm_start_learning_rate": 3e-5} | wanted
@@ -104,7 +108,7 @@ class TrainSettings:
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> TrainSettings:
         """The settings of a dict, such as a run's settings.json.   Raises ValueError for a name that is no setting."""
-        unknown = sorted(set(stored) - set(cls.__dataclass_fields__))
+        unknown = sorted(map(str, set(stored) - set(cls.__dataclass_fields__)))
         if unknown:
             raise ValueError(f"there is no setting {', '.join(unknown)}: leave it out (or take the version that knows it)")
         return cls(**stored)

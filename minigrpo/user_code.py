@@ -7,7 +7,9 @@ same second.  The file may import its neighbours, as a script may.  What fails i
 from __future__ import annotations
 
 import inspect
+import linecache
 import os
+import re
 import reprlib
 import sys
 import traceback
@@ -23,6 +25,8 @@ from minigrpo.backend import ran_out_of_memory
 
 _last_on_path: list[str] = []  # the folder of the file that was run last
 _last_run = [""]  # the file itself, then its neighbours
+_PACKAGE = os.path.dirname(__file__) + os.sep
+_PART = rb"(self\.)?(task\.|tokenizer\.(encode|decode|eos|vocab_size))|(get|has)attr\(task,|list\(islice\(found,"
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 90
 shown = _SHORT.repr  # a value as short text without line breaks or control characters
@@ -85,7 +89,7 @@ def _stands_in(module: ModuleType | None, folder: Path) -> bool:
 def explain(error: BaseException, file: str, subject: Any = None) -> str:
     """ "KeyError: 'x' (line 3 of mine.py, in f: return d['x'])", on one line, whatever was raised.
 
-    The place is the last one in the user's file or beside it, else where `subject`, of the file, is.
+    The place is the last one in the user's file or beside it, else of a library in which the task stands, else of `subject`.
     """
     text, place, frames = "", "", _own_frames(error, file)
     with suppress(Exception):  # a user's __str__ may raise, too, and not every subject has source
@@ -100,9 +104,25 @@ def explain(error: BaseException, file: str, subject: Any = None) -> str:
 
 def _own_frames(error: BaseException, file: str) -> list[traceback.FrameSummary]:
     """Those in the user's file, beside it, or in what it imported from beside it."""
-    folder, frames = os.path.dirname(file), traceback.extract_tb(error.__traceback__)
+    folder, frames = os.path.dirname(file), _frames(error)
     files = (file, *_last_run)
-    return [f for f in frames if f.filename in files or os.path.dirname(f.filename) == folder]
+    return [f for f in frames if f.filename in files or os.path.dirname(f.filename) == folder] or _of_task(frames)
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """The outermost first; of a StopIteration that left a generator, its own come last."""
+    inner = error.__cause__ if error.args == ("generator raised StopIteration",) else None
+    return traceback.extract_tb(error.__traceback__) + traceback.extract_tb(getattr(inner, "__traceback__", None))
+
+
+def _of_task(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """Those of foreign code after the first place at which this package asks it for a part of a task; of none, that place."""
+    ours = [frame.filename.startswith(_PACKAGE) for frame in frames]
+    for i, frame in enumerate(frames):
+        expression = linecache.getline(frame.filename, frame.lineno).encode()[frame.colno or 0 :]
+        if ours[i] and not any(ours[i + 1 : i + 2]) and re.match(_PART, expression):
+            return [f for f, own in zip(frames[i:], ours[i:], strict=True) if not own] or [frame]
+    return []
 
 
 def _one_line(text: str, limit: int) -> str:
@@ -114,13 +134,14 @@ def _one_line(text: str, limit: int) -> str:
 def named(what: str = "", subject: Any = None) -> Iterator[None]:
     """Whatever is raised inside, but for Ctrl-C and want of memory, is a ValueError with its place.
 
-    Without `what`, only if the file that was run last, or what it imported from beside it, has part in it.
+    Without `what`, only SystemExit, and what a task or the file that was run last, or one that it imported from beside it, led to.
     """
     try:
         yield
     except BaseException as error:
         no_memory = isinstance(error, MemoryError | RuntimeError) and ran_out_of_memory(error)
-        own = what or any(f.filename in _last_run for f in traceback.extract_tb(error.__traceback__))
+        frames = _frames(error)
+        own = what or isinstance(error, SystemExit) or any(f.filename in _last_run for f in frames) or _of_task(frames)
         if isinstance(error, KeyboardInterrupt) or no_memory or not own:
             raise
         told = f"{what or 'your code failed'}: {explain(error, _last_run[0], subject)}"
