@@ -63,10 +63,9 @@ class TrainSettings:
         kinds = {"int": int, "float": int | float, "str": str | PathLike, "dict[str, Any]": dict}
         for f in fields(self):
             value, kind = getattr(self, f.name), f.type.removesuffix(" | None")
-            if not isinstance(value, kinds[kind]) and (value is not None or kind == f.type):
+            named = not isinstance(value, dict) or all(isinstance(key, str) for key in value)
+            if not named or (not isinstance(value, kinds[kind]) and (value is not None or kind == f.type)):
                 raise ValueError(f"{f.name} is {value!r}: it must be {f.type}")
-            if isinstance(value, dict) and not all(isinstance(key, str) for key in value):
-                raise ValueError(f"{f.name} is {value!r}: its keys must be names, in quotes")
             if kind == "int" and value is not None:
                 whole_number(f.name, value, 0 if f.name in MAY_BE_0 else 1, AT_MOST.get(f.name, 10**9))
         if self.group_size * self.prompts_per_step > 10**6:
@@ -96,10 +95,9 @@ class TrainSettings:
         """The defaults, then what the task recommends (its attribute `defaults`), then changes."""
         recommended = optional(find_task(task, **changes.get("task_options", {})), "defaults", {})
         options = recommended.get("task_options", {}) if isinstance(recommended, Mapping) else None
-        if not isinstance(options, dict):
-            raise ValueError(f"defaults of task {task!r} is no dict of settings, with a dict of task_options if there are any")
-        if "task" in recommended:
-            raise ValueError(f"defaults of task {task!r} name a task: leave 'task' out, for it is that task that is trained")
+        if not isinstance(options, dict) or "task" in recommended:
+            wanted = "no dict of settings, without a task, and with a dict of task_options if there are any"
+            raise ValueError(f"defaults of task {task!r} is {wanted}")
         wanted = dict(recommended) | changes | {"task_options": options | changes.get("task_options", {})}
         if wanted.get("model"):  # the defaults of small models would destroy a pretrained one
             wanted = {"learning_rate": 1e-5, "warm_start_learning_rate": 3e-5} | wanted

@@ -94,7 +94,8 @@ def explain(error: BaseException, file: str, subject: Any = None) -> str:
     text, place, frames = "", "", _own_frames(error, file)
     with suppress(Exception):  # a user's __str__ may raise, too, and not every subject has source
         text = _one_line(str(error), 300)
-        place = f"line {inspect.getsourcelines(subject)[1]} of {Path(file).name}"
+        where = inspect.getsourcefile(inspect.unwrap(subject)) or file
+        place = f"line {inspect.getsourcelines(subject)[1]} of {Path(where).name}"
     if frames:
         last = frames[-1]
         place = f"line {last.lineno} of {Path(last.filename).name}, in {last.name}: {last.line}"

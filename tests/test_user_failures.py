@@ -486,6 +486,10 @@ def test_a_method_from_a_library_fails_in_its_place(line, fails, library):
     without = TASK[TASK.index("    def score") :]
     err = fails(without, "", "class T(__import__('mylib').Base, T): pass\nT.one = print\n")
     assert f"minigrpo train: {IN_A_LIBRARY[line]}" in err
+    err = fails(added="import mylib\nT = mylib.Words\n")
+    assert "has no attribute 'tokenizer'" in err
+    err = fails(added="import mylib\nT.prompts = staticmethod(mylib.endless)\n")
+    assert "cannot be called with 3 arguments: TypeError: too many positional arguments (line 16 of mylib.py)" in err
 
 
 ELSEWHERE = {
@@ -557,12 +561,12 @@ def test_a_property_of_a_task_of_text(part):
 @pytest.mark.parametrize(
     ("defaults", "message"),
     [
-        ("{'task': 'treewalk'}", "defaults of task 'mine.py:T' name a task: leave 'task' out"),
-        ("{'task': 'mine.py:T', 'steps': 1}", "defaults of task 'mine.py:T' name a task"),
+        ("{'task': 'treewalk'}", "defaults of task 'mine.py:T' is no dict of settings, without a task,"),
+        ("{'task': 'mine.py:T', 'steps': 1}", "defaults of task 'mine.py:T' is no dict of settings, without a task"),
         ("{3: 4}", "there is no setting 3: leave it out"),
         ("{None: 4, 'x': 1}", "there is no setting None, x"),
-        ("{'objective_options': {3: 4}}", "objective_options is {3: 4}: its keys must be names"),
-        ("{'task_options': {3: 4}}", "task_options is {3: 4}: its keys must be names"),
+        ("{'objective_options': {3: 4}}", "objective_options is {3: 4}: it must be dict[str, Any]"),
+        ("{'task_options': {3: 4}}", "task_options is {3: 4}: it must be dict[str, Any]"),
     ],
 )
 def test_defaults_that_are_no_settings_of_this_task(defaults, message, fails):
