@@ -26,7 +26,8 @@ from minigrpo.backend import ran_out_of_memory
 _last_on_path: list[str] = []  # the folder of the file that was run last
 _last_run = [""]  # the file itself, then its neighbours
 _PACKAGE = os.path.dirname(__file__) + os.sep
-_PART = rb"(self\.)?(task\.|tokenizer\.(encode|decode|eos|vocab_size))|(get|has)attr\(task,|list\(islice\(found,"
+# How this package asks for what may be foreign code, at the start of an expression: a task by any of these names.
+_PART = rb"(self\.)?(task\.|tokenizer\.(encode|decode|eos|vocab_size))|(get|has)attr\(task,|stop\(|list\(islice\(found,"
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 90
 shown = _SHORT.repr  # a value as short text without line breaks or control characters

@@ -499,6 +499,7 @@ ELSEWHERE = {
     "T.score = staticmethod(lambda r: mylib.later())": "your code failed: SystemExit: 0 (line 14 of mylib.py, in later",
     "T.score = staticmethod(lambda r: map(sys.exit, [3]))": "your code failed: SystemExit: 3",
     "T.prompts = staticmethod(lambda rng, n, split='': mylib.endless(iter([])))": "StopIteration (line 18 of mylib.py, in endless",
+    "T.stop = staticmethod(json.loads)": "your code failed: TypeError: the JSON object must be str, bytes or",
     "T.tokenizer = mylib.Words()": "your code failed: LookupError: no word (line 14 of mine.py, in score: return score_texts",
     "T.stop = property(operator.attrgetter('nothing'))": "failed: AttributeError: 'T' object has no attribute 'nothing' (line ",
 }
