@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from minigrpo.rewards import check_rewards, numbers
 from minigrpo.sampler import sample
-from minigrpo.tasks import Task, draw_prompts, sampling_limits
+from minigrpo.tasks import Task, draw_prompts, optional, sampling_limits
 from minigrpo.transformer import Transformer
 
 CHUNK = 64  # problems that are sampled at a time
@@ -29,7 +29,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 def is_correct(task: Task, rewards: np.ndarray) -> np.ndarray:
     """Which completions count as right: the task's own `is_correct`, else a reward of 1 or more.   (B,) -> (B,) bool"""
-    if not hasattr(task, "is_correct"):
+    if optional(task, "is_correct") is None:
         return rewards >= 1
     right = numbers(task.is_correct(rewards), len(rewards), "truth values of is_correct")
     if not np.isin(right, (0, 1)).all():

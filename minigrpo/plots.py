@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from minigrpo.drawing import BLUE, INK, LINES, STYLE, columns, shorten, visible
+from minigrpo.drawing import BLUE, INK, LINES, STYLE, columns, visible
 from minigrpo.runs import is_finite, read_metrics, read_settings
 from minigrpo.settings import MAY_CHANGE, TrainSettings
+from minigrpo.tasks import BUILT_IN, find_task
 from minigrpo.tree_plots import draw_tree as draw_tree
 from minigrpo.tree_plots import draw_trees_page as draw_trees_page
 from minigrpo.tree_plots import legible, printed
@@ -38,6 +41,7 @@ METRICS = {
     "tree/intermediate_proportion": "share of tokens",
     "eval/pass@1_greedy": "share of held-out problems",
 }
+TASK = ("task", "task_options", "model")  # settings that must be the same in all runs of a figure, though called otherwise
 UNITS = METRICS | {"eval/reward_greedy": "mean outcome reward", "step_time": "seconds", "num_tokens": "tokens"}
 
 
@@ -117,7 +121,8 @@ def learning_curves(
     rng = rng or np.random.default_rng(0)
     seeds = {len(values) for values in arrays.values()}
     with matplotlib.rc_context(STYLE):
-        wide, high = 0.09 * max(map(columns, arrays)), 0.22 * len(arrays)  # inches of the legend
+        rows = "\n".join(arrays).split("\n")
+        wide, high = 0.09 * max(map(columns, rows)), 0.22 * len(rows)  # inches of the legend
         figure = Figure(figsize=(7 + wide, max(4.2, high + 1)), layout="constrained")
         ax = figure.add_subplot()
         for i, (name, values) in enumerate(arrays.items()):
@@ -161,15 +166,20 @@ def compare_runs(folders: Sequence[str | Path], key: str = "reward") -> Figure:
     its runs have a finite value.
     Raises ValueError for runs of several tasks, a run (or the same seed and settings) given twice, and a run without the metric.
     """
-    ignored = {"seed", "checkpoint_every", "log_samples_every"} | (set() if key == "step_time" else set(MAY_CHANGE))
+    ignored = {"seed", "checkpoint_every", "log_samples_every", "task_file", *TASK}
+    ignored |= set() if key == "step_time" else set(MAY_CHANGE)
     ignored |= set() if key.startswith("eval/") else {"eval_every", "eval_prompts"}
+    seen: list[tuple[str | Path, dict]] = []  # folders and settings of the runs so far
     lines: list[tuple[dict, dict]] = []  # settings; by seed, the folder of a run and its values by step
     for folder in folders:
         settings, records = run_settings(folder), read_metrics(folder, before=True)
-        for name in ("task", "task_options", "model"):
-            if lines and settings[name] != lines[0][0][name]:
-                was = f"{folders[0]} has {name} {lines[0][0][name]!r}, {folder} has {settings[name]!r}"
+        for (before, known), name in product(seen, TASK):
+            by_file = "task_file" in known and "task_file" in settings
+            one, other = (_resolved(s, name, by_file) for s in (known, settings))
+            if one != other:
+                was = f"{before} has {name} {one!r}, {folder} has {other!r}"
                 raise ValueError(f"{was}: runs of different tasks cannot be compared, so plot them apart")
+        seen.append((folder, settings))
         values = {record["step"]: record[key] for record in records if is_finite(record.get(key))}
         if not values:
             others = visible(", ".join(sorted({k for record in records for k in record if is_finite(record[k])})))
@@ -196,8 +206,18 @@ def compare_runs(folders: Sequence[str | Path], key: str = "reward") -> Figure:
 
 def run_settings(folder: str | Path) -> dict[str, Any]:
     """A run's settings, with defaults for those that it was stored without; the objective's options stand among them."""
-    settings = asdict(TrainSettings()) | read_settings(folder)
+    settings = asdict(TrainSettings()) | read_settings(folder, with_file=True)
     return settings | (settings.pop("objective_options") or {})
+
+
+def _resolved(settings: Mapping[str, Any], name: str, by_file: bool) -> Any:
+    """A setting without what may differ between runs of one task: the way to a user's file, options that are the defaults."""
+    if name == "task" and by_file:
+        return f"{settings['task_file']}:{settings['task'].rpartition(':')[2]}"
+    with suppress(ValueError, TypeError):  # as of options that this version does not know
+        if name == "task_options" and settings["task"] in BUILT_IN:
+            return asdict(find_task(settings["task"], **settings[name]))
+    return settings[name]
 
 
 def task_name(settings: Mapping[str, Any]) -> str:
@@ -213,10 +233,15 @@ def _line_names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
         for end, rest in ((0, slice(1, None)), (-1, slice(None, -1))):
             while min(map(len, paths)) > 1 and len({path[end] for path in paths}) == 1:
                 paths = [path[rest] for path in paths]
-        for part, path in zip(parts, paths, strict=True):
-            if any(path != paths[0] for path in paths):
-                part.append(("" if key == "objective" else f"{key}=") + printed("/".join(path), 30))
-    names = [shorten(", ".join(part) or str(settings[0]["objective"]), 50) for part in parts]
+        values = ["/".join(path) for path in paths]
+        if len({printed(value, 30) for value in values}) < len(set(values)):  # then what stands around the difference
+            same = next((i for i, c in enumerate(zip(*values, strict=False)) if len(set(c)) > 1), min(map(len, values)))
+            values = ["…" * (same > 4) + value[max(same - 4, 0) :] for value in values]
+        for part, value in zip(parts, values, strict=True):
+            if len(set(values)) > 1:
+                part.append(("" if key == "objective" else f"{key}=") + printed(value, 30))
+    between = ", " if all(columns(", ".join(part)) <= 50 for part in parts) else ",\n"
+    names = [between.join(part) or str(settings[0]["objective"]) for part in parts]
     return [name if names.count(name) == 1 else f"{name} #{i}" for i, name in enumerate(names, 1)]
 
 

@@ -225,17 +225,18 @@ def is_finite(value: object) -> bool:
     return isinstance(value, int | float) and abs(value) < 1e300
 
 
-def read_settings(path: str | Path, to_load: bool = False) -> dict[str, Any]:
+def read_settings(path: str | Path, to_load: bool = False, with_file: bool = False) -> dict[str, Any]:
     """The settings that a run was started with.   Raises ValueError if the folder holds none, or something else.
 
     to_load: a user's task by where its file was then; if it is gone, as it was called, from the current folder.
+    with_file: also `task_file`, where a user's task was.
     """
     file = Path(path) / "settings.json"
     if not file.exists():
         raise ValueError(f"{path} holds no run (no settings.json): give the folder of one (minigrpo train --out)")
     try:
         stored = dict(json.loads(file.read_text(encoding="utf-8")).items())
-        was = stored.pop("task_file", None)
+        was = stored.get("task_file") if with_file else stored.pop("task_file", None)
         called, _, cls = stored.get("task", "").rpartition(":")
         if to_load and was and (Path(was).is_file() or not Path(called).is_file()):
             stored["task"] = f"{was}:{cls}"

@@ -12,7 +12,7 @@ import numpy as np
 from minigrpo.objectives import Objective
 from minigrpo.optim import learning_rate_at
 from minigrpo.tasks import find_task
-from minigrpo.tasks.task import whole_number
+from minigrpo.tasks.task import optional, whole_number
 
 MAY_BE_0 = ("seed", "steps", "warm_start_steps", "eval_every", "warmup_steps")
 AT_MOST = {"seed": 2**63 - 1, "n_layers": 1000, "dim": 10**5, "ffn_dim": 10**6, "warm_start_batch": 10**6, "eval_prompts": 10**6}
@@ -63,7 +63,8 @@ class TrainSettings:
         kinds = {"int": int, "float": int | float, "str": str | PathLike, "dict[str, Any]": dict}
         for f in fields(self):
             value, kind = getattr(self, f.name), f.type.removesuffix(" | None")
-            if not isinstance(value, kinds[kind]) and (value is not None or kind == f.type):
+            named = not isinstance(value, dict) or all(isinstance(key, str) for key in value)
+            if not named or (not isinstance(value, kinds[kind]) and (value is not None or kind == f.type)):
                 raise ValueError(f"{f.name} is {value!r}: it must be {f.type}")
             if kind == "int" and value is not None:
                 whole_number(f.name, value, 0 if f.name in MAY_BE_0 else 1, AT_MOST.get(f.name, 10**9))
@@ -92,10 +93,11 @@ class TrainSettings:
     @classmethod
     def for_task(cls, task: str, **changes: Any) -> TrainSettings:
         """The defaults, then what the task recommends (its attribute `defaults`), then changes."""
-        recommended = getattr(find_task(task, **changes.get("task_options", {})), "defaults", {})
+        recommended = optional(find_task(task, **changes.get("task_options", {})), "defaults", {})
         options = recommended.get("task_options", {}) if isinstance(recommended, Mapping) else None
-        if not isinstance(options, dict):
-            raise ValueError(f"defaults of task {task!r} is no dict of settings, with a dict of task_options if there are any")
+        if not isinstance(options, dict) or "task" in recommended:
+            wanted = "no dict of settings, without a task, and with a dict of task_options if there are any"
+            raise ValueError(f"defaults of task {task!r} is {wanted}")
         wanted = dict(recommended) | changes | {"task_options": options | changes.get("task_options", {})}
         if wanted.get("model"):  # the defaults of small models would destroy a pretrained one
             wanted = {"learning_rate": 1e-5, "warm_start_learning_rate": 3e-5} | wanted
@@ -104,7 +106,7 @@ class TrainSettings:
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> TrainSettings:
         """The settings of a dict, such as a run's settings.json.   Raises ValueError for a name that is no setting."""
-        unknown = sorted(set(stored) - set(cls.__dataclass_fields__))
+        unknown = sorted(map(str, set(stored) - set(cls.__dataclass_fields__)))
         if unknown:
             raise ValueError(f"there is no setting {', '.join(unknown)}: leave it out (or take the version that knows it)")
         return cls(**stored)

@@ -31,7 +31,7 @@ from minigrpo.rewards import check_rewards
 from minigrpo.runs import TOKENIZER, RunFolder, write_atomically
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.settings import TrainSettings
-from minigrpo.tasks import Task, draw_prompts, pairs, prompt_text, sampling_limits
+from minigrpo.tasks import Task, draw_prompts, optional, pairs, prompt_text, sampling_limits
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree
 from minigrpo.warning_signs import warning_sign
@@ -130,7 +130,7 @@ def warm_start(model: Transformer, task: Task, rng: np.random.Generator, setting
 
     Raises ValueError if there are none, FloatingPointError if it diverges.
     """
-    if not hasattr(task, "demonstrations"):
+    if optional(task, "demonstrations") is None:
         raise ValueError(f"task {settings.task} has no demonstrations: set warm_start_steps to 0")
     s, optimizer = settings, AdamW(model.parameters)
     for step in _progress(range(s.warm_start_steps), "warm start", progress):
@@ -225,10 +225,10 @@ def train(
 
 def sample_records(rollouts: Rollouts, rewards: np.ndarray, task: Task, step: int) -> list[dict[str, Any]]:
     """Completions as records that `minigrpo tree` reads: step, group, prompt, completion, reward."""
-    rows, text = iter(rewards.tolist()), task.tokenizer.decode
-    prompts = [prompt_text(task.tokenizer, prompt) for prompt in rollouts.prompts]
+    rows, tokenizer = iter(rewards.tolist()), task.tokenizer
+    prompts = [prompt_text(tokenizer, prompt) for prompt in rollouts.prompts]
     return [
-        {"step": step, "group": g, "prompt": prompt, "completion": text(c), "reward": next(rows)}
+        {"step": step, "group": g, "prompt": prompt, "completion": tokenizer.decode(c), "reward": next(rows)}
         for g, (prompt, group) in enumerate(zip(prompts, rollouts.completions, strict=True))
         for c in group
     ]

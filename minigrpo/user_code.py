@@ -10,6 +10,7 @@ import inspect
 import os
 import reprlib
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,8 @@ from minigrpo.backend import ran_out_of_memory
 
 _last_on_path: list[str] = []  # the folder of the file that was run last
 _last_run = [""]  # the file itself, then its neighbours
+INSTALLED = tuple({os.path.dirname(__file__): 0} | {p: 0 for name, p in sysconfig.get_paths().items() if name.endswith("lib")})
+OURS = (ValueError, OSError, FloatingPointError)  # what this package raises of its own accord, with a sentence
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 90
 shown = _SHORT.repr  # a value as short text without line breaks or control characters
@@ -85,24 +88,41 @@ def _stands_in(module: ModuleType | None, folder: Path) -> bool:
 def explain(error: BaseException, file: str, subject: Any = None) -> str:
     """ "KeyError: 'x' (line 3 of mine.py, in f: return d['x'])", on one line, whatever was raised.
 
-    The place is the last one in the user's file or beside it, else where `subject`, of the file, is.
+    The place is the last one in the user's file or beside it, else in a file of theirs elsewhere, else that of `subject`, else the
+    last one outside of this package.
     """
-    text, place, frames = "", "", _own_frames(error, file)
+    text, place, frames = "", "", _frames(error)
+    beside = [f for f in frames if f.filename in (file, *_last_run) or os.path.dirname(f.filename) == os.path.dirname(file)]
     with suppress(Exception):  # a user's __str__ may raise, too, and not every subject has source
         text = _one_line(str(error), 300)
-        place = f"line {inspect.getsourcelines(subject)[1]} of {Path(file).name}"
-    if frames:
-        last = frames[-1]
+        where = inspect.getsourcefile(inspect.unwrap(subject)) or file
+        place = f"line {inspect.getsourcelines(subject)[1]} of {Path(where).name}"
+    places = beside or [f for f in frames if _is_foreign(f)]
+    if not places and not place:
+        places = [f for f in frames if not f.filename.startswith(INSTALLED[0])] or frames
+    if places:
+        last = places[-1]
         place = f"line {last.lineno} of {Path(last.filename).name}, in {last.name}: {last.line}"
     reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"{reason} ({_one_line(place, 200)})" if place else reason
 
 
-def _own_frames(error: BaseException, file: str) -> list[traceback.FrameSummary]:
-    """Those in the user's file, beside it, or in what it imported from beside it."""
-    folder, frames = os.path.dirname(file), traceback.extract_tb(error.__traceback__)
-    files = (file, *_last_run)
-    return [f for f in frames if f.filename in files or os.path.dirname(f.filename) == folder]
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """The outermost first; of a StopIteration that left a generator, its own come last."""
+    inner = error.__cause__ if error.args == ("generator raised StopIteration",) else None
+    return traceback.extract_tb(error.__traceback__) + traceback.extract_tb(getattr(inner, "__traceback__", None))
+
+
+def _is_foreign(frame: traceback.FrameSummary) -> bool:
+    """Whether it is in the user's file, or in one that is neither installed nor of this package nor Python's own."""
+    return frame.filename in _last_run or not frame.filename.startswith((*INSTALLED, "<"))
+
+
+def _by_user(error: BaseException) -> bool:
+    """Whether the user's code raised, or, where a file of theirs was run, something did that is no error of this package's own.
+    A command of this package never exits by itself, either."""
+    unlike_ours = _last_run[0] != "" and not isinstance(error, OURS)
+    return unlike_ours or isinstance(error, SystemExit) or any(map(_is_foreign, _frames(error)))
 
 
 def _one_line(text: str, limit: int) -> str:
@@ -114,14 +134,13 @@ def _one_line(text: str, limit: int) -> str:
 def named(what: str = "", subject: Any = None) -> Iterator[None]:
     """Whatever is raised inside, but for Ctrl-C and want of memory, is a ValueError with its place.
 
-    Without `what`, only if the file that was run last, or what it imported from beside it, has part in it.
+    Without `what`, only what the user's code led to, or a library in its place.
     """
     try:
         yield
     except BaseException as error:
         no_memory = isinstance(error, MemoryError | RuntimeError) and ran_out_of_memory(error)
-        own = what or any(f.filename in _last_run for f in traceback.extract_tb(error.__traceback__))
-        if isinstance(error, KeyboardInterrupt) or no_memory or not own:
+        if isinstance(error, KeyboardInterrupt) or no_memory or not (what or _by_user(error)):
             raise
         told = f"{what or 'your code failed'}: {explain(error, _last_run[0], subject)}"
         raise ValueError(", ".join([told, *getattr(error, "__notes__", ())])) from error

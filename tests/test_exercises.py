@@ -327,3 +327,29 @@ def test_the_library_raises_the_same():
     with pytest.raises(ValueError, match="ch02 has no task 9"):
         check("ch02", str(SOLUTIONS), 9)
     assert [v.state for v in check("02", str(SOLUTIONS))] == [RIGHT] * 5
+
+
+@pytest.mark.parametrize("error", ["1 / 0", "sys.exit(0)", "raise MemoryError"])
+@pytest.mark.parametrize("method", [f"__{name}__" for name in ("repr", "len", "iter", "eq", "str", "float", "array", "getitem")])
+def test_an_answer_that_cannot_be_looked_at_is_a_wrong_one(method, error, tmp_path):
+    """Whatever its own methods raise; and the other tasks are still checked."""
+    odd = f"import sys\nclass Odd(list):\n    def {method}(self, *_, **__): {error}\n"
+    for chapter in CHAPTERS:
+        (tmp_path / "odd.py").write_text(f"{odd}\ndef answer(*_, **__): return Odd([Odd([1])])\n")
+        answer = load(tmp_path / "odd.py").answer
+        for n, task in enumerate(tasks_of(chapter), 1):
+            got = graded(chapter, n, task, answer)
+            assert got.state == WRONG and "xpected" in got.message and "got" in got.message
+
+
+@pytest.mark.parametrize("error", ["1 / 0", "exit(0)", "raise Exception('no name')"])
+def test_an_answer_that_cannot_be_shown_does_not_end_the_chapter(error, run, desk):
+    file = desk / "exercises/ch05.py"
+    odd = f"class Odd:\n    def __repr__(self): {error}\n\n\n"
+    answer = f"def {tasks_of('ch05')[0].function}(*_): return [Odd()]\n"
+    file.write_text(f"{odd}{(SOLUTIONS / 'ch05.py').read_text()}\n{answer}")
+    code, out, err = run("check", "ch05", file)
+    assert (code, err) == (1, "")
+    said = " ".join(out.split())
+    assert "task 1: process sets by hand … not right yet Expected an answer that can be looked at and compared, got " in said
+    assert "(line 2 of ch05.py, in __repr__: def" in said and "ch05 task 6" in said and out.count("… right") == 5

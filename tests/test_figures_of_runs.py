@@ -280,3 +280,92 @@ def test_numbers_that_cannot_be_drawn_are_told(tmp_path):
     assert figure.axes[0].get_title(loc="left") == "reward (4 not finite)"
     assert figure.axes[0].lines[0].get_xdata().tolist() == [1, 4]
     assert "what it is" in texts(figure)
+
+
+# -- one task or several, whatever they are called -------------------------------------------------------------------------
+
+CALLED = {  # how two runs name their tasks and where the files were -> whether these are one task
+    "one name, two files": ("task.py:T", "/a/task.py", "task.py:T", "/b/task.py", False),
+    "two names, one file": ("task.py:T", "/a/task.py", "../a/task.py:T", "/a/task.py", True),
+    "two classes of a file": ("task.py:T", "/a/task.py", "task.py:U", "/a/task.py", False),
+    "one of an earlier version": ("task.py:T", None, "task.py:T", "/b/task.py", True),
+    "of earlier versions": ("task.py:T", None, "../a/task.py:T", None, False),
+    "built in, and a file": ("treewalk", None, "task.py:T", "/a/task.py", False),
+}
+
+
+@pytest.mark.parametrize("case", CALLED)
+def test_a_task_is_its_file_not_its_name(case, tmp_path):
+    *called, same = CALLED[case]
+    own = [{"task": called[i]} | ({"task_file": called[i + 1]} if called[i + 1] else {}) for i in (0, 2)]
+    a, b = (make_run(tmp_path / str(seed), [seed, seed], seed=seed, **own[seed]) for seed in range(2))
+    if same:
+        assert drawn(compare_runs([a, b])) == {"lambda_grpo": [(1, 0.5), (2, 0.5)]}
+    else:
+        with pytest.raises(ValueError, match=r"has task .* runs of different tasks cannot be compared"):
+            compare_runs([a, b])
+
+
+def test_the_files_of_all_runs_are_compared(tmp_path):
+    files = [{}, {"task_file": "/a/t.py"}, {"task_file": "/b/t.py"}]
+    runs = [make_run(tmp_path / str(i), [0], seed=i, task="t.py:T", **own) for i, own in enumerate(files)]
+    with pytest.raises(ValueError, match=r"1 has task '/a/t.py:T', .*2 has '/b/t.py:T'"):
+        compare_runs(runs)
+
+
+def test_tasks_of_two_folders_as_they_are_trained(run, tmp_path, monkeypatch):
+    for seed, (place, name) in enumerate((("A", "task.py"), ("B", "task.py"), ("A", "../A/task.py"))):
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / "task.py").write_text("from minigrpo.tasks.treewalk import TreeWalk as T\n")
+        monkeypatch.chdir(tmp_path / place)
+        small = [*TINY, "--seed", seed, "--out", tmp_path / str(seed)]
+        assert run("train", "--task", f"{name}:T", *small)[0] == 0
+    assert "runs of different tasks cannot be compared" in one_line(run("plot", tmp_path / "0", tmp_path / "1"))
+    assert list(drawn(compare_runs([tmp_path / "0", tmp_path / "2"]))) == ["lambda_grpo"]
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "same"),
+    [
+        ("treewalk", {"n": 1}, True),
+        ("treewalk", {"n": 1, "target": None, "r_neg": -1}, True),
+        ("arithmetic", {"digits": 3, "test_share": 0.1}, True),
+        ("treewalk", {"target": "RRRR"}, True),
+        ("sums", {"low": 11}, False),
+        ("treewalk", {"a_later_option": 1}, False),
+        ("t.py:T", {"n": 1}, False),
+    ],
+)
+def test_options_that_are_the_defaults(task, options, same, tmp_path):
+    a, b = make_run(tmp_path / "a", [0], task=task), make_run(tmp_path / "b", [1], seed=1, task=task, task_options=options)
+    if same:
+        assert drawn(compare_runs([a, b])) == {"lambda_grpo": [(1, 0.5)]}
+    else:
+        with pytest.raises(ValueError, match="has task_options"):
+            compare_runs([a, b])
+
+
+MANY = {
+    "rates": (
+        {"learning_rate": 0.003}, {"learning_rate": 0.0003}, {"objective": "grpo", "steps": 9, "objective_options": {"beta": 1}}
+    ),
+    "long values": ({"init": "x" * 50 + "1" + "y" * 50}, {"init": "x" * 50 + "2" + "y" * 50}, {"init": "x" * 70}),
+    "many settings": ({"dim": 48}, {"n_heads": 4}, {"temperature": 0.5, "weight_decay": 0.1, "optimizer": "sgd", "ffn_dim": 9}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MANY)
+def test_names_tell_lines_apart_by_what_differs(case, tmp_path):
+    runs = [make_run(tmp_path / str(i), [0, i], **changes) for i, changes in enumerate(MANY[case])]
+    figure = compare_runs(runs)
+    names = list(drawn(figure))
+    assert len(set(names)) == 3 and not any("#" in name for name in names)
+    for name, changes in zip(names, MANY[case], strict=True):
+        for key, value in (changes | changes.get("objective_options", {})).items():
+            told = {"objective": "grpo", "init": "init=…xxxx"}.get(key, f"{key}={value}")
+            assert key == "objective_options" or told in name.split(",\n") or (key == "init" and name.startswith(told))
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1
+    assert box.x0 >= figure.axes[0].get_window_extent().x1

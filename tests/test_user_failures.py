@@ -4,6 +4,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from test_cli_errors import one_line
 from minigrpo.checks.grading import WrongAnswer, ask
 from minigrpo.runs import checkpoints, read_metrics, read_settings
 from minigrpo.settings import TrainSettings
-from minigrpo.tasks import CharTokenizer, load_task
+from minigrpo.tasks import CharTokenizer, Tokenised, load_task, optional
+from minigrpo.trainer import train
 from minigrpo.user_code import explain, run_file, shown
 
 TASK = """\
@@ -420,12 +422,157 @@ def test_exercises_fail_in_the_students_place(tmp_path):
 
 
 def test_what_fails_without_the_users_file_is_not_the_users(fails, run, monkeypatch):
-    """Although the code that fails lies in the same folder: here both are the tests'."""
-    from minigrpo import evaluation
+    """This package's own bug is a traceback; where a user's task was loaded, which may have led to it, a line with the place."""
+    from minigrpo import evaluation, user_code
 
     fails(command="train --task mine.py:T --steps 1 --out run", code=0)
+    assert run("train", "--steps", "1", "--dim", "8", "--out", "plain")[0] == 0
     space = {}
-    exec(compile("def broken(*_, **__): raise KeyError('ours')", "other.py", "exec"), space)
+    exec(compile("def broken(*_, **__): raise KeyError('ours')", evaluation.__file__, "exec"), space)
     monkeypatch.setattr(evaluation, "evaluate", space["broken"])
+    err = run("evaluate", "run", "--prompts", "2")[2]
+    assert "your code failed: KeyError: 'ours' (line 1 of evaluation.py, in broken" in err
+    monkeypatch.setattr(user_code, "_last_run", [""])
     with pytest.raises(KeyError, match="ours"):
-        run("evaluate", "run")
+        run("evaluate", "plain")
+
+
+# -- code of the user's that stands elsewhere, and what is no lack of a part ------------------------------------------------
+
+LIBRARY = """\
+import sys
+
+class Base:
+    def score(self, rollouts):
+        {line}
+
+class Words:
+    eos, vocab_size = None, 3
+    def encode(self, text): return np.zeros(len(text), int)
+    def decode(self, ids): raise LookupError("no word")
+
+def later():
+    yield 1.0
+    sys.exit(0)
+
+def endless(it):
+    while True:
+        yield next(it)
+"""
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """A module on the search path, in another folder than the task's."""
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    (tmp_path / "lib").mkdir()
+
+    def write(line="pass"):
+        (tmp_path / "lib/mylib.py").write_text(LIBRARY.replace("{line}", line))
+
+    yield write
+    sys.modules.pop("mylib", None)
+
+
+IN_A_LIBRARY = {
+    "sys.exit(0)": "your code failed: SystemExit: 0 (line 5 of mylib.py, in score: sys.exit(0))",
+    "{}['x']": "your code failed: KeyError: 'x' (line 5 of mylib.py, in score: {}['x'])",
+    "raise ValueError('v')": "your code failed: ValueError: v (line 5 of mylib.py",
+    "raise GeneratorExit": "your code failed: GeneratorExit (line 5 of mylib.py",
+    "return self.nothing": "your code failed: AttributeError: 'T' object has no attribute 'nothing' (line 5 of mylib.py",
+    "import json; json.loads('')": "your code failed: JSONDecodeError: Expecting value",
+}
+
+
+@pytest.mark.parametrize("line", IN_A_LIBRARY)
+def test_a_method_from_a_library_fails_in_its_place(line, fails, library):
+    library(line)
+    without = TASK[TASK.index("    def score") :]
+    err = fails(without, "", "class T(__import__('mylib').Base, T): pass\nT.one = print\n")
+    assert f"minigrpo train: {IN_A_LIBRARY[line]}" in err
+    err = fails(added="import mylib\nT = mylib.Words\n")
+    assert "has no attribute 'tokenizer'" in err
+    err = fails(added="import mylib\nT.prompts = staticmethod(mylib.endless)\n")
+    assert "cannot be called with 3 arguments: TypeError: too many positional arguments (line 16 of mylib.py)" in err
+
+
+ELSEWHERE = {
+    "T.score = staticmethod(json.loads)": "your code failed: TypeError: the JSON object must be str, bytes or",
+    "T.score = staticmethod(operator.itemgetter(0))": "your code failed: TypeError: 'Rollouts' object is not subscriptable (line ",
+    "T.is_correct = staticmethod(json.loads)": "your code failed: TypeError: the JSON object must be str, bytes",
+    "T.score = staticmethod(lambda r: mylib.later())": "your code failed: SystemExit: 0 (line 14 of mylib.py, in later",
+    "T.score = staticmethod(lambda r: map(sys.exit, [3]))": "your code failed: SystemExit: 3",
+    "T.prompts = staticmethod(lambda rng, n, split='': mylib.endless(iter([])))": "StopIteration (line 18 of mylib.py, in endless",
+    "T.stop = staticmethod(json.loads)": "your code failed: TypeError: the JSON object must be str, bytes or",
+    "T.tokenizer = mylib.Words()": "your code failed: LookupError: no word (line 14 of mine.py, in score: return score_texts",
+    "T.stop = property(operator.attrgetter('nothing'))": "failed: AttributeError: 'T' object has no attribute 'nothing' (line ",
+}
+
+
+@pytest.mark.parametrize("added", ELSEWHERE)
+def test_a_part_from_elsewhere_fails_in_its_place(added, fails, library):
+    library()
+    err = fails('encode("ab")', "encode('ab') * 0", f"import json, mylib, operator\nmylib.np = np\n{added}\n")
+    assert ELSEWHERE[added] in err
+
+
+def test_what_this_package_says_itself_passes_as_it_is(fails, run):
+    fails(command="train --task mine.py:T --steps 1 --out run", code=0)
+    said = one_line(run("sample", "run", "--prompt", "xyz"))
+    assert said.startswith("minigrpo sample: character 'x' is not in the alphabet 'ab'")
+
+
+def test_the_library_raises_the_users_own(tmp_path):
+    (tmp_path / "mine.py").write_text(TASK.replace(ONE, "        {}['x']"))
+    with pytest.raises(KeyError, match="'x'"):
+        train(TrainSettings.for_task(f"{tmp_path}/mine.py:T"), progress=False)
+
+
+DECODE = "class C(CharTokenizer):\n    def decode(self, ids): next(iter([]))\nclass T:"
+STOPS = {
+    "a generator of prompts": (PROMPTS, "        return (next(iter([])) for _ in range(n))", "line 11 of mine.py, in <genexpr>"),
+    "half-way": (PROMPTS, "        it = iter([[0]]); return (next(it) for _ in range(n))", "line 11 of mine.py, in <genexpr>"),
+    "a generator of rewards": (SCORE, "        yield next(iter([]))", "line 14 of mine.py, in score: yield next(iter([]))"),
+    "decode": ("class T:", DECODE, "line 6 of mine.py, in decode"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STOPS)
+def test_a_stop_iteration_is_told_in_its_place(case, fails):
+    old, new, place = STOPS[case]
+    err = fails(old, new, "T.tokenizer = C('ab')\n" if new == DECODE else "")
+    assert f"minigrpo train: your code failed: RuntimeError: generator raised StopIteration ({place}" in err
+
+
+@pytest.mark.parametrize("part", ["defaults", "demonstrations", "is_correct", "stop", "texts"])
+@pytest.mark.parametrize("body", ["self.nothing", "exec('raise AttributeError')"])
+def test_a_property_that_fails_is_not_a_part_that_lacks(part, body, fails):
+    added = f"    {part} = property(lambda self: {body})\n"
+    err = fails("    defaults =", "    d =", added, "train --task mine.py:T --steps 1 --eval-every 1")
+    assert "your code failed: AttributeError" in err and "line 18 of mine.py, in <lambda>" in err
+
+
+@pytest.mark.parametrize("part", ["defaults", "demonstrations", "is_correct"])
+def test_a_property_of_a_task_of_text(part):
+    class Base:
+        texts, reward, max_new_tokens, stop = print, print, 1, None
+
+    task = Tokenised(type("T", (Base,), {part: property(lambda self: self.nothing)})(), None)
+    assert optional(Tokenised(Base(), None), part) is None
+    with pytest.raises(AttributeError, match="nothing"):
+        optional(task, part)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "message"),
+    [
+        ("{'task': 'treewalk'}", "defaults of task 'mine.py:T' is no dict of settings, without a task,"),
+        ("{'task': 'mine.py:T', 'steps': 1}", "defaults of task 'mine.py:T' is no dict of settings, without a task"),
+        ("{3: 4}", "there is no setting 3: leave it out"),
+        ("{None: 4, 'x': 1}", "there is no setting None, x"),
+        ("{'objective_options': {3: 4}}", "objective_options is {3: 4}: it must be dict[str, Any]"),
+        ("{'task_options': {3: 4}}", "task_options is {3: 4}: it must be dict[str, Any]"),
+    ],
+)
+def test_defaults_that_are_no_settings_of_this_task(defaults, message, fails):
+    assert message in fails("    defaults = {", f"    defaults = {defaults}\n    d = {{")

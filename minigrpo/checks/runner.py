@@ -12,7 +12,7 @@ from types import ModuleType
 
 from minigrpo.checks.grading import Task, WrongAnswer
 from minigrpo.shipped import shipped
-from minigrpo.user_code import named, run_file
+from minigrpo.user_code import explain, named, run_file
 
 CHAPTERS = {
     "ch01": "policy gradients",
@@ -75,6 +75,9 @@ def verdict(label: str, task: Task, answers: ModuleType) -> Verdict:
         return Verdict(label, TO_DO, str(error) if str(error) != label else "")
     except WrongAnswer as error:
         return Verdict(label, WRONG, str(error))
+    except (Exception, SystemExit) as error:  # of an answer's own type, such as its __repr__ or its __len__
+        got = explain(error, getattr(answers, "__file__", ""))
+        return Verdict(label, WRONG, f"Expected an answer that can be looked at and compared, got {got}.")
     return Verdict(label, RIGHT)
 
 

@@ -6,10 +6,11 @@ import importlib
 import inspect
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from minigrpo.tasks.task import Task, Tokenizer, whole_number
+from minigrpo.tasks.task import Task, Tokenizer, optional, whole_number
 from minigrpo.tasks.text import Tokenised, stop_strings
 from minigrpo.user_code import explain, named, run_file
 
@@ -30,7 +31,7 @@ def load_task(name: str, tokenizer: Tokenizer | None = None, **options: Any) -> 
     without a tokenizer or the other way round.
     """
     task = find_task(name, **options)
-    if hasattr(task, "texts") != (tokenizer is not None):
+    if (optional(task, "texts") is not None) != (tokenizer is not None):
         if tokenizer is None:
             raise ValueError(f"task {name!r} is made of text, for a language model: give one, such as --model smollm2")
         raise ValueError(f"task {name!r} has tokens of its own, not a language model's: leave out --model, or take sums or largest")
@@ -91,7 +92,7 @@ def _check_options(name: str, cls: Callable[..., Task], options: dict[str, Any])
 
 def _check_parts(name: str, task: Any, file: str) -> None:
     parts, kind = ("max_new_tokens", "stop", "texts", "reward"), "a text task"
-    if not hasattr(task, "texts"):
+    if optional(task, "texts") is None:
         parts, kind = ("tokenizer", "max_new_tokens", "prompts", "score"), "a task"
     for part in parts:
         if not hasattr(task, part) and not hasattr(type(task), part):  # else a property that fails, which is told below
@@ -108,9 +109,10 @@ def _check_parts(name: str, task: Any, file: str) -> None:
         size = whole_number(f"vocab_size of task {name!r}", task.tokenizer.vocab_size, 1)
         whole_number(f"eos of task {name!r}", task.tokenizer.eos or 0, 0, size - 1)
     for part, n in METHODS.items():
-        if hasattr(task, part):
+        if part in parts or optional(task, part) is not None:
             try:
-                inspect.signature(getattr(task, part)).bind(*range(n))
+                with suppress(ValueError):  # where Python does not know the arguments, as of some functions written in C
+                    inspect.signature(getattr(task, part)).bind(*range(n))
             except TypeError as error:
                 told = explain(error, file, getattr(task, part))
                 raise ValueError(f"{part} of task {name!r} cannot be called with {n} arguments: {told}") from None

@@ -171,9 +171,19 @@ def draw_prompts(task: Task, rng: np.random.Generator, n: int, *split: str) -> l
     return exactly(n, task.prompts(rng, n, *split), "prompts")
 
 
+def optional(task: Any, name: str, default: Any = None) -> Any:
+    """A part that a task may lack: then the default.   A property that fails does not lack: what it raises passes."""
+    try:
+        return getattr(task, name)
+    except AttributeError:
+        if any(hasattr(type(owner), name) for owner in (task, getattr(task, "task", None))):  # of text, the task within
+            raise
+        return default
+
+
 def sampling_limits(task: Task) -> dict[str, Any]:
     """What ends a completion of the task, as arguments of `sampler.sample`."""
-    return {"max_new_tokens": task.max_new_tokens, "eos": task.tokenizer.eos, "stop": getattr(task, "stop", None)}
+    return {"max_new_tokens": task.max_new_tokens, "eos": task.tokenizer.eos, "stop": optional(task, "stop")}
 
 
 # -- splits --------------------------------------------------------------------------------------------------------------

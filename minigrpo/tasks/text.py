@@ -62,8 +62,10 @@ class Tokenised:
     task: TextTask
     tokenizer: Any  # models.TextTokenizer
 
-    def __getattr__(self, name: str) -> Any:  # max_new_tokens, defaults and is_correct
-        return getattr(object.__getattribute__(self, "task"), name)
+    def __getattr__(self, name: str) -> Any:  # max_new_tokens, and what a task may lack
+        task = object.__getattribute__(self, "task")
+        found = getattr(task, name)
+        return self._demonstrations if name == "demonstrations" else found
 
     @property
     def stop(self) -> Stop | None:
@@ -84,10 +86,9 @@ class Tokenised:
 
         return score_texts(rollouts, self.tokenizer, reward)
 
-    @property
-    def demonstrations(self) -> Any:
-        """Of a task that has some: (rng, n) -> n pairs of token ids, ended as sampling ends them."""
-        own, stops, eos = self.task.demonstrations, stop_strings(self.task.stop), self.tokenizer.eos
+    def _demonstrations(self, rng: np.random.Generator, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of a task that has some: n pairs of token ids, ended as sampling ends them."""
+        stops, eos = stop_strings(self.task.stop), self.tokenizer.eos
         end = [eos] if not stops and eos is not None else []
 
         def as_ids(prompt: Any, completion: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +98,7 @@ class Tokenised:
             ends = np.flatnonzero(np.isin(ids, self.tokenizer.ends))  # sampling would draw nothing after the first
             return self.tokenizer.encode(prompt), ids[: ends[0] + 1] if len(ends) else ids
 
-        return lambda rng, n: [as_ids(*pair) for pair in pairs(n, own(rng, n))]
+        return [as_ids(*pair) for pair in pairs(n, self.task.demonstrations(rng, n))]
 
 
 def stop_strings(stop: Any) -> tuple[str, ...]:
