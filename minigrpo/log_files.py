@@ -46,7 +46,7 @@ NAMES = {
 }
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
-CHAT_TEXT = re.compile(r"""\s*\[?\s*\{\s*['"](role|content)['"]\s*:""")
+CHAT_TEXT = re.compile(r"""\s*(\[[\[\s]*\{[^{}]{0,99}?['"](role|content)['"]|\{\s*['"]role['"]\s*:\s*['"]assistant['"])\s*[:,]""")
 
 Item = tuple[str, dict, str]  # the words to name it by in an error, the object, its file
 Names = Mapping[str, tuple[str, ...]]  # as NAMES
@@ -132,7 +132,7 @@ def parse(text: str, name: str = "", names: Names = NAMES) -> list[tuple[str, di
     of, text = f" of {name}" if name else "", text.removeprefix("\ufeff")
     if not text.strip():
         raise ValueError(f"no input{of}: {EXPECTED}")
-    whole, text = text, re.sub(r"\A\s*sep=[\t,;|]\r?\n", "", text)  # as Excel has it
+    whole, text = text, re.sub(r'\A\s*"?sep=[\t,;|]"?(\r\n?|\n)', "", text)  # as Excel has it
     header = text.lstrip().partition("\n")[0].strip()
     for mark in "\t,;|" if header[0] not in "{[" else "":
         if present(_lower({cell.strip().strip('"'): "" for cell in header.split(mark)}, names), names["completion"]):
@@ -246,7 +246,7 @@ def chat_of(value: Any) -> list[dict]:
         except ValueError:
             return []
     messages = [value] if isinstance(value, dict) else value if isinstance(value, list) else []
-    return messages if all(isinstance(m, dict) and {"content", "tool_calls"} & {*m} for m in messages) else []
+    return messages if all(isinstance(m, dict) and {"content", "tool_calls", "function_call"} & {*m} for m in messages) else []
 
 
 def text_of(value: Any) -> str:
@@ -259,7 +259,10 @@ def _said(message: dict) -> str:
     content = message.get("content")
     if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
         content = "".join(p["text"] for p in content)
-    parts = [content if k == "content" else message.get(k) for k in ("reasoning_content", "thinking", "content", "tool_calls")]
+    parts = [
+        content if k == "content" else message.get(k)
+        for k in ("reasoning_content", "thinking", "content", "tool_calls", "function_call")
+    ]
     return "\n".join(p if isinstance(p, str) else json.dumps(p, sort_keys=True) for p in parts if p)
 
 

@@ -102,10 +102,11 @@ def check_not_alone(groups: Sequence[list[Completion]]) -> None:
         return
     ones = [group[0] for group in groups]
     told = {"group": [c.ids for c in ones], "prompt": [c.key[-1] for c in ones], "step": [c.key[-2] for c in ones]}
-    for kind, values in told.items() if all(c.key[0] == "log" for c in ones) else ():
-        if len({*zip(*(told[k] for k in told if k != kind), strict=True)}) < len(ones) or len({*values}) == len(ones):
-            fields = listed({json.loads(pair)[0]: 0 for pair in values[0]})
-            raise ValueError(f"no group has two completions: {fields} tells them all apart; --{kind}-name names another field")
+    for kind, own in told.items() if all(c.key[0] == "log" for c in ones) else ():
+        others = {(c.key[1], *(told[k][i] for k in told if k != kind)) for i, c in enumerate(ones)}
+        fields = {json.loads(pair)[0]: 0 for pairs in own for pair in pairs}
+        if fields and (len(others) < len(ones) or len({*own}) == len(ones)):
+            raise ValueError(f"no group has two completions: {listed(fields)} tells them apart; --{kind}-name names another field")
 
 
 def _completions(where: str, item: dict, file: str, number: int, names: Names) -> list[Completion]:
@@ -164,24 +165,20 @@ def _completion(where: str, row: dict, field: str, kinds: dict, file: str, numbe
 
 def _read_ids(found: list[Completion], names: tuple[str, ...]) -> tuple[list[Completion], list[str]]:
     """Texts that are all lists of numbers, as tables of text hold token ids, as these ids.   -> completions, notes"""
-    ids = re.compile(r"(?:\w[\w.]*)?[\[(]+([-+\de\s,.]*)[\])]+")
-    cells = [ids.fullmatch(c.content.strip()) if isinstance(c.content, str) else None for c in found]
     field = next((n for n in names if found[0].row.get(n) is not None), "")
-    texts = [c for c, cell in zip(found, cells, strict=True) if cell is None]
-    some = [cell for cell in cells if cell and re.search(r"\d", cell[1])]
-    if not some or (texts and not re.search(r"(?i)(^|_)(ids|tokens)$", field)):
+    named = re.search(r"(?i)(^|_)(ids|tokens)$", field)
+    ids = re.compile(rf"(?:\w+[.\w]*(?=[\[(]))?[\[(]{'*' if named else '+'}([-+\de\s,.]*)[\])]*|")
+    cells = [ids.fullmatch(c.content.strip()) if isinstance(c.content, str) else None for c in found]
+    if not any(cell and re.search(r"\d", cell[1] or "") for cell in cells) or not (named or all(cells)):
         return found, []
     out = []
     for c, cell in zip(found, cells, strict=True):
         try:
-            if cell is None and isinstance(c.content, str):
-                raise ValueError
-            numbers = [float(n) for n in re.split(r"[\s,]+", cell[1].strip(" \n,")) if n] if cell else []
-            if any(n != int(n) for n in numbers):
-                raise ValueError
-        except (ValueError, OverflowError):
+            texts = re.findall(r"[^\s,]+", (cell[1] or "") if cell else c.content) if isinstance(c.content, str) else []
+            numbers = [int(re.sub(r"\.0*$", "", n)) for n in texts]  # "1." and "1.0", as of floats, are 1
+        except ValueError:
             raise ValueError(f"{c.where}: {field!r} is no list of token ids: {json.dumps(c.content)[:60]}") from None
-        out.append(c._replace(content=content_of([*map(int, numbers)], c.where)) if cell else c)
+        out.append(c._replace(content=content_of(numbers, c.where)) if isinstance(c.content, str) else c)
     return out, [f"the texts of {field!r} are lists of numbers: they are taken for token ids"]
 
 
@@ -190,7 +187,7 @@ def _read_ids(found: list[Completion], names: tuple[str, ...]) -> tuple[list[Com
 
 def _parts(name: str, columns: list[str]) -> list[tuple[str, float]]:
     """The fields that a --reward-name adds, each with its weight."""
-    weighted = [(part.strip(), re.fullmatch(r"(.+):\s*([-+]?[\d.]+(?:e[-+]?\d+)?)", part.strip())) for part in name.split(",")]
+    weighted = [(part.strip(), re.fullmatch(r"(.+):\s*([-+]?\d*\.?\d+)", part.strip())) for part in name.split(",")]
     if name in columns:
         return [(name, 1)]
     return [(part, 1) if part in columns or not m else (m[1].strip(), float(m[2])) for part, m in weighted]
@@ -221,6 +218,9 @@ def _rewards(groups: list[list[Completion]], named: Names, columns: list[str]) -
     hidden = [n for n in columns if ("reward" in n.lower() or n in parts) and n not in {*plain, *numbers, *no_reward}]
     texts = {n: c for n in hidden for c in reversed(everyone) if isinstance(c.row.get(n), str | list)}
     odd = [f"{n!r} is no reward, as {c.where} has {json.dumps(c.row[n])[:60]}, which is no number" for n, c in texts.items()]
+    empty = re.compile(r"(?i)\s*([-+]?[\d.]+(e[-+]?\d+)?|-?inf|nan?|n/a|none|null)?\s*")
+    if half := [note for note, (n, c) in zip(odd, texts.items(), strict=True) if n in parts and empty.fullmatch(str(c.row[n]))]:
+        raise ValueError(f"{half[0]}: {CHOOSE}")
     unused = [] if plain or not numbers else [f"no rewards; --reward-name may name one of {listed(numbers)}"]
     if stated and not plain and not numbers and not odd:
         unused = [f"no rewards: there is {stated!r}, but no other field holds a number in every line that has it"]
@@ -272,10 +272,10 @@ def _rewards(groups: list[list[Completion]], named: Names, columns: list[str]) -
 
 def _same(a: list[list], b: list[list], *, shifted: bool = False) -> bool:
     """Whether these are the same numbers, or within each group the same but for a constant."""
-    for x, y in ((np.array(x, float), np.array(y, float)) for x, y in zip(a, b, strict=True)):
-        if not np.allclose(x - x.mean() if shifted else x, y - y.mean() if shifted else y, rtol=1e-9, atol=1e-12):
-            return False
-    return True
+    if any(abs(v) >= 1e300 for group in a + b for v in group):
+        return False
+    pairs = [(np.array(x, float), np.array(y, float)) for x, y in zip(a, b, strict=True)]
+    return all(np.allclose(x - x.mean() * shifted, y - y.mean() * shifted, rtol=1e-9, atol=1e-12) for x, y in pairs)
 
 
 def _sum(values: list[tuple], null: float | None) -> Any:

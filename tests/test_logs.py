@@ -671,12 +671,17 @@ def test_calls_of_tools_without_content():
     assert len(set(read_groups(lines({"completion": c} for c in calls))[0].texts)) == 2
 
 
+def test_a_huge_part_of_rewards_is_refused_as_a_number():
+    with pytest.raises(ValueError, match="must be a finite number"):
+        read_groups(lines({"completion": c, "rewards": {"a": 10**400, "b": 1, "c": 2}} for c in "xy"))
+
+
 @pytest.mark.parametrize(("kind", "name"), [("group", "uid"), ("group", "example_id"), ("prompt", "prompt"), ("step", "step")])
 def test_the_field_that_tells_all_apart_is_named(kind, name, tmp_path, capsys):
     rows = [{"prompt": "p", "completion": c, "q": 1} | {name: i} for i, c in enumerate("abcd")]
     (tmp_path / "log.jsonl").write_text(lines(rows))
     assert main(["tree", str(tmp_path / "log.jsonl")]) == 2
-    assert f'"{name}" tells them all apart; --{kind}-name names another field' in capsys.readouterr().err
+    assert f'"{name}" tells them apart; --{kind}-name names another field' in capsys.readouterr().err
     assert main(["tree", str(tmp_path / "log.jsonl"), f"--{kind}-name", "q"]) == 0
 
 
