@@ -44,6 +44,7 @@ NAMES = {
     "advantage": ("advantage", "advantages"),
     "group": ("group", "group_id", "uid", "prompt_idx", "prompt_id", "problem_id", "example_id", "task_idx"),
 }
+KNOWN = {name for own in NAMES.values() for name in own}
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 CHAT_TEXT = re.compile(r"""\s*(\[[\[\s]*\{[^{}]{0,99}?['"](role|content)['"]|\{\s*['"]role['"]\s*:\s*['"]assistant['"])\s*[:,]""")
@@ -92,9 +93,8 @@ def read_log(file: str, names: Names = NAMES) -> tuple[list[Item], list[str]]:
 def _read_file(path: Path, name: str, names: Names) -> list[Item]:
     is_parquet = path.suffix.lower() == ".parquet"
     rows = _parquet(path, name, names) if is_parquet else parse(_decode(path.read_bytes(), name), name, names)
-    if said := re.fullmatch(r"(\d{1,18})\.\w+", path.name) or re.search(
-        r"step[_-]?(\d{1,18}(?:\.\d+)?)(?!\d)", str(Path(*path.parts[-3:]))
-    ):
+    place = str(Path(*path.parts[-3:]))
+    if said := re.fullmatch(r"(\d{1,18})\.\w+", path.name) or re.search(r"step[_-]?(\d{1,18}(?:\.\d+)?)(?!\d)", place):
         step = float(said[1]) if "." in said[1] else int(said[1])
         rows = [(where, row if present(row, names["step"]) else {"step": step, **row}) for where, row in rows]
     return [(where, row, str(path)) for where, row in rows]
@@ -124,7 +124,7 @@ def _parquet(path: Path, name: str, names: Names) -> list[tuple[str, dict]]:
     except ArrowException as error:
         raise ValueError(f"{name}: {error}") from None
     plain = (json.dumps(row, default=lambda v: float(v) if hasattr(v, "as_tuple") else str(v)) for row in rows)  # Decimal, dates
-    return [(f"row {i} of {name}", _lower(json.loads(row), names)) for i, row in enumerate(plain)]
+    return [(f"row {i} of {name}", _plain(json.loads(row), names)) for i, row in enumerate(plain)]
 
 
 def parse(text: str, name: str = "", names: Names = NAMES) -> list[tuple[str, dict]]:
@@ -135,7 +135,7 @@ def parse(text: str, name: str = "", names: Names = NAMES) -> list[tuple[str, di
     whole, text = text, re.sub(r'\A\s*"?sep=[\t,;|]"?(\r\n?|\n)', "", text)  # as Excel has it
     header = text.lstrip().partition("\n")[0].strip()
     for mark in "\t,;|" if header[0] not in "{[" else "":
-        if present(_lower({cell.strip().strip('"'): "" for cell in header.split(mark)}, names), names["completion"]):
+        if _fields({cell.strip().strip('"'): "" for cell in header.split(mark)}, names):
             rest = text.lstrip("\r\n")
             return _table(rest, mark, of, names, whole.count("\n") - rest.count("\n"))
     if name.lower().endswith((".csv", ".tsv")):
@@ -158,7 +158,7 @@ def parse(text: str, name: str = "", names: Names = NAMES) -> list[tuple[str, di
             raise ValueError(f"{where} is not a JSON object: {EXPECTED}")
     if not items:
         raise ValueError(f"the list{of} is empty: {EXPECTED}")
-    return [(where, _lower(item, names)) for where, item in items]
+    return [(where, _plain(item, names)) for where, item in items]
 
 
 def _of_pandas(value: Any, names: Names) -> Any:
@@ -175,11 +175,14 @@ def _of_pandas(value: Any, names: Names) -> Any:
     return inner if _fields(inner[0], names) else value
 
 
-def _lower(item: dict, names: Names) -> dict:
-    """With known names of fields in lower case, as "Completion", where no other field has that name."""
-    chosen, known = {n for own in names.values() for n in own}, {n for own in NAMES.values() for n in own}
+def _plain(item: dict, names: Names) -> dict:
+    """With known names of fields in lower case, as "Completion", and with the completion of "messages": its last turn."""
+    chosen = {part.strip() for own in names.values() for n in own for part in (n, *re.split("[,:]", n))}
     low = {k: k.strip().lower() for k in item if k not in chosen}
-    return {low[k] if low.get(k) in known and [*low.values(), *item].count(low[k]) == 1 else k: v for k, v in item.items()}
+    item = {low[k] if low.get(k) in KNOWN and [*low.values(), *item].count(low[k]) == 1 else k: v for k, v in item.items()}
+    chat = chat_of(item.get("messages"))
+    said = {"prompt": chat[:-1], "completion": chat[-1:]} if chat and chat[-1].get("role") == "assistant" else {}
+    return said | item
 
 
 def _json(text: str, first_line: int, of: str) -> Any:
@@ -209,7 +212,7 @@ def _table(text: str, mark: str, of: str, names: Names, above: int) -> list[tupl
     finally:
         csv.field_size_limit(old)
     texts, items = {*names["completion"], *names["prompt"], *names["group"]}, []
-    head = list(_lower(dict.fromkeys(map(str.strip, head)), names)) if len({*map(str.strip, head)}) == len(head) else head
+    head = list(_plain(dict.fromkeys(map(str.strip, head)), names)) if len({*map(str.strip, head)}) == len(head) else head
     is_json = re.compile(r"(?i)-?(0|[1-9]\d*)(\.\d+)?(e[-+]?\d+)?|true|false").fullmatch
     for where, row in rows:
         cells = _row(head, row, where).items()
@@ -224,9 +227,7 @@ def present(item: dict, names: Iterable[str]) -> list[str]:
 
 
 def _fields(item: dict, names: Names) -> list[str]:
-    return present(
-        _lower(item, names), {*names["completion"], *(["messages"] if names["completion"] == NAMES["completion"] else [])}
-    )
+    return present(_plain(item, names), names["completion"])
 
 
 def by_number(name: str) -> list:
@@ -243,7 +244,7 @@ def chat_of(value: Any) -> list[dict]:
     if isinstance(value, str) and CHAT_TEXT.match(value):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return []
     messages = [value] if isinstance(value, dict) else value if isinstance(value, list) else []
     return messages if all(isinstance(m, dict) and {"content", "tool_calls", "function_call"} & {*m} for m in messages) else []

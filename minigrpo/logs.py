@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigrpo.log_files import EXPECTED, NAMES, PLURAL, Item, Names, by_number, chat_of, content_of, listed, present, text_of
+from minigrpo.log_files import EXPECTED, NAMES, PLURAL, Item, Names, by_number, content_of, listed, present, text_of
 
 NO_REWARD = {"", "index", "Unnamed: 0"}.union(*(NAMES[kind] for kind in NAMES if kind != "reward"))
 # Of a reward, not a part of it: "reward_mean", "total_reward", "rewardStd".
@@ -111,9 +111,6 @@ def check_not_alone(groups: Sequence[list[Completion]]) -> None:
 
 def _completions(where: str, item: dict, file: str, number: int, names: Names) -> list[Completion]:
     """The completions of an object: its only one, those of a group, or those of a table of columns."""
-    chat = chat_of(item.get("messages"))
-    if chat and chat[-1].get("role") == "assistant":  # what was said before, by tools or in earlier turns, is the prompt
-        item = {"prompt": chat[:-1], "completion": chat[-1:], **item}
     if not (fields := present(item, names["completion"])):
         keys = f"only {listed(item) or 'nothing'}; --completion-name names another field"
         raise ValueError(f'{where} has neither "completions" nor "completion", {keys}. {EXPECTED}')

@@ -666,6 +666,18 @@ def test_a_name_in_both_cases_stays_two():
     assert noted([{"Text": "a", "Reward": 1}, {"Text": "b", "Reward": 0}], completion="Text", reward="Reward")[0] == [[1, 0]]
 
 
+def test_chosen_names_keep_their_capitals():
+    rows = [{"Completion": c, "Reward": 1, "Format": 0.5} for c in "ab"]
+    assert noted(rows, reward="Reward")[0] == [[1, 1]] and noted(rows, reward="Reward, Format:2")[0] == [[2, 2]]
+
+
+def test_messages_in_a_folder(tmp_path):
+    for name, role in (("a.jsonl", "assistant"), ("b.jsonl", "user")):
+        (tmp_path / name).write_text(lines([{"messages": [{"role": "user", "content": "q"}, {"role": role, "content": "a"}]}] * 2))
+    groups, notes = read(tmp_path)
+    assert [g.texts for g in groups] == [["a", "a"]] and 'b.jsonl ("messages")' in notes[0]
+
+
 def test_calls_of_tools_without_content():
     calls = [[{"role": "assistant", "tool_calls": [{"name": name}]}] for name in ("f", "g")]
     assert len(set(read_groups(lines({"completion": c} for c in calls))[0].texts)) == 2
