@@ -241,6 +241,7 @@ def listed(names: Iterable[object]) -> str:
 
 
 def chat_of(value: Any) -> list[dict]:
+    """The messages of a chat, or of one as JSON in a text; none if it is no chat."""
     if isinstance(value, str) and CHAT_TEXT.match(value):
         try:
             value = json.loads(value)

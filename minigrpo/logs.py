@@ -106,7 +106,8 @@ def check_not_alone(groups: Sequence[list[Completion]]) -> None:
         others = {(c.key[1], *(told[k][i] for k in told if k != kind)) for i, c in enumerate(ones)}
         fields = {json.loads(pair)[0]: 0 for pairs in own for pair in pairs}
         if fields and (len(others) < len(ones) or len({*own}) == len(ones)):
-            raise ValueError(f"no group has two completions: {listed(fields)} tells them apart; --{kind}-name names another field")
+            apart = f"{listed(fields)} tells them apart; --{kind}-name names another field"
+            raise ValueError(f"no group has two completions ({len(ones)} groups of one): {apart}")
 
 
 def _completions(where: str, item: dict, file: str, number: int, names: Names) -> list[Completion]:
@@ -164,7 +165,8 @@ def _read_ids(found: list[Completion], names: tuple[str, ...]) -> tuple[list[Com
     """Texts that are all lists of numbers, as tables of text hold token ids, as these ids.   -> completions, notes"""
     field = next((n for n in names if found[0].row.get(n) is not None), "")
     named = re.search(r"(?i)(^|_)(ids|tokens)$", field)
-    ids = re.compile(rf"(?:\w+[.\w]*(?=[\[(]))?[\[(]{'*' if named else '+'}([-+\de\s,.]*)[\])]*|")
+    opened = r"(?:\w+[.\w]*(?=[\[(]))?[\[(]*" if named else r"(?:(?:np\.|torch\.)?(?:array|tensor)\()?\["
+    ids = re.compile(opened + r"([-+\de\s,.]*)[\])]*|")
     cells = [ids.fullmatch(c.content.strip()) if isinstance(c.content, str) else None for c in found]
     if not any(cell and re.search(r"\d", cell[1] or "") for cell in cells) or not (named or all(cells)):
         return found, []
@@ -174,6 +176,8 @@ def _read_ids(found: list[Completion], names: tuple[str, ...]) -> tuple[list[Com
             texts = re.findall(r"[^\s,]+", (cell[1] or "") if cell else c.content) if isinstance(c.content, str) else []
             numbers = [int(re.sub(r"\.0*$", "", n)) for n in texts]  # "1." and "1.0", as of floats, are 1
         except ValueError:
+            if not named and "..." not in c.content:
+                return found, []
             raise ValueError(f"{c.where}: {field!r} is no list of token ids: {json.dumps(c.content)[:60]}") from None
         out.append(c._replace(content=content_of(numbers, c.where)) if isinstance(c.content, str) else c)
     return out, [f"the texts of {field!r} are lists of numbers: they are taken for token ids"]

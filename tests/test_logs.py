@@ -511,7 +511,7 @@ def test_the_number_of_a_file_may_have_a_point(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "cells", [["[1, 2]", "[1, 2, 3]"], ["[1 2]", "[1\n 2 3]"], ["(1, 2)", "array([1, 2, 3])"], ["[1.0]", "[]"]]
+    "cells", [["[1, 2]", "[1, 2, 3]"], ["[1 2]", "[1\n 2 3]"], ["array([1, 2])", "torch.tensor([1, 2, 3])"], ["[1.0]", "[]"]]
 )
 @pytest.mark.parametrize(("field", "name"), [("completion_ids", None), ("completion", None), ("own", "own")])
 def test_ids_as_texts_are_ids(cells, field, name, tmp_path):
@@ -526,8 +526,16 @@ def test_ids_as_texts_are_ids(cells, field, name, tmp_path):
 
 @pytest.mark.parametrize("cell", ["[1, 2, ..., 9]", "['a', 'b']", "[1.5]", "[-1]", "[1e99]"])
 def test_ids_as_texts_that_are_no_ids_are_refused(cell):
+    if "..." in cell:
+        with pytest.raises(ValueError, match=r"line 2.* token id"):
+            read_groups(lines([{"completion": "[1, 2]"}, {"completion": cell}]))
     with pytest.raises(ValueError, match=r"line 2.* token id"):
         read_groups(lines([{"completion_ids": "[1, 2]"}, {"completion_ids": cell}]))
+
+
+@pytest.mark.parametrize("cells", [["(1-2)", "(2+e)"], ["[1.5]", "[2.5]"], ["(1)", "(2)"], ["7", "8"]])
+def test_answers_in_brackets_stay_texts(cells):
+    assert read_groups(lines({"completion": cell} for cell in cells))[0].texts == cells
 
 
 def test_texts_that_hold_some_lists_stay_texts():
