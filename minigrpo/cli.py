@@ -175,8 +175,8 @@ def _parser() -> argparse.ArgumentParser:
         "also a log of TRL, verl, open-instruct, ms-swift or prime-rl, or a folder of logs",
     )
     tree.add_argument("--unit", choices=("auto", "characters", "words"), default="auto", help="what to split texts into")
-    for kind in ("prompt", "completion", "step", "reward"):
-        several = ", or several to add: a,b" if kind == "reward" else ""
+    for kind in ("prompt", "completion", "step", "reward", "group"):
+        several = ", or several to add: a,b, or a,b:0.5 with weights" if kind == "reward" else ""
         tree.add_argument(
             f"--{kind}-name", metavar="NAME", help=f"the field of logs that holds the {kind}{several} (default: as found)"
         )

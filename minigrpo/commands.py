@@ -173,12 +173,13 @@ def run_tree(a: argparse.Namespace) -> None:
     from minigrpo.drawing import TO_ASCII, tree_text, visible
     from minigrpo.groups import group_statistics, make_groups, statistics_text
     from minigrpo.log_files import NAMES, read_log
-    from minigrpo.logs import choose_steps, read_completions
+    from minigrpo.logs import check_not_alone, choose_steps, read_completions
 
-    given = {"prompt": a.prompt_name, "completion": a.completion_name, "step": a.step_name, "reward": a.reward_name}
-    names = NAMES | {kind: (name,) for kind, name in given.items() if name}
+    kinds = ("prompt", "completion", "step", "reward", "group")
+    names = NAMES | {kind: (name,) for kind in kinds if (name := getattr(a, f"{kind}_name"))}
     items, notes = read_log(a.file, names)
     found, said = read_completions(items, names, a.group_size)
+    check_not_alone(found)
     groups = make_groups(choose_steps(found, a.step or [], last=a.last), unit=a.unit)
     for group in groups[: a.show if len(groups) > 1 else 1]:
         print(tree_text(group.tree, group.rewards, group.labels, prompt=group.prompt, ascii_only=a.ascii), end="\n\n")

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
+from decimal import Decimal, DecimalException
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigrpo.log_files import EXPECTED, NAMES, PLURAL, Item, Names, by_number, listed, present
-from minigrpo.tree import MAX_TOKEN
+from minigrpo.log_files import EXPECTED, NAMES, PLURAL, Item, Names, by_number, content_of, listed, present, text_of
 
 NO_REWARD = {"", "index", "Unnamed: 0"}.union(*(NAMES[kind] for kind in NAMES if kind != "reward"))
+# Of a reward, not a part of it: "reward_mean", "total_reward", "rewardStd".
+STATISTIC = re.compile(
+    "(?:^|[^a-zA-Z]|(?<=[a-z])(?=[A-Z]))(?i:mean|avg|average|std|var|total|sum|overall|final|combined|weighted|min|max|baseline)"
+    "(?![a-z])"
+)
+CHOOSE = "choose with --reward-name NAME, or NAME,NAME for a sum, or NAME,NAME:0.5 with weights"
 
 
 class Completion(NamedTuple):
@@ -41,7 +48,7 @@ def read_completions(
 
     A group is what an object gives as one ("completions" of one prompt), else the completions of the same step, prompt and group
     id, next to each other or not; without a step, of the same file, too.  group_size splits these into so many after each other.
-    A reward name "a,b" is the sum of two fields.  Raises ValueError with line and keys.
+    A reward name "a,b" is the sum of two fields, "a,b:0.5" with a weight.  Raises ValueError with line and keys.
     """
     try:
         found = [c for i, item in enumerate(items) for c in _completions(*item, i, names)]
@@ -51,13 +58,14 @@ def read_completions(
         raise ValueError(f"no completions: {EXPECTED}")
     columns = list(dict.fromkeys(key for c in found for key in c.row))
     for kind in (kind for kind in NAMES if names[kind] != NAMES[kind]):
-        for part in _parts(names[kind][0], columns) if kind == "reward" else names[kind]:
+        for part in dict(_parts(names[kind][0], columns)) if kind == "reward" else names[kind]:
             if part not in columns:
                 raise ValueError(f"no line has {part!r} (--{kind}-name); the columns are {listed(columns)}")
+    found, said_ids = _read_ids(found, names["completion"])
     groups: dict[tuple, list[Completion]] = {}
     for c in found:
         groups.setdefault((c.key, c.ids), []).append(c)
-    rewards, said = _rewards(list(groups.values()), names["reward"], columns)
+    rewards, said = _rewards(list(groups.values()), names, columns)
     split, whole = [], False
     for group, own in zip(groups.values(), rewards, strict=True):
         size = group_size if group_size is not None and group[0].key[0] == "log" else len(group)
@@ -67,25 +75,43 @@ def read_completions(
         split += [members[i : i + size] for i in range(0, len(group), size)]
         whole |= group[0].key[0] == "log" and not group[0].ids and group_size is None and size > 1
     say = ["all lines of one step and prompt are one group; if they are several, give --group-size K"] if whole else []
-    return split, say + said
+    return split, said_ids + say + said
 
 
 def choose_steps(groups: list[list[Completion]], steps: Iterable[str] = (), *, last: bool = False) -> list[list[Completion]]:
     """The groups of these steps, or of the last; all if none is asked for.  Raises ValueError for a step that is not there."""
-    there = {str(group[0].step) for group in groups} - {"None"}
-    wanted = {*steps, *([max(there, key=by_number, default="")] if last else [])}
-    if wanted - there:
-        raise ValueError(
-            f"no group is of step {listed(wanted - there)}; their steps are: {listed(sorted(there, key=by_number)) or 'none'}"
-        )
-    return [group for group in groups if not wanted or str(group[0].step) in wanted]
+    there = {_step(group[0].step): str(group[0].step) for group in groups if group[0].step is not None}
+    order = sorted(there, key=lambda step: (isinstance(step, Decimal), step if isinstance(step, Decimal) else by_number(step)))
+    wanted = {_step(s): s for s in steps} | ({step: there[step] for step in order[-1:] or [""]} if last else {})
+    if gone := [s for step, s in wanted.items() if step not in there]:
+        raise ValueError(f"no group is of step {listed(gone)}; their steps are: {listed(map(there.get, order)) or 'none'}")
+    return [group for group in groups if not wanted or (group[0].step is not None and _step(group[0].step) in wanted)]
+
+
+def _step(step: object) -> Decimal | str:
+    """A step as the number that it is, or a text: 10, "10" and 10.0 are one step."""
+    try:
+        return number if (number := Decimal(str(step))).is_finite() else str(step)
+    except DecimalException:
+        return str(step)
+
+
+def check_not_alone(groups: Sequence[list[Completion]]) -> None:
+    """Raises ValueError, naming the field that told them apart, if there are groups but none has two completions."""
+    if len(groups) < 2 or any(len(group) > 1 for group in groups):
+        return
+    ones = [group[0] for group in groups]
+    told = {"group": [c.ids for c in ones], "prompt": [c.key[-1] for c in ones], "step": [c.key[-2] for c in ones]}
+    for kind, own in told.items() if all(c.key[0] == "log" for c in ones) else ():
+        others = {(c.key[1], *(told[k][i] for k in told if k != kind)) for i, c in enumerate(ones)}
+        fields = {json.loads(pair)[0]: 0 for pairs in own for pair in pairs}
+        if fields and (len(others) < len(ones) or len({*own}) == len(ones)):
+            apart = f"{listed(fields)} tells them apart; --{kind}-name names another field"
+            raise ValueError(f"no group has two completions ({len(ones)} groups of one): {apart}")
 
 
 def _completions(where: str, item: dict, file: str, number: int, names: Names) -> list[Completion]:
     """The completions of an object: its only one, those of a group, or those of a table of columns."""
-    chat = _chat(item.get("messages"))
-    if [m.get("role") for m in chat].count("assistant") == 1 and chat[-1].get("role") == "assistant":
-        item = {"prompt": chat[:-1], "completion": chat[-1:], **item}
     if not (fields := present(item, names["completion"])):
         keys = f"only {listed(item) or 'nothing'}; --completion-name names another field"
         raise ValueError(f'{where} has neither "completions" nor "completion", {keys}. {EXPECTED}')
@@ -98,6 +124,8 @@ def _completions(where: str, item: dict, file: str, number: int, names: Names) -
     if field in PLURAL and not (several and (value or columns)):
         raise ValueError(f'{where}: "{field}" must be a list of at least one text or list of token ids')
     if not several:
+        ones = ("reward", "advantage")
+        item = {k: v[0] if isinstance(v, list) and len(v) == 1 and kinds.get(k) in ones else v for k, v in item.items()}
         return [_completion(where, item, field, kinds, file, None)]
     size = len(value)
     for n, kind in kinds.items():
@@ -125,72 +153,80 @@ def _completion(where: str, row: dict, field: str, kinds: dict, file: str, numbe
     parts = {k if k not in row else f"{n}/{k}": v for n in dicts for k, v in dicts[n].items()}
     has = {kind: [n for n in kinds if kinds[n] == kind and row.get(n) is not None] for kind in NAMES}
     told = {kind: tuple(json.dumps([n, row[n]], sort_keys=True) for n in has[kind]) for kind in has}
-    place = os.path.dirname(file) if told["step"] else (file, number)
+    folder, base = os.path.split(file)  # files of one name with other numbers are parts of one log
+    place = (folder, re.sub(r"\d+", "", base)) if told["step"] else (file, number)
     key = ("group", number) if number is not None and number >= 0 else ("log", place, told["step"], told["prompt"])
     step = next((row[n] for n in has["step"] if isinstance(row[n], int | float | str)), None)
-    prompt = next((_text(row[n]) for n in has["prompt"]), "")
-    return Completion(where, row | parts, key, told["group"], prompt, step, _content(row[field], where), tuple(parts))
+    prompt = next((text_of(row[n]) for n in has["prompt"]), "")
+    return Completion(where, row | parts, key, told["group"], prompt, step, content_of(row[field], where), tuple(parts))
 
 
-def _chat(value: Any) -> list[dict]:
-    messages = [value] if isinstance(value, dict) else value if isinstance(value, list) else []
-    return messages if all(isinstance(m, dict) and "content" in m for m in messages) else []
-
-
-def _text(value: Any) -> str:
-    """A text, or a chat's messages joined, or anything else as JSON."""
-    return "\n".join(map(_said, _chat(value))) if _chat(value) else value if isinstance(value, str) else json.dumps(value)
-
-
-def _said(message: dict) -> str:
-    """All that a message says: reasoning, content (a text, or parts), calls of tools."""
-    content = message["content"]
-    if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
-        content = "".join(p["text"] for p in content)
-    parts = [content if k == "content" else message.get(k) for k in ("reasoning_content", "thinking", "content", "tool_calls")]
-    return "\n".join(p if isinstance(p, str) else json.dumps(p, sort_keys=True) for p in parts if p)
-
-
-def _content(value: Any, where: str) -> str | list:
-    """A completion as a text, a list of ids or a list of texts."""
-    value = _text(value) if _chat(value) else value
-    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(t, str) for t in value)):
-        return value
-    if not isinstance(value, list) or not all(type(t) is int for t in value):
-        raise ValueError(f"{where} is neither a text nor a list of token ids (whole numbers): {json.dumps(value)[:60]}")
-    if not 0 <= min(value) <= max(value) <= MAX_TOKEN:
-        raise ValueError(f"{where} holds a token id outside [0, 2**31): {min(value)} … {max(value)}")
-    return value
+def _read_ids(found: list[Completion], names: tuple[str, ...]) -> tuple[list[Completion], list[str]]:
+    """Texts that are all lists of numbers, as tables of text hold token ids, as these ids.   -> completions, notes"""
+    field = next((n for n in names if found[0].row.get(n) is not None), "")
+    named = re.search(r"(?i)(^|_)(ids|tokens)$", field)
+    opened = r"(?:\w+[.\w]*(?=[\[(]))?[\[(]*" if named else r"(?:(?:np\.|torch\.)?(?:array|tensor)\()?\["
+    ids = re.compile(opened + r"([-+\de\s,.]*)[\])]*|")
+    cells = [ids.fullmatch(c.content.strip()) if isinstance(c.content, str) else None for c in found]
+    if not any(cell and re.search(r"\d", cell[1] or "") for cell in cells) or not (named or all(cells)):
+        return found, []
+    out = []
+    for c, cell in zip(found, cells, strict=True):
+        try:
+            texts = re.findall(r"[^\s,]+", (cell[1] or "") if cell else c.content) if isinstance(c.content, str) else []
+            numbers = [int(re.sub(r"\.0*$", "", n)) for n in texts]  # "1." and "1.0", as of floats, are 1
+        except ValueError:
+            if not named and "..." not in c.content:
+                return found, []
+            raise ValueError(f"{c.where}: {field!r} is no list of token ids: {json.dumps(c.content)[:60]}") from None
+        out.append(c._replace(content=content_of(numbers, c.where)) if isinstance(c.content, str) else c)
+    return out, [f"the texts of {field!r} are lists of numbers: they are taken for token ids"]
 
 
 # -- rewards -------------------------------------------------------------------------------------------------------------
 
 
-def _parts(name: str, columns: list[str]) -> list[str]:
-    return [name] if name in columns else [part.strip() for part in name.split(",")]
+def _parts(name: str, columns: list[str]) -> list[tuple[str, float]]:
+    """The fields that a --reward-name adds, each with its weight."""
+    weighted = [(part.strip(), re.fullmatch(r"(.+):\s*([-+]?\d*\.?\d+)", part.strip())) for part in name.split(",")]
+    if name in columns:
+        return [(name, 1)]
+    return [(part, 1) if part in columns or not m else (m[1].strip(), float(m[2])) for part, m in weighted]
 
 
-def _rewards(groups: list[list[Completion]], names: tuple[str, ...], columns: list[str]) -> tuple[list[list], list[str]]:
+def _rewards(groups: list[list[Completion]], named: Names, columns: list[str]) -> tuple[list[list], list[str]]:
     """The reward of every completion of every group, and a note on what it is where that is not plain.
 
     Where a file has advantages but no field called reward, they say which column, or which sum of columns, is the reward: in every
     group, a = (r - mean(r)) / scale.  If none does, or several do with other values, it is refused.  In sums null counts 0.
     """
-    everyone = [c for group in groups for c in group]
+    everyone, names = [c for group in groups for c in group], named["reward"]
 
-    def sums(fields: Iterable[str], null: float | None = None) -> list[list]:
-        return [[_sum([v for f in fields if (v := c.row.get(f)) is not None], null) for c in group] for group in groups]
+    def sums(fields: Iterable[str | tuple], null: float | None = None) -> list[list]:
+        pairs = [f if isinstance(f, tuple) else (f, 1) for f in fields]
+        return [[_sum([(v, w) for f, w in pairs if (v := c.row.get(f)) is not None], null) for c in group] for group in groups]
 
-    if names != NAMES["reward"]:
-        return sums(_parts(names[0], columns)), []
     types = {n: {type(v) for c in everyone if (v := c.row.get(n)) is not None} for n in columns}
-    plain = [n for n in names if types.get(n)]
-    numbers = [n for n in columns if types[n] and types[n] <= {int, float, bool} and n not in NO_REWARD]
-    unused = [] if plain or not numbers else [f"no rewards; --reward-name may name one of {listed(numbers)}"]
-    numbers = [n for n in numbers if bool not in types[n]]
-    parts = [n for n in columns if any(n in c.parts for c in everyone)]
-    claimed = [n for n in parts if n in numbers] or parts or [n for n in numbers if "reward" in n.lower()]
     stated = next((n for n in NAMES["advantage"] if types.get(n, set()) & {int, float}), "")
+    advantages = [[c.row.get(stated) for c in group] for group in groups]
+    if names != NAMES["reward"]:
+        rewards = sums(_parts(names[0], columns))
+        contradicted = stated and stated != names[0] and _agreement(rewards, advantages) is None
+        return rewards, [f"{names[0]!r} is the reward, as asked, but {stated!r} is not its advantage"] if contradicted else []
+    plain, no_reward = [n for n in names if types.get(n)], NO_REWARD.union(*(named[kind] for kind in named if kind != "reward"))
+    parts = [n for n in columns if any(n in c.parts for c in everyone)]
+    numbers = [n for n in columns if types[n] and types[n] <= {int, float, bool} and n not in no_reward]
+    hidden = [n for n in columns if ("reward" in n.lower() or n in parts) and n not in {*plain, *numbers, *no_reward}]
+    texts = {n: c for n in hidden for c in reversed(everyone) if isinstance(c.row.get(n), str | list)}
+    odd = [f"{n!r} is no reward, as {c.where} has {json.dumps(c.row[n])[:60]}, which is no number" for n, c in texts.items()]
+    empty = re.compile(r"(?i)\s*([-+]?[\d.]+(e[-+]?\d+)?|-?inf|nan?|n/a|none|null)?\s*")
+    if half := [note for note, (n, c) in zip(odd, texts.items(), strict=True) if n in parts and empty.fullmatch(str(c.row[n]))]:
+        raise ValueError(f"{half[0]}: {CHOOSE}")
+    unused = [] if plain or not numbers else [f"no rewards; --reward-name may name one of {listed(numbers)}"]
+    if stated and not plain and not numbers and not odd:
+        unused = [f"no rewards: there is {stated!r}, but no other field holds a number in every line that has it"]
+    mine = [n for n in parts if n in numbers] or parts or [n for n in numbers if "reward" in n.lower() and bool not in types[n]]
+    claimed = [n for n in mine if not STATISTIC.search(n)]
     for c in everyone:
         said = [c.row[n] for n in plain if c.row.get(n) is not None]
         if any(v != said[0] for v in said[1:]):
@@ -199,34 +235,56 @@ def _rewards(groups: list[list[Completion]], names: tuple[str, ...], columns: li
             raise ValueError(f"{huge[0]!r} is not finite, or too large, in {c.where}: choose the reward with --reward-name")
     rewards = [[next((c.row[n] for n in plain if c.row.get(n) is not None), None) for c in group] for group in groups]
     if not (numbers or parts) or (plain and not stated):
-        return rewards, unused
+        return rewards, unused + odd
     if not stated:
-        return (sums(claimed), [f"the reward is {' + '.join(claimed)}"]) if parts else (rewards, unused)
-    advantages = [[c.row.get(stated) for c in group] for group in groups]
+        if not parts:
+            return rewards, unused + odd
+        claimed = claimed or mine[: len(mine) == 1]
+        for n in (n for n in mine if n in numbers):
+            own, rest = sums([n], 0.0), sums([other for other in claimed if other != n], 0.0)
+            if (len(claimed) > 2 and any(map(any, own)) and _same(own, rest)) if n in claimed else not _same(own, rest):
+                raise ValueError(f"{everyone[0].where} and below: {n!r} seems to hold all of {listed(mine)}: {CHOOSE}")
+        return sums(claimed), [f"the reward is {' + '.join(claimed)}", *odd]
     first = tuple(plain[:1] or claimed or numbers)
     rewards = rewards if plain else sums(first, 0.0)
-    if (plain or claimed or len(numbers) == 1) and _agreement(rewards, advantages) is not None:
-        return rewards, [] if plain else [f"the reward is {' + '.join(first)}"]
-    sizes = range(1, len(numbers) + 1) if len(numbers) < 6 else (1, len(numbers))
-    readings = {r: sums(r, 0.0) for size in sizes for r in combinations(numbers, size)}
-    shown = {r: size for r, values in readings.items() if (size := _agreement(values, advantages)) is not None}
+
+    def agreeing(fields: list[str]) -> dict[tuple, int]:
+        sizes = range(1, len(fields) + 1) if len(fields) < 6 else (1, len(fields))
+        all_sizes = {r: _agreement(sums(r, 0.0), advantages) for size in sizes for r in combinations(fields, size)}
+        return {r: size for r, size in all_sizes.items() if size is not None}
+
+    sure = plain or claimed or (len(numbers) == 1 and bool not in types[numbers[0]])
+    others = agreeing([n for n in claimed if n in numbers and not plain])
+    if sure and _agreement(rewards, advantages) is not None and all(_same(sums(r, 0.0), rewards, shifted=True) for r in others):
+        return rewards, odd if plain else [f"the reward is {' + '.join(first)}", *odd]
+    shown = agreeing(numbers)
     fits = [r for r, size in shown.items() if size > (2 if claimed else 1)]  # two show too little to leave out a claimed reward
     if plain and not fits:
-        return rewards, [f"{first[0]!r} is taken for the reward, but {stated!r} is not its advantage"]
-    if fits and not plain and all(readings[r] == readings[fits[0]] for r in shown):
-        return readings[fits[0]], [f"the reward is {' + '.join(fits[0])}"]
+        return rewards, [f"{first[0]!r} is taken for the reward, but {stated!r} is not its advantage", *odd]
+    if not fits and all(types[n] == {bool} for n in numbers):
+        return [[None for _ in group] for group in groups], unused + odd
+    if fits and not plain and all(_same(sums(r, 0.0), sums(fits[0], 0.0)) for r in shown):
+        return sums(fits[0], 0.0), [f"the reward is {' + '.join(fits[0])}", *odd]
     raise ValueError(
         f"{everyone[0].where} and below: {stated!r} shows {'several' if fits else 'none'} of {listed(numbers)} and their sums "
-        "to be the reward: choose with --reward-name NAME, or NAME,NAME for a sum"
+        f"to be the reward: {CHOOSE}"
     )
 
 
-def _sum(values: list, null: float | None) -> Any:
-    """The sum of numbers; anything else, which is to be refused, as it is."""
-    wrong = [v for v in values if not isinstance(v, int | float) or abs(v) >= 1e300]
-    if wrong or (len(values) == 1 and null is None):
-        return (wrong or values)[0]
-    return float(sum(v for v in values if v == v)) if values else null
+def _same(a: list[list], b: list[list], *, shifted: bool = False) -> bool:
+    """Whether these are the same numbers, or within each group the same but for a constant."""
+    if any(abs(v) >= 1e300 for group in a + b for v in group):
+        return False
+    pairs = [(np.array(x, float), np.array(y, float)) for x, y in zip(a, b, strict=True)]
+    return all(np.allclose(x - x.mean() * shifted, y - y.mean() * shifted, rtol=1e-9, atol=1e-12) for x, y in pairs)
+
+
+def _sum(values: list[tuple], null: float | None) -> Any:
+    """The sum of numbers with weights; anything else, which is to be refused, as it is."""
+    wrong = [v for v, _ in values if not isinstance(v, int | float) or abs(v) >= 1e300]
+    if wrong or (len(values) == 1 and null is None and values[0][1] == 1):
+        return (wrong or values[0])[0]
+    return float(sum(w * v for v, w in values if v == v)) if values else null
 
 
 def _agreement(rewards: list[list], advantages: list[list]) -> int | None:
@@ -234,10 +292,8 @@ def _agreement(rewards: list[list], advantages: list[list]) -> int | None:
 
     0 if no group shows anything, as its advantages are all equal; None if a group contradicts.
     """
-    both = [
-        (r, a) for r, a in zip(rewards, advantages, strict=True) if all(type(v) in (int, float) and abs(v) < 1e300 for v in r + a)
-    ]
-    pairs = [(np.array(r, float), np.array(a, float)) for r, a in both]
+    numbers = [all(isinstance(v, int | float) and abs(v) < 1e300 for v in r + a) for r, a in zip(rewards, advantages, strict=True)]
+    pairs = [(np.array(rewards[i], float), np.array(advantages[i], float)) for i, ok in enumerate(numbers) if ok]
     digits = max((17 if "e" in repr(v) else len(repr(v).partition(".")[2]) for _, a in pairs for v in a.tolist()), default=0)
     noise = 1e-5 * max((np.abs(a).max() for _, a in pairs), default=0.0)
     shown = 0

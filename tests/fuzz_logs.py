@@ -18,6 +18,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,21 @@ from minigrpo.logs import choose_steps, read_completions
 
 ODD = [None, True, False, 0, -1, 1.5, 1e400, -1e300, float("nan"), 10**400, "", "7", "nan", " \n", "\ud800", "\0", "日\u2028"]
 ODD += [[], [[]], [1], [1, -1], [1.5], ["a", 1], [None], [["a", "b"], [1]], {}, {"a": 1}, {"a": [1, 2]}, {"content": 3}]
+ODD += ["[1, 2]", "[1 2 3]", '[{"role": "assistant", "content": "x"}]', "[{'role': 'user'", {"0": "a", "1": "b"}]
 ODD += [[{"content": part}] for part in (None, [{"type": "text", "text": "x"}], [{"type": "image"}])]
-FIELDS = [*(n for known in NAMES.values() for n in known), "acc_reward", "length", "columns", "data", "messages", "", "x"]
+FIELDS = [
+    *(n for known in NAMES.values() for n in known),
+    "acc_reward",
+    "length",
+    "columns",
+    "data",
+    "messages",
+    "",
+    "x",
+    "total_reward",
+    "Completion",
+    "Reward",
+]
 
 
 def document(rng: np.random.Generator) -> tuple[list[dict], str]:
@@ -70,7 +84,7 @@ def mutate(objects: list[dict], rng: np.random.Generator) -> bool:
         touched = key in NAMES["completion"]
         what = rng.integers(6)
         if what == 0:
-            item[key], whole = ODD[rng.integers(len(ODD))], whole and not touched
+            item[key], whole = deepcopy(ODD[rng.integers(len(ODD))]), whole and not touched
         elif what == 1:
             del item[key]
             whole = whole and not touched
@@ -79,13 +93,13 @@ def mutate(objects: list[dict], rng: np.random.Generator) -> bool:
             whole = whole and not touched and other not in NAMES["completion"]
             item[other] = item.pop(key)
         elif what == 3:
-            item[FIELDS[rng.integers(len(FIELDS))]] = ODD[rng.integers(len(ODD))]
+            item[FIELDS[rng.integers(len(FIELDS))]] = deepcopy(ODD[rng.integers(len(ODD))])
             whole = False
         elif what == 4 and isinstance(item[key], list) and item[key]:
             if rng.random() < 0.5:
                 item[key].pop()
             else:
-                item[key][rng.integers(len(item[key]))] = ODD[rng.integers(len(ODD))]
+                item[key][rng.integers(len(item[key]))] = deepcopy(ODD[rng.integers(len(ODD))])
             whole = whole and not touched
         else:
             objects.insert(rng.integers(len(objects) + 1), dict(item))

@@ -473,6 +473,238 @@ def test_encodings(codec, name, tmp_path, monkeypatch, capsys):
     assert main(["tree", "-"]) == 0 and "ä" in capsys.readouterr().out
 
 
+# -- what strangers' logs held ---------------------------------------------------------------------------------------------
+
+
+def noted(rows, **names):
+    names = NAMES | {kind: (name,) for kind, name in names.items()}
+    found, notes = read_completions([(*item, "") for item in parse(lines(rows), "log.jsonl", names)], names)
+    return [[c.reward for c in group] for group in found], " ".join(notes)
+
+
+@pytest.mark.parametrize(
+    ("steps", "last"),
+    [
+        ([0.125, 0.25, 0.5, 0.75], 0.75),
+        (["0.5", "0.125", "1e-3"], "0.5"),
+        ([-3, -20, -10], -3),
+        (["epoch 0.125", "epoch 0.5"], "epoch 0.5"),
+        ([9, 10.0, "2"], 10.0),
+        ([2**53, 2**53 + 1], 2**53 + 1),
+    ],
+)
+def test_the_last_step_is_the_largest_number(steps, last):
+    found = read_completions([("", {"step": s, "completion": c}, "") for s in steps for c in "ab"])[0]
+    assert {group[0].step for group in choose_steps(found, last=True)} == {last}
+    assert len(choose_steps(found, [str(last)])) == 1
+
+
+def test_one_step_written_in_two_ways_is_one():
+    found = read_completions([("", {"step": s, "completion": "a"}, "") for s in (10, "10", 10.0, 9)])[0]
+    assert len(choose_steps(found, last=True)) == len(choose_steps(found, ["10.0"])) == 3
+
+
+def test_the_number_of_a_file_may_have_a_point(tmp_path):
+    for step in ("0.125", "0.5"):
+        (tmp_path / f"step_{step}.jsonl").write_text(lines([{"completion": "a"}, {"completion": "b"}]))
+    assert [group.step for group in read(tmp_path)[0]] == [0.125, 0.5]
+
+
+@pytest.mark.parametrize(
+    "cells", [["[1, 2]", "[1, 2, 3]"], ["[1 2]", "[1\n 2 3]"], ["array([1, 2])", "torch.tensor([1, 2, 3])"], ["[1.0]", "[]"]]
+)
+@pytest.mark.parametrize(("field", "name"), [("completion_ids", None), ("completion", None), ("own", "own")])
+def test_ids_as_texts_are_ids(cells, field, name, tmp_path):
+    names = {"completion": name} if name else {}
+    (tmp_path / "a.csv").write_text(table([{"prompt": "p", field: cell} for cell in cells]), newline="")
+    (group,), notes = read(tmp_path / "a.csv", **names)
+    assert group.labels is None and group.unit == "tokens" and "token ids" in " ".join(notes)
+    assert group.sequences == ([[1], []] if "[]" in cells else [[1, 2], [1, 2, 3]])
+    (tmp_path / "a.json").write_text(json.dumps([{field: cell} for cell in cells]))
+    assert read(tmp_path / "a.json", **names)[0][0].sequences == group.sequences
+
+
+@pytest.mark.parametrize("cell", ["[1, 2, ..., 9]", "['a', 'b']", "[1.5]", "[-1]", "[1e99]"])
+def test_ids_as_texts_that_are_no_ids_are_refused(cell):
+    if "..." in cell:
+        with pytest.raises(ValueError, match=r"line 2.* token id"):
+            read_groups(lines([{"completion": "[1, 2]"}, {"completion": cell}]))
+    with pytest.raises(ValueError, match=r"line 2.* token id"):
+        read_groups(lines([{"completion_ids": "[1, 2]"}, {"completion_ids": cell}]))
+
+
+@pytest.mark.parametrize("cells", [["(1-2)", "(2+e)"], ["[1.5]", "[2.5]"], ["(1)", "(2)"], ["7", "8"]])
+def test_answers_in_brackets_stay_texts(cells):
+    assert read_groups(lines({"completion": cell} for cell in cells))[0].texts == cells
+
+
+def test_texts_that_hold_some_lists_stay_texts():
+    (group,) = read_groups(lines([{"completion": "[1, 2]"}, {"completion": "the list [1, 2]"}]))
+    assert group.texts == ["[1, 2]", "the list [1, 2]"]
+
+
+@pytest.mark.parametrize("dump", [json.dumps, repr, lambda chat: repr(chat).replace("'role'", "'content'", 1)])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_chats_as_texts_are_chats_or_refused(dump, name, tmp_path):
+    chats = [dump([{"role": "assistant", "content": text}]) for text in TEXTS[:3]]
+    rows = [{"prompt": "p", "completion": chat} for chat in chats]
+    (tmp_path / name).write_text(table(rows) if name == "a.csv" else lines(rows), newline="")
+    if dump is json.dumps:
+        assert read(tmp_path / name)[0][0].texts == TEXTS[:3]
+    else:
+        with pytest.raises(ValueError, match=rf"line \d of {name} holds a chat as a text"):
+            read(tmp_path / name)
+
+
+TOTAL = np.add(A, B).tolist()
+
+
+@pytest.mark.parametrize("total", ["total_reward", "rewardSum", "reward/overall"])
+def test_a_total_is_not_added_to_its_parts(total):
+    (rewards,), notes = noted(trl(scaled(TOTAL), accuracy_reward=A, format_reward=B, **{total: TOTAL}))
+    assert rewards == TOTAL and "accuracy_reward + format_reward" in notes
+    weighted = np.add(A, np.multiply(0.1, B)).tolist()
+    assert noted(trl(scaled(weighted), accuracy_reward=A, format_reward=B, **{total: weighted}))[0] == [weighted]
+
+
+def test_what_is_said_of_rewards_is_none():
+    (rewards,), _ = noted(trl(scaled(A), acc_reward=A, reward_mean=[0.5] * 4, reward_std=[0.577] * 4))
+    assert rewards == A
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        trl(scaled(TOTAL), accuracy_reward=A, format_reward=B, the_reward=TOTAL),  # which is a total, by another name
+        trl(scaled(A), accuracy_reward=A, format_reward=A),
+        trl([0.7071, -0.7071], a_reward=[1, 0], b_reward=[5, 3]),
+        [{"completion": c, "rewards": {"a": 1, "b": 0.5, "all": 1.5}} for c in "xy"],
+        [{"completion": c, "rewards": {"a": 1, "b": 0.5, "total": 1.05}} for c in "xy"],
+    ],
+)
+def test_readings_that_cannot_be_told_apart_are_refused(rows):
+    with pytest.raises(ValueError, match="--reward-name"):
+        noted(rows)
+
+
+def test_dicts_with_totals():
+    rows = [{"completion": c, "rewards": {"accuracy": a, "format": 0.5, "total": a + 0.5}} for c, a in (("x", 1), ("y", 0))]
+    assert noted(rows)[0] == [[1.5, 0.5]]
+    rows = trl(scaled(TOTAL))
+    rows = [row | {"rewards": {"accuracy": a, "format": b, "total": a + b}} for row, a, b in zip(rows, A, B, strict=True)]
+    assert noted(rows)[0] == [TOTAL]
+
+
+@pytest.mark.parametrize("name", ["a", "a,b", "b", "a,b:-1"])
+def test_a_chosen_reward_that_contradicts_the_advantages_is_said(name):
+    rows = trl(scaled(np.add(A, np.multiply(-0.1, B))), a=A, b=B)
+    assert "as asked, but 'advantage' is not its advantage" in noted(rows, reward=name)[1]
+    (rewards,), notes = noted(rows, reward="a, b:-0.1")
+    assert np.allclose(rewards, np.add(A, np.multiply(-0.1, B))) and "as asked" not in notes
+
+
+def test_truths_may_be_rewards():
+    right = [a == 1 for a in A]
+    (rewards,), notes = noted(trl(scaled(A), correct=right, length=LENGTH))
+    assert rewards == A and "the reward is correct" in notes
+    assert noted(trl(scaled(A), correct=right, truncated=[False] * 4))[0] == [A]
+    for cols in ({"correct": [True, False], "length": [5, 3]}, {"correct": [True, False], "short": [True, False]}):
+        with pytest.raises(ValueError, match=r"several of .*correct.* choose with --reward-name"):
+            noted(trl([0.7071, -0.7071], **cols))
+
+
+@pytest.mark.parametrize("value", ["1.0", "NA", ["1"]])
+@pytest.mark.parametrize("stated", [{"advantage": 0.5}, {}])
+def test_rewards_that_are_no_numbers_are_said(value, stated):
+    rows = [{"completion": "a", "accuracy_reward": value} | stated, {"completion": "b", "accuracy_reward": 1.0} | stated]
+    assert f"'accuracy_reward' is no reward, as line 1 of log.jsonl has {json.dumps(value)}" in noted(rows)[1]
+    rows = [{"completion": c, "advantage": 0.5, "acc": "x"} for c in "ab"]
+    assert "no rewards: there is 'advantage'" in noted(rows)[1]
+
+
+def test_files_of_a_folder_that_are_other_logs(tmp_path):
+    rows = [{"step": 1, "prompt": "p", "completion": c} for c in "abcd"]
+    for name in ("a/x.jsonl", "b/samples.jsonl", "b/y.jsonl", "c/train.jsonl", "c/eval.jsonl", "d/part-0.jsonl", "d/part-1.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(lines(rows))
+    groups, notes = read(tmp_path)
+    assert [len(g.sequences) for g in groups] == [4, 4, 4, 4, 8] and notes[
+        0
+    ] == f"left out, beside samples.jsonl: {Path('b/y.jsonl')}"
+
+
+OF_PANDAS = {k: {str(i): row[k] for i, row in enumerate(ROWS)} for k in ROWS[0]}
+ORDINARY = {
+    "pandas.json": json.dumps(OF_PANDAS),
+    "index.json": json.dumps({str(i): row for i, row in enumerate(ROWS)}),
+    "named index.json": json.dumps({f"r{i}": row for i, row in enumerate(ROWS)}),
+    "table.json": json.dumps({"schema": {"fields": []}, "data": ROWS}),
+    "capitals.jsonl": lines({k.capitalize(): v for k, v in row.items()} for row in ROWS),
+    "CAPITALS.csv": table([{k.upper(): v for k, v in row.items()} for row in ROWS]),
+    "excel.csv": "sep=;\r\n" + table(ROWS, ";"),
+    "excel comma.csv": "\ufeffsep=,\n" + table(ROWS),
+    "spaces.csv": table(ROWS).replace(",", ", "),
+    "spaces.tsv": table(ROWS, "\t").replace("\t", "\t "),
+    "lists.jsonl": lines(row | {"reward": [row["reward"]], "advantage": [2 * row["reward"] - 1]} for row in ROWS),
+    "turns.jsonl": lines(
+        {
+            "step": r["step"],
+            "reward": r["reward"],
+            "messages": [*r["prompt"], *CHATS[0]["completion"], *r["prompt"], *r["completion"]],
+        }
+        for r in CHATS
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_ordinary_files(name, tmp_path):
+    (tmp_path / name).write_text(ORDINARY[name], encoding="utf-8", newline="")
+    groups, _ = read(tmp_path / name)
+    assert shape(groups) == FOUR and groups[0].texts == TEXTS[:4]
+
+
+def test_lines_of_excel_are_counted():
+    with pytest.raises(ValueError, match="line 3 has 1 fields"):
+        read_groups("sep=;\ncompletion;reward\na\n")
+
+
+def test_a_name_in_both_cases_stays_two():
+    assert read_groups(lines([{"completion": "a", "Completion": "b"}]))[0].texts == ["a"]
+    assert noted([{"Text": "a", "Reward": 1}, {"Text": "b", "Reward": 0}], completion="Text", reward="Reward")[0] == [[1, 0]]
+
+
+def test_chosen_names_keep_their_capitals():
+    rows = [{"Completion": c, "Reward": 1, "Format": 0.5} for c in "ab"]
+    assert noted(rows, reward="Reward")[0] == [[1, 1]] and noted(rows, reward="Reward, Format:2")[0] == [[2, 2]]
+
+
+def test_messages_in_a_folder(tmp_path):
+    for name, role in (("a.jsonl", "assistant"), ("b.jsonl", "user")):
+        (tmp_path / name).write_text(lines([{"messages": [{"role": "user", "content": "q"}, {"role": role, "content": "a"}]}] * 2))
+    groups, notes = read(tmp_path)
+    assert [g.texts for g in groups] == [["a", "a"]] and 'b.jsonl ("messages")' in notes[0]
+
+
+def test_calls_of_tools_without_content():
+    calls = [[{"role": "assistant", "tool_calls": [{"name": name}]}] for name in ("f", "g")]
+    assert len(set(read_groups(lines({"completion": c} for c in calls))[0].texts)) == 2
+
+
+def test_a_huge_part_of_rewards_is_refused_as_a_number():
+    with pytest.raises(ValueError, match="must be a finite number"):
+        read_groups(lines({"completion": c, "rewards": {"a": 10**400, "b": 1, "c": 2}} for c in "xy"))
+
+
+@pytest.mark.parametrize(("kind", "name"), [("group", "uid"), ("group", "example_id"), ("prompt", "prompt"), ("step", "step")])
+def test_the_field_that_tells_all_apart_is_named(kind, name, tmp_path, capsys):
+    rows = [{"prompt": "p", "completion": c, "q": 1} | {name: i} for i, c in enumerate("abcd")]
+    (tmp_path / "log.jsonl").write_text(lines(rows))
+    assert main(["tree", str(tmp_path / "log.jsonl")]) == 2
+    assert f'"{name}" tells them apart; --{kind}-name names another field' in capsys.readouterr().err
+    assert main(["tree", str(tmp_path / "log.jsonl"), f"--{kind}-name", "q"]) == 0
+
+
 # -- errors --------------------------------------------------------------------------------------------------------------
 
 
