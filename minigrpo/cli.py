@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -85,7 +86,7 @@ def _run(argv: Sequence[str] | None) -> int:
         return 1
     except KeyboardInterrupt:
         out = getattr(arguments, "resume", None) or getattr(arguments, "out", None)
-        hint = f"; go on with: minigrpo train --resume {out}" if arguments.command == "train" and out else ""
+        hint = f"; go on with: minigrpo train --resume {shlex.quote(out)}" if arguments.command == "train" and out else ""
         print(f"\nminigrpo {arguments.command}: interrupted{hint}", file=sys.stderr)
         return 130
 
@@ -96,7 +97,7 @@ def _out_of_memory(arguments: argparse.Namespace, error: BaseException) -> str:
     if arguments.command != "train":
         return f"out of memory ({reason}): ask for less at a time, or end what else uses the memory"
     out = arguments.resume or arguments.out
-    again = f"go on with minigrpo train --resume {out} and" if out and checkpoints(out) else "start again with"
+    again = f"go on with minigrpo train --resume {shlex.quote(out)} and" if out and checkpoints(out) else "start again with"
     return f"out of memory ({reason}): {again} a smaller --micro-batch-tokens or --memory-limit"
 
 

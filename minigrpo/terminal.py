@@ -18,23 +18,22 @@ def on_any_terminal(command: Callable[[], int]) -> int:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif hasattr(getattr(sys, name), "reconfigure"):
             getattr(sys, name).reconfigure(errors="minigrpo")
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(encoding="utf-8")  # what we read is JSON, in any locale
-    code = 0
     try:
         try:
-            code = command()
+            return command()
         finally:
             sys.stdout.flush()
-        return code
     except OSError as error:  # of a stream: commands report all others themselves
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more at its end
         if is_closed_pipe(error):
             return 141
-        if not code:
-            print(f"minigrpo: cannot write the output: {error.strerror or error}", file=sys.stderr)
-    return code or 2
+        print(f"minigrpo: cannot write the output: {error.strerror or error}", file=sys.stderr)
+    return 2
 
 
 def is_closed_pipe(error: BaseException) -> bool:

@@ -121,8 +121,9 @@ def _is_foreign(frame: traceback.FrameSummary) -> bool:
 def _by_user(error: BaseException) -> bool:
     """Whether the user's code raised, or, where a file of theirs was run, something did that is no error of this package's own.
     A command of this package never exits by itself, either."""
-    unlike_ours = _last_run[0] != "" and not isinstance(error, OURS)
-    return unlike_ours or isinstance(error, SystemExit) or any(map(_is_foreign, _frames(error)))
+    if isinstance(error, SystemExit) or _last_run[0] == "":
+        return isinstance(error, SystemExit)
+    return not isinstance(error, OURS) or any(map(_is_foreign, _frames(error)))
 
 
 def _one_line(text: str, limit: int) -> str:
@@ -136,6 +137,8 @@ def named(what: str = "", subject: Any = None) -> Iterator[None]:
 
     Without `what`, only what the user's code led to, or a library in its place.
     """
+    if not what:  # a command begins
+        _last_run[:] = [""]
     try:
         yield
     except BaseException as error:

@@ -3,6 +3,7 @@
 # ruff: noqa: F811 (a fixture that is imported and an argument have the same name)
 
 import json
+import shlex
 import shutil
 import sys
 
@@ -107,9 +108,10 @@ def test_bad_input(what, run, stored, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line, *expected = BAD[what]
     places = {name: stored / name for name in ("one", "two", "unborn")} | {"new": tmp_path / "new", "long": "LR" * 40}
-    places |= {"mine": stored / "mine.py", "broken": stored / "broken.py", "group": stored / "group.json", "tiny": " ".join(TINY)}
+    places |= {"mine": stored / "mine.py", "broken": stored / "broken.py", "group": stored / "group.json"}
+    places = {name: shlex.quote(str(place)) for name, place in places.items()} | {"tiny": " ".join(TINY)}
     before = {file: file.read_bytes() for file in stored.rglob("*") if file.is_file()}
-    err = one_line(run(*line.format(**places).split()))
+    err = one_line(run(*shlex.split(line.format(**places))))
     for words in expected:
         assert words.format() in err
     assert {file: file.read_bytes() for file in stored.rglob("*") if file.is_file()} == before

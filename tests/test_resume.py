@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -173,11 +174,14 @@ def test_ctrl_c_saves_and_says_how_to_go_on(hold, uninterrupted, where, tmp_path
         assert process.poll() is None  # the step is finished first
         (tmp_path / "go").touch()
     _, err = finished(process, 130)
-    assert err.strip().splitlines()[-1] == f"minigrpo train: interrupted; go on with: minigrpo train --resume {folder}"
+    assert (
+        err.strip().splitlines()[-1]
+        == f"minigrpo train: interrupted; go on with: minigrpo train --resume {shlex.quote(str(folder))}"
+    )
     if variant == "kl":
         saved = {"demonstrations 3": [], "score 2": [0, 2], "score 10": [8, 10]}[hold]
         assert [int(file.stem[-6:]) for file in checkpoints(folder)] == saved
-    finished(start(err.split("minigrpo ")[-1].split(), tmp_path))
+    finished(start(shlex.split(err.split("minigrpo ")[-1]), tmp_path))
     reference = (*reference[:-1], contents(folder)[-1])  # the checkpoint at the interruption may be among the last two
     assert_same(folder, reference)
 
@@ -190,7 +194,7 @@ def test_a_second_ctrl_c_does_not_wait(where, tmp_path):
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     _, err = finished(process, 130)
-    assert err.strip().endswith(f"minigrpo train --resume {folder}")
+    assert err.strip().endswith(f"minigrpo train --resume {shlex.quote(str(folder))}")
     assert [file.stem[-6:] for file in checkpoints(folder)] == ["000000", "000004"]
 
 

@@ -329,3 +329,32 @@ def test_the_program_says_its_version(run):
     from minigrpo import __version__
 
     assert run("--version") == (0, f"minigrpo {__version__}\n", "")
+
+
+def test_a_closed_standard_input_is_no_input():
+    closed = "import sys; sys.stdin = None\nfrom minigrpo.cli import main; sys.exit(main(['tree', '-']))"
+    done = subprocess.run([sys.executable, "-c", closed], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "no input" in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the full device of Linux")
+@pytest.mark.parametrize("code", [0, 1])
+def test_what_a_full_device_swallows_is_told_whatever_the_command_found(code):
+    command = f"import sys; from minigrpo.terminal import on_any_terminal as run; sys.exit(run(lambda: print('rows') or {code}))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", command], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "minigrpo: cannot write the output: No space left on device\n")
+
+
+def test_a_task_file_is_found_by_any_path_in_any_locale(tmp_path):
+    folder = tmp_path / "w ö"
+    folder.mkdir()
+    (folder / "mine.py").write_text("from minigrpo.tasks.treewalk import TreeWalk\nclass Mine(TreeWalk): pass\n")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "LC_", "LANG"))}
+    env |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(Path(__file__).parents[1])}
+    run = [sys.executable, "-m", "minigrpo"]
+    train = ["train", "--task", f"{folder / 'mine.py'}:Mine", "--steps", "1", "--dim", "8", "--out", "run"]
+    for arguments in (train, ["evaluate", "run", "--prompts", "1"]):
+        done = subprocess.run([*run, *arguments], cwd=tmp_path, env=env, capture_output=True, timeout=120)
+        assert done.returncode == 0, done.stderr

@@ -423,7 +423,7 @@ def test_exercises_fail_in_the_students_place(tmp_path):
 
 def test_what_fails_without_the_users_file_is_not_the_users(fails, run, monkeypatch):
     """This package's own bug is a traceback; where a user's task was loaded, which may have led to it, a line with the place."""
-    from minigrpo import evaluation, user_code
+    from minigrpo import evaluation
 
     fails(command="train --task mine.py:T --steps 1 --out run", code=0)
     assert run("train", "--steps", "1", "--dim", "8", "--out", "plain")[0] == 0
@@ -432,7 +432,6 @@ def test_what_fails_without_the_users_file_is_not_the_users(fails, run, monkeypa
     monkeypatch.setattr(evaluation, "evaluate", space["broken"])
     err = run("evaluate", "run", "--prompts", "2")[2]
     assert "your code failed: KeyError: 'ours' (line 1 of evaluation.py, in broken" in err
-    monkeypatch.setattr(user_code, "_last_run", [""])
     with pytest.raises(KeyError, match="ours"):
         run("evaluate", "plain")
 

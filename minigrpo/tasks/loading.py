@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -68,7 +69,7 @@ def _class_in_file(file: str, class_name: str) -> tuple[Path, Callable[..., Task
         raise ValueError(f"there is no task file {file!r}: check the path (a relative one is taken from the current folder)")
     if path.suffix != ".py":
         raise ValueError(f"the task file {file!r} is no .py file: name one")
-    module_name = f"minigrpo_task_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    module_name = f"minigrpo_task_{path.stem}_{zlib.crc32(os.fsencode(path)):08x}"
     with named(f"the task file {file!r} cannot be imported"):
         module = run_file(path, module_name)
     if not callable(getattr(module, class_name, None)):
