@@ -347,7 +347,8 @@ def test_an_answer_that_cannot_be_shown_does_not_end_the_chapter(error, run, des
     file = desk / "exercises/ch05.py"
     odd = f"class Odd:\n    def __repr__(self): {error}\n\n\n"
     answer = f"def {tasks_of('ch05')[0].function}(*_): return [Odd()]\n"
-    file.write_text(f"{odd}{(SOLUTIONS / 'ch05.py').read_text()}\n{answer}")
+    right = (SOLUTIONS / "ch05.py").read_text(encoding="utf-8")
+    file.write_text(f"{odd}{right}\n{answer}", encoding="utf-8")
     code, out, err = run("check", "ch05", file)
     assert (code, err) == (1, "")
     said = " ".join(out.split())

@@ -348,7 +348,7 @@ def test_what_a_full_device_swallows_is_told_whatever_the_command_found(code):
 
 
 def test_a_task_file_is_found_by_any_path_in_any_locale(tmp_path):
-    folder = tmp_path / "w ö"
+    folder = tmp_path / os.fsdecode("w ö".encode())  # also where this process has ASCII alone
     folder.mkdir()
     (folder / "mine.py").write_text("from minigrpo.tasks.treewalk import TreeWalk\nclass Mine(TreeWalk): pass\n")
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "LC_", "LANG"))}
