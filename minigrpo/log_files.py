@@ -26,19 +26,7 @@ Several groups are a JSON list of such objects or one object a line; a log is on
 PLURAL = ("completions", "responses", "outputs", "generations")  # always several completions
 NAMES = {
     "completion": (*PLURAL, "completion", "response", "output", "generation", "response_tokens", "completion_ids"),
-    "prompt": (
-        "prompt",
-        "prompts",
-        "query",
-        "queries",
-        "input",
-        "inputs",
-        "question",
-        "problem",
-        "prompt_tokens",
-        "env",
-        "env_name",
-    ),
+    "prompt": (*"prompt prompts query queries input inputs question problem prompt_tokens env env_name".split(),),
     "step": ("step", "global_step", "training_step", "train_step", "gen_step", "iteration", "epoch"),
     "reward": ("reward", "rewards", "score", "scores"),
     "advantage": ("advantage", "advantages"),

@@ -24,7 +24,8 @@ from minigrpo.backend import ran_out_of_memory
 
 _last_on_path: list[str] = []  # the folder of the file that was run last
 _last_run = [""]  # the file itself, then its neighbours
-INSTALLED = tuple({os.path.dirname(__file__): 0} | {p: 0 for name, p in sysconfig.get_paths().items() if name.endswith("lib")})
+_LIBRARIES = [path for name, path in sysconfig.get_paths().items() if name.endswith("lib")]
+INSTALLED = tuple(os.path.join(path, "") for path in (os.path.dirname(__file__), *_LIBRARIES))  # this package's folder first
 OURS = (ValueError, OSError, FloatingPointError)  # what this package raises of its own accord, with a sentence
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 90

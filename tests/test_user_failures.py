@@ -575,3 +575,13 @@ def test_a_property_of_a_task_of_text(part):
 )
 def test_defaults_that_are_no_settings_of_this_task(defaults, message, fails):
     assert message in fails("    defaults = {", f"    defaults = {defaults}\n    d = {{")
+
+
+def test_a_folder_whose_name_begins_as_the_packages_does_is_not_the_package():
+    import traceback
+
+    from minigrpo.user_code import INSTALLED, _is_foreign
+
+    inside, beside = (traceback.FrameSummary(f"{INSTALLED[0][:-1]}{end}", 1, "f") for end in ("/x.py", "_tasks/x.py"))
+    assert not _is_foreign(inside)
+    assert _is_foreign(beside)
