@@ -24,9 +24,10 @@ Several groups are a JSON list of such objects or one object a line; a log is on
 
 # What fields are called by TRL, verl, open-instruct, ms-swift, prime-rl and OpenRLHF; the first that has a value counts.
 PLURAL = ("completions", "responses", "outputs", "generations")  # always several completions
+PROMPTS = ("prompt", "prompts", "query", "queries", "input", "inputs", "question", "problem")
 NAMES = {
     "completion": (*PLURAL, "completion", "response", "output", "generation", "response_tokens", "completion_ids"),
-    "prompt": (*"prompt prompts query queries input inputs question problem prompt_tokens env env_name".split(),),
+    "prompt": (*PROMPTS, "prompt_tokens", "env", "env_name"),
     "step": ("step", "global_step", "training_step", "train_step", "gen_step", "iteration", "epoch"),
     "reward": ("reward", "rewards", "score", "scores"),
     "advantage": ("advantage", "advantages"),
