@@ -25,10 +25,9 @@ from minigrpo.experiments.table1_plots import best, best_figure, sweep_figure
 from minigrpo.experiments.whole_tree import WholeTree
 from minigrpo.objectives import Objective
 from minigrpo.plots import bootstrap_interval, save
-from minigrpo.policy import make_model, make_optimizer
+from minigrpo.policy import make_optimizer, make_policy
 from minigrpo.rewards import monte_carlo_step_rewards
 from minigrpo.sampler import Rollouts
-from minigrpo.tasks import load_task
 from minigrpo.tasks.treewalk import TreeWalk
 from minigrpo.trainer import TrainSettings
 
@@ -38,14 +37,15 @@ SWEEPS = {  # optimiser: settings, learning rates
     "adamw": (SETTINGS, (3e-4, 1e-3, 3e-3, 1e-2)),
     "sgd": (SETTINGS, (0.1, 0.3, 1.0)),  # Adam hides a gradient's scale; plain SGD does not
 }
+WALK = {"root": "L", "target": "RRRR"}  # as the published table was made
 STEPS, LAST, GROUP_SIZE, MC_GROUP_SIZE = 250, 50, 16, 4
 
 
 def walk(arm: str, n: int, r_neg: float, optimizer: str, learning_rate: float, seed: int, steps: int = STEPS) -> list[int]:
     """Train one arm with one seed.   -> target paths among the group's 16 (monte_carlo_prm: 4) completions, step by step"""
-    task = load_task("treewalk", n=n, r_neg=r_neg)
-    settings = TrainSettings.for_task("treewalk", optimizer=optimizer, learning_rate=learning_rate, seed=seed)
-    model = make_model(settings, task)
+    options = {"optimizer": optimizer, "learning_rate": learning_rate, "seed": seed}
+    settings = TrainSettings.for_task("treewalk", task_options=WALK | {"n": n, "r_neg": r_neg}, **options)
+    model, task = make_policy(settings)
     stepper = make_optimizer(settings, model)
     rng = np.random.default_rng(seed)
     group_size = MC_GROUP_SIZE if arm == "monte_carlo_prm" else GROUP_SIZE
