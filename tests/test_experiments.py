@@ -163,7 +163,7 @@ def test_walk_is_a_function_of_its_arguments(arm):
 
 
 def test_monte_carlo_prm_spends_no_more_tokens_than_a_group_of_16(monkeypatch):
-    task, model = load_task("treewalk"), tiny_model(vocab_size=2)
+    task, model = load_task("treewalk"), tiny_model(vocab_size=3, n_drawable=2)
     policy = WholeTree(model, task.prompts(np.random.default_rng(0), 1)[0], 4)
     policy.look()
     spent = []
