@@ -17,6 +17,7 @@ EXPERIMENTS = {
     "trees": "how much tree there is along training (the paper's section 3.2)",
     "flaw": "who is pushed where, token by token, under GRPO and under λ-GRPO",
     "learning": "GRPO, λ-GRPO and the controls on a task with text",
+    "alpha": "weights |λ|^-α between GRPO (α = 0) and λ-GRPO (α = 1), and beyond, on tasks with text",
     "language-model": "SmolLM2-135M learns sums, and walks the paper's tree",
 }
 
