@@ -125,6 +125,35 @@ def _placebo_weights(f: Answer) -> None:
         )
 
 
+def _pushed_down(f: Answer) -> None:
+    letters = [[ord(letter) for letter in c] for c in ("ABCD", "ABEFHI", "JKLM", "JKLNQST", "JKLNQU", "VWYZ")]
+    for completions, rewards in ((letters, [0.5, 0.5, 1.0, 0.0, 0.0, 0.5]), *groups(8)):
+        given, r, tree = told(completions, rewards), np.array(rewards), PrefixTree.from_sequences(completions)
+        names = ("R", "A", "grpo", "lambda_grpo", "down")
+        *rows, down = parts(ask(f, completions, r, given=given), names, given)
+        one = np.zeros(len(r), dtype=int)
+        mean = {ddof: tree.sum_over_members(advantages(r, one, ddof=ddof)) / tree.count for ddof in (1, 0)}
+        right = (tree.sum_over_members(r) / tree.count, mean[1], tree.count * mean[1], mean[1])
+        alone = [np.full(len(c), x) for c, x in zip(completions, r, strict=True)]
+        hints = (
+            ("this is r_i alone; R̂ is the mean over all members.", alone),
+            ("this is the population's standard deviation; take the sample's, ddof=1.", along(tree, mean[0])),
+            ("this is Â. GRPO has it once for each member: |λ|·Â.", along(tree, mean[1])),
+            ("Â is already the mean over the members; do not divide it again.", along(tree, mean[1] / tree.count)),
+        )
+        for name, got, expected, (hint, mistaken) in zip(names, rows, right, hints, strict=False):
+            compare_rows(got, along(tree, expected), given, name=name, hints={hint: mistaken})
+        low = along(tree, (tree.count > 1) & (mean[1] < -1e-12))
+        unsure = along(tree, (tree.count > 1) & (abs(mean[1]) <= 1e-12))  # 0 but for rounding: either answer will do
+        must, may = ({i for i, row in enumerate(found) if row.any()} for found in (low, unsure))
+        listed = set(np.asarray(down, dtype=float).ravel().tolist()) if shape_of(down) else {-1}
+        if not must <= listed <= must | may:
+            hint = "it is whoever shares a token with Â < 0 with another: not who is below the mean himself."
+            if listed > must:
+                hint = "a token of its own alone does not count: |λ| must be 2 or more."
+            raise wrong(given, f"expected down = {sorted(must)}, got {text(down)}.", hint)
+
+
 def _offsets(rows: list[np.ndarray]) -> list[tuple[int, int]]:
     """(completion, index of its first token among all tokens), the last one first."""
     starts = np.cumsum([0, *(len(row) for row in rows)])[:-1]
@@ -136,4 +165,5 @@ TASKS = (
     Task("weights of λ-GRPO", "lambda_weights", _lambda_weights),
     Task("a group that shows the flaw", "flawed_group", _flawed_group),
     Task("a placebo", "placebo_weights", _placebo_weights),
+    Task("the paper's example", "pushed_down", _pushed_down),
 )
