@@ -11,12 +11,14 @@ and `Objective` on one run after the other (the tests compare them), at a twenti
     placebo                             the weights 1/|λ(i,t)| shuffled over the tokens of each group
     monte_carlo_prm                     a group of 4; the other sampled tokens are spent on rollouts from each step (as VinePPO)
 
-All random numbers of a run come from a generator of its own, default_rng(seed): a run does not depend on its neighbours.
+The walks of a run are drawn by a generator of its own, default_rng(seed), so that arms are paired and a run does not depend on
+its neighbours; what the placebo and the Monte-Carlo PRM draw besides comes from another one.
 Source: Sullivan & Koller, arXiv:2509.21154, section 4.3 (the walk); the controls are ours.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -130,7 +132,7 @@ def monte_carlo_values(
     As many rollouts a step as the tokens of a group of 16 leave, the same number for each; a step that ends at a leaf has that
     leaf's reward.   logp (R,N), leaves (R,k), by_leaf (R,2**depth) rewards
     """
-    runs, n, n_leaves = len(leaves), logp.shape[1], 2**depth
+    n, n_leaves = logp.shape[1], 2**depth
     count = sums(1.0, moves_to(leaves, depth), n).astype(np.int64)
     end = np.broadcast_to(np.arange(n), count.shape).copy()  # the move that ends each one's step
     level = np.log2(np.arange(n) + 2).astype(np.int64)  # 1 … depth
@@ -156,6 +158,23 @@ def monte_carlo_values(
     return np.take_along_axis(values, end, 1)
 
 
+def expected_loss_gradient(logp: np.ndarray, by_leaf: np.ndarray, alpha: float, group_size: int) -> np.ndarray:
+    """d loss / d log p of every move as the group grows: a recursion without chance.   logp (R,N), by_leaf (R,2**depth) -> (R,N)
+
+    A group of k ≫ 1 walks has |λ| = k·p(λ), R̂ = V(λ), and mean and variance of the rewards under the policy, so
+
+        -d loss / d log p(λ) = p(λ)^(1-α) · k^-α · (V(λ) - E r) / (std r + eps) / depth
+    """
+    p = np.exp(path_logp(logp))  # (R,2**depth)
+    depth = (logp.shape[1] + 2).bit_length() - 2
+    moves = np.broadcast_to(moves_to(np.arange(2**depth), depth), (len(logp), 2**depth, depth))
+    reached = sums(p[..., None], moves, logp.shape[1])
+    value = sums((p * by_leaf)[..., None], moves, logp.shape[1]) / reached
+    mean = (p * by_leaf).sum(1, keepdims=True)
+    std = np.sqrt((p * (by_leaf - mean) ** 2).sum(1, keepdims=True))
+    return -(reached ** (1 - alpha)) * group_size**-alpha * (value - mean) / (std + 1e-4) / depth
+
+
 # -- training ------------------------------------------------------------------------------------------------------------
 
 
@@ -172,11 +191,13 @@ def run_walks(
     target: int | None = None,
     start: float | None = None,
     steps: int = STEPS,
+    observe: Callable[..., None] | None = None,
 ) -> list[list[int]]:
     """Train runs with the seeds first_seed, first_seed + 1, …   -> for each, the target paths drawn in every ten steps
 
     target: a leaf number for all; None: seed mod 16, so each of the 16 targets as often as any other.
     policy: "transformer", or "tabular" with the target's probability before training, `start` (None: 1/16).
+    observe(model, logp, leaves, rewards, aim) is called in every step before the update, and at the end with leaves None.
     """
     seeds = range(first_seed, first_seed + runs)
     aim = np.array([seed % 2**DEPTH if target is None else target for seed in seeds])
@@ -192,8 +213,12 @@ def run_walks(
         leaves = draw(logp, np.stack([rng.random((group_size, DEPTH)) for rng in rngs]))
         hits[:, step] = (leaves == aim[:, None]).sum(1)
         rewards = np.take_along_axis(by_leaf, leaves, 1)
+        if observe:
+            observe(model, logp, leaves, rewards, aim)
         gradients = SimpleNamespace(flat=gradients_of_arm(arm, model, logp, leaves, rewards, by_leaf, extra))
         stepper.step(model, gradients, learning_rate)
+    if observe:
+        observe(model, model.logp(), None, None, aim)
     return hits.reshape(runs, -1, BLOCK).sum(2).tolist()
 
 

@@ -49,9 +49,7 @@ NAMES = ("arm", "n", "r_neg", "optimizer", "learning_rate", "targets")
 def cells(quick: bool) -> dict[Cell, int]:
     """All cells and the number of runs of each (quick: two settings, five arms, three rates of AdamW)."""
     if quick:
-        return {
-            (arm, n, -1.0, "adamw", rate, "drawn"): 64 for n in (1, 2) for rate in RATES["adamw"][1:4] for arm in ARMS[:5]
-        }
+        return {(arm, n, -1.0, "adamw", rate, "drawn"): 64 for n in (1, 2) for rate in RATES["adamw"][1:4] for arm in ARMS[:5]}
     found = {}
     for optimizer, rates in RATES.items():
         for rate in rates:
@@ -86,7 +84,8 @@ def frequency(arm: str, final: Sequence[int]) -> np.ndarray:
 def summary(values: np.ndarray) -> dict[str, Any]:
     """Mean with its 95 % bootstrap interval, and the share of runs that found the target (above one half)."""
     low, high = bootstrap_interval(values, np.random.default_rng(0))
-    return {"target_frequency": digits(values.mean()), "low": digits(low), "high": digits(high), "found": digits((values > 0.5).mean())}
+    numbers = {"target_frequency": values.mean(), "low": low, "high": high, "found": (values > 0.5).mean()}
+    return {name: digits(number) for name, number in numbers.items()}
 
 
 def digits(x: float) -> float:
@@ -171,14 +170,15 @@ def text(rows: Sequence[dict[str, Any]]) -> str:
         lines.append(f"{optimizer}  n={n}  r_neg={r_neg:g}  targets {targets}: frequency of the target in the last {LAST} steps")
         for r in chosen:
             if (r["optimizer"], r["n"], r["r_neg"], r["targets"]) == (optimizer, n, r_neg, targets):
-                interval = f"{r['target_frequency']:.3f}  [{r['low']:.3f}, {r['high']:.3f}]  found by {r['found']:.0%} of {r['runs']}"
-                lines.append(f"    {r['arm']:20} {interval:48} at {r['learning_rate']:g}" + " (edge of the sweep)" * (not r["inside"]))
+                interval = f"{r['target_frequency']:.3f}  [{r['low']:.3f}, {r['high']:.3f}]"
+                at = f"at {r['learning_rate']:g}" + " (edge of the sweep)" * (not r["inside"])
+                lines.append(f"    {r['arm']:20} {interval}  found by {r['found']:.0%} of {r['runs']}  {at}")
     lines.append("λ-GRPO - GRPO, paired by seed [95 % interval]; seeds in which one alone found the target; sign test")
     for r in comparison(rows):
         if r["rates"] == "best":
             where = f"{r['optimizer']:6} n={r['n']}  r_neg={r['r_neg']:g}  targets {r['targets']}"
-            numbers = f"{r['difference']:+.3f}  [{r['low']:+.3f}, {r['high']:+.3f}]   {r['only_lambda_grpo']} : {r['only_grpo']}  p={r['p']:.2g}"
-            lines.append(f"    {where:40} {numbers}")
+            numbers = f"{r['difference']:+.3f}  [{r['low']:+.3f}, {r['high']:+.3f}]"
+            lines.append(f"    {where:40} {numbers}   {r['only_lambda_grpo']} : {r['only_grpo']}  p={r['p']:.2g}")
     return "\n".join(lines)
 
 
@@ -188,7 +188,8 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
     seeds: runs of each cell, a multiple of 32, so that each half has every target equally often.
     """
     if seeds is not None and seeds % CHUNK:
-        raise ValueError(f"{seeds} runs do not walk to each of the 16 targets equally often in both halves: take a multiple of {CHUNK}")
+        told = "do not walk to each of the 16 targets equally often in both halves"
+        raise ValueError(f"{seeds} runs {told}: take a multiple of {CHUNK}")
     numbers = {cell: seeds or number for cell, number in cells(quick).items()}
     jobs = [
         dict(zip(NAMES, cell, strict=True)) | {"first_seed": first, "runs": CHUNK}

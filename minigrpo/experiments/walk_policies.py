@@ -68,9 +68,7 @@ class Transformers:
     the rows of L and R alone.   Raises ValueError for another shape.
     """
 
-    def __init__(
-        self, config: TransformerConfig, seeds: Sequence[int], depth: int, dtype: str = "float32"
-    ) -> None:
+    def __init__(self, config: TransformerConfig, seeds: Sequence[int], depth: int, dtype: str = "float32") -> None:
         if config.vocab_size != BOS + 1 or not config.tie_embeddings or config.n_kv_heads != config.n_heads:
             raise ValueError("the walk's transformers have a vocabulary of 3, tied embeddings and plain attention")
         self.config, self.dtype = config, np.dtype(dtype)
