@@ -78,7 +78,7 @@ def best_figure(best: Sequence[dict[str, Any]]) -> Figure:
                     ax.errorbar([value], [i], xerr=error, **style)
                 ax.set(xlim=(-0.04, 1.04), yticks=range(len(arms)), yticklabels=[TITLES[arm] for arm in arms])
         panels[0][0].invert_yaxis()
-        text = "frequency of the target path, each arm at its best learning rate (mean and 95 % interval of runs that did not choose it)"
+        text = "frequency of the target path, each arm at its best rate (mean and 95 % interval of runs that did not choose it)"
         figure.supxlabel(text, fontsize=9)
     return figure
 
