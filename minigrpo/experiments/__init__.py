@@ -17,7 +17,8 @@ EXPERIMENTS = {
     "trees": "how much tree there is along training (the paper's section 3.2)",
     "flaw": "who is pushed where, token by token, under GRPO and under λ-GRPO",
     "learning": "GRPO, λ-GRPO and the controls on a task with text",
-    "language-model": "SmolLM2-135M learns sums, and walks the paper's tree",
+    "language-model": "SmolLM2-135M learns sums",
+    "smollm2-walk": "SmolLM2-135M walks the paper's tree, to each of its 16 leaves",
 }
 
 
