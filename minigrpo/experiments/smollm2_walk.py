@@ -83,7 +83,7 @@ def _pretrained() -> Transformer:
 
 def cut(whole: Transformer, rows: Sequence[int]) -> Transformer:
     """A model with these rows of another's embedding and head only, and the last of them masked."""
-    model = Transformer(replace(whole.config, vocab_size=len(rows), n_drawable=len(rows) - 1), seed=None)
+    model = Transformer(replace(whole.config, vocab_size=len(rows), n_drawable=len(rows) - 1), seed=None, dtype=str(whole.dtype))
     for name, view in model.parameters.items():
         view[...] = whole.parameters[name][rows] if name.startswith(("model.embed", "lm_head")) else whole.parameters[name]
     return model
