@@ -20,6 +20,8 @@ EXPERIMENTS = {
     "learning": "GRPO, λ-GRPO and the controls on a task with text",
     "alpha": "weights |λ|^-α between GRPO (α = 0) and λ-GRPO (α = 1), and beyond, on tasks with text",
     "language-model": "SmolLM2-135M learns sums, and walks the paper's tree",
+    "language-model": "SmolLM2-135M learns sums",
+    "smollm2-walk": "SmolLM2-135M walks the paper's tree, to each of its 16 leaves",
 }
 
 
