@@ -15,6 +15,7 @@ EXPERIMENTS = {
     "when": "where λ-GRPO is ahead of GRPO on the tree walk, by learning rate, start and weight, and why",
     "theorem": "for which objectives GRPO is a process reward model, and for which it is not",
     "prm-quality": "bias and variance of the hidden process rewards against exact values",
+    "enumeration": "whether |λ| belongs to the gradient: exact expected gradients, for each way to sample a group",
     "trees": "how much tree there is along training (the paper's section 3.2)",
     "flaw": "who is pushed where, token by token, under GRPO and under λ-GRPO",
     "learning": "GRPO, λ-GRPO and the controls on a task with text",
