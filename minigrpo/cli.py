@@ -33,7 +33,7 @@ TRAIN_HELP = {
     "task_options": "an option of the task, such as n=2; may be repeated",
     "model": "a pretrained language model: smollm2 (fetched by minigrpo pull), a .gguf file, or a Hugging Face folder",
     "objective": ", ".join(PRESETS),
-    "objective_options": "a change to the objective's preset, such as beta=0.04 or kl=k2; may be repeated",
+    "objective_options": "a change to the objective's preset, such as beta=0.04, kl=k2 or alpha=0.5; may be repeated",
     "group_size": "k, completions a prompt",
     "prompts_per_step": "groups a step",
     "inner_epochs": "μ, updates from one batch of rollouts (above 1, ratios are clipped)",

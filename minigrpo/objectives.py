@@ -4,7 +4,9 @@ For completion i, token t, node λ(i,t):
 
     J = Σᵢ cᵢ Σₜ w(i,t) · ( min(ρ·aᵢ, clip(ρ, 1-low, 1+high)·aᵢ) - β·D )            loss = -J
 
-    aᵢ advantage (baseline, scale);  cᵢ aggregation;  w = 1, or 1/|λ(i,t)| in λ-GRPO;  ρ = π/π_old;  D an estimate of KL(π‖π_ref)
+    aᵢ advantage (baseline, scale);  cᵢ aggregation;  w = |λ(i,t)|^-α;  ρ = π/π_old;  D an estimate of KL(π‖π_ref)
+
+α = 0, so w = 1, is GRPO; α = 1 is λ-GRPO.  The family between and beyond them is ours, not the paper's.
 
 ρ and D are the same for all members of a node.  Unclipped, a node needs Σ cᵢaᵢ over its members: one process reward.  Clipping
 looks at the sign of aᵢ: min(ρ·a, clip(ρ)·a) is a·min(ρ, 1+high) for a > 0 and a·max(ρ, 1-low) for a < 0, so a node needs two
@@ -33,7 +35,6 @@ CHOICES = {
     "baseline": ("group_mean", "leave_one_out", "none"),
     "scale": ("group_std", "batch_std", "none"),
     "aggregation": ("group_token_mean", "batch_token_mean", "sequence_mean", "sequence_sum", "constant"),
-    "process_weight": ("none", "inverse_count"),
     "process_reward": ("outcome", "tree"),
     "kl": ("k1", "k2", "k3"),
 }
@@ -170,7 +171,9 @@ class Objective:
     # sequence_mean: over the tokens of a completion, then over completions (DeepSeekMath).  sequence_sum: summed over the tokens
     # of a completion, then the mean over completions (REINFORCE, RLOO).  constant: sequence_sum / max_new_tokens (Dr. GRPO).
     aggregation: str = "group_token_mean"
-    process_weight: str = "none"  # inverse_count: 1/|λ|, |λ| members that count, so each process step counts once (λ-GRPO)
+    # Each node's term is weighted by |λ|^-alpha, |λ| the members that count.  0: as often as it was sampled (GRPO).
+    # 1: each process step counts once (λ-GRPO).
+    alpha: float = 0.0
     process_reward: str = "outcome"  # tree: the explicit PRM, (R̂ - mean) / std in place of aᵢ
     clip_low: float | None = None  # None: no clipping
     clip_high: float | None = None
@@ -190,7 +193,7 @@ class Objective:
             raise ValueError("the tree's process rewards are means over all members: they do not go with mask_truncated")
         if not isinstance(self.mask_truncated, bool):
             raise ValueError(f"mask_truncated is {self.mask_truncated!r}: it must be true or false")
-        for field in ("beta", "std_eps", "clip_low", "clip_high"):
+        for field in ("alpha", "beta", "std_eps", "clip_low", "clip_high"):
             value = getattr(self, field)
             allowed = value is None and field.startswith("clip")
             number = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value) and value >= 0
@@ -204,7 +207,8 @@ class Objective:
             raise ValueError(f"unknown objective {name!r}: choose from {', '.join(PRESETS)}")
         unknown = set(changes) - set(cls.__dataclass_fields__)
         if unknown:
-            raise ValueError(f"an objective has no field {', '.join(sorted(unknown))}")
+            now = ": write alpha=0 for none, alpha=1 for inverse_count" if "process_weight" in unknown else ""
+            raise ValueError(f"an objective has no field {', '.join(sorted(unknown))}{now}")
         return replace(cls(name=name, **PRESETS[name]), **changes)
 
     def coefficients(self, rollouts: Rollouts, rewards: np.ndarray, process_rewards: np.ndarray | None = None) -> Coefficients:
@@ -231,7 +235,7 @@ class Objective:
             step = step_advantages(tree, rewards, process_rewards, self.scale, self.ddof, self.std_eps)
             positive, negative = weight * np.maximum(step, 0), weight * np.minimum(step, 0)
             up, down = tokens * (step > 0), tokens * (step < 0)
-        w = 1 / np.maximum(tokens, 1) if self.process_weight == "inverse_count" else np.ones(tree.n_nodes)
+        w = np.maximum(tokens, 1) ** -self.alpha
         return Coefficients(w * positive, w * negative, w * weight, tokens, up, down)
 
     def _shares(self, lengths: np.ndarray, group: np.ndarray, limit: int) -> np.ndarray:
@@ -309,6 +313,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "grpo_original": {"aggregation": "sequence_mean", "clip_low": 0.2, "clip_high": 0.2, "beta": 0.04},  # DeepSeekMath
     "dapo": {"aggregation": "batch_token_mean", "clip_low": 0.2, "clip_high": 0.28, "mask_truncated": True},
     "dr_grpo": {"aggregation": "constant", "scale": "none", "clip_low": 0.2, "clip_high": 0.2},
-    "lambda_grpo": {"process_weight": "inverse_count", "clip_low": 0.2, "clip_high": 0.2},
+    "lambda_grpo": {"alpha": 1.0, "clip_low": 0.2, "clip_high": 0.2},
     "prm": {"process_reward": "tree"},  # equal to grpo where nothing is clipped: Theorem 1
 }

@@ -62,7 +62,7 @@ def padded_loss(
             advantage[rows, columns] = (mean_reward - mean) / scale
         else:
             advantage[rows] = ((r - baseline) / scale)[:, None]
-        weight[rows, columns] = 1 / np.maximum(size, 1) if objective.process_weight == "inverse_count" else 1.0
+        weight[rows, columns] = 1 / np.maximum(size, 1) ** objective.alpha
         share[rows] = {
             "group_token_mean": np.array(1 / (len(groups) * max(n, 1))),
             "batch_token_mean": np.array(1 / max(mask.sum(), 1)),

@@ -10,7 +10,7 @@ from helpers import random_rollouts, relative, tiny_model
 
 from minigrpo import Objective, sample
 from minigrpo.cli import main
-from minigrpo.experiments import committed, learning, table1
+from minigrpo.experiments import alpha, committed, learning, table1
 from minigrpo.experiments.arms import CONTROLS, PRESETS, gradients_of_arm, shuffled_weights
 from minigrpo.experiments.learning import table as learning_table
 from minigrpo.experiments.parallel import run_jobs
@@ -128,6 +128,17 @@ def test_norm_matched_arms_have_one_direction_and_the_other_norm():
     assert relative(grpo / grpo_norm, fixed / fixed_norm) > 1e-2  # else the controls would say nothing
 
 
+def test_arms_of_the_family_lie_between_grpo_and_lambda_grpo():
+    for arm, preset in (("alpha=0", "grpo"), ("alpha=1.0", "lambda_grpo")):
+        np.testing.assert_array_equal(gradient(arm)[0], gradient(preset)[0])
+    model, rollouts, rewards = group()
+    half = Objective(alpha=0.5)
+    logp = model.forward(rollouts.tree)
+    expected = model.backward(half(rollouts, rewards, logp, rollouts.logp)[1]).flat
+    assert relative(gradient("alpha=0.5")[0], expected) < 1e-12
+    assert min(relative(gradient("alpha=0.5")[0], gradient(arm)[0]) for arm in ("grpo", "lambda_grpo")) > 1e-2
+
+
 def test_placebo_has_the_weights_of_lambda_grpo_on_other_tokens():
     rollouts = random_rollouts(np.random.default_rng(3))
     tree = rollouts.tree
@@ -150,6 +161,9 @@ def test_unknown_arm_is_refused():
     model, rollouts, rewards = group()
     with pytest.raises(ValueError, match=r"unknown arm 'x': choose from .*placebo"):
         gradients_of_arm("x", model, rollouts, rewards, np.random.default_rng(0))
+    for bad, message in (("alpha=x", "float: 'x'"), ("alpha=-1", r"alpha is -1\.0"), ("grpoalpha=1", "unknown arm 'grpoalpha=1'")):
+        with pytest.raises(ValueError, match=message):
+            gradients_of_arm(bad, model, rollouts, rewards, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -163,7 +177,7 @@ def test_walk_is_a_function_of_its_arguments(arm):
 
 
 def test_monte_carlo_prm_spends_no_more_tokens_than_a_group_of_16(monkeypatch):
-    task, model = load_task("treewalk"), tiny_model(vocab_size=2)
+    task, model = load_task("treewalk"), tiny_model(vocab_size=3, n_drawable=2)
     policy = WholeTree(model, task.prompts(np.random.default_rng(0), 1)[0], 4)
     policy.look()
     spent = []
@@ -212,6 +226,39 @@ def test_learning_table_counts_steps_to_90_percent_of_the_peak():
     ]
     (row,) = learning_table({("arithmetic", "grpo", 0.0, 1e-4): [run, run]})
     assert (row["steps_to_90"], row["tokens_to_90"], row["peak"], row["pass@1"]) == (5, 100, 0.8, 0.7)
+
+
+def alpha_rows():
+    """Two seeds of three α: pass@1 at the end 0.4 and 0.8 under α = 0, other α 0.1 and 0.3 more; the peak is the end."""
+    curves = {}
+    for power, more in ((0, (0.0, 0.0)), (0.5, (0.1, 0.3)), (1.5, (-0.1, 0.1))):
+        runs = [[(0, 0.1), (5, 0.1), (10, end + m)] for end, m in zip((0.4, 0.8), more, strict=True)]
+        curves["arithmetic", f"alpha={power:g}", 0.0, 1e-4] = [
+            [{"step": s, "tokens": 9 * s, "greedy": 1 - p, "pass@1": p, "pass@4": 1.0} for s, p in run] for run in runs
+        ]
+    return alpha.table(curves)
+
+
+def test_alpha_table_compares_with_alpha_0_seed_by_seed():
+    grpo, half, last = alpha_rows()
+    assert [row["alpha"] for row in (grpo, half, last)] == [0, 0.5, 1.5]
+    assert half["pass@1_diff"] == 0.2 and (half["pass@1_diff_low"], half["pass@1_diff_high"]) == (0.1, 0.3)  # of two seeds
+    assert half["greedy_diff"] == -0.2 and half["mean_pass@1_diff"] == pytest.approx(0.2 / 3, abs=1e-4)
+    assert last["pass@1_diff"] == 0 and last["pass@1_diff_high"] == 0.1 and last["steps_to_90_diff"] == 0
+    assert all(grpo[f"{name}_diff{end}"] == 0 for name in alpha.MEASURES for end in ("", "_low", "_high"))
+    assert half["pass@1_of_seed"] == [0.5, 1.1] and half["mean_pass@1"] == pytest.approx((0.7 + 1.3) / 6, abs=1e-4)
+    assert "0.5" in alpha.text([grpo, half]) and "+0.200 [+0.100, +0.300]" in alpha.text([grpo, half])
+
+
+def test_alpha_figure_shows_the_numbers_of_the_table():
+    rows = alpha_rows()
+    ends, _, differences = alpha.figure(rows).axes
+    for ax, name in ((ends, "pass@1"), (differences, "pass@1_diff")):
+        (bars,) = ax.containers
+        np.testing.assert_array_equal(bars.lines[0].get_xydata(), [[row["alpha"], row[name]] for row in rows])
+        lines = np.array([segment[:, 1] for segment in bars.lines[2][0].get_segments()])
+        np.testing.assert_allclose(lines, [[row[f"{name}_low"], row[f"{name}_high"]] for row in rows], atol=1e-12)
+    assert [label.get_text() for label in ends.get_xticklabels()] == ["0\nGRPO", "0.5", "1.5"]
 
 
 def test_committed_learning_table_fits_the_code_and_itself():

@@ -59,8 +59,8 @@ def test_other_combinations_equal_padded_arrays(aggregation, baseline, scale):
     rng = np.random.default_rng(5)
     rollouts = random_rollouts(rng, p_truncated=0.3)
     rewards, logps = rng.standard_normal(18), random_logps(rng, rollouts.tree)
-    for weight in ("none", "inverse_count"):
-        choice = {"aggregation": aggregation, "baseline": baseline, "scale": scale, "process_weight": weight}
+    for alpha in (0.0, 0.5, 1.0):
+        choice = {"aggregation": aggregation, "baseline": baseline, "scale": scale, "alpha": alpha}
         objective = Objective(**choice, clip_high=0.1, beta=0.1)
         (loss, dlogp), (padded, dpadded) = both_ways(objective, rollouts, rewards, logps)
         assert abs(loss - padded) < 1e-12 * max(1, abs(padded))
@@ -165,6 +165,72 @@ def test_theorem_1_and_where_it_stops():
     assert difference({"clip_low": 0.2, "clip_high": 0.2}) > 1e-3
 
 
+# -- weights |λ|^-α ------------------------------------------------------------------------------------------------------
+
+
+def written_out(rollouts, rewards, logps, alpha, beta, low, high):
+    """The loss and its gradient for the nodes, token by token: nothing of the package but the numbers that it is given."""
+    logp, old, ref = (rollouts.tree.on_tokens(values) for values in logps)
+    loss, gradient, row = 0.0, np.zeros(rollouts.tree.n_nodes), 0
+    for group in rollouts.completions:
+        group = [tuple(completion) for completion in group]
+        r = np.array(rewards[row : row + len(group)])
+        counts = ~rollouts.truncated[row : row + len(group)]
+        tokens = len(rollouts.completions) * max(sum(len(y) for y, c in zip(group, counts, strict=True) if c), 1)
+        for y, a, counted in zip(group, (r - r.mean()) / (r.std(ddof=1) + 1e-4), counts, strict=True):
+            for t in range(len(y) * counted):
+                size = sum(other[: t + 1] == y[: t + 1] for other, c in zip(group, counts, strict=True) if c)
+                w, ratio, x = size**-alpha / tokens, np.exp((logp - old)[row, t]), (ref - logp)[row, t]
+                clipped = min(max(ratio, 1 - low), 1 + high)
+                loss -= w * (min(ratio * a, clipped * a) - beta * (np.exp(x) - x - 1))
+                slope = ratio * a if ratio * a <= clipped * a else 0.0
+                gradient[rollouts.tree.paths[row, t]] -= w * (slope + beta * (np.exp(x) - 1))
+            row += 1
+    return loss, gradient
+
+
+@pytest.mark.parametrize("alpha", [0, 0.5, 1, 1.5])
+def test_every_alpha_equals_the_sum_over_tokens_also_in_parts(alpha):
+    """Clipped on all sides, as after several inner epochs; truncated completions masked; the KL term inside the weight."""
+    clipped = np.zeros(2)
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        rollouts = random_rollouts(rng, p_truncated=0.3)
+        rewards, logps = rng.standard_normal(18), random_logps(rng, rollouts.tree)
+        objective = Objective.preset("grpo", alpha=alpha, beta=0.3, clip_high=0.28, mask_truncated=True)
+        expected, gradient = written_out(rollouts, rewards, logps, alpha, 0.3, 0.2, 0.28)
+        loss, dlogp = objective(rollouts, rewards, *logps)
+        assert abs(loss - expected) < 1e-12 * max(1, abs(expected))
+        assert relative(dlogp, gradient) < 1e-12
+        whole, total, gathered = objective.coefficients(rollouts, rewards), 0.0, np.zeros(len(dlogp))
+        for part, nodes in split_tree(rollouts.tree, 7):
+            part_loss, part_dlogp = objective.evaluate(whole.at(nodes, part.scored), *(values[nodes] for values in logps))
+            total += part_loss
+            np.add.at(gathered, nodes, part_dlogp)
+        assert abs(total - loss) < 1e-12 and relative(gathered, dlogp) < 1e-13
+        metrics = objective.metrics(whole, *logps[:2])
+        clipped += [metrics["clip_ratio/low_mean"], metrics["clip_ratio/high_mean"]]
+        other = replace(objective, alpha=alpha + 0.1)(rollouts, rewards, *logps)[1]
+        assert relative(other, gradient) > 1e-3  # so the test would see another weight
+    assert (clipped > 0).all()
+
+
+def test_alpha_0_and_1_are_grpo_and_lambda_grpo_to_the_bit():
+    """The sums over members as they are, and divided by |λ|, of which there are many; a power could round them otherwise."""
+    rng = np.random.default_rng(0)
+    rollouts = random_rollouts(rng, n_groups=1, k=400, vocab_size=2, p_truncated=0.3)
+    tree, rewards, counted = rollouts.tree, rng.standard_normal(400), ~rollouts.truncated
+    share = counted / tree.lengths[counted].sum()
+    size = np.maximum(tree.sum_over_members(counted), 1)
+    assert len(set(size)) > 20
+    a = advantages(rewards, tree.completion_group)
+    sums = {"positive": share * np.maximum(a, 0), "negative": share * np.minimum(a, 0), "weight": share}
+    for alpha, w in ((0, 1.0), (0.0, 1.0), (1, 1 / size), (1.0, 1 / size)):
+        found = Objective(mask_truncated=True, alpha=alpha).coefficients(rollouts, rewards)
+        for name, values in sums.items():
+            np.testing.assert_array_equal(getattr(found, name), w * tree.sum_over_members(values))
+
+
 # -- settings ------------------------------------------------------------------------------------------------------------
 
 
@@ -177,13 +243,13 @@ def test_presets_are_those_of_their_papers():
         "grpo_original": {"aggregation": "sequence_mean", "beta": 0.04, **clip},  # arXiv:2402.03300
         "dapo": {"aggregation": "batch_token_mean", "clip_low": 0.2, "clip_high": 0.28, "mask_truncated": True},  # arXiv:2503.14476
         "dr_grpo": {"aggregation": "constant", "scale": "none", **clip},  # arXiv:2503.20783: neither std nor 1/|y|
-        "lambda_grpo": {"process_weight": "inverse_count", **clip},  # arXiv:2509.21154, section 4
+        "lambda_grpo": {"alpha": 1.0, **clip},  # arXiv:2509.21154, section 4
         "prm": {"process_reward": "tree"},  # arXiv:2509.21154, section 3
     }
     assert {name: Objective.preset(name) for name in PRESETS} == {name: Objective(name=name, **f) for name, f in expected.items()}
     defaults = Objective()
     assert (defaults.baseline, defaults.scale, defaults.aggregation) == ("group_mean", "group_std", "group_token_mean")
-    assert (defaults.process_weight, defaults.process_reward, defaults.kl, defaults.beta) == ("none", "outcome", "k3", 0)
+    assert (defaults.alpha, defaults.process_reward, defaults.kl, defaults.beta) == (0, "outcome", "k3", 0)
     assert (defaults.clip_low, defaults.clip_high, defaults.mask_truncated) == (None, None, False)
     assert Objective.preset("dapo", beta=0.2, clip_high=None).clip_high is None
 
@@ -192,10 +258,12 @@ def test_presets_are_those_of_their_papers():
     ("settings", "message"),
     [
         ({"preset": "gspo"}, "unknown objective 'gspo': choose from reinforce"),
-        ({"preset": "grpo", "betta": 1}, "no field betta"),
-        *(({field: "x"}, f"{field} 'x' is unknown") for field in ("baseline", "scale", "aggregation", "process_weight", "kl")),
+        ({"preset": "grpo", "betta": 1}, "no field betta$"),
+        ({"preset": "grpo", "process_weight": "none"}, "no field process_weight: write alpha=0 for none, alpha=1 for inv"),
+        *(({field: "x"}, f"{field} 'x' is unknown") for field in ("baseline", "scale", "aggregation", "kl")),
         ({"process_reward": "tree", "baseline": "leave_one_out"}, "take baseline group_mean"),
         ({"beta": -1}, "beta is -1"),
+        *(({"alpha": value}, "alpha is .*at least 0") for value in (-0.5, np.nan, np.inf, True, "1", None)),
         ({"clip_low": np.nan}, "clip_low is nan"),
         ({"clip_high": np.inf}, "clip_high is inf"),
         ({"std_eps": -1e-4}, "std_eps is"),

@@ -17,7 +17,7 @@ from minigrpo.plan import plan_tree
 
 ORACLES = Path(__file__).parent / "oracles"
 LLAMAS = ("mha_tied", "gqa_untied", "mqa_tied")
-VARIANTS = ("plain", "grpo", "lambda_grpo", "lambda_grpo_unclipped", "dapo", "grpo_original", "dr_grpo", "rloo")
+VARIANTS = ("plain", "grpo", "lambda_grpo", "lambda_grpo_unclipped", "between", "dapo", "grpo_original", "dr_grpo", "rloo")
 
 
 def close(got: np.ndarray, expected: np.ndarray, tolerance: float = 1e-10) -> None:

@@ -113,6 +113,7 @@ def usual_step(state, task, objective, settings):
         ("grpo", {}),
         ("lambda_grpo", {"temperature": 0.7, "warmup_steps": 3, "max_grad_norm": 0.05}),
         ("lambda_grpo", {"objective_options": {"beta": 0.3}, "inner_epochs": 4, "learning_rate": 0.03}),
+        ("lambda_grpo", {"objective_options": {"alpha": 0.5, "beta": 0.3}, "inner_epochs": 4, "learning_rate": 0.03}),
         ("grpo_original", {"inner_epochs": 2, "temperature": 1.5, "learning_rate": 0.03}),
         ("dapo", {"inner_epochs": 4, "learning_rate": 0.03}),
         ("dr_grpo", {"optimizer": "sgd", "learning_rate": 1.0, "inner_epochs": 3}),

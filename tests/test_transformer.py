@@ -90,6 +90,29 @@ def test_central_differences_of_every_parameter(shape: str, one_block: int, back
         assert abs((gradient * along).sum() - expected) <= 1e-7 * np.linalg.norm(gradient), name
 
 
+def test_central_differences_of_an_objective_between_grpo_and_lambda_grpo(backend: Backend) -> None:
+    """d loss / d parameters along random directions for weights |λ|^-½, with clipping, the KL term and masked completions."""
+    model, rollouts = make_model(backend), rollouts_of(PROMPTS, COMPLETIONS, TRUNCATED)
+    tree, rng, step = rollouts.tree, np.random.default_rng(1), 2e-6
+    objective = Objective.preset("grpo", alpha=0.5, beta=0.3, mask_truncated=True)
+    coefficients = objective.coefficients(rollouts, REWARDS)
+    logp = model.forward(tree, TEMPERATURE).astype(np.float64)
+    old, ref = (logp + rng.uniform(-0.5, 0.5, tree.n_nodes) for _ in range(2))
+    metrics = objective.metrics(coefficients, logp, old)
+    assert metrics["clip_ratio/low_mean"] > 0 and metrics["clip_ratio/high_mean"] > 0
+    gradient = gradient_of(model, tree, objective.evaluate(coefficients, logp, old, ref)[1])
+    start = backend.to_host(model.parameters.flat).copy()
+
+    def loss(shift: np.ndarray) -> float:
+        model.parameters.flat[:] = backend.to_device(start + shift)
+        return objective.evaluate(coefficients, model.forward(tree, TEMPERATURE, keep=False), old, ref)[0]
+
+    for _ in range(5):
+        along = rng.standard_normal(len(start))
+        numeric = (loss(step * along) - loss(-step * along)) / (2 * step)
+        assert abs(gradient @ along - numeric) <= 1e-6 * np.linalg.norm(gradient)
+
+
 def test_gradients_add_up_until_they_are_set_to_0(backend: Backend) -> None:
     model, tree = make_model(backend), make_tree()
     once = gradient_of(model, tree, cotangent(tree))

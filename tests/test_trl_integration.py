@@ -54,12 +54,12 @@ def batch_of(trainer: GRPOTrainer, prompts: list[str]) -> dict:
     return trainer._generate_and_score_completions([{"prompt": p} for p in prompts for _ in range(K)])
 
 
-def both(folder: Path, prompts: list[str], objective: Objective, loss_type: str, process_weight: str = "inverse_count", **options):
+def both(folder: Path, prompts: list[str], objective: Objective, loss_type: str, alpha: float = 1.0, **options):
     """Loss and gradients of one batch, TRL's and ours, with a policy away from both the old and the reference policy."""
     n = len(prompts) * K
     trainer = make_trainer(
         folder,
-        process_weight=process_weight,
+        alpha=alpha,
         rollout_func=fixed_groups,
         loss_type=loss_type,
         per_device_train_batch_size=n,
@@ -102,6 +102,12 @@ def test_loss_and_gradients_are_our_objective(loss_type: str, beta: float, maske
     assert apart(gradients, own) < 1e-5
 
 
+def test_between_grpo_and_lambda_grpo(tmp_path: Path) -> None:
+    objective = Objective.preset("grpo", alpha=0.5, aggregation="batch_token_mean", beta=0.3, mask_truncated=True)
+    loss, gradients, expected, own = both(tmp_path, PROMPTS, objective, "dapo", alpha=0.5)
+    assert abs(loss - expected) < 1e-5 and apart(gradients, own) < 1e-5
+
+
 def test_one_group_is_the_preset_itself(tmp_path: Path) -> None:
     loss, gradients, expected, own = both(tmp_path, PROMPTS[:1], Objective.preset("lambda_grpo"), "dapo")
     assert abs(loss - expected) < 1e-5 and apart(gradients, own) < 1e-5
@@ -109,7 +115,7 @@ def test_one_group_is_the_preset_itself(tmp_path: Path) -> None:
 
 def test_the_comparison_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does without the weights, and with a KL term without them."""
-    loss, gradients, expected, own = both(tmp_path, PROMPTS, Objective.preset("lambda_grpo"), "dapo", "none")
+    loss, gradients, expected, own = both(tmp_path, PROMPTS, Objective.preset("lambda_grpo"), "dapo", 0.0)
     assert abs(loss - expected) > 1e-2 and apart(gradients, own) > 0.1
     monkeypatch.delattr(LambdaGRPOTrainer, "_compute_loss")
     objective = Objective.preset("lambda_grpo", aggregation="batch_token_mean", beta=0.3)
@@ -118,7 +124,7 @@ def test_the_comparison_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_weights_and_metrics_of_a_batch(tmp_path: Path) -> None:
-    plain = batch_of(make_trainer(tmp_path, process_weight="none", rollout_func=fixed_groups), PROMPTS)
+    plain = batch_of(make_trainer(tmp_path, alpha=0.0, rollout_func=fixed_groups), PROMPTS)
     trainer = make_trainer(tmp_path, rollout_func=fixed_groups, pad_to_multiple_of=16)
     batch = batch_of(trainer, PROMPTS)
     assert batch["advantages"].shape == batch["completion_ids"].shape == (16, 16)
@@ -183,15 +189,15 @@ def test_eval_has_its_own_group_size(tmp_path: Path) -> None:
         ({"importance_sampling_level": "sequence"}, "take importance_sampling_level='token'"),
         ({"entropy_coef": 0.1}, "leave entropy_coef at 0"),
         ({"use_adaptive_entropy": True}, "use_adaptive_entropy off"),
-        ({"process_weight": "inverse"}, "process_weight 'inverse' is unknown: choose from none, inverse_count"),
+        ({"alpha": -1}, "alpha is -1: it must be a finite number, at least 0"),
     ],
 )
 def test_what_is_not_meant_is_refused(settings: dict, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=sentence) as caught:
         make_trainer(tmp_path, **settings)
     assert "\n" not in str(caught.value)
-    if "process_weight" not in settings:
-        make_trainer(tmp_path, process_weight="none", **settings)  # as GRPOTrainer takes it
+    if "alpha" not in settings:
+        make_trainer(tmp_path, alpha=0.0, **settings)  # as GRPOTrainer takes it
 
 
 def test_a_trl_that_writes_its_kl_term_otherwise_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

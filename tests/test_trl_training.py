@@ -161,8 +161,8 @@ def test_weights_sit_on_the_right_tokens(options: dict, tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{}, {"beta": 0.1, "loss_type": "grpo"}], ids=["plain", "with KL"])
 def test_without_weights_it_is_grpo_trainer_to_the_bit(options: dict, tmp_path: Path) -> None:
     runs = []
-    for kind, process_weight in ((GRPOTrainer, {}), (LambdaGRPOTrainer, {"process_weight": "none"}), (LambdaGRPOTrainer, {})):
-        trainer = make_trainer(tmp_path, kind, **(HARD | options | process_weight))
+    for kind, alpha in ((GRPOTrainer, {}), (LambdaGRPOTrainer, {"alpha": 0.0}), (LambdaGRPOTrainer, {})):
+        trainer = make_trainer(tmp_path, kind, **(HARD | options | alpha))
         trainer.train()
         logs = [{n: v for n, v in log.items() if "time" not in n and "per_second" not in n} for log in trainer.state.log_history]
         runs.append((torch.cat([p.detach().ravel() for p in trainer.model.parameters()]), logs))
@@ -234,7 +234,7 @@ def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
         print(f"{SPLITS[i]}: {apart(got, gradients):.1e}")
         assert apart(got, gradients) < 1e-6
         assert {n: v for n, v in logs[0].items() if n.startswith("tree/")} == two["tree"]
-    unweighted, _ = first_update(tmp_path, 12, 1, process_weight="none", **SPLITS[0])
+    unweighted, _ = first_update(tmp_path, 12, 1, alpha=0.0, **SPLITS[0])
     assert apart(unweighted, one[0][0]) > 0.1
 
 
@@ -282,7 +282,7 @@ def test_the_script_of_the_tutorial(tmp_path: Path, capsys: pytest.CaptureFixtur
     script.small(60, 1e-2, 0, str(tmp_path))
     out = capsys.readouterr().out
     assert all(out.count(name) == 2 for name in script.METRICS) and out.count("target path in the last 50 of 60 steps") == 2
-    logs, found = script.walk("inverse_count", 20, 1e-2, 0, str(tmp_path))
+    logs, found = script.walk(1.0, 20, 1e-2, 0, str(tmp_path))
     assert len(logs) == 2 and found.shape == (20,) and logs[-1]["tree/mean_count"] > 1
 
 

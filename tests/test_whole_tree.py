@@ -14,8 +14,8 @@ from minigrpo.rewards import monte_carlo_step_rewards
 from minigrpo.tasks import load_task
 
 
-def whole(seed=0, vocab_size=3, depth=4, prompt=(1, 0)):
-    policy = WholeTree(tiny_model(seed=seed, vocab_size=vocab_size), np.array(prompt), depth)
+def whole(seed=0, vocab_size=3, depth=4, prompt=(1, 0), **shape):
+    policy = WholeTree(tiny_model(seed=seed, vocab_size=vocab_size, **shape), np.array(prompt), depth)
     policy.look()
     return policy
 
@@ -53,7 +53,7 @@ def test_gradient_is_that_of_the_rollouts_own_tree(preset):
 def test_monte_carlo_values_are_those_of_the_sampler():
     assert "monte_carlo_prm" in ARMS
     task = load_task("treewalk", n=2)
-    policy = whole(vocab_size=2, prompt=task.prompts(np.random.default_rng(0), 1)[0])
+    policy = whole(vocab_size=3, n_drawable=2, prompt=task.prompts(np.random.default_rng(0), 1)[0])
     for seed in range(10):
         rollouts = policy.sample([policy.prompt], 4, np.random.default_rng(seed), max_new_tokens=4)
         rewards = task.score(rollouts)

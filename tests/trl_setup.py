@@ -103,7 +103,7 @@ def fixed_groups(prompts: list[str], trainer: LambdaGRPOTrainer) -> dict[str, li
 
 def make_trainer(folder: Path, kind: type = LambdaGRPOTrainer, prompts: list[str] | None = None, **options: object):
     """A trainer on the CPU in float32, without anything that only costs time.   options: of the trainer or of GRPOConfig"""
-    own = {name: options.pop(name) for name in ("process_weight", "rollout_func", "callbacks", "eval_dataset") if name in options}
+    own = {name: options.pop(name) for name in ("alpha", "rollout_func", "callbacks", "eval_dataset") if name in options}
     settings = {
         "per_device_train_batch_size": 8,
         "num_generations": K,

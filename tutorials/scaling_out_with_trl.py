@@ -50,9 +50,9 @@ def tiny_llama() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     return model.float(), tokenizer
 
 
-def walk(process_weight: str, steps: int, learning_rate: float, seed: int, out: str) -> tuple[list[dict], np.ndarray]:
+def walk(alpha: float, steps: int, learning_rate: float, seed: int, out: str) -> tuple[list[dict], np.ndarray]:
     """Train on the tree walk.   -> TRL's logs, and how often the target was walked to in each step"""
-    task, found = TreeWalk(depth=4, n=1, r_neg=-1.0), []
+    task, found = TreeWalk(depth=4, n=1, r_neg=-1.0, root="L", target="RRRR"), []
 
     def leaf_reward(completion_ids: list[list[int]], **_: object) -> list[float]:
         leaves = np.array(completion_ids) @ (2 ** np.arange(task.depth)[::-1])  # a path read as a binary number
@@ -87,7 +87,7 @@ def walk(process_weight: str, steps: int, learning_rate: float, seed: int, out: 
         args=settings,
         train_dataset=Dataset.from_dict({"prompt": ["L"]}),  # a prompt that says nothing
         processing_class=tokenizer,
-        process_weight=process_weight,
+        alpha=alpha,
     )
     trainer.remove_callback(PrinterCallback)  # its lines are long; ours are below
     trainer.train()
@@ -96,9 +96,9 @@ def walk(process_weight: str, steps: int, learning_rate: float, seed: int, out: 
 
 def small(steps: int, learning_rate: float, seed: int, out: str) -> None:
     """GRPO and λ-GRPO from the same start."""
-    for name, process_weight in (("GRPO", "none"), ("λ-GRPO", "inverse_count")):
+    for name, alpha in (("GRPO", 0.0), ("λ-GRPO", 1.0)):
         started = time.perf_counter()
-        logs, found = walk(process_weight, steps, learning_rate, seed, out)
+        logs, found = walk(alpha, steps, learning_rate, seed, out)
         print(f"\n{name}\n  step  " + "  ".join(metric.rjust(18) for metric in METRICS))
         for log in logs[:: max(len(logs) // 5, 1)]:
             print(f"  {log['step']:4}  " + "  ".join(f"{log[metric]:18.3f}" for metric in METRICS))
@@ -110,7 +110,7 @@ def small(steps: int, learning_rate: float, seed: int, out: str) -> None:
 # -- large: the paper's section 5.  NOT RUN HERE --------------------------------------------------------------------------
 
 
-def large(model: str, beta: float, learning_rate: float, process_weight: str, out: str) -> None:
+def large(model: str, beta: float, learning_rate: float, alpha: float, out: str) -> None:
     """OpenRS as in the paper: k = 6, T = 0.75, 1,000 steps, one point for a right answer."""
     from peft import LoraConfig
     from trl.rewards import accuracy_reward  # needs math-verify
@@ -145,7 +145,7 @@ def large(model: str, beta: float, learning_rate: float, process_weight: str, ou
         args=settings,
         train_dataset=load_dataset("knoveleng/open-rs", split="train").map(as_chat),
         peft_config=LoraConfig(r=64, lora_alpha=128, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM"),
-        process_weight=process_weight,
+        alpha=alpha,
     )
     trainer.train()
 
@@ -159,10 +159,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--beta", type=float, default=0.0, help="weight of the KL term with --model (default: 0)")
     parser.add_argument("--learning-rate", type=float, help="default: 3e-4, with --model 1e-6")
-    parser.add_argument("--process-weight", choices=("inverse_count", "none"), default="inverse_count", help="with --model")
+    parser.add_argument("--alpha", type=float, default=1.0, help="with --model: weights |λ|^-alpha (default: 1, λ-GRPO; 0: GRPO)")
     a = parser.parse_args()
     if a.model:
-        large(a.model, a.beta, a.learning_rate or 1e-6, a.process_weight, a.out)
+        large(a.model, a.beta, a.learning_rate or 1e-6, a.alpha, a.out)
         return
     warnings.simplefilter("ignore")  # what the libraries say about each other
     logging.set_verbosity_error()

@@ -88,7 +88,7 @@ def _clipped_tree_loss(f: Answer) -> None:
         kept = np.where(whole > 0, ratio <= 1 + high, ratio >= 1 - low)  # what clipping by the sign of the sum would keep
         once = -(np.where(whole > 0, np.minimum(ratio, 1 + high), np.maximum(ratio, 1 - low)) * whole).sum() / n
         one_sum = "one sum a node, clipped by its sign, is not enough: members with a > 0 and a < 0 are clipped on different sides."
-        by_lambda = by_rows(clip_low=low, clip_high=high, process_weight="inverse_count")
+        by_lambda = by_rows(clip_low=low, clip_high=high, alpha=1.0)
         by_nodes = n / tree.n_nodes
         hints = {
             one_sum: (once, -ratio * whole * kept / n),

@@ -3,6 +3,7 @@
     grpo_at_lambda_norm    the gradient of GRPO, scaled in every step to the norm of λ-GRPO's: is it only the scale?
     lambda_at_grpo_norm    the other way round
     placebo                the weights 1/|λ(i,t)| shuffled over the tokens of each group: is it only that weights vary?
+    alpha=0.5              weights |λ(i,t)|^-½, and so for any number: alpha=0 is grpo, alpha=1 lambda_grpo
 
 All without clipping (one update a batch, so it would not act).  `dr_grpo` and `rloo` are there too, as they are.
 """
@@ -63,7 +64,7 @@ def gradients_of_arm(
             parts = parts_to_learn_from(model, rollouts.tree, found, micro_batch_tokens)
         compute_gradients(model, parts, objective, found, rollouts.temperature, rollouts.logp, ref)
 
-    if arm in PRESETS:
+    if arm in PRESETS or arm.startswith("alpha="):
         gradients(_unclipped(arm, beta))
     elif arm in ("grpo_at_lambda_norm", "lambda_at_grpo_norm"):
         grpo, fixed = _unclipped("grpo", beta), _unclipped("lambda_grpo", beta)
@@ -77,12 +78,14 @@ def gradients_of_arm(
     elif arm == "placebo":
         gradients(_unclipped("grpo", beta), shuffled_weights(_unclipped("grpo", beta), rollouts, rewards, rng))
     else:
-        raise ValueError(f"unknown arm {arm!r}: choose from {', '.join(PRESETS + CONTROLS)}")
+        raise ValueError(f"unknown arm {arm!r}: choose from {', '.join(PRESETS + CONTROLS)}, alpha=NUMBER")
 
 
 @cache
 def _unclipped(name: str, beta: float) -> Objective:
-    return Objective.preset(name, clip_low=None, clip_high=None, beta=beta)
+    family, is_member, alpha = name.partition("alpha=")
+    changes = {"alpha": float(alpha)} if is_member else {}
+    return Objective.preset(family or "grpo", clip_low=None, clip_high=None, beta=beta, **changes)
 
 
 def shuffled_weights(objective: Objective, rollouts: Rollouts, rewards: np.ndarray, rng: np.random.Generator) -> Coefficients:

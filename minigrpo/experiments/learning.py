@@ -72,6 +72,14 @@ def learn(task: str, arm: str, beta: float, learning_rate: float, seed: int, war
     return history
 
 
+def summary(run: list[dict[str, float]]) -> dict[str, float]:
+    """Accuracy at the end of one run; its peak pass@1, and steps and sampled tokens to 90 % of it."""
+    peak = max(point["pass@1"] for point in run)
+    reached = next(point for point in run if point["pass@1"] >= 0.9 * peak)
+    end = {name: run[-1][name] for name in ("greedy", "pass@1", "pass@4")}
+    return end | {"peak": peak, "steps_to_90": reached["step"], "tokens_to_90": reached["tokens"]}
+
+
 def table(curves: Curves) -> list[dict[str, Any]]:
     """A row for each (task, arm, beta, learning rate), with intervals over seeds.
 
@@ -80,12 +88,9 @@ def table(curves: Curves) -> list[dict[str, Any]]:
     rows = []
     for (task, arm, beta, rate), runs in curves.items():
         row: dict[str, Any] = {"task": task, "arm": arm, "beta": beta, "learning_rate": rate, "seeds": len(runs)}
-        for name in ("greedy", "pass@1", "pass@4"):
-            row |= interval(name, [run[-1][name] for run in runs], 4)
-        reached = [next(point for point in run if point["pass@1"] >= 0.9 * max(p["pass@1"] for p in run)) for run in runs]
-        row |= interval("peak", [max(point["pass@1"] for point in run) for run in runs], 4)
-        row |= interval("steps_to_90", [point["step"] for point in reached], 4)
-        row |= interval("tokens_to_90", [point["tokens"] for point in reached], 4)
+        found = [summary(run) for run in runs]
+        for name in found[0]:
+            row |= interval(name, [numbers[name] for numbers in found], 4)
         row["pass@1_of_seed"] = [float(f"{run[-1]['pass@1']:.4g}") for run in runs]
         row["curve"] = np.mean([[point["pass@1"] for point in run] for run in runs], axis=0).round(4).tolist()
         rows.append(row)
@@ -132,16 +137,20 @@ def text(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None) -> str:
-    """All tasks and arms (quick: GRPO and λ-GRPO on arithmetic, 2 seeds)."""
-    seeds = seeds or (2 if quick else 8)
-    tasks = ["arithmetic"] if quick else list(RATES)
-    keys = [key for task in tasks for key in arms(task, quick)]
+def measure(keys: list[tuple[str, str, float, float]], seeds: int, out: Path, name: str, processes: int | None) -> Curves:
+    """The runs of all keys and seeds, each task's from one warm-started policy; finished ones are kept in out/NAME.cache.jsonl."""
+    tasks = dict.fromkeys(key[0] for key in keys)
     warm = {task: warm_policy(TrainSettings.for_task(task, eval_every=0), out / f"warm-{task}") for task in tasks}
     names = ("task", "arm", "beta", "learning_rate", "seed")
     jobs = [dict(zip(names, (*key, seed), strict=True)) | {"warm": warm[key[0]]} for key in keys for seed in range(seeds)]
-    found = run_jobs(learn, jobs, title="learning", processes=processes, cache=out / "learning.cache.jsonl")
-    curves = {key: found[i * seeds : (i + 1) * seeds] for i, key in enumerate(keys)}
+    found = run_jobs(learn, jobs, title=name, processes=processes, cache=out / f"{name}.cache.jsonl")
+    return {key: found[i * seeds : (i + 1) * seeds] for i, key in enumerate(keys)}
+
+
+def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None) -> str:
+    """All tasks and arms (quick: GRPO and λ-GRPO on arithmetic, 2 seeds)."""
+    keys = [key for task in (["arithmetic"] if quick else RATES) for key in arms(task, quick)]
+    curves = measure(keys, seeds or (2 if quick else 8), out, "learning", processes)
     rows = table(curves)
     (out / "learning.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
     save(figure(curves), out / "learning.png")

@@ -23,7 +23,7 @@ class WholeTree:
     """Every completion of `depth` tokens after one prompt, and what the model thinks of it as of the last `look`."""
 
     def __init__(self, model: Transformer, prompt: np.ndarray, depth: int) -> None:
-        self.model, self.prompt, self.depth, self.vocab_size = model, prompt, depth, model.config.vocab_size
+        self.model, self.prompt, self.depth, self.vocab_size = model, prompt, depth, model.config.n_logits
         self.tree = PrefixTree.from_groups([prompt], [list(product(range(self.vocab_size), repeat=depth))])
         self.logp = np.zeros(self.tree.n_nodes)
         self._can_go_back = False

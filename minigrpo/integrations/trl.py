@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.objectives import CHOICES
+from minigrpo.objectives import Objective
 from minigrpo.trainer import tree_metrics
 from minigrpo.tree import PrefixTree
 
@@ -45,9 +45,9 @@ if ".".join(trl.__version__.split(".")[:2]) not in TESTED:
 class LambdaGRPOTrainer(GRPOTrainer):
     """TRL's GRPOTrainer with process weights and the tree's metrics in its logs.
 
-        J = Σᵢ cᵢ Σₜ w(i,t) · ( min(ρ·aᵢ, clip(ρ)·aᵢ) - β·D ),   w(i,t) = 1/|λ(i,t)|, and cᵢ by TRL's loss_type
+        J = Σᵢ cᵢ Σₜ w(i,t) · ( min(ρ·aᵢ, clip(ρ)·aᵢ) - β·D ),   w(i,t) = |λ(i,t)|^-α, and cᵢ by TRL's loss_type
 
-    process_weight: "inverse_count" (λ-GRPO), or "none": bit for bit what GRPOTrainer does, with the metrics of the tree.
+    alpha: 1 is λ-GRPO; 0 is bit for bit what GRPOTrainer does, with the metrics of the tree; other powers are ours.
     loss_type: "dapo" (TRL's default) is our batch_token_mean, and the paper's mean where an update has one group; "grpo" is
     sequence_mean; "dr_grpo" is constant; "bnpo" is the mean over the tokens of a micro-batch.  The rest is as in GRPOTrainer.
     Raises ValueError for settings under which w would not be what the paper means.  (Paper, section 4.)
@@ -59,16 +59,14 @@ class LambdaGRPOTrainer(GRPOTrainer):
         reward_funcs: Any = None,
         args: GRPOConfig | None = None,
         *others: Any,
-        process_weight: str = "inverse_count",
+        alpha: float = 1.0,
         **options: Any,
     ) -> None:
-        if process_weight not in CHOICES["process_weight"]:
-            raise ValueError(f"process_weight {process_weight!r} is unknown: choose from {', '.join(CHOICES['process_weight'])}")
-        self.process_weight = process_weight
-        if process_weight != "none" and args is not None:  # before the model is loaded; TRL's defaults are fine
+        self.alpha = Objective(alpha=alpha).alpha  # checked
+        if alpha and args is not None:  # before the model is loaded; TRL's defaults are fine
             _check(args)
         super().__init__(model, reward_funcs, args, *others, **options)
-        if process_weight != "none" and self.tools and isinstance(self.processing_class, ProcessorMixin):
+        if alpha and self.tools and isinstance(self.processing_class, ProcessorMixin):
             raise ValueError("tools may answer with images, and |λ| cannot tell two images apart: leave out the tools")
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: list[list[int]]) -> torch.Tensor:
@@ -84,11 +82,11 @@ class LambdaGRPOTrainer(GRPOTrainer):
         tree = PrefixTree.from_groups([()] * len(groups), groups)
         for name, value in tree_metrics(tree).items():
             self._metrics[mode][name].append(value)
-        if self.process_weight == "none":
+        if not self.alpha:
             return output
         rows, width = output["completion_ids"].shape  # of this process, padded; the tree's rows are those of all processes
         count = tree.sum_over_members(self.accelerator.gather(output["completion_mask"].any(1)).cpu().numpy())
-        own = tree.on_tokens(1 / np.maximum(count, 1))[self.accelerator.process_index * rows :][:rows, :width]
+        own = tree.on_tokens(np.maximum(count, 1) ** -self.alpha)[self.accelerator.process_index * rows :][:rows, :width]
         advantages = output["advantages"]
         weights = advantages.new_tensor(np.pad(own, ((0, 0), (0, width - own.shape[1]))))  # (B,T), 0 on padding
         output["advantages"] = advantages.unsqueeze(1) * weights
@@ -124,7 +122,7 @@ class _WeightedBeta(float):
 
 
 def _check(args: GRPOConfig) -> None:
-    """Refuse what does not go with process weights: process_weight="none" takes it all."""
+    """Refuse what does not go with process weights: alpha=0 takes it all."""
     if args.loss_type not in LOSS_TYPES:
         raise ValueError(f"loss_type {args.loss_type!r} is not checked with process weights: choose from {', '.join(LOSS_TYPES)}")
     if args.importance_sampling_level != "token":

@@ -22,8 +22,9 @@ TRUNCATED = [False, False, False, True, False, False, True, False, False]
 VARIANTS = {  # the fields of minigrpo.Objective that differ from its defaults
     "plain": {},
     "grpo": {"clip_low": 0.2, "clip_high": 0.2, "beta": 0.1},
-    "lambda_grpo": {"clip_low": 0.2, "clip_high": 0.2, "beta": 0.1, "process_weight": "inverse_count"},
-    "lambda_grpo_unclipped": {"process_weight": "inverse_count"},
+    "lambda_grpo": {"clip_low": 0.2, "clip_high": 0.2, "beta": 0.1, "alpha": 1.0},
+    "lambda_grpo_unclipped": {"alpha": 1.0},
+    "between": {"clip_low": 0.2, "clip_high": 0.2, "beta": 0.1, "alpha": 0.5},
     "dapo": {"clip_low": 0.2, "clip_high": 0.28, "aggregation": "batch_token_mean", "mask_truncated": True},
     "grpo_original": {"clip_low": 0.2, "clip_high": 0.2, "aggregation": "sequence_mean", "beta": 0.04},
     "dr_grpo": {"clip_low": 0.2, "clip_high": 0.2, "aggregation": "constant", "scale": "none"},
@@ -78,8 +79,7 @@ def loss_of(settings: dict, logp: torch.Tensor, old: torch.Tensor, ref: torch.Te
                 if (mask.bool() & sign & beyond).any():
                     sides.add(f"{name} {side}")
     objective = objective - settings.get("beta", 0.0) * (torch.exp(ref - logp) - (ref - logp) - 1)
-    if settings.get("process_weight") == "inverse_count":
-        objective = objective / torch.cat([count_of(group) for group in GROUPS])
+    objective = objective / torch.cat([count_of(group) for group in GROUPS]) ** settings.get("alpha", 0.0)
     objective = objective * mask
     aggregation = settings.get("aggregation", "group_token_mean")
     if aggregation == "group_token_mean":
