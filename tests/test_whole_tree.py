@@ -5,13 +5,10 @@ import pytest
 from helpers import relative, tiny_model
 
 from minigrpo import sample
-from minigrpo.experiments.table1 import ARMS, monte_carlo_values
 from minigrpo.experiments.whole_tree import WholeTree
 from minigrpo.gradients import compute_gradients
 from minigrpo.objectives import Objective
 from minigrpo.plan import split_tree
-from minigrpo.rewards import monte_carlo_step_rewards
-from minigrpo.tasks import load_task
 
 
 def whole(seed=0, vocab_size=3, depth=4, prompt=(1, 0), **shape):
@@ -48,20 +45,6 @@ def test_gradient_is_that_of_the_rollouts_own_tree(preset):
     compute_gradients(policy.model, split_tree(rollouts.tree, 4096), objective, coefficients, 1.0, rollouts.logp)
     for found in gradients:
         assert relative(found, policy.model.gradients.flat) < 1e-12
-
-
-def test_monte_carlo_values_are_those_of_the_sampler():
-    assert "monte_carlo_prm" in ARMS
-    task = load_task("treewalk", n=2)
-    policy = whole(vocab_size=3, n_drawable=2, prompt=task.prompts(np.random.default_rng(0), 1)[0])
-    for seed in range(10):
-        rollouts = policy.sample([policy.prompt], 4, np.random.default_rng(seed), max_new_tokens=4)
-        rewards = task.score(rollouts)
-        found = monte_carlo_values(policy, task, rollouts, rewards, np.random.default_rng(seed))
-        inner = [step.end for step in rollouts.tree.steps() if step.nodes and step.end < 4]
-        each = max((16 - 4) * 4 // max(sum(4 - end for end in inner), 1), 1)
-        usual = monte_carlo_step_rewards(policy.model, rollouts, rewards, task.score, each, np.random.default_rng(seed))
-        np.testing.assert_array_equal(found, usual)
 
 
 def test_what_it_cannot_draw_is_refused():

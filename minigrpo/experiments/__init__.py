@@ -20,7 +20,6 @@ EXPERIMENTS = {
     "flaw": "who is pushed where, token by token, under GRPO and under λ-GRPO",
     "learning": "GRPO, λ-GRPO and the controls on a task with text",
     "alpha": "weights |λ|^-α between GRPO (α = 0) and λ-GRPO (α = 1), and beyond, on tasks with text",
-    "language-model": "SmolLM2-135M learns sums, and walks the paper's tree",
     "language-model": "SmolLM2-135M learns sums",
     "smollm2-walk": "SmolLM2-135M walks the paper's tree, to each of its 16 leaves",
 }

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.experiments.many_walks import BLOCK, GROUP_SIZE, LAST, MC_GROUP_SIZE, run_walks
+from minigrpo.experiments.many_walks import BLOCK, GROUP_SIZE, LAST, MC_GROUP_SIZE, STEPS, run_walks
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.table1_plots import best_figure, paper_figure, sweep_figure
 from minigrpo.plots import bootstrap_interval, save
@@ -64,11 +64,19 @@ def cells(quick: bool) -> dict[Cell, int]:
 
 
 def walk(
-    arm: str, n: int, r_neg: float, optimizer: str, learning_rate: float, targets: str, first_seed: int, runs: int
+    arm: str,
+    n: int,
+    r_neg: float,
+    optimizer: str,
+    learning_rate: float,
+    targets: str,
+    first_seed: int,
+    runs: int,
+    steps: int = STEPS,
 ) -> list[int]:
     """-> of each run, the target paths among the completions of the last 50 steps"""
     target = None if targets == "drawn" else int(targets.replace("L", "0").replace("R", "1"), 2)
-    options: dict[str, Any] = {"runs": runs, "first_seed": first_seed, "target": target}
+    options: dict[str, Any] = {"runs": runs, "first_seed": first_seed, "target": target, "steps": steps}
     hits = run_walks(arm, n, r_neg, optimizer, learning_rate, **options)
     return [sum(run[-LAST // BLOCK :]) for run in hits]
 
