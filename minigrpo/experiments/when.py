@@ -30,13 +30,14 @@ from minigrpo.experiments.many_walks import (
     run_walks,
 )
 from minigrpo.experiments.parallel import run_jobs
-from minigrpo.experiments.table1 import CHUNK, COMPARED, RATES, digits, frequency, sign_test, summary
+from minigrpo.experiments.table1 import CHUNK, COMPARED, RATES, beside_the_paper, digits, frequency, sign_test, summary
 from minigrpo.experiments.walk_policies import log_softmax_backward
 from minigrpo.experiments.when_plots import family_figure, map_figure, targets_figure
 from minigrpo.plots import bootstrap_interval, save
 
 TABULAR_RATES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-STARTS = (0.001, 0.004, 1 / 64, 1 / 16, 0.25)
+UNIFORM = 1 / 2**DEPTH
+STARTS = (0.001, 0.004, 1 / 64, UNIFORM, 0.25)
 R_NEGS = (-0.5, -1.0, -1.5)
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 FAMILY_RATES = {"tabular": TABULAR_RATES, "transformer": RATES["adamw"][1:4]}
@@ -140,6 +141,8 @@ def map_table(cells: dict[tuple, dict[str, list]]) -> list[dict[str, Any]]:
             row |= {f"{arm}_{name}": value for name, value in outcome(found).items()}
         only = int(((x > 0.5) & (y <= 0.5)).sum()), int(((y > 0.5) & (x <= 0.5)).sum())
         row |= {"difference": digits((y - x).mean()), "low": digits(low), "high": digits(high), "p": digits(sign_test(*only))}
+        if start == UNIFORM:
+            row |= beside_the_paper(n, r_neg, row["grpo_found"], row["lambda_grpo_found"])
         rows.append(row)
     return rows
 
