@@ -368,7 +368,9 @@ def test_the_list_itself():
     """Its entries are of known documents, its patterns are of use, few sections are left out."""
     listed = [entry for kind in ("sentence", "table") for entry in LIST[kind]]
     assert {entry["in"] for entry in listed} <= {*DOCUMENTS, *LISTED_IN_PART}
-    assert len(LIST["pending"]) <= 4, f"too many sections without a check: {LIST['pending']}"
+    reasons = [{entry.get("reason"), *entry.get("are", ())} for entry in listed]
+    waiting = [e["says"] for e, of in zip(listed, reasons, strict=True) if "pending" in of]
+    assert len(waiting + LIST["pending"]) <= 7, f"too much is without a check: {waiting}"
     everything = [place for name in DOCUMENTS for _, place in places(text_of(name))]
     for pattern in LIST["patterns"]:
         assert pattern["reason"] in LIST["reasons"]
