@@ -68,8 +68,8 @@ def family_figure(rows: Sequence[dict[str, Any]]) -> Figure:
                 )
                 style = {"color": colour, "ls": dash, "marker": marker, "ms": 4, "capsize": 2, "label": f"rate {rate:g}"}
                 ax.errorbar(alpha, mean, [mean - low, high - mean], **style)
-            ax.set(title=f"{policy}, n = {n}", xlabel="α (0: GRPO, 1: λ-GRPO)", ylim=(-0.03, 1.03))
-            ax.legend(fontsize=7)
+            ax.set(title=f"{policy}, n = {n}", xlabel="α (0: GRPO, 1: λ-GRPO)", ylim=(-0.03, 1.3), yticks=np.arange(6) / 5)
+            ax.legend(fontsize=7, ncols=3, loc="upper center")
         figure.axes[0].set_ylabel("frequency of the target, last 50 steps")
     return figure
 
@@ -111,5 +111,5 @@ def targets_figure(rows: Sequence[dict[str, Any]], needed: float) -> Figure:
         for ax, label in zip(panels[:, 0], labels, strict=True):
             ax.set_ylabel(label)
         panels[0][0].legend(fontsize=8)
-        panels[2][0].legend(fontsize=7)
+        figure.legend(*panels[2][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return figure
