@@ -210,6 +210,15 @@ def test_unknown_arms_are_refused():
         loss_gradient("grppo", leaves, rewards, None)
 
 
+@pytest.mark.parametrize(
+    "bad", [{"policy": "table"}, {"steps": 15}, {"n": 4}, {"n": 0}, {"start": 0.5}, {"policy": "tabular", "start": 1.0}]
+)
+def test_what_cannot_be_run_is_refused(bad):
+    job = {"arm": "grpo", "n": 1, "r_neg": -1.0, "optimizer": "sgd", "learning_rate": 0.1, "runs": 1}
+    with pytest.raises(ValueError, match="policy is|steps is"):
+        run_walks(**(job | bad))
+
+
 def test_draws_have_the_policys_distribution():
     logits = np.random.default_rng(0).standard_normal((2, n_moves(DEPTH)))
     logp = Tabular(2, DEPTH, logits).logp()

@@ -198,7 +198,13 @@ def run_walks(
 
     target: a leaf number for all; None: seed mod 16, so each of the 16 targets as often as any other.
     policy: "transformer", or "tabular" with the target's probability before training, `start` (None: 1/16).
+    Raises ValueError for another policy, steps that are no multiple of ten, and an n or start out of range.
     """
+    if policy not in ("transformer", "tabular") or (start is not None and policy != "tabular"):
+        raise ValueError(f"policy is {policy!r}: choose transformer or tabular, and give a start to the latter alone")
+    if steps % BLOCK or n not in range(1, DEPTH) or (start is not None and not 0 < start < 1):
+        told = f"steps is {steps}, n {n}, start {start}"
+        raise ValueError(f"{told}: take a multiple of {BLOCK}, 1 to {DEPTH - 1}, and a probability between 0 and 1")
     seeds = range(first_seed, first_seed + runs)
     aim = np.array([seed % 2**DEPTH if target is None else target for seed in seeds])
     model = Tabular(runs, DEPTH, target_logits(aim, start)) if policy == "tabular" else Transformers(SMALL, seeds, DEPTH)
