@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         "the main result in a minute: trees of real groups, Theorem 1 checked, GRPO against λ-GRPO, report.html",
     )
     demo.add_argument("--out", default="demo", metavar="FOLDER", help="where figures, data and report.html go (default: demo)")
-    demo.add_argument("--seeds", type=count, default=8, help="runs for each objective and setting (default: 8)")
+    demo.add_argument("--seeds", type=count, default=64, help="runs for each objective, n and learning rate (default: 64)")
     demo.add_argument("--processes", type=count, help="parallel processes (default: all cores)")
 
     train = command("train", "train a policy: a supervised warm start if the task brings demonstrations, then the objective")

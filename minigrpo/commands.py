@@ -27,8 +27,10 @@ def run_demo(a: argparse.Namespace) -> None:
 
 def run_train(a: argparse.Namespace) -> None:
     """Train, or go on with a run."""
+    from minigrpo.policy import make_task
     from minigrpo.profiling import Stopwatch, peak_rate
     from minigrpo.runs import read_settings
+    from minigrpo.tasks.treewalk import TreeWalk
     from minigrpo.trainer import train
 
     given = {f.name: getattr(a, f.name) for f in fields(TrainSettings) if getattr(a, f.name) is not None}
@@ -51,17 +53,20 @@ def run_train(a: argparse.Namespace) -> None:
     size = f"{settings.steps} steps of {settings.prompts_per_step} × {settings.group_size} completions"
     what = settings.task if settings.model is None else f"{settings.task} with {settings.model}"
     print(f"{settings.objective} on {what}: {size}, seed {settings.seed}, {settings.dtype}")
+    task = make_task(settings) if settings.model is None else None
+    if isinstance(task, TreeWalk):
+        print(f"target path {task.target}{', drawn from the seed' if task.is_drawn else ''}")
     _say_where(settings.backend)
-    watch = Stopwatch()
-    model, history = train(settings, a.resume or a.out, resume=bool(a.resume), on_step=_print_evaluation, watch=watch)
+    watch, folder = Stopwatch(), a.resume or a.out
+    model, history = train(settings, folder, resume=bool(a.resume), task=task, on_step=_print_evaluation, watch=watch)
     if history:
         last = history[-max(len(history) // 10, 1) :]
         done = np.mean([m["reward"] for m in last])
         print(f"mean reward of the last {len(last)} steps {done:.3f}, {history[-1]['num_tokens']:,} tokens sampled in all")
     if a.profile:
         print(watch.table(peak_rate(model.backend, settings.dtype)))
-    if a.resume or a.out:
-        print(f"everything is in {a.resume or a.out}: look with minigrpo plot, evaluate or sample")
+    if folder:
+        print(f"everything is in {folder}: look with minigrpo plot, evaluate or sample")
 
 
 def _say_where(backend: str) -> None:
@@ -205,10 +210,10 @@ def run_tree(a: argparse.Namespace) -> None:
 def run_equivalence(a: argparse.Namespace) -> int:
     """Theorem 1 on real rollouts.   -> exit code"""
     from minigrpo.equivalence import check_equivalence
-    from minigrpo.policy import load_run, make_model
+    from minigrpo.policy import load_run, make_policy
     from minigrpo.rewards import check_rewards
     from minigrpo.sampler import sample
-    from minigrpo.tasks import draw_prompts, load_task, sampling_limits
+    from minigrpo.tasks import draw_prompts, sampling_limits
 
     if a.group_size < 2:
         raise ValueError("a group of one has nothing to be compared with: take a group size of at least 2")
@@ -216,8 +221,7 @@ def run_equivalence(a: argparse.Namespace) -> int:
     if a.path:
         model, task, _ = load_run(a.path, dtype="float64")
     else:
-        task = load_task(a.task)
-        model = make_model(TrainSettings(task=a.task, seed=a.seed, dtype="float64"), task)
+        model, task = make_policy(TrainSettings(task=a.task, seed=a.seed, dtype="float64"))
     prompts = draw_prompts(task, rng, a.prompts)
     rollouts = sample(model, prompts, a.group_size, rng, **sampling_limits(task))
     rewards = check_rewards(task.score(rollouts), rollouts.tree)

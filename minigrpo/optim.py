@@ -41,22 +41,32 @@ class AdamW:
         lane = -(-size // (LANES * block)) * block if on_host and size > LANES * LANE_BLOCKS * block else size
 
         def update(first: int) -> None:
+            spare = array_module(parameters.flat).empty((2, min(block, size)), dtype=parameters.flat.dtype)
             for start in range(first, min(first + lane, size), block):
-                self._update(slice(start, start + block), parameters.flat, gradients.flat, learning_rate)
+                self._update(slice(start, start + block), parameters.flat, gradients.flat, learning_rate, spare)
 
         run_lanes([partial(update, first) for first in range(0, size, lane)])
 
-    def _update(self, part: slice, parameters: Array, gradients: Array, learning_rate: float) -> None:
+    def _update(self, part: slice, parameters: Array, gradients: Array, learning_rate: float, spare: Array) -> None:
+        """One block.   spare (2,·): temporaries, as an allocator that returns each to the system would take most of the time"""
         xp, (b1, b2) = array_module(parameters), self.betas
         theta, g, m, v = parameters[part], gradients[part], self.m[part], self.v[part]
-        m += (1 - b1) * (g - m)
-        v += (1 - b2) * (g * g - v)
-        denominator = xp.sqrt(v)
+        change, denominator = spare[0, : len(theta)], spare[1, : len(theta)]
+        xp.subtract(g, m, out=change)
+        change *= 1 - b1
+        m += change
+        xp.multiply(g, g, out=change)
+        change -= v
+        change *= 1 - b2
+        v += change
+        xp.sqrt(v, out=denominator)
         denominator *= 1 / math.sqrt(1 - b2**self.step_count)
         denominator += self.eps
         if self.weight_decay:
             theta *= 1 - learning_rate * self.weight_decay
-        theta -= learning_rate / (1 - b1**self.step_count) * m / denominator
+        xp.multiply(m, learning_rate / (1 - b1**self.step_count), out=change)
+        change /= denominator
+        theta -= change
 
     def arrays(self) -> dict[str, Array]:
         """What a checkpoint must hold besides the step count, by name."""

@@ -32,6 +32,7 @@ class TransformerConfig:
     norm_eps: float = 1e-5
     tie_embeddings: bool = True
     head_dim: int | None = None  # E, the width of a head; None: D / H
+    n_drawable: int | None = None  # tokens below it have a logit, the others may only stand in prompts; None: all have
 
     def __post_init__(self) -> None:
         if self.n_kv_heads is None:
@@ -49,8 +50,15 @@ class TransformerConfig:
             raise ValueError(f"dim {self.dim} must divide into {self.n_heads} heads of an even width, not {self.head_dim}")
         if not (self.rope_base > 0 and self.norm_eps >= 0):
             raise ValueError(f"rope_base ({self.rope_base}) must be above 0, norm_eps ({self.norm_eps}) at least 0")
+        if self.n_drawable is not None and not 1 <= self.n_drawable <= self.vocab_size:
+            raise ValueError(f"n_drawable is {self.n_drawable}: it must be from 1 to {self.vocab_size}, the vocabulary")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"{self.n_heads} heads cannot share {self.n_kv_heads} key/value heads: take a divisor")
+
+    @property
+    def n_logits(self) -> int:
+        """How many rows of the head are used, the first ones: only their tokens can be drawn and scored."""
+        return self.vocab_size if self.n_drawable is None else self.n_drawable
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every parameter, in the order of the flat vector; matrices are (outputs, inputs)."""

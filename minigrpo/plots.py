@@ -216,7 +216,7 @@ def _resolved(settings: Mapping[str, Any], name: str, by_file: bool) -> Any:
         return f"{settings['task_file']}:{settings['task'].rpartition(':')[2]}"
     with suppress(ValueError, TypeError):  # as of options that this version does not know
         if name == "task_options" and settings["task"] in BUILT_IN:
-            return asdict(find_task(settings["task"], **settings[name]))
+            return vars(find_task(settings["task"], **settings[name]))
     return settings[name]
 
 

@@ -16,8 +16,9 @@ from minigrpo.optim import SGD, AdamW
 from minigrpo.parameters import TransformerConfig
 from minigrpo.runs import TOKENIZER, latest_checkpoint, load_checkpoint, read_settings
 from minigrpo.settings import TrainSettings
-from minigrpo.tasks import Task, draw_prompts, load_task
+from minigrpo.tasks import Task, draw_prompts, load_task, optional
 from minigrpo.transformer import Transformer
+from minigrpo.user_code import shown
 
 SWAPPED = 1 << 20  # parameters that change places at a time
 
@@ -25,12 +26,23 @@ SWAPPED = 1 << 20  # parameters that change places at a time
 def make_policy(settings: TrainSettings, task: Task | None = None) -> tuple[Transformer, Task]:
     """The policy that a run starts from, and its task (unless one is given).   Raises ValueError for bad input."""
     if settings.model is None:
-        task = task or load_task(settings.task, **settings.task_options)
+        task = task or make_task(settings)
         return make_model(settings, task), task
     from minigrpo.models import load_model  # needs the extra `lm`
 
     model, tokenizer = load_model(settings.model, settings.backend, settings.dtype)
-    return model, task or load_task(settings.task, tokenizer, **settings.task_options)
+    return model, task or make_task(settings, tokenizer)
+
+
+def make_task(settings: TrainSettings, tokenizer: Any = None) -> Task:
+    """The task of a run with these settings: `load_task`, then the task's own `for_run`, if it has one, with their seed."""
+    task = load_task(settings.task, tokenizer, **settings.task_options)
+    if optional(task, "for_run") is None:
+        return task
+    own = task.for_run(settings.seed)
+    if type(own) is not type(task):
+        raise ValueError(f"for_run of task {settings.task!r} gave {shown(own)}: it must return a task of the same class")
+    return own
 
 
 def make_model(settings: TrainSettings, task: Task) -> Transformer:
@@ -40,6 +52,7 @@ def make_model(settings: TrainSettings, task: Task) -> Transformer:
         vocab_size=task.tokenizer.vocab_size,
         **{name: getattr(settings, name) for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim")},
         max_seq_len=max(64, 2 * longest + task.max_new_tokens),
+        n_drawable=optional(task, "n_drawable"),
     )
     micro_batch_within(settings, config)  # before anything so large is made
     return Transformer(config, seed=settings.seed, backend=settings.backend, dtype=settings.dtype)
@@ -74,7 +87,7 @@ def restore_policy(settings: TrainSettings, folder: Path, state: Mapping[str, An
         from minigrpo.models import TextTokenizer
 
         tokenizer = TextTokenizer.from_file(folder / TOKENIZER, config.vocab_size, state["eos"])
-    return model, task or load_task(settings.task, tokenizer, **settings.task_options)
+    return model, task or make_task(settings, tokenizer)
 
 
 def load_weights(model: Transformer, path: str | Path) -> None:

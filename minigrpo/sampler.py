@@ -68,6 +68,8 @@ def sample(
         )
     if eos is not None and not 0 <= eos < model.config.vocab_size:
         raise ValueError(f"eos {eos} is outside the model's vocabulary of {model.config.vocab_size}")
+    if eos is not None and eos >= model.config.n_logits:
+        raise ValueError(f"eos {eos} cannot be drawn: the model draws tokens below {model.config.n_logits}")
     arrays = token_arrays(prompts, lambda i: f"prompt {i}")
     prompts = [(p if hasattr(p, "text") else ids).copy() for p, ids in zip(prompts, arrays, strict=True)]  # the rollouts keep them
     if not prompts or any(len(prompt) == 0 for prompt in prompts):

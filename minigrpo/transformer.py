@@ -100,8 +100,8 @@ class Transformer:
     def forward(self, tree: PrefixTree, temperature: float = 1.0, keep: bool = True) -> np.ndarray:
         """log p(token | its prefix) at temperature, for every scored node; 0 for the others.   -> (N,) on the host
 
-        keep=True saves what `backward` needs.  Raises ValueError for a token outside the vocabulary or a path longer than
-        max_seq_len.
+        keep=True saves what `backward` needs.  Raises ValueError for a token outside the vocabulary, a completion's
+        token that cannot be drawn, and a path longer than max_seq_len.
         """
         plan = self._plan(tree)
         x, saved = self._body(plan.token, plan.position, self._attend_in_tree(plan), keep)
@@ -116,7 +116,7 @@ class Transformer:
         return logp
 
     def _predict(self, h: Array, block: Predictions, temperature: float) -> tuple[Array, ops.Cache]:
-        logits, _ = ops.linear(h[block.rows], self.parameters[self._head])  # (P,V)
+        logits, _ = ops.linear(h[block.rows], self._head_of(self.parameters))  # (P,V)
         if temperature != 1:
             logits /= temperature
         return ops.log_softmax_gather(logits, block.child_row, block.child_token)
@@ -137,6 +137,7 @@ class Transformer:
                 gradients.flat[:] = 0
             return gradients
         if not add:  # what is no matrix product is added in any case
+            gradients[self._head][self.config.n_logits :] = 0
             for name, gradient in gradients.items():
                 if gradient.ndim == 1 or ("embed" in name and name != self._head):
                     gradient[...] = 0
@@ -152,8 +153,8 @@ class Transformer:
                 device(pair_sum, self.dtype),
                 softmax or self._predict(h, block, temperature)[1],
             )  # (P,V)
-            head = h[block.rows], self.parameters[self._head]
-            dh[block.rows] = ops.linear_backward(dlogits, head, gradients[self._head], add or i > 0)
+            head = h[block.rows], self._head_of(self.parameters)
+            dh[block.rows] = ops.linear_backward(dlogits, head, self._head_of(gradients), add or i > 0)
         dx = self.backend.xp.zeros((len(plan.token), self.config.dim), dtype=self.dtype)
         dx[plan.predictor] = ops.rmsnorm_backward(dh, norm, gradients["model.norm.weight"])
         dx = self._body_backward(dx, saved, plan, add)
@@ -240,12 +241,19 @@ class Transformer:
 
     def _logits(self, x: Array) -> Array:
         h, _ = ops.rmsnorm(x, self.parameters["model.norm.weight"], self.config.norm_eps)
-        return ops.linear(h, self.parameters[self._head])[0]
+        return ops.linear(h, self._head_of(self.parameters))[0]
+
+    def _head_of(self, parameters: Parameters) -> Array:
+        """The rows of the head whose tokens can be drawn: all logits, drawn from or scored, come from them.   -> (V,D)"""
+        return parameters[self._head][: self.config.n_logits]
 
     def _plan(self, tree: PrefixTree) -> TreePlan:
         plan = self._plans.get(tree)
         if plan is None:
             self.check(tree.token, int(tree.row_end.max()))
+            last, drawable = tree.token[tree.scored].max(initial=0), self.config.n_logits
+            if last >= drawable:
+                raise ValueError(f"token id {last} of a completion cannot be drawn: the model draws those below {drawable}")
             plan = self._plans[tree] = plan_tree(tree, self.backend, self.dtype, max(MAX_LOGITS // self.config.vocab_size, 1))
         return plan
 

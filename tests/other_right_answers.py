@@ -131,6 +131,20 @@ def placebo_weights__shuffle(completions, rng):
     return [[pool.pop() for _ in row] for row in weights]
 
 
+def pushed_down__by_sums(completions, rewards):
+    a = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
+    out, down = ([], [], [], []), set()
+    for i, own in enumerate(completions):
+        sets = [[j for j, o in enumerate(completions) if o[: t + 1] == own[: t + 1]] for t in range(len(own))]
+        sums = [sum(a[j] for j in members) for members in sets]
+        means = [s / len(members) for s, members in zip(sums, sets, strict=True)]
+        values = [sum(rewards[j] for j in members) / len(members) for members in sets]
+        for rows, row in zip(out, (values, means, sums, means), strict=True):
+            rows.append(row)
+        down |= {i for members, s in zip(sets, sums, strict=True) if s < 0 and len(members) > 1}
+    return *out, np.array(sorted(down, reverse=True))
+
+
 def clipped_tree_loss__by_rows(paths, advantages, logp, old, low, high):
     ratio, n = np.exp(logp - old), (paths >= 0).sum()
     loss, dlogp = 0.0, np.zeros(len(logp))

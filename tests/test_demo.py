@@ -5,23 +5,26 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from minigrpo import demo as demo_module
-from minigrpo.demo import ARITHMETIC, LEARNING_RATE, _learning_sections, _theorem_section, _tree_sections, demo
+from minigrpo.demo import ARITHMETIC, NAMES, RATES, _learning_sections, _theorem_section, _tree_sections, demo
 from minigrpo.equivalence import Equivalence
-from minigrpo.experiments.target_frequency import LAST
+from minigrpo.experiments.many_walks import BLOCK, GROUP_SIZE, LAST, run_walks
+from minigrpo.experiments.table1 import frequency, summary
 from minigrpo.groups import group_statistics, read_groups
 from minigrpo.runs import read_records
 from minigrpo.settings import TrainSettings
 from minigrpo.trainer import train
 
 FIGURES = ["tree.png", "trees.png", "statistics.png", "curves-n1.png", "curves-n2.png", "metrics.png"]
-DATA = ["explorer.html", "groups.jsonl", "equivalence.json", "table.json", "curves.json"]
-STEPS, SEEDS = 60, 2
+DATA = ["explorer.html", "groups.jsonl", "equivalence.json", "table.json", "curves.json", "metrics.jsonl"]
+STEPS, SEEDS = 60, 18
+KEYS = [(n, rate, objective) for n in (1, 2) for rate in RATES for objective in NAMES]
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +74,7 @@ def page(made):
 
 
 def test_all_files_are_there(made):
-    arms = [f"metrics-{objective}-n{n}-seed0.jsonl" for objective in ("grpo", "lambda_grpo") for n in (1, 2)]
-    assert sorted(file.name for file in made[0].iterdir()) == sorted([*FIGURES, *DATA, *arms, "report.html"])
+    assert sorted(file.name for file in made[0].iterdir()) == sorted([*FIGURES, *DATA, "report.html"])
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -98,11 +100,11 @@ def test_the_report_stands_alone(made, page):
 def test_the_report_has_the_numbers_of_the_data(made, page):
     folder, said, _ = made
     rows = json.loads((folder / "table.json").read_text())
-    assert [(row["n"], row["objective"]) for row in rows] == [(n, o) for n in (1, 2) for o in ("grpo", "lambda_grpo")]
+    assert [(row["n"], row["learning_rate"], row["objective"]) for row in rows] == KEYS
     for row in rows:
-        assert (row["seeds"], row["learning_rate"]) == (SEEDS, LEARNING_RATE)
+        assert row["seeds"] == SEEDS
         assert row["low"] <= row["target_frequency"] <= row["high"]
-        numbers = "{target_frequency:.3f}  [{low:.3f}, {high:.3f}]".format(**row)
+        numbers = "{target_frequency:.3f}  [{low:.3f}, {high:.3f}]  found by {found:.0%}".format(**row)
         assert numbers in page.text
         assert numbers in said
     theorem = json.loads((folder / "equivalence.json").read_text())
@@ -126,52 +128,77 @@ def test_the_report_has_the_numbers_of_the_data(made, page):
 def test_the_table_is_the_mean_of_the_curves_and_the_curves_are_the_runs(made):
     rows = json.loads((made[0] / "table.json").read_text())
     curves = json.loads((made[0] / "curves.json").read_text())
-    for row, curve in zip(rows, curves, strict=True):
+    for row, curve, (n, rate, objective) in zip(rows, curves, KEYS, strict=True):
         values = np.array(curve["target_frequency"])
-        assert values.shape == (SEEDS, STEPS)
-        assert row["target_frequency"] == pytest.approx(values[:, -LAST:].mean())
-        assert (curve["n"], curve["objective"]) == (row["n"], row["objective"])
-        np.testing.assert_array_equal(made[2][row["n"] - 1][demo_module.NAMES[row["objective"]]], values)
-        metrics = read_records(made[0] / f"metrics-{row['objective']}-n{row['n']}-seed0.jsonl")
-        assert [m["frac_correct"] for m in metrics] == values[0].tolist()
-        assert (values[0] != values[1]).any()  # two seeds
-        options = {"task_options": {"n": row["n"], "r_neg": -1.0}, "objective": row["objective"], "learning_rate": LEARNING_RATE}
-        _, again = train(TrainSettings.for_task("treewalk", **options, steps=3), progress=False)
-        assert [m["loss"] for m in metrics[:3]] == pytest.approx([m["loss"] for m in again], rel=1e-4, abs=1e-6)
+        assert values.shape == (SEEDS, STEPS // BLOCK)
+        final = values[:, -LAST // BLOCK :].mean(1)
+        assert row["target_frequency"] == pytest.approx(final.mean(), rel=1e-3)
+        assert row["found"] == pytest.approx((final > 0.5).mean(), rel=1e-3)
+        assert (curve["n"], curve["learning_rate"], curve["objective"]) == (n, rate, objective)
+        np.testing.assert_array_equal(made[2][n - 1][f"{NAMES[objective]}, {rate:g}"], values)
+    again = run_walks("lambda_grpo", 2, -1.0, "adamw", RATES[0], runs=1, first_seed=17, steps=STEPS)
+    assert curves[KEYS.index((2, RATES[0], "lambda_grpo"))]["target_frequency"][17] == [h / BLOCK / GROUP_SIZE for h in again[0]]
+
+
+def test_the_metrics_are_those_of_a_run(made):
+    metrics = read_records(made[0] / "metrics.jsonl")
+    assert len(metrics) == STEPS
+    settings = TrainSettings.for_task("treewalk", objective="lambda_grpo", learning_rate=RATES[-1], steps=3)
+    _, again = train(settings, progress=False)
+    assert [m["loss"] for m in metrics[:3]] == pytest.approx([m["loss"] for m in again], rel=1e-4, abs=1e-6)
+
+
+def test_the_readme_shows_what_the_demo_prints():
+    """Its 64 runs are the first 64 of table 1's cells (`run_walks` with the same seeds)."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    stored = json.loads((Path(__file__).parents[1] / "results/table1.json").read_text(encoding="utf-8"))["rows"]
+    for n in (1, 2):
+        for rate, written in zip(RATES, ("3e-4", "6e-4"), strict=True):
+            cells, shares = [], []
+            for arm in NAMES:
+                wanted = {"arm": arm, "n": n, "r_neg": -1.0, "optimizer": "adamw", "learning_rate": rate, "targets": "drawn"}
+                (row,) = (row for row in stored if wanted.items() <= row.items())
+                found = summary(frequency(arm, row["hits_of_run"][:64]))
+                cells.append("{target_frequency:.3f} [{low:.3f}, {high:.3f}]".format(**found))
+                shares.append(f"{found['found']:.0%}".replace("%", " %"))
+            assert f"| n = {n}, r_neg = −1, learning rate {written} | {' | '.join(cells)} | {', '.join(shares)} |" in readme
 
 
 # -- words that follow the data ------------------------------------------------------------------------------------------
 
 
 def learning_words(grpo, fixed):
-    """The sentences about n = 1, for (mean, low, high) of both objectives."""
+    """The sentences about n = 1, for (mean, low, high) of both objectives at the first rate; at the second they are exchanged."""
     names = ("target_frequency", "low", "high")
     rows = [
-        {"objective": objective, "n": n} | dict(zip(names, values, strict=True))
+        {"objective": objective, "n": n, "learning_rate": rate, "found": 0.25} | dict(zip(names, values, strict=True))
         for n in (1, 2)
-        for objective, values in (("grpo", grpo), ("lambda_grpo", fixed))
+        for rate, both in ((RATES[0], (grpo, fixed)), (RATES[1], (fixed, grpo)))
+        for objective, values in zip(NAMES, both, strict=True)
     ]
     title, text, figures, numbers = _learning_sections(rows, 8, 250)[0]
     assert title.endswith("n = 1, r_neg = −1")
     assert figures == ["curves-n1.png"]
-    assert "Over 8 seeds" in text
-    assert f"{fixed[0]:.3f}  [{fixed[1]:.3f}, {fixed[2]:.3f}]" in numbers
+    assert "Over 8 runs each" in text
+    assert numbers.count(f"{fixed[0]:.3f}  [{fixed[1]:.3f}, {fixed[2]:.3f}]  found by 25%") >= 2
     return text
 
 
 @pytest.mark.parametrize(
     ("grpo", "fixed", "relation", "intervals"),
     [
-        ((0.1, 0.0, 0.2), (0.8, 0.7, 0.9), "is above GRPO's", "are apart"),
-        ((0.1, 0.0, 0.5), (0.6, 0.4, 0.9), "is above GRPO's", "overlap"),
-        ((0.6, 0.4, 0.9), (0.1, 0.0, 0.5), "is not above GRPO's", "overlap"),
-        ((0.8, 0.7, 0.9), (0.1, 0.0, 0.2), "is not above GRPO's", "are apart"),
-        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "is not above GRPO's", "overlap"),
+        ((0.1, 0.0, 0.2), (0.8, 0.7, 0.9), ("above", "not above"), "are apart"),
+        ((0.1, 0.0, 0.5), (0.6, 0.4, 0.9), ("above", "not above"), "overlap"),
+        ((0.6, 0.4, 0.9), (0.1, 0.0, 0.5), ("not above", "above"), "overlap"),
+        ((0.8, 0.7, 0.9), (0.1, 0.0, 0.2), ("not above", "above"), "are apart"),
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), ("not above", "not above"), "overlap"),
     ],
 )
 def test_the_verdict_on_learning(grpo, fixed, relation, intervals):
     text = learning_words(grpo, fixed)
-    assert f"λ-GRPO's mean target frequency {relation}, and the 95 % intervals {intervals} (last 50 of 250 steps" in text
+    for rate, one in zip(RATES, relation, strict=True):
+        assert f"at learning rate {rate:g} λ-GRPO's mean is {one} GRPO's (the 95 % intervals {intervals})" in text
+    assert "last 50 of 250 steps" in text
 
 
 @pytest.mark.parametrize(("off", "words"), [(3e-15, "They agree to rounding"), (2e-3, "They DISAGREE")])

@@ -55,14 +55,14 @@ def walker(task, sharpness):
 @pytest.mark.parametrize(("sharpness", "path"), [(50.0, "LLLL"), (-50.0, "RLRL")])  # the prompt is L
 def test_a_policy_that_always_walks_one_path(sharpness, path):
     for target, right, reward in ((path, 1.0, 1.0), ("LLRR", 0.0, -1.0 if path[0] == "L" else 0.7)):
-        task = load_task("treewalk", target=target)
+        task = load_task("treewalk", target=target, root="L")
         result = evaluate(walker(task, sharpness), task, n_prompts=70, samples=3, ks=(1, 3), progress=False)
         assert result.pop("eval/reward_greedy") == pytest.approx(reward)
         assert result == {"eval/pass@1_greedy": right, "eval/pass@1": right, "eval/pass@3": right, "eval/prompts": 70}
 
 
 def test_a_policy_that_walks_at_random():
-    task = load_task("treewalk", depth=2, target="LR")
+    task = load_task("treewalk", depth=2, target="LR", root="L")
     result = evaluate(walker(task, 0.0), task, n_prompts=300, samples=6, ks=(1, 2, 6), progress=False)
     for k in (1, 2, 6):
         chance = 1 - 0.75**k
@@ -131,7 +131,7 @@ def test_problems_are_judged_one_by_one():
                 [1.0 - prompt[0] for prompt, group in zip(rollouts.prompts, rollouts.completions, strict=True) for _ in group]
             )
 
-    result = evaluate(walker(Halves(), 0.0), Halves(), n_prompts=90, samples=4, ks=(1, 2, 4), progress=False)
+    result = evaluate(walker(Halves(root="L"), 0.0), Halves(root="L"), n_prompts=90, samples=4, ks=(1, 2, 4), progress=False)
     assert {name: value for name, value in result.items() if "@" in name} == dict.fromkeys(
         ["eval/pass@1_greedy", "eval/pass@1", "eval/pass@2", "eval/pass@4"], 0.5
     )
@@ -161,7 +161,7 @@ def test_what_counts_as_right():
     ],
 )
 def test_bad_questions(arguments, message):
-    task = load_task("treewalk")
+    task = load_task("treewalk", root="L")
     with pytest.raises(ValueError, match=re.escape(message)):
         evaluate(walker(task, 1.0), task, progress=False, **arguments)
 

@@ -25,7 +25,7 @@ def place(prefix):
 
 def probability(model, path):
     """Path by path, without a tree of paths."""
-    tree = PrefixTree.from_groups([[0]], [[path]])
+    tree = PrefixTree.from_groups([[2]], [[path]])
     return float(np.exp(model.forward(tree, keep=False)[tree.scored].sum()))
 
 
@@ -33,7 +33,7 @@ def probability(model, path):
 
 
 def test_exact_values_are_the_conditional_means_of_enumerated_paths():
-    model = tiny_model(vocab_size=2, seed=3)
+    model = tiny_model(vocab_size=3, n_drawable=2, seed=3)
     values, rewards = exact_moments(model, TASK)[0], TASK.path_rewards()
     paths = [tuple(path) for path in TASK.paths().tolist()]
     p = {path: probability(model, path) for path in paths}
@@ -47,7 +47,7 @@ def test_exact_values_are_the_conditional_means_of_enumerated_paths():
 
 
 def test_exact_values_agree_with_real_rollouts_within_the_standard_error():
-    model = tiny_model(vocab_size=2, seed=3)
+    model = tiny_model(vocab_size=3, n_drawable=2, seed=3)
     exact, spread = exact_moments(model, TASK)
     rollouts, rewards = draw(model, TASK, 1, 40_000, np.random.default_rng(0))
     tree, index = rollouts.tree, heap_index(rollouts.tree)

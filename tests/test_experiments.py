@@ -10,17 +10,15 @@ from helpers import random_rollouts, relative, tiny_model
 
 from minigrpo import Objective, sample
 from minigrpo.cli import main
-from minigrpo.experiments import alpha, committed, learning, table1
+from minigrpo.experiments import alpha, committed, learning, table1, when
 from minigrpo.experiments.arms import CONTROLS, PRESETS, gradients_of_arm, shuffled_weights
 from minigrpo.experiments.learning import table as learning_table
 from minigrpo.experiments.parallel import run_jobs
-from minigrpo.experiments.table1 import ARMS, GROUP_SIZE, MC_GROUP_SIZE, best, monte_carlo_values, table, text, walk
-from minigrpo.experiments.table1_plots import best_figure, sweep_figure
-from minigrpo.experiments.whole_tree import WholeTree
+from minigrpo.experiments.table1 import ARMS, CHUNK, PUBLISHED, RATES, best, comparison, sign_test, table, text, walk
+from minigrpo.experiments.table1_plots import best_figure, paper_figure, sweep_figure
 from minigrpo.optim import global_norm
 from minigrpo.plots import bootstrap_interval
 from minigrpo.runs import read_records
-from minigrpo.tasks import load_task
 from minigrpo.trainer import TrainSettings
 
 COMMITTED = Path(__file__).parents[1] / "results"
@@ -61,12 +59,12 @@ def test_a_failing_job_is_reported_and_what_was_done_is_kept(tmp_path):
 
 
 def short_walk(**job):
-    """Two steps of `walk`, noted in a file.   With INTERRUPT set, jobs in the middle of the list end as if by Ctrl-C."""
+    """Fifty steps of a `walk` of two runs, noted in a file.   With INTERRUPT set, some jobs end as if by Ctrl-C."""
     with open(os.environ["WALKED"], "a") as file:
         file.write(json.dumps(job) + "\n")
-    if "INTERRUPT" in os.environ and (job["arm"], job["learning_rate"]) == ("placebo", 1e-3):
+    if "INTERRUPT" in os.environ and (job["arm"], job["learning_rate"]) == ("placebo", RATES["adamw"][2]):
         raise KeyboardInterrupt
-    return walk(**job, steps=2)
+    return walk(**(job | {"runs": 2}), steps=50) * (CHUNK // 2)
 
 
 def test_an_interrupted_experiment_goes_on_to_the_same_table(tmp_path, monkeypatch, capsys):
@@ -74,7 +72,7 @@ def test_an_interrupted_experiment_goes_on_to_the_same_table(tmp_path, monkeypat
 
     def reproduce(folder, log):
         monkeypatch.setenv("WALKED", str(tmp_path / log))
-        options = ["--quick", "--seeds", "2", "--processes", "1", "--out", str(tmp_path / folder)]
+        options = ["--quick", "--seeds", "32", "--processes", "1", "--out", str(tmp_path / folder)]
         code = main(["reproduce", "table1", *options])
         return code, [json.loads(line) for line in (tmp_path / log).read_text().splitlines()]
 
@@ -84,7 +82,7 @@ def test_an_interrupted_experiment_goes_on_to_the_same_table(tmp_path, monkeypat
     monkeypatch.setattr(table1, "walk", short_walk)
     monkeypatch.setattr(table1, "save", lambda *_: None)  # the table only
     code, jobs = reproduce("whole", "whole.log")
-    assert code == 0 and len(jobs) == 3 * 5 * 2
+    assert code == 0 and len(jobs) == 2 * 3 * 5
 
     monkeypatch.setenv("INTERRUPT", "")
     assert reproduce("stopped", "first.log")[0] == 130
@@ -103,7 +101,7 @@ def test_an_interrupted_experiment_goes_on_to_the_same_table(tmp_path, monkeypat
     assert len(read_records(cache)) == len(jobs)
     first, second = ((tmp_path / folder / "table1.json").read_bytes() for folder in ("whole", "stopped"))
     assert first == second
-    assert len({row["target_frequency"] for row in json.loads(first)}) > 2
+    assert len({row["target_frequency"] for row in json.loads(first)["rows"]}) > 2
 
 
 def group(seed=0, n_prompts=2):
@@ -169,56 +167,70 @@ def test_unknown_arm_is_refused():
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_walk_is_a_function_of_its_arguments(arm):
-    job = {"arm": arm, "n": 1, "r_neg": -1.0, "optimizer": "sgd", "learning_rate": 0.3, "steps": 6}
-    hits = walk(**job, seed=3)
-    assert hits == walk(**job, seed=3)
-    assert len(hits) == 6
-    assert 0 <= min(hits) <= max(hits) <= (MC_GROUP_SIZE if arm == "monte_carlo_prm" else GROUP_SIZE)
+    job = {"arm": arm, "n": 1, "r_neg": -1.0, "optimizer": "sgd", "learning_rate": 0.3, "runs": 3, "steps": 60}
+    hits = walk(**job, targets="drawn", first_seed=3)
+    assert hits == walk(**job, targets="drawn", first_seed=3)
+    assert len(hits) == 3
+    assert 0 <= min(hits) <= max(hits) <= 50 * (4 if arm == "monte_carlo_prm" else 16)
     assert set(ARMS) == {*PRESETS, *CONTROLS, "monte_carlo_prm"}
 
 
-def test_monte_carlo_prm_spends_no_more_tokens_than_a_group_of_16(monkeypatch):
-    task, model = load_task("treewalk"), tiny_model(vocab_size=2)
-    policy = WholeTree(model, task.prompts(np.random.default_rng(0), 1)[0], 4)
-    policy.look()
-    spent = []
-
-    def counting(*args, **kwargs):
-        found = draw(*args, **kwargs)
-        spent[-1] += int(found.tree.lengths.sum())
-        return found
-
-    draw = policy.sample
-    monkeypatch.setattr(policy, "sample", counting)
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        rollouts = draw(task.prompts(rng, 1), MC_GROUP_SIZE, rng, max_new_tokens=4)
-        spent.append(int(rollouts.tree.lengths.sum()))
-        monte_carlo_values(policy, task, rollouts, task.score(rollouts), rng)
-    assert max(spent) <= GROUP_SIZE * 4
-    assert np.mean(spent) > 0.8 * GROUP_SIZE * 4
+def rows_of(**finals):
+    """Two cells an arm, of eight runs each: finals of the first four and of the last four, for a small and a large rate."""
+    cells = {}
+    for arm, both in finals.items():
+        for rate, (first, second) in zip((0.1, 1.0), both, strict=True):
+            cells[arm, 1, -1.0, "sgd", rate, "drawn"] = [first] * 4 + [second] * 4
+    return table(cells)
 
 
-def rows_of(*final):
-    runs = {("grpo", 1, -1.0, "sgd", rate): [[0] * 10 + [hits] * 50] * 3 for rate, hits in zip((0.1, 1.0), final, strict=True)}
-    runs |= {("lambda_grpo", 1, -1.0, "sgd", rate): [[16] * 60] * 3 for rate in (0.1, 1.0)}
-    return table(runs)
+def test_the_rate_is_chosen_on_one_half_and_told_of_the_other():
+    rows = rows_of(grpo=((400, 80), (200, 800)), lambda_grpo=((0, 800), (800, 600)))
+    assert [row["target_frequency"] for row in rows] == [0.3, 0.625, 0.5, 0.875]
+    assert [row["first_half"] for row in rows] == [0.5, 0.25, 0.0, 1.0]
+    chosen = {row["arm"]: row for row in best(rows)}
+    assert (chosen["grpo"]["learning_rate"], chosen["grpo"]["target_frequency"], chosen["grpo"]["found"]) == (0.1, 0.1, 0.0)
+    assert (chosen["lambda_grpo"]["learning_rate"], chosen["lambda_grpo"]["target_frequency"]) == (1.0, 0.75)
+    assert not chosen["grpo"]["inside"]  # 0.1 is the smallest rate
+    assert "grpo                 0.100  [0.100, 0.100]  found by 0% of 4  at 0.1 (edge of the sweep)" in text(rows)
 
 
-def test_table_looks_at_the_last_50_steps_and_best_at_each_arms_best_rate():
-    rows = rows_of(4, 12)
-    assert [row["target_frequency"] for row in rows] == [0.25, 0.75, 1.0, 1.0]
-    assert [row["found"] for row in rows] == [0.0, 1.0, 1.0, 1.0]
-    assert best(rows)["sgd", 1, -1.0, "grpo"]["learning_rate"] == 1.0
-    assert "grpo                 0.750  [0.750, 0.750]   at 1" in text(rows)
+def test_the_comparison_is_paired():
+    rows = rows_of(grpo=((400, 80), (200, 800)), lambda_grpo=((0, 800), (800, 600)))
+    by = {(row["rates"], row["grpo_rate"]): row for row in comparison(rows)}
+    assert len(by) == 3
+    row = by["best", 0.1]
+    assert (row["grpo"], row["lambda_grpo"], row["difference"], row["low"], row["high"]) == (0.1, 0.75, 0.65, 0.65, 0.65)
+    assert (row["only_grpo"], row["only_lambda_grpo"], row["p"]) == (0, 4, 0.125)
+    assert (row["paper_seeds_grpo"], row["paper_seeds_lambda_grpo"]) == (0, 4)
+    assert (row["paper_p_grpo"], row["paper_p_lambda_grpo"]) == (1.0, 1.0)  # shares found 0 and 1
+    row = by["same", 1.0]
+    assert row["difference"] == pytest.approx((4 * 0.75 - 4 * 0.25) / 8)
+    assert (row["only_grpo"], row["only_lambda_grpo"], row["p"]) == (0, 4, 0.125)
+    assert row["paper_p_grpo"] == pytest.approx(0.5**5)
+    assert (sign_test(0, 0), sign_test(3, 3), sign_test(1, 6)) == (1.0, 1.0, 0.125)
+
+
+def test_published_numbers_are_the_papers():
+    assert len(PUBLISHED) == 6
+    assert all(fixed > grpo for grpo, fixed in PUBLISHED.values())
+    assert PUBLISHED[1, -1.0] == (0.0, 0.7535)
 
 
 def test_table_figures_show_the_numbers_of_the_table():
-    rows = rows_of(4, 12)
+    rows = rows_of(grpo=((400, 80), (200, 800)), lambda_grpo=((0, 800), (800, 600)))
     cells = [t.get_text() for ax in sweep_figure(rows).axes for t in ax.texts]
-    assert sorted(cells) == ["0.25", "0.75", "1.00", "1.00"]
-    (panel,) = best_figure(rows).axes[:1]
+    assert sorted(cells) == ["0.30", "0.50", "0.62", "0.88"]
+    (panel,) = best_figure(best(rows)).axes[:1]
     assert [label.get_text() for label in panel.get_yticklabels()] == ["GRPO", "λ-GRPO"]
+    (panel,) = paper_figure(comparison(rows)).axes
+    assert [float(line.get_xdata()[0]) for line in panel.lines] == [0.0, 0.7535, 0.1, 0.75]
+
+
+def test_runs_must_be_balanced(tmp_path):
+    for experiment in (table1, when):
+        with pytest.raises(ValueError, match="40 runs do not walk to each of the 16 targets equally often.*multiple of 32"):
+            experiment.run(tmp_path, seeds=40)
 
 
 def test_learning_table_counts_steps_to_90_percent_of_the_peak():
@@ -297,12 +309,20 @@ def test_committed_learning_table_fits_the_code_and_itself():
 
 
 def test_committed_table_can_be_regenerated():
-    """Two seeds of four cells, with plain SGD, which does not magnify a machine's rounding as Adam does."""
-    rows = json.loads((COMMITTED / "table1.json").read_text())
-    for arm, rate in (("grpo", 0.3), ("lambda_grpo", 0.3), ("placebo", 0.3), ("monte_carlo_prm", 0.3)):
-        cell = {"arm": arm, "n": 2, "r_neg": -1.0, "optimizer": "sgd", "learning_rate": rate}
-        (row,) = (r for r in rows if cell.items() <= r.items())
-        size = MC_GROUP_SIZE if arm == "monte_carlo_prm" else GROUP_SIZE
-        for seed in (0, 1):
-            final = np.mean(walk(**cell, seed=seed)[-50:]) / size
-            assert abs(final - row["final_of_seed"][seed]) < 0.02
+    """Two runs of four cells, with plain SGD, which does not magnify a machine's rounding as Adam does."""
+    stored = json.loads((COMMITTED / "table1.json").read_text())
+    for arm in ("grpo", "lambda_grpo", "placebo", "monte_carlo_prm"):
+        cell = {"arm": arm, "n": 2, "r_neg": -1.0, "optimizer": "sgd", "learning_rate": RATES["sgd"][2], "targets": "drawn"}
+        (row,) = (r for r in stored["rows"] if cell.items() <= r.items())
+        again = walk(**cell, first_seed=0, runs=CHUNK if arm in ("placebo", "monte_carlo_prm") else 2)[:2]
+        whole = 50 * (4 if arm == "monte_carlo_prm" else 16)
+        np.testing.assert_allclose(np.array(again) / whole, np.array(row["hits_of_run"][:2]) / whole, atol=0.02)
+
+
+def test_committed_table_fits_itself():
+    """The comparisons are those of the rows; every target as often as any other; the best rates lie inside the sweep where said."""
+    stored = json.loads((COMMITTED / "table1.json").read_text())
+    assert comparison(stored["rows"]) == stored["comparison"]
+    assert table({tuple(r[name] for name in table1.NAMES): r["hits_of_run"] for r in stored["rows"]}) == stored["rows"]
+    assert {(r["n"], r["r_neg"]) for r in stored["rows"] if r["targets"] == "drawn"} >= set(PUBLISHED)
+    assert all(r["runs"] % 32 == 0 and r["runs"] >= 96 for r in stored["rows"])

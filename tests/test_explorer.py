@@ -146,6 +146,14 @@ def test_the_notes_of_the_presets_are_true():
     _, paths, grpo, fixed, _ = numbers("Exploration")
     assert -grpo[paths[0, 0]] > 2 * grpo[paths[0, 2]] > 0
     assert grpo[paths[0]].sum() < 0 < fixed[paths[0]].sum()
+    group, paths, grpo, fixed, values = numbers("The paper’s example")
+    averages = [np.mean(group.rewards), values[paths[2, 2]], values[paths[3, 4]]]
+    assert np.round(averages, 2).tolist() == [0.42, 0.33, 0]  # the group, JKL, JKLNQ: the numbers of the authors' figure
+    assert np.round(fixed[paths[[0, 2, 2, 3, 5], [0, 2, 3, 4, 0]]], 2).tolist() == [0.22, -0.22, 1.55, -1.11, 0.22]
+    assert group.texts[int(np.argmax(group.rewards))] == "JKLM"
+    np.testing.assert_allclose(grpo[paths[2, :4]], [3, 3, 3, 1] * fixed[paths[2, :4]], rtol=1e-12)
+    population = mg.advantages(group.rewards, np.zeros(6, dtype=int), ddof=0)
+    assert np.mean(population[2:5]).round(2) == -0.24  # so the figure's −0.22 takes the std of a sample
     _, paths, grpo, fixed, _ = numbers("Exploitation")
     assert (fixed[paths[0]] > 0).all()
     assert grpo[paths[2, 1]] / grpo[paths[0, 1]] == pytest.approx(3, abs=0.05)

@@ -17,6 +17,11 @@ SENTENCES = {
         "GRPO pushes it 4 times as hard as λ-GRPO: −2.62 against −0.65. The last token of y0 gets +0.98 from both.",
         "Σ along y0: −1.85 under GRPO, +0.22 under λ-GRPO.",
     ],
+    "The paper’s example": [
+        "y2 is the best completion, yet its “J” is pushed down: the 3 that share it did worse than the group.",
+        "GRPO pushes it 3 times as hard as λ-GRPO: −0.66 against −0.22. The last token of y2 gets +1.55 from both.",
+        "Σ along y2: −0.44 under GRPO, +0.89 under λ-GRPO.",
+    ],
     "Exploitation": [
         "at a fork 2 took its “R” (R̂ 0.55) and 4 the other way, “L” (R̂ 0.70).",
         "GRPO pushes the other way up 3.0 times as hard, λ-GRPO 1.5 times as hard.",
@@ -37,7 +42,7 @@ def test_what_is_said_of_the_presets(tmp_path):
     for name, sentences in SENTENCES.items():
         for sentence in sentences:
             assert sentence in said[name]
-        assert ("yet its" in said[name]) == (name == "Exploration")
+        assert ("yet its" in said[name]) == (name in ("Exploration", "The paper’s example"))
         assert ("at a fork 2" in said[name]) == (name == "Exploitation")
 
 

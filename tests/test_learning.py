@@ -106,7 +106,7 @@ def test_training_learns(objective):
     assert np.mean([m["frac_correct"] for m in history[-10:]]) > 0.9
     assert np.mean([m["reward"] for m in history[-10:]]) > 0.85
     assert [m["step"] for m in history] == list(range(1, 61))
-    rollouts = sample(model, [[0]], 4, np.random.default_rng(0), max_new_tokens=3, temperature=0)
+    rollouts = sample(model, [[2]], 4, np.random.default_rng(0), max_new_tokens=3, temperature=0)
     assert [c.tolist() for c in rollouts.completions[0]] == [[1, 0, 1]] * 4
 
 

@@ -59,7 +59,7 @@ def test_weights_and_step_rewards():
 def test_the_transformer():
     names = list(inspect.signature(mg.TransformerConfig).parameters)
     wanted = ["vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "max_seq_len", "rope_base", "norm_eps"]
-    assert names == [*wanted, "tie_embeddings", "head_dim"]
+    assert names == [*wanted, "tie_embeddings", "head_dim", "n_drawable"]
     arguments = inspect.signature(mg.Transformer).parameters
     assert [(name, p.default) for name, p in arguments.items()][1:] == [("seed", 0), ("backend", "numpy"), ("dtype", "float32")]
     assert next(iter(arguments)) == "config"
@@ -82,7 +82,7 @@ def test_the_loop_that_a_reader_finds_first(name):
 
     objective = mg.Objective.preset(name, beta=0.01)
     task, rng = load_task("treewalk", depth=3, r_neg=0.0, r_other=0.0), np.random.default_rng(0)
-    model = mg.Transformer(mg.TransformerConfig(vocab_size=2, dim=16, n_layers=1, n_heads=2))
+    model = mg.Transformer(mg.TransformerConfig(vocab_size=3, dim=16, n_drawable=2, n_layers=1, n_heads=2))
     optimizer, first = AdamW(model.parameters), model.parameters.flat.copy()
     history = []
     for _ in range(40):

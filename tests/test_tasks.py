@@ -170,13 +170,46 @@ def test_treewalk_rewards_equal_the_definition(data):
     assert task.is_correct(rewards).tolist() == [path == target for group in groups for path in group]
 
 
-def test_treewalk_defaults_are_the_papers_first_setting():
-    task = TreeWalk()
-    assert (task.target, task.max_new_tokens, task.tokenizer.vocab_size, task.tokenizer.eos) == ("RRRR", 4, 2, None)
+@pytest.mark.parametrize(("root", "vocab_size", "prompt"), [("bos", 3, 2), ("L", 2, 0)])
+def test_treewalk_as_in_the_paper_and_as_it_was(root, vocab_size, prompt):
+    task = TreeWalk(root=root, target="RRRR")
+    assert (task.max_new_tokens, task.tokenizer.vocab_size, task.tokenizer.eos, task.n_drawable) == (4, vocab_size, None, 2)
+    assert task.tokenizer.encode("LR").tolist() == [0, 1]
+    assert task.tokenizer.decode([prompt]) == ("^" if root == "bos" else "L")
     assert task.path_rewards().tolist() == [0.7] * 8 + [-1.0] * 7 + [1.0]
     task.path_rewards()[:] = 5  # the caller's copy
     assert task.path_rewards().max() == 1
-    assert [prompt.tolist() for prompt in task.prompts(np.random.default_rng(0), 2, "test")] == [[0], [0]]
+    assert [prompt.tolist() for prompt in task.prompts(np.random.default_rng(0), 2, "test")] == [[prompt]] * 2
+
+
+def test_treewalk_targets_are_drawn_from_the_seed_alone_and_uniformly():
+    targets = [TreeWalk().for_run(seed).target for seed in range(3200)]
+    counts = np.unique(targets, return_counts=True)[1]
+    assert len(counts) == 16
+    assert ((counts - 200) ** 2 / 200).sum() < 37.7  # chi-squared, 15 degrees of freedom, p = 0.001
+    for seed in range(5):  # as the docstring says
+        moves = np.random.default_rng((seed, 4)).integers(2, size=4)
+        assert targets[seed] == "".join(np.array(["L", "R"])[moves]) == TreeWalk(seed=seed).target
+    assert TreeWalk().target == targets[0] and TreeWalk().is_drawn
+
+
+def test_treewalk_of_a_run_keeps_what_was_given():
+    task = TreeWalk(depth=5, n=2)
+    assert task.path_rewards().argmax() == int(task.target.replace("L", "0").replace("R", "1"), 2)  # kept from here on
+    own = task.for_run(3)
+    assert (own.depth, own.n, own.seed, own.is_drawn) == (5, 2, 3, True)
+    assert own.target == TreeWalk(depth=5, seed=3).target != task.target
+    assert own.path_rewards().argmax() == int(own.target.replace("L", "0").replace("R", "1"), 2)
+    assert task.path_rewards().argmax() != own.path_rewards().argmax()
+    assert own.for_run(4) == own and TreeWalk(seed=7).for_run(4) == TreeWalk(seed=7)
+    assert TreeWalk(target="LLRL").for_run(4).target == "LLRL"
+
+    class Deeper(TreeWalk):
+        def __init__(self):
+            super().__init__(depth=6)
+
+    assert Deeper().for_run(1).target == TreeWalk(depth=6, seed=1).target
+    assert type(Deeper().for_run(1)) is Deeper
 
 
 @pytest.mark.parametrize(
@@ -193,6 +226,8 @@ def test_treewalk_defaults_are_the_papers_first_setting():
         ({"r_other": "0.5"}, "r_other is '0.5'"),
         ({"target": "RRR"}, "target is 'RRR': it must be 4 letters"),
         ({"target": "RRRX"}, "target is 'RRRX'"),
+        ({"root": "R"}, "root is 'R': it must be bos or L"),
+        ({"seed": -1}, "seed is -1"),
     ],
 )
 def test_treewalk_options_are_checked(options, message):

@@ -52,7 +52,7 @@ def tiny_llama() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 
 def walk(alpha: float, steps: int, learning_rate: float, seed: int, out: str) -> tuple[list[dict], np.ndarray]:
     """Train on the tree walk.   -> TRL's logs, and how often the target was walked to in each step"""
-    task, found = TreeWalk(depth=4, n=1, r_neg=-1.0), []
+    task, found = TreeWalk(depth=4, n=1, r_neg=-1.0, root="L", target="RRRR"), []
 
     def leaf_reward(completion_ids: list[list[int]], **_: object) -> list[float]:
         leaves = np.array(completion_ids) @ (2 ** np.arange(task.depth)[::-1])  # a path read as a binary number

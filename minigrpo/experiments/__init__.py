@@ -12,13 +12,16 @@ from minigrpo.shipped import shipped
 
 EXPERIMENTS = {
     "table1": "the paper's Table 1 on the binary tree, with controls and a sweep of the learning rate",
+    "when": "where λ-GRPO is ahead of GRPO on the tree walk, by learning rate, start and weight, and why",
     "theorem": "for which objectives GRPO is a process reward model, and for which it is not",
     "prm-quality": "bias and variance of the hidden process rewards against exact values",
+    "enumeration": "whether |λ| belongs to the gradient: exact expected gradients, for each way to sample a group",
     "trees": "how much tree there is along training (the paper's section 3.2)",
     "flaw": "who is pushed where, token by token, under GRPO and under λ-GRPO",
     "learning": "GRPO, λ-GRPO and the controls on a task with text",
     "alpha": "weights |λ|^-α between GRPO (α = 0) and λ-GRPO (α = 1), and beyond, on tasks with text",
-    "language-model": "SmolLM2-135M learns sums, and walks the paper's tree",
+    "language-model": "SmolLM2-135M learns sums",
+    "smollm2-walk": "SmolLM2-135M walks the paper's tree, to each of its 16 leaves",
 }
 
 

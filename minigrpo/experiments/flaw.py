@@ -7,7 +7,8 @@ the token count).  The signs are the same; the sizes are not, and so the sum ove
    "exploration": every path once, one of eight that begin with R is the best walk, the other seven are bad (Â < 0 above the best);
    "exploitation": all steps of the best walk have Â > 0, but so has a popular, merely good step beside it.
    One step of the same length along each gradient; the table has the push and the change of probability of every node.
-2. Training on `treewalk` as in target_frequency.py (AdamW, learning rate 3e-4): at every step, how many tokens of above-average
+2. Training on `treewalk`, each run to the target that its seed draws (AdamW, learning rate 3e-4): at every
+   step, how many tokens of above-average
    completions are pushed down; and, where the target is in a group of unequal rewards, the push on the part of its path
    that it shares with other paths against the push on its own tail, whether the step lowers its probability,
    and whether the plain gradients of both objectives, on this same batch, point towards a lower one (d log p(target) < 0).
@@ -36,10 +37,9 @@ from minigrpo.experiments.parallel import run_jobs
 from minigrpo.objectives import Objective, advantages
 from minigrpo.optim import AdamW
 from minigrpo.plots import bootstrap_interval, save
-from minigrpo.policy import make_model, using
+from minigrpo.policy import make_policy, using
 from minigrpo.sampler import Rollouts
 from minigrpo.settings import TrainSettings
-from minigrpo.tasks import load_task
 from minigrpo.trainer import TrainState, grpo_step
 from minigrpo.tree import PrefixTree
 
@@ -118,8 +118,7 @@ def training_run(objective: str, n: int, seed: int, steps: int = STEPS) -> list[
     """Train on treewalk, as `trainer.train` does, and count.   -> two rows of sums over steps: the first 50, and all"""
     options = {"objective": objective, "learning_rate": LEARNING_RATE, "steps": steps, "seed": seed}
     s = TrainSettings.for_task("treewalk", task_options={"n": n, "r_neg": -1.0}, **options)
-    task = load_task(s.task, **s.task_options)
-    model = make_model(s, task)
+    model, task = make_policy(s)
     state = TrainState(model, AdamW(model.parameters), np.random.default_rng(seed))
     target = PrefixTree.from_groups(task.prompts(np.random.default_rng(0), 1), [[task.tokenizer.encode(task.target)]])
     sums: dict[str, float] = {}

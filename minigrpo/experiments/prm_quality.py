@@ -1,6 +1,7 @@
 """How good is the process reward model hidden in GRPO?   (Ours: the paper leaves it open.)
 
-On `treewalk` a policy has 2**D paths, so the value of every prefix, the mean outcome of those who go on from it, is a finite sum.
+On `treewalk` (n = 1, r_neg = -1, a target drawn for each seed) a policy has 2**D paths, so the value of every
+prefix, the mean outcome of those who go on from it, is a finite sum.
 Against these exact values: the error of R̂ by depth and group size, before and during training; the same for a Monte-Carlo PRM
 that spends its tokens on a smaller group and on extra rollouts; and how step advantages go with exact ones.  The exact values
 themselves are checked against a million rollouts.
@@ -87,9 +88,9 @@ def heap_index(tree: PrefixTree) -> np.ndarray:
 
 
 def policy(seed: int, steps: int) -> tuple[Transformer, TreeWalk]:
-    """The policy after some steps of λ-GRPO on the paper's first setting, and its task."""
+    """The policy after some steps of λ-GRPO (n = 1, r_neg = -1), and its task: the target is drawn from the seed."""
     settings = TrainSettings.for_task("treewalk", objective="lambda_grpo", steps=steps, seed=seed)
-    return train(settings, progress=False)[0], TreeWalk()
+    return train(settings, progress=False)[0], TreeWalk().for_run(seed)
 
 
 def draw(model: Transformer, task: TreeWalk, n_groups: int, k: int, rng: np.random.Generator) -> tuple[Rollouts, np.ndarray]:

@@ -137,12 +137,15 @@ class HuggingFaceFolder:
 def save_hugging_face(model: Transformer, tokenizer: TextTokenizer | None, folder: str | Path) -> Path:
     """Write a folder that `transformers` loads: config.json, model.safetensors, tokenizer.json.   -> the folder
 
-    Each file is written to a temporary one, synced and renamed.  Raises ValueError if the folder holds a model already.
+    Each file is written to a temporary one, synced and renamed.  Raises ValueError if the folder holds a model already, and for
+    a model with `n_drawable`, which such a folder has no word for.
     """
     need("safetensors")
     folder = Path(folder)
     if (folder / "config.json").exists():
         raise ValueError(f"{folder} holds a model already: give another folder")
+    if model.config.n_drawable is not None:
+        raise ValueError(f"the model draws its first {model.config.n_drawable} tokens only, which a folder of this kind cannot say")
     folder.mkdir(parents=True, exist_ok=True)
     c, eos = model.config, None if tokenizer is None else tokenizer.eos
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}

@@ -23,6 +23,7 @@ BUILT_IN = {
     "treewalk": "TreeWalk",
 }
 METHODS = {"prompts": 3, "texts": 3, "score": 1, "reward": 2, "demonstrations": 2, "is_correct": 1}  # with their arguments
+METHODS["for_run"] = 1
 
 
 def load_task(name: str, tokenizer: Tokenizer | None = None, **options: Any) -> Task:
@@ -109,6 +110,8 @@ def _check_parts(name: str, task: Any, file: str) -> None:
     else:
         size = whole_number(f"vocab_size of task {name!r}", task.tokenizer.vocab_size, 1)
         whole_number(f"eos of task {name!r}", task.tokenizer.eos or 0, 0, size - 1)
+        if optional(task, "n_drawable") is not None:
+            whole_number(f"n_drawable of task {name!r}", task.n_drawable, 1, size)
     for part, n in METHODS.items():
         if part in parts or optional(task, part) is not None:
             try:

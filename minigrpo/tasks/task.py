@@ -42,7 +42,9 @@ class Task(Protocol):
 
     Optional: `demonstrations(rng, n)` gives n pairs (prompt ids, completion ids with EOS) of the train split for a supervised
     warm start; `is_correct(rewards)` gives a bool array (by default a reward of 1 or more counts as correct); `stop` is as in
-    `sampler.sample`.
+    `sampler.sample`; `n_drawable` says that only token ids below it can be drawn, so that a new model has no logit for the others,
+    which may stand in prompts; `for_run(seed)` gives the task of a run with this seed, of the same class, for a task that is to
+    differ between runs: training, evaluation, sampling and resumption of a run all call it with the seed of its settings.
     """
 
     @property

@@ -43,7 +43,7 @@ class TextTask(Protocol):
                                   (None: only at EOS or the length limit)
     max_new_tokens                the length limit, in tokens
 
-    Optional: `is_correct(rewards)` and `defaults`, as in `tasks.Task`; `demonstrations(rng, n)`, n
+    Optional: `is_correct(rewards)`, `for_run(seed)` and `defaults`, as in `tasks.Task`; `demonstrations(rng, n)`, n
     pairs of texts (prompt, completion), for a supervised warm start.
     """
 
@@ -65,6 +65,8 @@ class Tokenised:
     def __getattr__(self, name: str) -> Any:  # max_new_tokens, and what a task may lack
         task = object.__getattribute__(self, "task")
         found = getattr(task, name)
+        if name == "for_run":
+            return lambda seed: Tokenised(found(seed), self.tokenizer)
         return self._demonstrations if name == "demonstrations" else found
 
     @property

@@ -1,18 +1,23 @@
 """The paper's synthetic task: walk a binary tree of depth D to one target leaf, past a first move that looks bad.
 
-A completion is exactly D moves, each L or R; there is no EOS, so the 2**D paths are all that a policy can write.  The target
+The prompt is a root, written "^", that is no move.  A completion is exactly D moves, each L or R; there is no EOS, and the root
+is masked: it has a row in the embedding, so that it can be read, but none in the head, so it has no logit (`n_drawable` = 2).
+Sampling, scoring and the gradient use the same two rows of the head: the probabilities of L and R sum to 1 in all of them.
+
+The 2**D paths are all that a policy can write, and the target is one of them, drawn for each run from the run's seed.  The target
 path earns +1.  The other paths that share its first n moves earn r_neg (less than the rest), all others r_other.  A group that
 has not met the target yet therefore learns to leave its prefix, and one that has met it once among many failures pushes the
 shared prefix down |λ| times as hard as it pushes the target's own tail up: the flaw that λ-GRPO removes.
 
-Left out: any text or context.  The prompt is one token that carries no information and is always the same, and the train and
-test splits are the same single problem.
+The paper's grid is n in {1, 2} times r_neg in {-0.5, -1, -1.5}, at depth 4 with r_other = 0.7; the defaults are one of its six
+settings.  Left out: any text or context.  The train and test splits are the same single problem.
 
 Source: Sullivan & Koller, "GRPO is Secretly a Process Reward Model", arXiv:2509.21154, section 4.3 and table 1.
 """
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -21,15 +26,20 @@ import numpy as np
 
 from minigrpo.tasks import CharTokenizer, check_split, real_number, whole_number
 
-MOVES = CharTokenizer("LR", eos=False)
+MOVES, ROOTED = CharTokenizer("LR", eos=False), CharTokenizer("LR^", eos=False)
 
 
 @dataclass(frozen=True)
 class TreeWalk:
     """reward(path) = 1 if path = target, r_neg if path[:n] = target[:n], r_other otherwise.
 
-    depth 2 … 12; n from 1 to depth - 1; r_neg and r_other below 1; target a string of `depth` letters L and R, "RR…R" if not
-    given.  Raises ValueError for anything else.  The defaults are the paper's first setting.
+    depth 2 … 12; n from 1 to depth - 1; r_neg and r_other below 1
+    target   a string of `depth` letters L and R; if not given, drawn: all paths are equally likely, and it is a function of the
+             seed and the depth, letter i being "LR"[default_rng((seed, depth)).integers(2, size=depth)[i]]
+    root     "bos": the prompt is a token of its own, 2, that cannot be drawn.  "L": it is the move L, and there is no third token
+             (shared parameters then make the walk another one, and an easier one if the target is RRRR)
+    seed     of the drawn target; if not given, that of the run (`for_run`), and 0 outside of runs
+    Raises ValueError for anything else.
     """
 
     depth: int = 4
@@ -37,6 +47,8 @@ class TreeWalk:
     r_neg: float = -1.0
     r_other: float = 0.7
     target: str | None = None
+    root: str = "bos"
+    seed: int | None = None
 
     defaults: ClassVar[dict[str, Any]] = {
         "steps": 250,
@@ -53,15 +65,38 @@ class TreeWalk:
         for name in ("r_neg", "r_other"):
             if real_number(name, getattr(self, name), -np.inf, np.inf) >= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be below 1, the reward of the target path")
-        target = "R" * depth if self.target is None else self.target
+        if self.root not in ("bos", "L"):
+            raise ValueError(f"root is {self.root!r}: it must be bos or L")
+        if self.seed is not None:
+            whole_number("seed", self.seed, 0)
+        object.__setattr__(self, "is_drawn", self.target is None)
+        target = self._drawn(self.seed or 0) if self.is_drawn else self.target
         if not isinstance(target, str) or len(target) != depth or set(target) - set("LR"):
             raise ValueError(f"target is {target!r}: it must be {depth} letters (the depth), each L or R")
         object.__setattr__(self, "target", target)
 
+    def _drawn(self, seed: int) -> str:
+        return "".join("LR"[move] for move in np.random.default_rng((seed, self.depth)).integers(2, size=self.depth))
+
+    def for_run(self, seed: int) -> TreeWalk:
+        """The walk of a run with this seed: its target is drawn from it, unless a target or a seed was given."""
+        if not self.is_drawn or self.seed is not None:
+            return self
+        task = copy(self)
+        task.__dict__.pop("_leaf_rewards", None)  # of the other target
+        for name, value in {"seed": seed, "target": self._drawn(seed)}.items():
+            object.__setattr__(task, name, value)
+        return task
+
     @property
     def tokenizer(self) -> CharTokenizer:
-        """L is 0, R is 1; no EOS."""
-        return MOVES
+        """L is 0, R is 1, the root, if it is a token of its own, 2; no EOS."""
+        return MOVES if self.root == "L" else ROOTED
+
+    @property
+    def n_drawable(self) -> int:
+        """The two moves."""
+        return 2
 
     @property
     def max_new_tokens(self) -> int:
@@ -69,9 +104,9 @@ class TreeWalk:
         return self.depth
 
     def prompts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[np.ndarray]:
-        """n times the one prompt: a single token, L, that says nothing (a model needs one token to predict the first from)."""
+        """n times the one prompt: the root, a single token (a model needs one to predict the first move from)."""
         check_split(split)
-        return [MOVES.encode("L") for _ in range(whole_number("the number of prompts", n, 0))]
+        return [self.tokenizer.encode("L" if self.root == "L" else "^") for _ in range(whole_number("the number of prompts", n, 0))]
 
     def score(self, rollouts: Any) -> np.ndarray:
         """(B,) the reward of each completion's leaf.   Raises ValueError for a completion that is no full path."""
@@ -80,7 +115,7 @@ class TreeWalk:
             raise ValueError(f"a completion does not have {self.depth} moves: sample with max_new_tokens={self.depth} and no EOS")
         moves = np.array(completions, dtype=np.int64).reshape(-1, self.depth)  # (B,D)
         if ((moves < 0) | (moves > 1)).any():
-            raise ValueError("a completion has a token that is neither 0 (L) nor 1 (R): use a model with a vocabulary of 2")
+            raise ValueError("a completion has a token that is neither 0 (L) nor 1 (R): use a model that draws no other")
         return self._leaf_rewards[moves @ self._place_values]
 
     def is_correct(self, rewards: np.ndarray) -> np.ndarray:

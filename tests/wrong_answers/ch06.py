@@ -88,3 +88,47 @@ def placebo_weights__own_generator(completions, rng):
     placebo_weights__own_generator.calls = getattr(placebo_weights__own_generator, "calls", 0) + 1
     shuffled = np.random.default_rng(placebo_weights__own_generator.calls).permutation(pool)
     return np.split(shuffled, np.cumsum([len(c) for c in completions])[:-1])
+
+
+def _steps(completions, rewards, ddof=1):
+    sets = _sets(completions)
+    R = [np.array([rewards[s].mean() for s in row]) for row in sets]
+    A = [(row - rewards.mean()) / (rewards.std(ddof=ddof) + 1e-4) for row in R]
+    size = [np.array([len(s) for s in row]) for row in sets]
+    return R, A, [n * a for n, a in zip(size, A, strict=True)], size
+
+
+def pushed_down__population_std(completions, rewards):
+    """in A | ddof=1"""
+    R, A, grpo, _ = _steps(completions, rewards, ddof=0)
+    return R, A, grpo, A, []
+
+
+def pushed_down__own_reward(completions, rewards):
+    """in R | mean over all members"""
+    _, A, grpo, _ = _steps(completions, rewards)
+    return [np.full(len(c), r) for c, r in zip(completions, rewards, strict=True)], A, grpo, A, []
+
+
+def pushed_down__both_alike(completions, rewards):
+    """in grpo | once for each member"""
+    R, A, _, _ = _steps(completions, rewards)
+    return R, A, A, A, []
+
+
+def pushed_down__divided_twice(completions, rewards):
+    """in lambda_grpo | do not divide again"""
+    R, A, grpo, size = _steps(completions, rewards)
+    return R, A, grpo, [a / n for a, n in zip(A, size, strict=True)], []
+
+
+def pushed_down__below_the_mean(completions, rewards):
+    """expected down = [2, 3, 4], got [3, 4] | whoever shares a token"""
+    R, A, grpo, _ = _steps(completions, rewards)
+    return R, A, grpo, A, [i for i, r in enumerate(rewards) if r < rewards.mean()]
+
+
+def pushed_down__alone_too(completions, rewards):
+    """expected down = | its own alone"""
+    R, A, grpo, _ = _steps(completions, rewards)
+    return R, A, grpo, A, [i for i, a in enumerate(A) if (a < 0).any()]

@@ -57,3 +57,31 @@ def placebo_weights(completions, rng):
     [0.5, 0.5, 1.0, 1.0, 1.0]
     """
     raise NotImplementedError("ch06 task 4: a placebo")
+
+
+def pushed_down(completions, rewards):
+    """ch06 task 5: the paper's example.   completions, rewards -> (R, A, grpo, lambda_grpo, down)
+
+    The first four are lists of k arrays, with a number for each token:
+
+    - R: the step reward R̂, the mean of r_j over all j in λ(i,t);
+    - A: the step advantage Â = (R̂ - mean(r)) / (std(r) + 1e-4);
+    - grpo, lambda_grpo: the push of either objective on the token, that is |λ|·Â and Â.
+
+    down is the list of the completions, counted from 0, that share a token which is pushed down:
+    |λ| of 2 or more and Â < 0.
+
+    The group below is the one of the paper's authors.  JKL is shared by three completions with a mean
+    reward of 0.33, where the group has 0.42; so all three are pushed down there, completion 2 with
+    them, which has the highest reward of all.  Added up over its tokens, GRPO pushes even this best
+    completion down, and λ-GRPO up.
+
+    >>> texts = ("ABCD", "ABEFHI", "JKLM", "JKLNQST", "JKLNQU", "VWYZ")
+    >>> group = [[ord(letter) for letter in text] for text in texts]
+    >>> R, A, grpo, lambda_grpo, down = pushed_down(group, np.array([0.5, 0.5, 1.0, 0.0, 0.0, 0.5]))
+    >>> [values[2].round(2).tolist() for values in (R, A, grpo)]
+    [[0.33, 0.33, 0.33, 1.0], [-0.22, -0.22, -0.22, 1.55], [-0.66, -0.66, -0.66, 1.55]]
+    >>> [float(push[2].sum().round(2)) for push in (grpo, lambda_grpo)], down
+    ([-0.44, 0.89], [2, 3, 4])
+    """
+    raise NotImplementedError("ch06 task 5: the paper's example")

@@ -27,3 +27,15 @@ def placebo_weights(completions, rng):
     """One permutation of all tokens of the group."""
     shuffled = rng.permutation(np.concatenate(lambda_weights(completions)))
     return np.split(shuffled, np.cumsum([len(c) for c in completions])[:-1])
+
+
+def pushed_down(completions, rewards):
+    """The mean over the members, as an advantage; GRPO counts it once for each of them."""
+    sets = _process_sets(completions)
+    scale = rewards.std(ddof=1) + 1e-4
+    R = [np.array([rewards[members].mean() for members in row]) for row in sets]
+    A = [(row - rewards.mean()) / scale for row in R]
+    size = [np.array([len(members) for members in row]) for row in sets]
+    grpo = [n * a for n, a in zip(size, A, strict=True)]
+    down = [i for i, (n, a) in enumerate(zip(size, A, strict=True)) if ((n > 1) & (a < 0)).any()]
+    return R, A, grpo, A, down

@@ -1,0 +1,533 @@
+"""No number without its table: README.md, RESULTS.md and the chapters' text against the tables.
+
+`numbers.toml` lists the numbers and explains how to add one.  Three things are checked: a listed
+number is its table's, to the digits that are written; a listed sentence is still in its document;
+and whatever looks like a measured number is listed.
+"""
+
+import json
+import re
+import shlex
+import tomllib
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIST = tomllib.loads((ROOT / "tests/numbers.toml").read_text(encoding="utf-8"))
+CHAPTERS = sorted(f"tutorials/{file.name}" for file in (ROOT / "tutorials").glob("*.ipynb"))
+DOCUMENTS = ("README.md", "RESULTS.md", *CHAPTERS)
+LISTED_IN_PART = ("benchmarks/RESULTS.md",)  # much of it tells of runs that no table holds
+
+TABLE = "⊞"  # stands in a section's prose where a table is
+NUMBER = r"(?<![\w.,:/^])[−+-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[−+-]?\d+)?(?![\w.]?\d)"
+MARKED = rf"\{{({NUMBER})\}}"
+UNIT = r"\\?(?:%|ms\b|s\b|min\b|minutes?\b|hours?\b|seconds?\b|times\b|[GM]i?B\b|GFLOP)"
+# "20 to 35 %": the 20 is a percentage, too.
+LIST_OF = rf"(?:\s?(?:,|to|and|or|…|against|instead of)?\s?{NUMBER})*\s?"
+NO_CLAIM = (  # links, code in a sentence, numbers of sections, of papers and of pages
+    r"\]\([^)]*\)|https?://\S+|arXiv:\S+|\d{4}\.\d{5}|`[^`]*`",
+    r"CUDA \d+|\b[a-zA-Z] = \d+(?![\d.]|\s?\\?%)",
+    r"[Ss]ections?\s+\d+\.\d+(?:(?:,| and| to|, and)\s+\d+\.\d+)*|(?:setting|map) of \d\.\d",
+)
+
+
+# -- documents -------------------------------------------------------------------------------------
+
+
+def words(lines):
+    return " ".join(" ".join(lines).split())
+
+
+@cache
+def text_of(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    if document.endswith(".ipynb"):
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+        text = "\n\n".join("".join(cell["source"]) for cell in cells)
+    return text
+
+
+def sections(text):
+    """Of every section its heading, its prose in one line, and its tables as lists of lines."""
+    found, fenced = [SimpleNamespace(heading="", prose=[], tables=[])], False
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("```"):
+            fenced = not fenced
+        elif not fenced and re.match(r"#+ ", line):
+            found.append(SimpleNamespace(heading=line.lstrip("# "), prose=[], tables=[]))
+        elif not fenced and line.startswith("|"):
+            if not found[-1].prose or found[-1].prose[-1] != TABLE:
+                found[-1].tables.append([])
+                found[-1].prose.append(TABLE)
+            found[-1].tables[-1].append(line)
+        else:
+            found[-1].prose.append(line.partition("# ")[2] if fenced else line)  # its comments
+    for section in found:
+        section.prose = words(section.prose)
+    return found
+
+
+def places(text):
+    """(heading, text in one line) of every section's prose and of each of its tables."""
+    for section in sections(text):
+        for lines in ([section.prose], *section.tables):
+            yield section.heading, words(lines)
+
+
+def blank(pattern, text):
+    return re.sub(pattern, lambda match: " " * len(match[0]), text)
+
+
+def claims(text):
+    """The numbers that look measured: with decimals, an exponent, or a unit after them."""
+    for pattern in NO_CLAIM:
+        text = blank(pattern, text)
+    for match in re.finditer(NUMBER, text):
+        if re.search(r"\.|\de", match[0]) or re.match(LIST_OF + UNIT, text[match.end() :]):
+            yield match
+
+
+def is_percentage(text, end):
+    return re.match(LIST_OF + r"\\?%", text[end:]) is not None
+
+
+def number(text):
+    return float(text.replace(",", "").replace("−", "-"))
+
+
+def unit_of_last_digit(text):
+    digits, _, exponent = text.replace("−", "-").partition("e")
+    return 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+REDUCTIONS = {
+    "max": max,
+    "min": min,
+    "sum": sum,
+    "mean": lambda values: sum(values) / len(values),
+    "maxabs": lambda values: max(map(abs, values)),
+    "how_many": len,
+}
+COMPARE = {
+    "=": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+    "<": lambda a, b: a < b,
+    ">": lambda a, b: a > b,
+}
+COMBINE = {
+    "over": lambda a, b: a / b,
+    "minus": lambda a, b: a - b,
+    "times": lambda a, b: a * b,
+    "plus": lambda a, b: a + b,
+    "larger": max,
+    "smaller": min,
+}
+
+
+@cache
+def table(name):
+    folder = ROOT if "/" in name else ROOT / "results"
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def reach(value, path):
+    for i, key in enumerate(path):
+        if key == "*":
+            items = value.values() if isinstance(value, dict) else value
+            return [reach(item, path[i + 1 :]) for item in items]
+        value = value[int(key) if isinstance(value, list) else key]
+    return value
+
+
+def column_of(row, column):
+    if "/" in column and " / " not in column:  # a ratio, and not a name with a slash
+        above, below = column.split("/")
+        return reach(row, above.split(":")) / reach(row, below.split(":"))
+    return reach(row, column.split(":"))
+
+
+def flat(value):
+    return [x for item in value for x in flat(item)] if isinstance(value, list) else [value]
+
+
+def passes(row, key, sign, wanted):
+    value = reach(row, key.split(":"))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return COMPARE[sign](value, float(wanted))
+    return COMPARE[sign](str(value), wanted)
+
+
+def term(tokens):
+    """One number out of a table, from the words that select it (see numbers.toml)."""
+    if len(tokens) == 1 and re.fullmatch(NUMBER, tokens[0]):
+        return number(tokens[0])
+    file, filters, reduction, largest, columns = None, [], None, False, []
+    for token in tokens:
+        if found := re.fullmatch(r"(.+?)(!=|=|<|>)(.*)", token):
+            filters.append(found.groups())
+        elif ".json" in token:
+            file = token
+        elif token == "largest":
+            largest = True
+        elif token in REDUCTIONS:
+            reduction = token
+        else:
+            columns = token.split(",")
+    name, *path = file.split(":")
+    rows = reach(table(name), path)
+    rows = rows if isinstance(rows, list) else [rows]
+    values = rows = [row for row in rows if all(passes(row, *f) for f in filters)]
+    if columns:
+        values = [flat([column_of(row, column) for column in columns]) for row in rows]
+        values = [max(row) for row in values] if largest else flat(values)
+    if not values and reduction != "how_many":
+        raise LookupError(f"no row fits {' '.join(tokens)}")
+    if reduction is None and len(values) > 1:
+        raise LookupError(f"{len(values)} numbers fit {' '.join(tokens)}")
+    return REDUCTIONS[reduction](values) if reduction else values[0]
+
+
+def value_of(selector, common=""):
+    """The number that a selector means; `common` stands before its terms that name no table."""
+    parts, operators = [[]], []
+    for token in shlex.split(selector):
+        if token in COMBINE:
+            operators.append(token)
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    values = []
+    for part in parts:
+        alone = ".json" in " ".join(part) or re.fullmatch(NUMBER, " ".join(part))
+        values.append(term(part if alone else [*shlex.split(common), *part]))
+    for operator, other in zip(operators, values[1:], strict=True):
+        values[0] = COMBINE[operator](values[0], other)
+    return values[0]
+
+
+def problem(written, selector, common="", percentage=False):
+    """Why the number that is written is not the one of the table; None if it is."""
+    if selector in LIST["reasons"]:
+        return None
+    bound, _, rest = selector.partition(" ")
+    selector = rest if bound in ("below", "above") else selector
+    try:
+        value = float(value_of(selector, common)) * (100 if percentage else 1)
+    except (LookupError, ValueError, TypeError, OSError) as error:
+        return f"{written}: {error!r} ({common} {selector})"
+    said = number(written)
+    if bound == "below":
+        right = value < said
+    elif bound == "above":
+        right = value > said
+    else:
+        half = 0.5 * unit_of_last_digit(written)
+        right = abs(value - said) <= half * (1 + 1e-6) + 1e-9 * abs(value)
+    return None if right else f"{written}: the table has {value:.6g} ({common} {selector})"
+
+
+# -- what is listed --------------------------------------------------------------------------------
+
+
+def check_sentence(entry, text):
+    """Problems of an entry of `sentence`."""
+    says, problems = words([entry["says"]]), []
+    plain = re.sub(MARKED, r"\1", says)
+    if not any(plain in place for _, place in places(text)):
+        return [f"gone: {plain}"]
+    marks, reason = list(re.finditer(MARKED, says)), entry.get("reason")
+    if reason:
+        known = reason in LIST["reasons"] and not marks
+        return [] if known else [f"a reason that is not listed, or marks beside it: {plain}"]
+    if not marks or len(marks) != len(entry["are"]):
+        return [f"{len(marks)} marked numbers, {len(entry['are'])} selectors: {plain}"]
+    for mark, selector in zip(marks, entry["are"], strict=True):
+        after = re.sub(MARKED, r"\1", says[mark.end() :])
+        problems.append(problem(mark[1], selector, entry.get("from", ""), is_percentage(after, 0)))
+    return [f"{p} in: {plain}" for p in problems if p]
+
+
+def tables_like(entry, text):
+    """The tables whose first line begins as the entry says, after its words, if it has any."""
+    found = []
+    for section in sections(text):
+        before = section.prose.split(TABLE)
+        for lines, prose in zip(section.tables, before, strict=False):
+            after = prose.strip().endswith(entry.get("after", ""))
+            if lines[0].startswith(entry["header"]) and after:
+                found.append(lines)
+    return found
+
+
+def cells(line):
+    return [cell.strip().replace("**", "") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def parts_of(spec):
+    """`±x` is x, x_low, x_high."""
+    out = []
+    for part in spec.split(";"):
+        found = re.search(r"±(\S+)", part)
+        ends = ("", "_low", "_high") if found else ()
+        out += [part.replace(found[0], found[1] + end) for end in ends] or [part.strip()]
+    return out
+
+
+def check_table(entry, text):
+    """Problems of an entry of `table`."""
+    found = tables_like(entry, text)
+    if len(found) != 1:
+        return [f"{len(found)} tables begin with {entry['header']}"]
+    if "reason" in entry:
+        return [] if entry["reason"] in LIST["reasons"] else [f"no such reason: {entry['reason']}"]
+    lines, problems = found[0][2:], []
+    rows = entry.get("rows", [""] * len(lines))
+    if len(rows) != len(lines):
+        return [f"{len(rows)} rows listed, {len(lines)} in the table of {entry['header']}"]
+    for line, row in zip(lines, rows, strict=True):
+        row_cells = cells(line)
+        specs = row if isinstance(row, list) else entry["columns"]
+        common = f"{entry.get('from', '')} {'' if isinstance(row, list) else row}"
+        if len(specs) != len(row_cells):
+            problems.append(f"{len(specs)} cells listed, {len(row_cells)} in {line}")
+            continue
+        for spec, cell in zip(specs, row_cells, strict=True):
+            if spec.startswith("where "):
+                common += f" {shlex.quote(spec[6:] + '=' + LIST['names'].get(cell, cell))}"
+        for spec, cell in zip(specs, row_cells, strict=True):
+            written = list(re.finditer(NUMBER, cell))
+            empty = spec == "-" and not written
+            if spec == "" and any(claims(cell)):
+                problems.append(f"a number in a column of words: {cell}")
+            if empty or spec.startswith("where ") or spec in ("", *LIST["reasons"]):
+                continue
+            selectors = parts_of(spec)
+            if len(selectors) != len(written):
+                problems.append(f"{len(selectors)} selectors for the cell {cell} in {line}")
+                continue
+            for match, selector in zip(written, selectors, strict=True):
+                percentage = is_percentage(cell, match.end())
+                if found := problem(match[0], selector, common, percentage):
+                    problems.append(f"{found} in {line}")
+    return problems
+
+
+def covered(entry, place):
+    """Where a sentence's numbers stand in a text: its marked ones, or all where it has a reason."""
+    says = words([entry["says"]])
+    plain, marks = re.sub(MARKED, r"\1", says), re.finditer(MARKED, says)
+    spans = [(m.start() - 2 * i, m.end() - 2 * i - 2) for i, m in enumerate(marks)]
+    spans = [(0, len(plain))] if "reason" in entry else spans
+    starts = [match.start() for match in re.finditer(re.escape(plain), place)]
+    return [(start + a, start + b) for start in starts for a, b in spans]
+
+
+def unlisted(text, sentences, tables, pending=()):
+    """The numbers that look measured and are in no entry, with what stands around them."""
+    listed = [words(lines) for entry in tables for lines in tables_like(entry, text)]
+    out = []
+    for heading, place in places(text):
+        if heading in pending or place in listed:
+            continue
+        spans = [span for entry in sentences for span in covered(entry, place)]
+        for pattern in LIST["patterns"]:
+            spans += [match.span() for match in re.finditer(pattern["like"], place)]
+        for match in claims(place):
+            if not any(a <= match.start() and match.end() <= b for a, b in spans):
+                around = place[max(0, match.start() - 60) : match.end() + 40]
+                out.append(f"{heading}: {match[0]} in …{around}…")
+    return out
+
+
+def entries(kind, document):
+    return [entry for entry in LIST.get(kind, []) if entry["in"] == document]
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *LISTED_IN_PART])
+def test_listed_numbers_are_those_of_their_tables(document):
+    text = text_of(document)
+    found = [p for entry in entries("sentence", document) for p in check_sentence(entry, text)]
+    found += [p for entry in entries("table", document) for p in check_table(entry, text)]
+    assert found == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_what_looks_measured_is_listed(document):
+    pending = [heading for name, heading in LIST["pending"] if name == document]
+    text = text_of(document)
+    assert set(pending) <= {section.heading for section in sections(text)}
+    assert unlisted(text, entries("sentence", document), entries("table", document), pending) == []
+
+
+def test_the_list_itself():
+    """Its entries are of known documents, its patterns are of use, few sections are left out."""
+    listed = [entry for kind in ("sentence", "table") for entry in LIST[kind]]
+    assert {entry["in"] for entry in listed} <= {*DOCUMENTS, *LISTED_IN_PART}
+    reasons = [{entry.get("reason"), *entry.get("are", ())} for entry in listed]
+    waiting = [e["says"] for e, of in zip(listed, reasons, strict=True) if "pending" in of]
+    assert len(waiting + LIST["pending"]) <= 7, f"too much is without a check: {waiting}"
+    everything = [place for name in DOCUMENTS for _, place in places(text_of(name))]
+    for pattern in LIST["patterns"]:
+        assert pattern["reason"] in LIST["reasons"]
+        assert any(re.search(pattern["like"], place) for place in everything), pattern
+
+
+def test_the_paper_is_cited_and_its_fix_not_confused_with_others_of_that_name():
+    readme = text_of("README.md")
+    for words_of_it in ("{306}", "{116364--116379}", "arXiv:2510.06870", "arXiv:2510.00194"):
+        assert words_of_it in readme
+
+
+# -- that these checks can fail --------------------------------------------------------------------
+
+ROWS = """[{"arm": "a", "n": 1, "x": 0.8625, "x_low": 0.84, "x_high": 0.9, "runs": [0.2, 0.4]},
+           {"arm": "b", "n": 1, "x": 0.5, "x_low": 0.41, "x_high": 0.6, "runs": [0.1, 0.9]}]"""
+DOCUMENT = """# Title
+Arm b ends at 0.5, arm a at
+86 % [84 %, 90 %]; chosen: 0.7.
+
+```bash
+run --rate 0.3   # takes 3.5 s
+```
+
+## A table
+| arm | x | best run |
+|---|---|---|
+| A | 0.863 [0.840, 0.900] | 40 % |
+| B | **0.50** [0.41, 0.60] | 90 % |
+"""
+
+
+@pytest.fixture
+def rows(tmp_path):
+    file = tmp_path / "rows.json"
+    file.write_text(ROWS)
+    return str(file)
+
+
+def sentence(says, *are):
+    return {"in": "d", "says": says, "are": are}
+
+
+def test_a_sentence_is_compared_with_its_table(rows):
+    says = "Arm b ends at {0.5}, arm a at {86} % [{84} %, {90} %]"
+    right = [f"{rows} arm=b x", *(f"{rows} arm=a {x}" for x in ("x", "x_low", "x_high"))]
+    assert check_sentence(sentence(says, *right), DOCUMENT) == []
+    (wrong,) = check_sentence(sentence(says, f"{rows} arm=b x_low", *right[1:]), DOCUMENT)
+    assert wrong.startswith("0.5: the table has 0.41")
+    (wrong,) = check_sentence(sentence(says, *right), DOCUMENT.replace("86 %", "87 %"))
+    assert wrong.startswith("gone: Arm b ends at 0.5, arm a at 86 %")
+    both = says.replace("86", "87"), DOCUMENT.replace("86 %", "87 %")
+    (wrong,) = check_sentence(sentence(both[0], *right), both[1])
+    assert wrong.startswith("87: the table has 86.25")
+    (wrong,) = check_sentence(sentence(says, *right[1:]), DOCUMENT)
+    assert "4 marked numbers, 3 selectors" in wrong
+    assert "gone" in check_sentence({"says": "not there", "reason": "time"}, DOCUMENT)[0]
+    assert "not listed" in check_sentence({"says": "chosen: 0.7", "reason": "because"}, DOCUMENT)[0]
+
+
+@pytest.mark.parametrize(
+    ("selector", "value"),
+    [
+        ("n=1 arm=a x", 0.8625),
+        ("x<0.6 x", 0.5),
+        ("arm!=b x", 0.8625),
+        ("max x", 0.8625),
+        ("min runs", 0.1),
+        ("mean runs", 0.4),
+        ("sum runs:1", 1.3),
+        ("arm=b runs:-1", 0.9),
+        ("max largest x,x_high minus 1", -0.1),
+        ("min x/x_high", 0.5 / 0.6),
+        ("how_many x>0.6", 1),
+        ("arm=a x over arm=b x times 2", 3.45),
+        ("arm=a x smaller arm=b x plus 1", 1.5),
+    ],
+)
+def test_selectors(rows, selector, value):
+    assert value_of(selector, rows) == pytest.approx(value, rel=1e-12)
+
+
+NO_NUMBER = ("x", "arm=c x", "arm=a y", "arm=a runs:7", "arm=a arm", "gone.json x", "arm=a x over")
+
+
+@pytest.mark.parametrize("selector", NO_NUMBER)
+def test_a_selector_that_means_no_number_is_a_problem(rows, selector):
+    assert problem("0.5", selector, rows)
+
+
+def test_rounding_is_that_of_the_digits_written(rows):
+    for written in ("0.8625", "0.863", "0.862", "0.86", "0.9", "1"):
+        assert problem(written, "arm=a x", rows) is None
+    for written in ("0.861", "0.8624", "0.87", "0.8", "0"):
+        assert problem(written, "arm=a x", rows)
+    assert problem("8.6e-1", "arm=a x", rows) is None and problem("8.7e-1", "arm=a x", rows)
+    assert problem("−0.86", "arm=a x", rows) and problem("+0.86", "arm=a x", rows) is None
+    assert problem("0.87", "below arm=a x", rows) is None and problem("0.86", "below arm=a x", rows)
+    assert problem("0.86", "above arm=a x", rows) is None and problem("0.87", "above arm=a x", rows)
+
+
+def test_a_table_is_compared_cell_by_cell(rows):
+    whole = {
+        "header": "| arm |",
+        "from": rows,
+        "rows": ["arm=a", "arm=b"],
+        "columns": ["", "±x", "max runs"],
+    }
+    assert check_table(whole, DOCUMENT) == []
+    (wrong,) = check_table(whole, DOCUMENT.replace("0.41", "0.42"))
+    assert wrong.startswith("0.42: the table has 0.41")
+    (wrong,) = check_table(whole, DOCUMENT.replace("90 % |", "80 % |"))
+    assert wrong.startswith("80: the table has 90 ")
+    named = {"header": "| arm |", "from": rows, "columns": ["where arm", "±x", "max runs"]}
+    assert check_table(named, DOCUMENT.replace("| A", "| a").replace("| B", "| b")) == []
+    assert "1 rows listed, 2 in the table" in check_table(whole | {"rows": ["arm=a"]}, DOCUMENT)[0]
+    assert "2 cells listed, 3 in" in check_table(whole | {"columns": ["", "±x"]}, DOCUMENT)[0]
+    fewer = whole | {"columns": ["", "x", "max runs"]}
+    wordy = whole | {"columns": ["", "±x", ""]}
+    assert check_table(wordy, DOCUMENT)[0] == "a number in a column of words: 40 %"
+    assert "1 selectors for the cell" in check_table(fewer, DOCUMENT)[0]
+    assert "0 tables begin" in check_table(whole | {"after": "not there"}, DOCUMENT)[0]
+    assert "0 tables begin" in check_table(whole, DOCUMENT.replace("| arm |", "| arms |"))[0]
+
+
+def test_a_number_that_is_not_listed_is_found(rows):
+    def left(sentences=(), tables=(), pending=()):
+        return [line.split(" in …")[0] for line in unlisted(DOCUMENT, sentences, tables, pending)]
+
+    cells_of_it = ("0.863", "0.840", "0.900", "40", "0.50", "0.41", "0.60", "90")
+    of_the_table = [f"A table: {x}" for x in cells_of_it]
+    assert left() == [
+        *(f"Title: {x}" for x in ("0.5", "86", "84", "90", "0.7", "3.5")),
+        *of_the_table,
+    ]
+    one = sentence("at {0.5}, arm a at {86} % [84 %, 90 %]", "", "")
+    assert left([one], pending=["A table"]) == [
+        "Title: 84",
+        "Title: 90",
+        "Title: 0.7",
+        "Title: 3.5",
+    ]
+    assert left([{"says": "chosen: 0.7", "reason": "setting"}], [{"header": "| arm"}]) == [
+        f"Title: {x}" for x in ("0.5", "86", "84", "90", "3.5")
+    ]
+    assert left(pending=["Title"]) == of_the_table
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("20 to 35 % of 12 runs, in 3 min or 2 s", ["20", "35", "3", "2"]),
+        ("54 % at k = 8, 48 % at k = 32 (5.0e-16, −0.3, 1,024)", ["54", "48", "5.0e-16", "−0.3"]),
+        ("k = 8, p = 8 %", ["8"]),
+        ("[0.1, 0.2], $-6.51$ and 16 times", ["0.1", "0.2", "-6.51", "16"]),
+        ("section 4.3, sections 6.1 to 6.4, arXiv:2509.21154, `x=0.5`, [a](b/1.5), CUDA 12", []),
+    ],
+)
+def test_what_looks_measured(text, found):
+    assert [match[0] for match in claims(text)] == found
