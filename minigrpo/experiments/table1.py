@@ -220,8 +220,10 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
     found = iter(run_jobs(walk, jobs, title="table 1", processes=processes, cache=out / "table1.cache.jsonl"))
     finals = {cell: [hits for _ in range(number // CHUNK) for hits in next(found)] for cell, number in numbers.items()}
     rows = table(finals)
-    lines = ["[\n" + ",\n".join(json.dumps(row) for row in part) + "\n]" for part in (rows, comparison(rows))]
-    (out / "table1.json").write_text(f'{{"rows": {lines[0]},\n"comparison": {lines[1]}}}\n')
+    chosen = [{name: value for name, value in row.items() if name != "hits_of_run"} for row in best(rows)]
+    parts = {"rows": rows, "best": chosen, "comparison": comparison(rows)}
+    lines = [f'"{name}": [\n' + ",\n".join(json.dumps(row) for row in part) + "\n]" for name, part in parts.items()]
+    (out / "table1.json").write_text("{" + ",\n".join(lines) + "}\n")
     save(paper_figure(comparison(rows)), out / "table1.png")
     save(best_figure(best(rows)), out / "table1-controls.png")
     save(sweep_figure(rows), out / "table1-sweep.png")
