@@ -23,7 +23,9 @@ LISTED_IN_PART = ("benchmarks/RESULTS.md",)  # much of it tells of runs that no 
 
 TABLE = "⊞"  # stands in a section's prose where a table is
 NUMBER = r"(?<![\w.,:/^])[−+-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[−+-]?\d+)?(?![\w.]?\d)"
-MARKED = rf"\{{({NUMBER})\}}"
+NUMERALS = ["none", "one", "two", "three", "four", "five", "six"]
+NUMERALS += ["seven", "eight", "nine", "ten", "eleven", "twelve"]
+MARKED = rf"\{{({NUMBER}|{'|'.join(NUMERALS)})\}}"
 UNIT = r"\\?(?:%|ms\b|s\b|min\b|minutes?\b|hours?\b|seconds?\b|times\b|[GM]i?B\b|GFLOP)"
 # "20 to 35 %": the 20 is a percentage, too.
 LIST_OF = rf"(?:\s?(?:,|to|and|or|…|against|instead of)?\s?{NUMBER})*\s?"
@@ -214,6 +216,7 @@ def problem(written, selector, common="", percentage=False):
     """Why the number that is written is not the one of the table; None if it is."""
     if selector in LIST["reasons"]:
         return None
+    written = str(NUMERALS.index(written)) if written in NUMERALS else written
     bound, _, rest = selector.partition(" ")
     selector = rest if bound in ("below", "above") else selector
     try:
@@ -377,6 +380,50 @@ def test_the_list_itself():
         assert any(re.search(pattern["like"], place) for place in everything), pattern
 
 
+def test_what_is_said_in_words_about_the_controls():
+    """Counts of the six settings, and the comparison on the 96 seeds that all arms have."""
+    places_of_it = [place for _, place in places(text_of("RESULTS.md"))]
+
+    def said(sentence_of_it):
+        return any(sentence_of_it in place for place in places_of_it)
+
+    six = [row for row in table("table1.json")["best"] if row["targets"] == "drawn" and row["n"] < 3]
+
+    def lead(first, second, optimizer="adamw"):
+        a, b = ([r["target_frequency"] for r in six if (r["arm"], r["optimizer"]) == (arm, optimizer)] for arm in (first, second))
+        return [x - y for x, y in zip(a, b, strict=True)]
+
+    def ahead(*of):
+        return sum(difference > 0 for difference in lead(*of))
+
+    both = ("GRPO at λ-GRPO's norm is below GRPO in all six settings, and λ-GRPO at GRPO's norm "
+            "above λ-GRPO in all six: it is the best arm of all")  # fmt: skip
+    assert said(both) and ahead("grpo", "grpo_at_lambda_norm") == 6
+    assert all(ahead("lambda_at_grpo_norm", r["arm"]) >= 6 for r in six if "at_grpo" not in r["arm"])
+    plain = "is above GRPO in four of the six, λ-GRPO at GRPO's norm above λ-GRPO in five."
+    assert said(plain) and ahead("grpo_at_lambda_norm", "grpo", "sgd") == 4
+    assert ahead("lambda_at_grpo_norm", "lambda_grpo", "sgd") == 5
+    assert said("is below GRPO in all six settings with both optimisers")
+    assert ahead("grpo", "placebo") == ahead("grpo", "placebo", "sgd") == 6
+    assert said("is below GRPO in all six settings with AdamW and in five with plain SGD")
+    assert ahead("grpo", "monte_carlo_prm") == 6 and ahead("grpo", "monte_carlo_prm", "sgd") == 5
+
+    def paired(arm):  # at AdamW's 6e-4, of 50 steps of 16 completions
+        rows_of_it = [
+            row["hits_of_run"][:96]
+            for row in table("table1.json")["rows"]
+            if row["arm"] == arm and row["targets"] == "drawn" and row["n"] < 3
+            if (row["optimizer"], row["learning_rate"]) == ("adamw", 6e-4)
+        ]
+        return [sum(hits) / 96 / 800 for hits in rows_of_it]
+
+    gains = [a - b for a, b in zip(paired("lambda_at_grpo_norm"), paired("lambda_grpo"), strict=True)]
+    unpaired = lead("lambda_at_grpo_norm", "lambda_grpo")
+    assert min(gains) > 0 and [f"{sum(x) / 6:.2f}" for x in (gains, unpaired)] == ["0.06", "0.11"]
+    for arm in ("grpo_at_lambda_norm", "placebo", "dr_grpo", "rloo"):
+        assert all(a < b for a, b in zip(paired(arm), paired("grpo"), strict=True)), arm
+
+
 def test_the_paper_is_cited_and_its_fix_not_confused_with_others_of_that_name():
     readme = text_of("README.md")
     for words_of_it in ("{306}", "{116364--116379}", "arXiv:2510.06870", "arXiv:2510.00194"):
@@ -427,6 +474,10 @@ def test_a_sentence_is_compared_with_its_table(rows):
     assert wrong.startswith("87: the table has 86.25")
     (wrong,) = check_sentence(sentence(says, *right[1:]), DOCUMENT)
     assert "4 marked numbers, 3 selectors" in wrong
+    in_words = sentence("{one} of 4", f"{rows} how_many x>0.6"), "In one of 4."
+    assert check_sentence(*in_words) == []
+    (wrong,) = check_sentence(in_words[0] | {"says": "{two} of 4"}, "In two of 4.")
+    assert wrong.startswith("2: the table has 1")
     assert "gone" in check_sentence({"says": "not there", "reason": "time"}, DOCUMENT)[0]
     assert "not listed" in check_sentence({"says": "chosen: 0.7", "reason": "because"}, DOCUMENT)[0]
 
