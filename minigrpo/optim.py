@@ -51,7 +51,7 @@ class AdamW:
         """One block.   spare (2,·): temporaries, as an allocator that returns each to the system would take most of the time"""
         xp, (b1, b2) = array_module(parameters), self.betas
         theta, g, m, v = parameters[part], gradients[part], self.m[part], self.v[part]
-        change, denominator = spare[:, : len(theta)]
+        change, denominator = spare[0, : len(theta)], spare[1, : len(theta)]
         xp.subtract(g, m, out=change)
         change *= 1 - b1
         m += change

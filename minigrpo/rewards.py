@@ -10,7 +10,6 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
@@ -71,13 +70,11 @@ def monte_carlo_step_rewards(
     rng: np.random.Generator,
     *,
     eos: int | None = None,
-    draw: Callable[..., Rollouts] | None = None,
 ) -> np.ndarray:
     """V̂(step) = mean outcome of n_rollouts fresh completions from the end of each process step.   -> (N,) float64
 
     All nodes of a step get the step's value; a step that ends a completion gets that completion's own outcome, which is exact
     if outcomes are a function of the text.  Costs up to n_rollouts · (number of inner steps) completions.
-    draw: what draws them, in place of `sample` with the model.
     """
     from minigrpo.sampler import Rollouts, sample
 
@@ -93,14 +90,13 @@ def monte_carlo_step_rewards(
                 jobs.append((list(step.nodes), group, rollouts.completions[group][member][: step.end]))
     if not jobs:
         return values
-    draw = draw or partial(sample, model)
     jobs.sort(key=lambda job: -len(job[2]))  # what has the same number of tokens left is sampled together
     whole, truncated = [], []
     for begun_length, batch in groupby(jobs, key=lambda job: len(job[2])):
         begun = [(rollouts.prompts[group], tokens) for _, group, tokens in batch]
         room = rollouts.max_new_tokens - begun_length
         prompts = [np.concatenate(both) for both in begun]
-        more = draw(prompts, n_rollouts, rng, max_new_tokens=room, eos=eos, temperature=rollouts.temperature)
+        more = sample(model, prompts, n_rollouts, rng, max_new_tokens=room, eos=eos, temperature=rollouts.temperature)
         whole += [[np.concatenate([b, end]) for end in ends] for (_, b), ends in zip(begun, more.completions, strict=True)]
         truncated.append(more.truncated)
     own_prompts = [rollouts.prompts[group] for _, group, _ in jobs]

@@ -52,7 +52,7 @@ BAD = {
     "a task that fails to import": ("train --task {broken}:Mine", "cannot be imported: ModuleNotFoundError: No module named"),
     "prompts that outgrow the context": ("train --task {mine}:Lengthening", "101 tokens", "holds 64: shorten the prompt or"),
     "a prompt longer than the context": ("sample {one} --prompt {long}", "max_seq_len) holds 64: shorten the prompt or"),
-    "a prompt outside the alphabet": ("sample {one} --prompt ABC", "character 'A' is not in the alphabet 'LR': leave it out"),
+    "a prompt outside the alphabet": ("sample {one} --prompt ABC", "character 'A' is not in the alphabet 'LR^': leave it out"),
     "an empty prompt": ("sample {one} --prompt=", "every prompt needs at least one token"),
     "a folder that cannot be made": ("train {tiny} --out {group}/below", "cannot write to", "give a folder that can be written"),
     "a folder that is a file": ("train {tiny} --out {group}", "cannot write to", "give a folder that can be written"),
@@ -170,6 +170,6 @@ def test_a_bad_start_does_not_use_up_a_folder(run, stored, tmp_path):
 
 
 def test_divergence_is_no_bad_input(run):
-    code, _, err = run("train", *TINY, "--learning-rate", 1e30)
+    code, _, err = run("train", *TINY, "--task-option", "root=L", "--task-option", "target=RRRR", "--learning-rate", 1e30)
     assert code == 1
     assert err == "minigrpo train: the gradient is not finite at step 2: lower the learning rate\n"

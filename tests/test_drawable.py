@@ -8,7 +8,6 @@ from helpers import tiny_model
 
 from minigrpo import PrefixTree, Transformer, TransformerConfig, sample
 from minigrpo.cli import main
-from minigrpo.experiments.whole_tree import WholeTree
 from minigrpo.policy import load_run, make_policy
 from minigrpo.runs import read_settings
 from minigrpo.settings import TrainSettings
@@ -136,13 +135,6 @@ def test_a_folder_for_transformers_cannot_say_it(tmp_path):
     with pytest.raises(ValueError, match="draws its first 2 tokens only"):
         save_hugging_face(masked(), None, tmp_path / "m")
     assert not (tmp_path / "m").exists()
-
-
-def test_the_whole_tree_of_a_masked_model_has_only_what_can_be_drawn():
-    policy = WholeTree(masked(loud=30.0), np.array([ROOT]), 4)
-    policy.look()
-    assert policy.tree.paths.shape == (16, 4)
-    assert np.exp(policy.tree.on_tokens(policy.logp).sum(1)).sum() == pytest.approx(1, abs=1e-12)
 
 
 # -- the walk's target through a run ---------------------------------------------------------------------------------------

@@ -203,8 +203,9 @@ def test_lambda_grpo_levels_below_good_prefixes_and_sharpens_below_bad_ones():
         rare, common = below[np.argmin(logits[below])], below[np.argmax(logits[below])]
         assert np.abs(grpo[below]).max() < 1e-15
         up, down = (rare, common) if value[prefix] > mean else (common, rare)
-        assert ours[up] > 1e-4
-        assert ours[down] < -1e-4
+        assert ours[up] > 1e-6
+        assert ours[down] < -1e-6
+    assert np.abs(ours[world.parent >= 0]).max() > 1e-3
     assert value.min() < mean < value.max()
 
 
@@ -303,6 +304,19 @@ def test_the_published_table_is_what_the_code_gives(rows):
         if known["baseline"] == "group_mean":
             assert known["against"] == 0
             assert known["lowest_cosine"] > 0.3
+
+
+def test_directions_are_those_of_the_enumeration():
+    completions, rng = [*product(range(2), repeat=4)], np.random.default_rng([12, 0])
+    world = PrefixTree.from_sequences(completions)
+    groups = enumerate_groups(completions, (4, 1, 1), False)
+    logits, rewards = rng.standard_normal(world.n_nodes), rng.standard_normal(16)
+    exact = gradient(world, logits, reach(world, logits, rewards).prod(0))
+    for row, baseline in zip(enumeration.directions(1)[:2], ("none", "group_mean"), strict=True):
+        c = expected(groups, logits, rewards, baseline, "none", "distinct")
+        g = gradient(world, logits, c)
+        cosine = g @ exact / np.linalg.norm(g) / np.linalg.norm(exact)
+        assert row["cosine"] == row["lowest_cosine"] == round(float(cosine), 4)
 
 
 def test_run_writes_data_figure_and_words(rows, tmp_path, monkeypatch):

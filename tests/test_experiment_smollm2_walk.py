@@ -11,8 +11,10 @@ import pytest
 from helpers import tiny_model
 
 from minigrpo.experiments import smollm2_walk
-from minigrpo.experiments.smollm2_walk import TARGETS, best_rate, cut, figure, finished, report, sign_test, table, text, walk
-from minigrpo.experiments.whole_tree import WholeTree
+from minigrpo.experiments.many_walks import path_logp
+from minigrpo.experiments.smollm2_walk import TARGETS, best_rate, cut, figure, finished, report, table, text, walk
+from minigrpo.experiments.table1 import sign_test
+from minigrpo.experiments.walk_policies import OneModel
 
 GRPO, FIXED = (1, -1.0, 1e-5, "grpo"), (1, -1.0, 1e-5, "lambda_grpo")
 
@@ -39,9 +41,7 @@ def tiny(**shape):
 def test_a_cut_model_walks_all_16_paths_and_no_other(tied):
     whole = tiny_model(vocab_size=9, tie_embeddings=tied)
     model = cut(whole, [5, 1, 7])
-    policy = WholeTree(model, np.array([2]), 4)
-    policy.look()
-    p = np.exp(policy.tree.on_tokens(policy.logp).sum(1))
+    p = np.exp(path_logp(OneModel(model, np.array([2]), 4).logp()))[0]
     assert p.sum() == pytest.approx(1, abs=1e-12)
     moves = [5, 1]
     for path, found in zip(product((0, 1), repeat=4), p, strict=True):  # from the whole model's logits, step by step
@@ -58,9 +58,8 @@ def test_a_walk_is_paired_and_a_function_of_its_arguments(monkeypatch):
     fixed = walk(objective="lambda_grpo", **job, steps=25)
     assert (fixed["log_start"], fixed["hits"][0]) == (grpo["log_start"], grpo["hits"][0])  # the same first group
     assert fixed["hits"] != grpo["hits"] != walk(objective="grpo", **job, steps=25, seed=6)["hits"]
-    policy = WholeTree(smollm2_walk._walker(), np.array([2]), 4)
-    policy.look()
-    assert grpo["log_start"] == pytest.approx(policy.tree.on_tokens(policy.logp)[0b1010].sum(), abs=1e-5)
+    logp = OneModel(smollm2_walk._walker(), np.array([2]), 4).logp()
+    assert grpo["log_start"] == pytest.approx(path_logp(logp)[0, 0b1010], abs=1e-5)
     assert len(grpo["hits"]) == 25 and np.mean(grpo["hits"][-10:]) > 2 * np.mean(grpo["hits"][:10])
 
 

@@ -24,7 +24,7 @@ from minigrpo.experiments.many_walks import (
     sums,
     target_logits,
 )
-from minigrpo.experiments.walk_policies import Tabular, Transformers, n_moves
+from minigrpo.experiments.walk_policies import OneModel, Tabular, Transformers, n_moves
 from minigrpo.objectives import Objective
 from minigrpo.optim import SGD, AdamW
 from minigrpo.parameters import TransformerConfig
@@ -87,6 +87,14 @@ def test_transformers_are_the_packages_model(shape):
         on_nodes[tree.paths] = cotangent[i][moves_to(np.arange(16))]
         model.backward(on_nodes)
         np.testing.assert_allclose(gradients[i], model.gradients.flat, rtol=1e-9, atol=1e-12)
+
+
+def test_one_model_is_one_of_many():
+    many = Transformers(SMALL, [4], DEPTH, dtype="float64")
+    one = OneModel(Transformer(replace(SMALL, n_drawable=2), seed=4, dtype="float64"), ROOT, DEPTH)
+    np.testing.assert_allclose(one.logp(), many.logp(), rtol=0, atol=1e-13)
+    cotangent = np.random.default_rng(0).standard_normal((1, n_moves(DEPTH)))
+    np.testing.assert_allclose(one.gradients(cotangent), many.gradients(cotangent), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("policy", ["transformer", "tabular"])
@@ -200,6 +208,15 @@ def test_unknown_arms_are_refused():
     leaves, rewards, _ = some_groups()
     with pytest.raises(ValueError, match="unknown arm 'grppo'"):
         loss_gradient("grppo", leaves, rewards, None)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"policy": "table"}, {"steps": 15}, {"n": 4}, {"n": 0}, {"start": 0.5}, {"policy": "tabular", "start": 1.0}]
+)
+def test_what_cannot_be_run_is_refused(bad):
+    job = {"arm": "grpo", "n": 1, "r_neg": -1.0, "optimizer": "sgd", "learning_rate": 0.1, "runs": 1}
+    with pytest.raises(ValueError, match="policy is|steps is"):
+        run_walks(**(job | bad))
 
 
 def test_draws_have_the_policys_distribution():

@@ -126,31 +126,37 @@ def _placebo_weights(f: Answer) -> None:
 
 
 def _pushed_down(f: Answer) -> None:
-    letters = [[ord(letter) for letter in c] for c in ("ABCD", "ABEFHI", "JKLM", "JKLNQST", "JKLNQU", "VWYZ")]
-    for completions, rewards in ((letters, [0.5, 0.5, 1.0, 0.0, 0.0, 0.5]), *groups(8)):
-        given, r, tree = told(completions, rewards), np.array(rewards), PrefixTree.from_sequences(completions)
+    texts = ("ABCD", "ABEFHI", "JKLM", "JKLNQST", "JKLNQU", "VWYZ")
+    paper = [[ord(letter) for letter in text] for text in texts], [0.5, 0.5, 1.0, 0.0, 0.0, 0.5]
+    for completions, rewards in (paper, *groups(8)):
+        given, r = told(completions, rewards), np.array(rewards)
+        tree, one = PrefixTree.from_sequences(completions), np.zeros(len(r), dtype=int)
         names = ("R", "A", "grpo", "lambda_grpo", "down")
         *rows, down = parts(ask(f, completions, r, given=given), names, given)
-        one = np.zeros(len(r), dtype=int)
-        mean = {ddof: tree.sum_over_members(advantages(r, one, ddof=ddof)) / tree.count for ddof in (1, 0)}
-        right = (tree.sum_over_members(r) / tree.count, mean[1], tree.count * mean[1], mean[1])
+        mean, population = (tree.sum_over_members(advantages(r, one, ddof=ddof)) / tree.count for ddof in (1, 0))
+        right = (tree.sum_over_members(r) / tree.count, mean, tree.count * mean, mean)
         alone = [np.full(len(c), x) for c, x in zip(completions, r, strict=True)]
         hints = (
             ("this is r_i alone; R̂ is the mean over all members.", alone),
-            ("this is the population's standard deviation; take the sample's, ddof=1.", along(tree, mean[0])),
-            ("this is Â. GRPO has it once for each member: |λ|·Â.", along(tree, mean[1])),
-            ("Â is already the mean over the members; do not divide it again.", along(tree, mean[1] / tree.count)),
+            ("this is with the population's std; take the sample's, ddof=1.", along(tree, population)),
+            ("this is Â. GRPO has it once for each member: |λ|·Â.", along(tree, mean)),
+            ("Â is a mean over the members already; do not divide again.", along(tree, mean / tree.count)),
         )
         for name, got, expected, (hint, mistaken) in zip(names, rows, right, hints, strict=False):
             compare_rows(got, along(tree, expected), given, name=name, hints={hint: mistaken})
-        low = along(tree, (tree.count > 1) & (mean[1] < -1e-12))
-        unsure = along(tree, (tree.count > 1) & (abs(mean[1]) <= 1e-12))  # 0 but for rounding: either answer will do
+        low = along(tree, (tree.count > 1) & (mean < -1e-12))
+        unsure = along(tree, (tree.count > 1) & (abs(mean) <= 1e-12))  # 0 but for rounding: both will do
         must, may = ({i for i, row in enumerate(found) if row.any()} for found in (low, unsure))
-        listed = set(np.asarray(down, dtype=float).ravel().tolist()) if shape_of(down) else {-1}
+        down = list(down) if isinstance(down, set) else down
+        if not shape_of(down):
+            raise wrong(given, f"expected down as a list of numbers, got {type(down).__name__}.")
+        listed = set(np.ravel(down).tolist())
         if not must <= listed <= must | may:
-            hint = "it is whoever shares a token with Â < 0 with another: not who is below the mean himself."
+            hint = ""
             if listed > must:
                 hint = "a token of its own alone does not count: |λ| must be 2 or more."
+            elif listed == set(np.flatnonzero(r < r.mean()).tolist()):
+                hint = "these are below the mean themselves; it is whoever shares a token with Â < 0."
             raise wrong(given, f"expected down = {sorted(must)}, got {text(down)}.", hint)
 
 

@@ -10,7 +10,6 @@ All without clipping (one update a batch, so it would not act).  `dr_grpo` and `
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -46,18 +45,11 @@ def gradients_of_arm(
     beta: float = 0.0,
     ref: np.ndarray | None = None,
     micro_batch_tokens: int = 4096,
-    learn: Callable[[Rollouts, Objective, Coefficients], None] | None = None,
 ) -> None:
-    """Leave the arm's gradient in model.gradients.   ref (N,) for beta > 0
-
-    learn, if given, is another way to the gradient of an objective (without ref).  Raises ValueError for an unknown arm.
-    """
+    """Leave the arm's gradient in model.gradients.   ref (N,) for beta > 0.   Raises ValueError for an unknown arm."""
 
     def gradients(objective: Objective, coefficients: Coefficients | None = None) -> None:
         found = objective.coefficients(rollouts, rewards) if coefficients is None else coefficients
-        if learn:
-            learn(rollouts, objective, found)
-            return
         if beta:
             parts = split_tree(rollouts.tree, micro_batch_tokens, model.lanes)
         else:

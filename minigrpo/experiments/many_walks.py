@@ -18,19 +18,20 @@ Source: Sullivan & Koller, arXiv:2509.21154, section 4.3 (the walk); the control
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from minigrpo.experiments.walk_policies import Tabular, Transformers, n_moves
+from minigrpo.experiments.walk_policies import OneModel, Tabular, Transformers, n_moves
 from minigrpo.objectives import advantages
 from minigrpo.optim import SGD, AdamW
 from minigrpo.parameters import TransformerConfig
 
 DEPTH, GROUP_SIZE, MC_GROUP_SIZE, STEPS, LAST, BLOCK = 4, 16, 4, 250, 50, 10
 R_OTHER = 0.7
+Policy = Tabular | Transformers | OneModel
 SMALL = TransformerConfig(vocab_size=3, dim=32, n_layers=2, n_heads=2, max_seq_len=64)
 
 
@@ -197,17 +198,42 @@ def run_walks(
 
     target: a leaf number for all; None: seed mod 16, so each of the 16 targets as often as any other.
     policy: "transformer", or "tabular" with the target's probability before training, `start` (None: 1/16).
-    observe(model, logp, leaves, rewards, aim) is called in every step before the update, and at the end with leaves None.
+    Raises ValueError for another policy, steps that are no multiple of ten, and an n or start out of range.
     """
+    if policy not in ("transformer", "tabular") or (start is not None and policy != "tabular"):
+        raise ValueError(f"policy is {policy!r}: choose transformer or tabular, and give a start to the latter alone")
+    if steps % BLOCK or n not in range(1, DEPTH) or (start is not None and not 0 < start < 1):
+        told = f"steps is {steps}, n {n}, start {start}"
+        raise ValueError(f"{told}: take a multiple of {BLOCK}, 1 to {DEPTH - 1}, and a probability between 0 and 1")
     seeds = range(first_seed, first_seed + runs)
     aim = np.array([seed % 2**DEPTH if target is None else target for seed in seeds])
+    model = Tabular(runs, DEPTH, target_logits(aim, start)) if policy == "tabular" else Transformers(SMALL, seeds, DEPTH)
+    hits = train(model, arm, aim, seeds, n, r_neg, optimizer, learning_rate, steps, observe)
+    return hits.reshape(runs, -1, BLOCK).sum(2).tolist()
+
+
+def train(
+    model: Policy,
+    arm: str,
+    aim: np.ndarray,
+    seeds: Sequence[int],
+    n: int,
+    r_neg: float,
+    optimizer: str,
+    learning_rate: float,
+    steps: int,
+    observe: Callable[..., None] | None = None,
+) -> np.ndarray:
+    """Train a policy's runs, each to its own target.   aim (R,) leaf numbers -> target paths drawn, (R,steps)
+
+    observe(model, logp, leaves, rewards, aim) is called in every step before the update, and at the end with leaves None.
+    """
     rngs = [np.random.default_rng(seed) for seed in seeds]
-    extra = np.random.default_rng((first_seed, runs))  # what only some arms need: so that the draws of all arms stay paired
+    extra = np.random.default_rng((seeds[0], len(seeds)))  # what only some arms need, so that the walks of all arms stay paired
     group_size = MC_GROUP_SIZE if arm == "monte_carlo_prm" else GROUP_SIZE
     by_leaf = leaf_rewards(aim, n, r_neg)
-    model = Tabular(runs, DEPTH, target_logits(aim, start)) if policy == "tabular" else Transformers(SMALL, seeds, DEPTH)
     stepper = SGD(model) if optimizer == "sgd" else AdamW(model)
-    hits = np.zeros((runs, steps), dtype=np.int64)
+    hits = np.zeros((len(aim), steps), dtype=np.int64)
     for step in range(steps):
         logp = model.logp()
         leaves = draw(logp, np.stack([rng.random((group_size, DEPTH)) for rng in rngs]))
@@ -219,7 +245,7 @@ def run_walks(
         stepper.step(model, gradients, learning_rate)
     if observe:
         observe(model, model.logp(), None, None, aim)
-    return hits.reshape(runs, -1, BLOCK).sum(2).tolist()
+    return hits
 
 
 def target_logits(target: np.ndarray, start: float | None) -> np.ndarray | None:
@@ -234,7 +260,7 @@ def target_logits(target: np.ndarray, start: float | None) -> np.ndarray | None:
 
 def gradients_of_arm(
     arm: str,
-    model: Tabular | Transformers,
+    model: Policy,
     logp: np.ndarray,
     leaves: np.ndarray,
     rewards: np.ndarray,

@@ -25,20 +25,20 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minigrpo.drawing import LINES, STYLE
-from minigrpo.experiments.arms import TITLES, gradients_of_arm
+from minigrpo.experiments.arms import TITLES
+from minigrpo.experiments.many_walks import DEPTH, GROUP_SIZE, path_logp, train
 from minigrpo.experiments.parallel import run_jobs
+from minigrpo.experiments.table1 import sign_test
 from minigrpo.experiments.trees import interval
-from minigrpo.experiments.whole_tree import WholeTree
+from minigrpo.experiments.walk_policies import BOS, OneModel
 from minigrpo.models import load_model
-from minigrpo.optim import AdamW
 from minigrpo.plots import save
 from minigrpo.runs import read_records
-from minigrpo.tasks.treewalk import TreeWalk
 from minigrpo.transformer import Transformer
 
 MODEL, ROWS, COMPARED = "smollm2", ("L", "R", "<|im_start|>"), ("grpo", "lambda_grpo")
 RATES, R_NEG = (1e-5, 3e-6, 3e-5), -1.0
-STEPS, EDGE, GROUP_SIZE = 250, 50, 16  # EDGE: the first and last steps that the table looks at
+STEPS, EDGE = 250, 50  # EDGE: the first and last steps that the table looks at
 TARGETS = ["".join(moves) for moves in product("LR", repeat=4)]
 
 Found = dict[tuple[int, float, float, str], dict[str, Any]]  # (n, r_neg, learning rate, objective) -> {target: result of `walk`}
@@ -51,21 +51,15 @@ def walk(
 
     The random numbers are seeded by the target's place among all paths, unless a seed is given.
     """
-    task, model = TreeWalk(n=n, r_neg=r_neg, target=target), _walker()
-    place = int(np.argmax(task.path_rewards()))
-    rng = np.random.default_rng(place if seed is None else seed)
-    policy = WholeTree(model, task.prompts(rng, 1)[0], task.max_new_tokens)
-    optimizer, hits, log_start = AdamW(model.parameters), [], 0.0
-    for step in range(steps):
-        policy.look()
-        if step == 0:
-            log_start = float(policy.tree.on_tokens(policy.logp.astype(np.float64))[place].sum())
-        rollouts = policy.sample(task.prompts(rng, 1), GROUP_SIZE, rng, max_new_tokens=task.max_new_tokens)
-        rewards = task.score(rollouts)
-        hits.append(int(task.is_correct(rewards).sum()))
-        gradients_of_arm(objective, model, rollouts, rewards, rng, learn=policy.learn)
-        optimizer.step(model.parameters, model.gradients, learning_rate)
-    return {"log_start": log_start, "hits": hits}
+    aim, starts = np.array([TARGETS.index(target)]), []
+    policy = OneModel(_walker(), np.array([BOS]), DEPTH)
+
+    def observe(model: OneModel, logp: np.ndarray, *_: Any) -> None:
+        starts.append(logp)
+
+    seeds = [int(aim[0]) if seed is None else seed]
+    hits = train(policy, objective, aim, seeds, n, r_neg, "adamw", learning_rate, steps, observe)
+    return {"log_start": float(path_logp(starts[0])[0, aim[0]]), "hits": hits[0].tolist()}
 
 
 def _walker() -> Transformer:
@@ -126,12 +120,6 @@ def table(found: Found, steps: int = STEPS) -> dict[str, list[dict[str, Any]]]:
 def _over_targets(name: str, values: np.ndarray) -> dict[str, float | None]:
     row = interval(name, values.tolist(), 4)
     return row if len(values) > 1 else row | {f"{name}_low": None, f"{name}_high": None}
-
-
-def sign_test(above: int, below: int) -> float:
-    """P(X ≤ min or X ≥ max) for X of `above + below` fair coins; 1 without any."""
-    n, fewer = above + below, min(above, below)
-    return min(1.0, 2 * sum(math.comb(n, i) for i in range(fewer + 1)) / 2**n)
 
 
 def figure(found: dict[str, list[dict[str, Any]]]) -> Figure:

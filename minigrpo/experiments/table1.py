@@ -131,8 +131,7 @@ def comparison(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """GRPO against λ-GRPO for each setting: each at its best rate, and both at each common rate; paired by seed.
 
     difference: mean of λ-GRPO - GRPO with its 95 % bootstrap interval; only_*: runs (seeds) in which this one alone found the
-    target; p: exact sign test on these.  paper_p_*: probability that five runs at our share found would do as badly (GRPO) or as
-    well (λ-GRPO) as the paper's five, read as the nearest number of seeds that found the target.
+    target; p: exact sign test on these; paper_*: see `beside_the_paper`.
     """
     groups = [("best", row["learning_rate"], row) for row in best(rows)] + [("same", row["learning_rate"], row) for row in rows]
     found = []
@@ -150,14 +149,26 @@ def comparison(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         row |= {"difference": digits((b - a).mean()), "low": digits(low), "high": digits(high)}
         row |= {"only_grpo": only[0], "only_lambda_grpo": only[1], "p": digits(sign_test(*only))}
         if (grpo["n"], grpo["r_neg"]) in PUBLISHED and grpo["targets"] == "drawn":
-            published = PUBLISHED[grpo["n"], grpo["r_neg"]]
-            seeds = [round(5 * value) for value in published]
-            row |= {"paper_grpo": published[0], "paper_lambda_grpo": published[1]}
-            row |= {"paper_seeds_grpo": seeds[0], "paper_seeds_lambda_grpo": seeds[1]}
-            row["paper_p_grpo"] = digits(sum(binomial(s, 5, row["grpo_found"]) for s in range(seeds[0] + 1)))
-            row["paper_p_lambda_grpo"] = digits(sum(binomial(s, 5, row["lambda_grpo_found"]) for s in range(seeds[1], 6)))
+            row |= beside_the_paper(grpo["n"], grpo["r_neg"], row["grpo_found"], row["lambda_grpo_found"])
         found.append(row)
     return found
+
+
+def beside_the_paper(n: int, r_neg: float, grpo_found: float, lambda_grpo_found: float) -> dict[str, Any]:
+    """The published pair, the nearest number of its five seeds, and how likely five runs at our shares found are to do so.
+
+    paper_p_grpo: as badly as the paper's GRPO or worse; paper_p_lambda_grpo: as well as its λ-GRPO or better.
+    """
+    published = PUBLISHED[n, r_neg]
+    a, b = (round(5 * value) for value in published)
+    return {
+        "paper_grpo": published[0],
+        "paper_lambda_grpo": published[1],
+        "paper_seeds_grpo": a,
+        "paper_seeds_lambda_grpo": b,
+        "paper_p_grpo": digits(sum(binomial(s, 5, grpo_found) for s in range(a + 1))),
+        "paper_p_lambda_grpo": digits(sum(binomial(s, 5, lambda_grpo_found) for s in range(b, 6))),
+    }
 
 
 def binomial(successes: int, n: int, p: float) -> float:

@@ -7,20 +7,23 @@ the inner node j + 1, where inner node 0 is the root.
     Tabular        a softmax of its own for every prefix: nothing is shared, so all targets are alike
     Transformers   R small transformers of the package's shape, computed by batched products; the same numbers as
                    `minigrpo.Transformer`, which would spend most of a step so small on Python
+    OneModel       one `minigrpo.Transformer` of any size: R = 1
 
-Both have `flat`, the parameters of all runs in one vector, (R·P,), `logp()` -> (R,N), and `gradients(dlogp)` -> (R·P,).
+All have `flat`, the parameters of all runs in one vector, (R·P,), `logp()` -> (R,N), and `gradients(dlogp)` -> (R·P,).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 
 from minigrpo.ops import rotation, swiglu, swiglu_backward
 from minigrpo.parameters import TransformerConfig
 from minigrpo.transformer import Transformer
+from minigrpo.tree import PrefixTree
 
 BOS = 2  # the root's token: no move, and masked
 
@@ -165,6 +168,29 @@ class Transformers:
     def _rotate(x: np.ndarray, turn: np.ndarray) -> np.ndarray:
         """Rotate the pairs of each head by its node's position.   (R,H,N',E)"""
         return (np.ascontiguousarray(x).view(turn.dtype) * turn[:, 0]).view(x.dtype)
+
+
+class OneModel:
+    """A model that draws two tokens, over all that it can say after a prompt: one forward and one backward pass a step."""
+
+    def __init__(self, model: Transformer, prompt: np.ndarray, depth: int) -> None:
+        paths = list(product(range(2), repeat=depth))
+        self.model, self.flat = model, model.parameters.flat
+        self._tree = PrefixTree.from_groups([prompt], [paths])
+        level = np.arange(depth)
+        move = 2 ** (level + 1) - 2 + (np.arange(2**depth)[:, None] >> (depth - 1 - level))  # (2**depth,depth)
+        self._node = np.zeros(n_moves(depth), dtype=np.int64)
+        self._node[move] = self._tree.paths
+
+    def logp(self) -> np.ndarray:
+        """-> (1,N)"""
+        return self.model.forward(self._tree)[None, self._node].astype(np.float64)
+
+    def gradients(self, dlogp: np.ndarray) -> np.ndarray:
+        """d loss / d parameters of the last `logp`, for which there is one call.   dlogp (1,N) -> (P,)"""
+        on_nodes = np.zeros(self._tree.n_nodes)
+        on_nodes[self._node] = dlogp[0]
+        return self.model.backward(on_nodes, add=False).flat
 
 
 def turned(x: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@
             walk through them in 50 groups: then the rewards of nearly all groups are equal, and nothing more is learned.
 2. family   Weights |λ|^-α, α from 0 (GRPO) to 1.5, 1 being λ-GRPO: the tabular policy and the small transformer.
 3. targets  The small transformer, by the target's pattern (a repeats the first move, b is the other one; exchanging L and R
-            changes nothing): p(tail), the probability of the target given its first n moves, and how much of the push on it and
-            on the first move comes from other positions of the tree, through shared parameters, by the gradient.
+            changes nothing): p(tail), the probability of the target given its first n moves, and how much of the push on the
+            first move and on the tail comes from other positions of the tree, through shared parameters, by the gradient.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ from minigrpo.experiments.many_walks import (
     run_walks,
 )
 from minigrpo.experiments.parallel import run_jobs
-from minigrpo.experiments.table1 import CHUNK, COMPARED, RATES, digits, frequency, sign_test, summary
+from minigrpo.experiments.table1 import CHUNK, COMPARED, RATES, beside_the_paper, digits, frequency, sign_test, summary
 from minigrpo.experiments.walk_policies import log_softmax_backward
 from minigrpo.experiments.when_plots import family_figure, map_figure, targets_figure
 from minigrpo.plots import bootstrap_interval, save
 
 TABULAR_RATES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-STARTS = (0.001, 0.004, 1 / 64, 1 / 16, 0.25)
+UNIFORM = 1 / 2**DEPTH
+STARTS = (0.001, 0.004, 1 / 64, UNIFORM, 0.25)
 R_NEGS = (-0.5, -1.0, -1.5)
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 FAMILY_RATES = {"tabular": TABULAR_RATES, "transformer": RATES["adamw"][1:4]}
 RUNS, EARLY = 192, 50
-PUSHES = ("tail", "first_own", "first_other", "tail_own", "tail_other")
+PUSHES = ("tail", "up_own", "up_other", "down_own", "down_other", "tail_own", "tail_other")
 PATTERNS = ["a" + "".join("ab"[i >> 2 - j & 1] for j in range(3)) for i in range(8)]
 
 
@@ -60,7 +61,7 @@ def cell(policy: str, arm: str, n: int, r_neg: float, optimizer: str, learning_r
     return {"final": final.tolist(), "lost": lost.tolist()}
 
 
-def moved(optimizer: str, learning_rate: float, runs: int = 32, steps: int = 20) -> float:
+def moved(optimizer: str, learning_rate: float, policy: str = "transformer", runs: int = 32, steps: int = 20) -> float:
     """The rate of plain SGD at which a tabular policy's log-odds would move as far on the same groups: median over steps.
 
     The transformer's, from GRPO's first steps with n = 1, r_neg = -1; ‖change of the 15 log-odds‖ over that at rate 1.
@@ -78,41 +79,53 @@ def moved(optimizer: str, learning_rate: float, runs: int = 32, steps: int = 20)
             step = log_softmax_backward(loss_gradient("grpo", leaves, rewards, np.random.default_rng(0)), logp)
             before.append((odds, np.linalg.norm(step[..., 0] - step[..., 1], axis=1)))
 
-    run_walks("grpo", 1, -1.0, optimizer, learning_rate, runs=runs, steps=steps, observe=observe)
+    run_walks("grpo", 1, -1.0, optimizer, learning_rate, policy=policy, runs=runs, steps=steps, observe=observe)
     return float(np.median(np.concatenate(ratios)))
 
 
 def causes(arm: str, n: int, r_neg: float, learning_rate: float, first_seed: int, runs: int) -> dict[str, list[float]]:
-    """The small transformer with AdamW: final target paths, p(tail) after 50 steps, and these steps' pushes on first move and tail.
+    """The small transformer with AdamW: final target paths, p(tail) after 50 steps, and pushes summed over steps.
 
-    The push on x, the first move's log-odds or log p(tail), for a step of rate 1 along the plain gradient: -⟨dx/dθ, d loss/dθ⟩.
-    Its part `own` comes from the nodes at which x's own moves are made, `other` from all others, through shared parameters.
+    The push on x for a step of rate 1 along the plain gradient is -⟨dx/dθ, d loss/dθ⟩.  Its part `own` comes from the nodes at
+    which x's moves are made, `other` from all others, through shared parameters.  tail_*: x = log p(tail), the first 50 steps.
+    up_* and down_*: x is the log-odds of the first move, the steps in which its whole push is up or down.
     """
-    seen: dict[str, Any] = {f"{x}_{part}": np.zeros(runs) for x in ("first", "tail") for part in ("own", "other")}
+    seen: dict[str, Any] = {name: np.zeros(runs) for name in PUSHES}
     steps = [0]
 
     def observe(model: Any, logp: np.ndarray, leaves: Any, rewards: Any, aim: np.ndarray) -> None:
         steps[0] += 1
-        if leaves is None or steps[0] > EARLY:
+        if leaves is None:
             return
         path, dlogp = moves_to(aim), loss_gradient(arm, leaves, rewards, np.random.default_rng(0))
-        seen["tail"] = np.exp(np.take_along_axis(logp, path[:, n:], 1).sum(1))
-        whole = model.gradients(dlogp).reshape(runs, -1).astype(np.float64)
-        for name, moves in (("first", path[:, :1]), ("tail", path[:, n:])):
-            x, here = np.zeros_like(dlogp), np.zeros_like(dlogp)
-            np.put_along_axis(x, moves, 1.0, 1)
-            for both in (moves, moves ^ 1):
-                np.put_along_axis(here, both, 1.0, 1)
-            if name == "first":  # log-odds: log p of the move less that of the other one
-                np.put_along_axis(x, moves ^ 1, -1.0, 1)
-            slope = model.gradients(x).reshape(runs, -1).astype(np.float64)
-            own = -(model.gradients(dlogp * here).reshape(runs, -1) * slope).sum(1)
-            seen[f"{name}_own"] += own
-            seen[f"{name}_other"] += -(whole * slope).sum(1) - own
+        own, other = pushes(model, dlogp, path[:, :1], -1.0)
+        for way, chosen in (("up", own + other > 0), ("down", own + other < 0)):
+            seen[f"{way}_own"] += own * chosen
+            seen[f"{way}_other"] += other * chosen
+        if steps[0] <= EARLY:
+            seen["tail"] = np.exp(np.take_along_axis(logp, path[:, n:], 1).sum(1))
+            own, other = pushes(model, dlogp, path[:, n:], 0.0)
+            seen["tail_own"] += own
+            seen["tail_other"] += other
 
     hits = run_walks(arm, n, r_neg, "adamw", learning_rate, runs=runs, first_seed=first_seed, observe=observe)
     final = np.array(hits)[:, -LAST // 10 :].sum(1)
     return {"final": final.tolist()} | {name: values.tolist() for name, values in seen.items()}
+
+
+def pushes(model: Any, dlogp: np.ndarray, moves: np.ndarray, against: float) -> tuple[np.ndarray, np.ndarray]:
+    """-⟨dx/dθ, d loss/dθ⟩, from the nodes at which x's moves are made and from all others.   dlogp (R,N), moves (R,m) -> (R,), (R,)
+
+    x is the sum of log p over the moves, plus `against` times that of the other move at the same nodes (-1: log-odds).
+    """
+    x, here = np.zeros_like(dlogp), np.zeros_like(dlogp)
+    np.put_along_axis(x, moves, 1.0, 1)
+    np.put_along_axis(x, moves ^ 1, against, 1)
+    for both in (moves, moves ^ 1):
+        np.put_along_axis(here, both, 1.0, 1)
+    slope = model.gradients(x).reshape(len(x), -1).astype(np.float64)
+    own, other = (-(model.gradients(part).reshape(len(x), -1) * slope).sum(1) for part in (dlogp * here, dlogp * (1 - here)))
+    return own, other
 
 
 def needed(r_neg: float) -> float:
@@ -140,25 +153,30 @@ def map_table(cells: dict[tuple, dict[str, list]]) -> list[dict[str, Any]]:
             row |= {f"{arm}_{name}": value for name, value in outcome(found).items()}
         only = int(((x > 0.5) & (y <= 0.5)).sum()), int(((y > 0.5) & (x <= 0.5)).sum())
         row |= {"difference": digits((y - x).mean()), "low": digits(low), "high": digits(high), "p": digits(sign_test(*only))}
+        if start == UNIFORM:
+            row |= beside_the_paper(n, r_neg, row["grpo_found"], row["lambda_grpo_found"])
         rows.append(row)
     return rows
 
 
 def targets_table(runs: dict[tuple[str, int], dict[str, list[float]]]) -> list[dict[str, Any]]:
-    """By objective, n and pattern of the target: outcome, p(tail) after 50 steps, and the pushes from own and other positions."""
+    """By objective, n and pattern of the target: outcome, and medians over runs of p(tail) after 50 steps and of the pushes.
+
+    A policy that has all but decided has pushes a thousand times those of others, hence medians (95 % bootstrap intervals).
+    """
     rows = []
     for (arm, n), found in runs.items():
-        seed = np.arange(len(found["final"]))
-        leaf = seed % 2**DEPTH
+        leaf = np.arange(len(found["final"])) % 2**DEPTH
         pattern = np.where(leaf >= 8, 15 - leaf, leaf)  # L and R exchanged, so that the first move is L
         for i, name in enumerate(PATTERNS):
             chosen = pattern == i
             values = frequency("grpo", np.array(found["final"])[chosen])
             row = {"objective": arm, "n": n, "pattern": name, "runs": int(chosen.sum())} | summary(values)
             for part in PUSHES:
-                pushes = np.array(found[part])[chosen]
-                low, high = bootstrap_interval(pushes, np.random.default_rng(0))
-                row |= {part: digits(pushes.mean()), f"{part}_low": digits(low), f"{part}_high": digits(high)}
+                own = np.array(found[part])[chosen]
+                drawn = np.median(own[np.random.default_rng(0).integers(len(own), size=(2000, len(own)))], axis=1)
+                low, high = np.quantile(drawn, [0.025, 0.975])
+                row |= {part: digits(np.median(own)), f"{part}_low": digits(low), f"{part}_high": digits(high)}
             rows.append(row)
     return rows
 
@@ -175,7 +193,9 @@ def text(tables: dict[str, Any]) -> str:
         own = [r for r in tables["family"] if (r["policy"], r["n"], r["learning_rate"]) == key]
         numbers = "  ".join(f"{r['alpha']:g}: {r['target_frequency']:.2f}" for r in own)
         lines.append(f"    {key[0]:12} n={key[1]} {key[2]:<7g} {numbers}")
-    lines.append("by target: frequency; after 50 steps p(tail); pushes from own and other positions on the first move, on the tail")
+    lines.append(
+        "by target: frequency; p(tail) after 50 steps; pushes on the first move when up: own, other, down: own, other; on the tail"
+    )
     for r in tables["targets"]:
         where = f"{r['objective']:12} n={r['n']} {r['pattern']}"
         numbers = "  ".join(f"{r[part]:+.0f}" for part in PUSHES[1:])

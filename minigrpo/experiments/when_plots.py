@@ -68,19 +68,19 @@ def family_figure(rows: Sequence[dict[str, Any]]) -> Figure:
                 )
                 style = {"color": colour, "ls": dash, "marker": marker, "ms": 4, "capsize": 2, "label": f"rate {rate:g}"}
                 ax.errorbar(alpha, mean, [mean - low, high - mean], **style)
-            ax.set(title=f"{policy}, n = {n}", xlabel="α (0: GRPO, 1: λ-GRPO)", ylim=(-0.03, 1.03))
-            ax.legend(fontsize=7)
+            ax.set(title=f"{policy}, n = {n}", xlabel="α (0: GRPO, 1: λ-GRPO)", ylim=(-0.03, 1.3), yticks=np.arange(6) / 5)
+            ax.legend(fontsize=7, ncols=3, loc="upper center")
         figure.axes[0].set_ylabel("frequency of the target, last 50 steps")
     return figure
 
 
 def targets_figure(rows: Sequence[dict[str, Any]], needed: float) -> Figure:
-    """By pattern of the target: its frequency in the end, p(tail) after 50 steps, and where the push on the tail came from."""
+    """By pattern of the target: its frequency in the end, p(tail) after 50 steps, and where pushes on the first move come from."""
     ns = list(dict.fromkeys(row["n"] for row in rows))
     patterns = list(dict.fromkeys(row["pattern"] for row in rows))
     place = np.arange(len(patterns))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2 * len(ns), 8), layout="constrained")
+        figure = Figure(figsize=(5.2 * len(ns), 9), layout="constrained")
         panels = figure.subplots(3, len(ns), squeeze=False, sharex=True, sharey="row")
         for axes, n in zip(panels.T, ns, strict=True):
             for i, (arm, colour) in enumerate((("grpo", BLUE), ("lambda_grpo", ORANGE))):
@@ -92,12 +92,14 @@ def targets_figure(rows: Sequence[dict[str, Any]], needed: float) -> Figure:
                     mean, low, high = (np.array([row[x] for row in own]) for x in (name, *ends))
                     style = {"color": colour, "fmt": "os"[i], "capsize": 2, "mfc": (colour, "white")[i], "label": TITLES[arm]}
                     ax.errorbar(place + 0.2 * i - 0.1, mean, [mean - low, high - mean], **style)
-                for part, hatch, words in (("own", "", "its own nodes"), ("other", "////", "other nodes")):
-                    value, low, high = (np.array([row[f"tail_{part}{end}"] for row in own]) for end in ("", "_low", "_high"))
+                for part, hatch, words in (("own", "", "its own node"), ("other", "////", "other nodes")):
                     at = place + 0.4 * i - 0.3 + 0.2 * (part == "other")
-                    style = {"color": colour if part == "own" else "white", "ec": colour, "hatch": hatch, "capsize": 1.5}
-                    style |= {"yerr": [value - low, high - value], "error_kw": {"lw": 0.8}, "label": f"{TITLES[arm]}, from {words}"}
-                    axes[2].bar(at, value, 0.19, **style)
+                    for way in ("up", "down"):
+                        value, low, high = (np.array([row[f"{way}_{part}{end}"] for row in own]) for end in ("", "_low", "_high"))
+                        style = {"color": colour if part == "own" else "white", "ec": colour, "hatch": hatch, "capsize": 1.5}
+                        style |= {"yerr": [value - low, high - value], "error_kw": {"lw": 0.8}}
+                        label = f"{TITLES[arm]}, from {words}" if way == "up" else None
+                        axes[2].bar(at, value, 0.19, label=label, **style)
             axes[0].set(title=f"n = {n}, r_neg = −1", ylim=(-0.03, 1.03))
             axes[1].set(ylim=(-0.03, 1.03))
             axes[1].axhline(needed, color=INK, lw=0.8, ls="--")
@@ -105,9 +107,9 @@ def targets_figure(rows: Sequence[dict[str, Any]], needed: float) -> Figure:
             axes[2].set_xticks(place, patterns)
             axes[2].axhline(0, color=INK, lw=0.8)
         labels = ["frequency of the target\nin the last 50 steps", "p(rest of the target | first n moves)\nafter 50 steps"]
-        labels.append("push on log p(rest | first n)\n(first 50 steps, rate 1)")
+        labels.append("pushes on the first move's log-odds,\nsteps up and steps down (median)")
         for ax, label in zip(panels[:, 0], labels, strict=True):
             ax.set_ylabel(label)
         panels[0][0].legend(fontsize=8)
-        panels[2][0].legend(fontsize=7)
+        figure.legend(*panels[2][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return figure

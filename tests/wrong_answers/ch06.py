@@ -117,13 +117,13 @@ def pushed_down__both_alike(completions, rewards):
 
 
 def pushed_down__divided_twice(completions, rewards):
-    """in lambda_grpo | already the mean"""
+    """in lambda_grpo | do not divide again"""
     R, A, grpo, size = _steps(completions, rewards)
     return R, A, grpo, [a / n for a, n in zip(A, size, strict=True)], []
 
 
 def pushed_down__below_the_mean(completions, rewards):
-    """expected down = | whoever shares"""
+    """expected down = [2, 3, 4], got [3, 4] | whoever shares a token"""
     R, A, grpo, _ = _steps(completions, rewards)
     return R, A, grpo, A, [i for i, r in enumerate(rewards) if r < rewards.mean()]
 
