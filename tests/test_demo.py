@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from minigrpo import demo as demo_module
 from minigrpo.demo import ARITHMETIC, NAMES, RATES, _learning_sections, _theorem_section, _tree_sections, demo
 from minigrpo.equivalence import Equivalence
 from minigrpo.experiments.many_walks import BLOCK, GROUP_SIZE, LAST, run_walks
+from minigrpo.experiments.table1 import frequency, summary
 from minigrpo.groups import group_statistics, read_groups
 from minigrpo.runs import read_records
 from minigrpo.settings import TrainSettings
@@ -144,6 +146,22 @@ def test_the_metrics_are_those_of_a_run(made):
     settings = TrainSettings.for_task("treewalk", objective="lambda_grpo", learning_rate=RATES[-1], steps=3)
     _, again = train(settings, progress=False)
     assert [m["loss"] for m in metrics[:3]] == pytest.approx([m["loss"] for m in again], rel=1e-4, abs=1e-6)
+
+
+def test_the_readme_shows_what_the_demo_prints():
+    """Its 64 runs are the first 64 of table 1's cells (`run_walks` with the same seeds)."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    stored = json.loads((Path(__file__).parents[1] / "results/table1.json").read_text(encoding="utf-8"))["rows"]
+    for n in (1, 2):
+        for rate, written in zip(RATES, ("3e-4", "6e-4"), strict=True):
+            cells, shares = [], []
+            for arm in NAMES:
+                wanted = {"arm": arm, "n": n, "r_neg": -1.0, "optimizer": "adamw", "learning_rate": rate, "targets": "drawn"}
+                (row,) = (row for row in stored if wanted.items() <= row.items())
+                found = summary(frequency(arm, row["hits_of_run"][:64]))
+                cells.append("{target_frequency:.3f} [{low:.3f}, {high:.3f}]".format(**found))
+                shares.append(f"{found['found']:.0%}".replace("%", " %"))
+            assert f"| n = {n}, r_neg = −1, learning rate {written} | {' | '.join(cells)} | {', '.join(shares)} |" in readme
 
 
 # -- words that follow the data ------------------------------------------------------------------------------------------

@@ -38,8 +38,8 @@ COMPARED = ("grpo", "lambda_grpo")
 CONTROLS = ("grpo_at_lambda_norm", "lambda_at_grpo_norm", "placebo", "dr_grpo", "rloo", "monte_carlo_prm")
 ARMS = COMPARED + CONTROLS
 RATES = {
-    "adamw": (1.5e-4, 3e-4, 6e-4, 1.2e-3, 2.4e-3),
-    "sgd": (0.003, 0.01, 0.03, 0.1, 0.3),  # Adam hides a gradient's scale; plain SGD does not
+    "adamw": (1.5e-4, 3e-4, 6e-4, 1.2e-3, 2.4e-3, 4.8e-3),
+    "sgd": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),  # Adam hides a gradient's scale; plain SGD does not
 }
 RUNS, CONTROL_RUNS, CHUNK = 192, 96, 32
 Cell = tuple[str, int, float, str, float, str]  # arm, n, r_neg, optimiser, learning rate, targets ("drawn" or "RRRR")
