@@ -17,6 +17,7 @@ from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.table1 import ARMS, CHUNK, PUBLISHED, RATES, best, comparison, sign_test, table, text, walk
 from minigrpo.experiments.table1_plots import best_figure, paper_figure, sweep_figure
 from minigrpo.optim import global_norm
+from minigrpo.plots import bootstrap_interval
 from minigrpo.runs import read_records
 from minigrpo.trainer import TrainSettings
 
@@ -271,6 +272,23 @@ def test_alpha_figure_shows_the_numbers_of_the_table():
         lines = np.array([segment[:, 1] for segment in bars.lines[2][0].get_segments()])
         np.testing.assert_allclose(lines, [[row[f"{name}_low"], row[f"{name}_high"]] for row in rows], atol=1e-12)
     assert [label.get_text() for label in ends.get_xticklabels()] == ["0\nGRPO", "0.5", "1.5"]
+
+
+def test_committed_alpha_table_fits_the_code_and_itself():
+    rows = committed("results/alpha.json")
+    keys = [(row["task"], row["arm"], row["beta"], row["learning_rate"]) for row in rows]
+    rates = {task: rates[1] for task, rates in learning.RATES.items()}
+    assert keys == [(task, f"alpha={a:g}", 0.0, rate) for task, rate in rates.items() for a in alpha.ALPHAS]
+    for i, row in enumerate(rows):
+        grpo = rows[i // len(alpha.ALPHAS) * len(alpha.ALPHAS)]
+        assert row["seeds"] == grpo["seeds"] >= 6 and row["curve"][0] == grpo["curve"][0]  # one policy
+        for name in alpha.MEASURES:
+            own, base = np.array(row[f"{name}_of_seed"]), np.array(grpo[f"{name}_of_seed"])
+            assert len(own) == row["seeds"]
+            low, high = bootstrap_interval(own - base, np.random.default_rng(0))
+            found = [row[f"{name}_diff{end}"] for end in ("", "_low", "_high")]
+            np.testing.assert_allclose(found, [(own - base).mean(), low, high], rtol=2e-3, atol=1e-4)
+        assert row["mean_pass@1"] == pytest.approx(np.mean(row["curve"]), abs=2e-4)
 
 
 def test_committed_learning_table_fits_the_code_and_itself():

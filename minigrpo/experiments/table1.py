@@ -41,6 +41,7 @@ RATES = {
     "adamw": (1.5e-4, 3e-4, 6e-4, 1.2e-3, 2.4e-3, 4.8e-3),
     "sgd": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),  # Adam hides a gradient's scale; plain SGD does not
 }
+LARGER_RATE, ITS_ARMS = 9.6e-3, ("dr_grpo", "rloo")  # AdamW's, for arms that want it
 RUNS, CONTROL_RUNS, CHUNK = 192, 96, 32
 Cell = tuple[str, int, float, str, float, str]  # arm, n, r_neg, optimiser, learning rate, targets ("drawn" or "RRRR")
 NAMES = ("arm", "n", "r_neg", "optimizer", "learning_rate", "targets")
@@ -60,7 +61,7 @@ def cells(quick: bool) -> dict[Cell, int]:
                 found |= {(arm, 3, r_neg, optimizer, rate, "drawn"): CONTROL_RUNS for arm in COMPARED}
             if optimizer == "adamw":
                 found |= {(arm, n, r, optimizer, rate, "RRRR"): CONTROL_RUNS for n, r in SETTINGS for arm in COMPARED}
-    return found
+    return found | {(arm, n, r, "adamw", LARGER_RATE, "drawn"): CONTROL_RUNS for n, r in SETTINGS for arm in ITS_ARMS}
 
 
 def walk(
