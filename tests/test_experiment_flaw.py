@@ -170,6 +170,20 @@ def test_statistics_are_means_of_the_seeds_own_ratios():
     assert row["good_tokens_down"] == row["good_tokens_down_low"] == 1
 
 
+def test_differences_are_taken_seed_by_seed():
+    names = ["good_tokens", "good_tokens_down", "hits", "falls"]
+    names += [f"{part}_{o}" for o in OBJECTIVES for part in ("down", "up", "points_down", "shared", "tail")]
+    runs = [{"n": 1, "trained_with": o, "seed": s, "steps": 50} | dict.fromkeys(names, 1.0) for o in OBJECTIVES for s in (0, 1, 2)]
+    for run in runs:  # falls: 0.1, 0.5 under GRPO, 0.3, 0.7 under λ-GRPO; the third pair has a run without the target
+        run["falls"] = 0.1 + 0.4 * run["seed"] + 0.2 * (run["trained_with"] == "lambda_grpo")
+        run["points_down_grpo"] = 4.0 if run["trained_with"] == "grpo" else 9.0  # GRPO's batches count
+    runs[-1]["hits"] = 0.0
+    (row,) = flaw.differences(runs)
+    assert (row["n"], row["steps"], row["seeds"]) == (1, 50, 2)
+    assert [row[name] for name in ("falls", "falls_low", "falls_high")] == pytest.approx([0.2] * 3)
+    assert row["points_down"] == -3.0 and row["shared_to_tail"] == row["good_tokens_down"] == 0
+
+
 # -- the committed table -------------------------------------------------------------------------------------------------
 
 
@@ -208,7 +222,7 @@ def test_run_writes_tables_and_figures(tmp_path, monkeypatch):
     assert len(asked) == 8 and {"objective": "lambda_grpo", "n": 2, "seed": 1} in asked
     assert "n = 2, trained with lambda_grpo, steps 1-4" in text
     tables = json.loads((tmp_path / "flaw.json").read_text())
-    assert len(tables["training"]) == 8
+    assert len(tables["training"]) == 8 and len(tables["differences"]) == 4
     assert {row["case"] for row in tables["trees"]} == set(CASES)
     for name in ("flaw.png", "flaw-exploitation.png", "flaw-training.png"):
         assert (tmp_path / name).stat().st_size > 10_000

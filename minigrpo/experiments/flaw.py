@@ -8,10 +8,10 @@ the token count).  The signs are the same; the sizes are not, and so the sum ove
    "exploitation": all steps of the best walk have Â > 0, but so has a popular, merely good step beside it.
    One step of the same length along each gradient; the table has the push and the change of probability of every node.
 2. Training on `treewalk`, each run to the target that its seed draws (AdamW, learning rate 3e-4): at every
-   step, how many tokens of above-average
-   completions are pushed down; and, where the target is in a group of unequal rewards, the push on the part of its path
-   that it shares with other paths against the push on its own tail, whether the step lowers its probability,
-   and whether the plain gradients of both objectives, on this same batch, point towards a lower one (d log p(target) < 0).
+   step, how many tokens of above-average completions are pushed down; and, where the target is in a group of
+   unequal rewards, the push on the part of its path that it shares with other paths against the push on its own
+   tail, whether the step lowers its probability, and whether the plain gradients of both objectives, on this same
+   batch, point towards a lower one (d log p(target) < 0).
 
 To be kept in mind: on average over groups GRPO's gradient, with its |λ|, is that of the expected reward (but for the division by
 the standard deviation).  What is called a flaw is that following it greedily leads away from a best walk behind a bad prefix.
@@ -178,12 +178,45 @@ def statistics(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         own = [run for run in runs if (run["n"], run["trained_with"], run["steps"]) == key]
         row = dict(zip(("n", "trained_with", "steps"), key, strict=True)) | {"seeds": len(own)}
         row["hits"] = float(np.mean([run["hits"] for run in own]))
-        for name, (part, whole) in ratios.items():
-            values = np.array([run[part] / run[whole] for run in own if run[whole]])  # a run may never meet the target
-            low, high = bootstrap_interval(values, np.random.default_rng(0))
-            row |= {name: float(values.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}
+        for name, (part, whole) in ratios.items():  # a run may never meet the target
+            row |= _over_seeds(name, [run[part] / run[whole] for run in own if run[whole]])
         rows.append(row)
     return rows
+
+
+def differences(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """λ-GRPO minus GRPO, seed by seed: mean and 95 % bootstrap interval.   runs: rows of `training_run`
+
+    Both trainings of a seed have the same start and the same target, so what targets differ in drops out.
+    `good_tokens_down` and `falls` compare the two trainings; the other three compare the two objectives on the
+    batches of GRPO's training.  A seed in which a training never met the target is left out.
+    """
+    own = {"good_tokens_down": ("good_tokens_down", "good_tokens"), "falls": ("falls", "hits")}
+    same = {"down_to_up": ("down_{}", "up_{}"), "shared_to_tail": ("shared_{}", "tail_{}")}
+    same["points_down"] = ("points_down_{}", "hits")
+    of = {(run["n"], run["steps"], run["trained_with"], run["seed"]): run for run in runs if run["hits"]}
+    rows = []
+    for n, steps in dict.fromkeys((run["n"], run["steps"]) for run in runs):
+        seeds = [run["seed"] for run in runs if run["trained_with"] == "grpo" and (run["n"], run["steps"]) == (n, steps)]
+        seeds = [seed for seed in seeds if all((n, steps, name, seed) in of for name in OBJECTIVES)]
+        row: dict[str, Any] = {"n": n, "steps": steps, "seeds": len(seeds)}
+        for name, (part, whole) in (own | same).items():
+            values = {
+                o: [
+                    run[part.format(o)] / run[whole.format(o)]
+                    for seed in seeds
+                    for run in [of[n, steps, o if name in own else "grpo", seed]]
+                ]
+                for o in OBJECTIVES
+            }
+            row |= _over_seeds(name, np.subtract(values["lambda_grpo"], values["grpo"]))
+        rows.append(row)
+    return rows
+
+
+def _over_seeds(name: str, values: Any) -> dict[str, float]:
+    low, high = bootstrap_interval(np.array(values), np.random.default_rng(0))
+    return {name: float(np.mean(values)), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 # -- figures -------------------------------------------------------------------------------------------------------------
@@ -269,8 +302,9 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
         for seed in range(seeds or (3 if quick else 20))
     ]
     results = run_jobs(training_run, jobs, title="flaw", processes=processes, cache=out / "flaw.cache.jsonl")
-    tables = {"trees": by_hand(), "training": statistics([row for result in results for row in result])}
-    for row in [*tables["trees"], *tables["training"]]:
+    runs = [row for result in results for row in result]
+    tables = {"trees": by_hand(), "training": statistics(runs), "differences": differences(runs)}
+    for row in [row for rows in tables.values() for row in rows]:
         row |= {name: float(f"{x:.6g}") for name, x in row.items() if isinstance(x, float)}
     (out / "flaw.json").write_text(json.dumps(tables, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     save(tree_figure(tables["trees"], "exploration"), out / "flaw.png")

@@ -41,7 +41,7 @@ RATES = {
     "adamw": (1.5e-4, 3e-4, 6e-4, 1.2e-3, 2.4e-3, 4.8e-3),
     "sgd": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),  # Adam hides a gradient's scale; plain SGD does not
 }
-LARGER_RATE, ITS_ARMS = 9.6e-3, ("dr_grpo", "rloo")  # AdamW's, for arms that want it
+LARGER_RATES = {"dr_grpo": (9.6e-3, 1.92e-2, 3.84e-2), "rloo": (9.6e-3, 1.92e-2, 3.84e-2)}  # of AdamW, for arms that want them
 RUNS, CONTROL_RUNS, CHUNK = 192, 96, 32
 Cell = tuple[str, int, float, str, float, str]  # arm, n, r_neg, optimiser, learning rate, targets ("drawn" or "RRRR")
 NAMES = ("arm", "n", "r_neg", "optimizer", "learning_rate", "targets")
@@ -61,7 +61,8 @@ def cells(quick: bool) -> dict[Cell, int]:
                 found |= {(arm, 3, r_neg, optimizer, rate, "drawn"): CONTROL_RUNS for arm in COMPARED}
             if optimizer == "adamw":
                 found |= {(arm, n, r, optimizer, rate, "RRRR"): CONTROL_RUNS for n, r in SETTINGS for arm in COMPARED}
-    return found | {(arm, n, r, "adamw", LARGER_RATE, "drawn"): CONTROL_RUNS for n, r in SETTINGS for arm in ITS_ARMS}
+    larger = [(arm, rate) for arm, rates in LARGER_RATES.items() for rate in rates]
+    return found | {(arm, n, r, "adamw", rate, "drawn"): CONTROL_RUNS for n, r in SETTINGS for arm, rate in larger}
 
 
 def walk(
@@ -219,8 +220,10 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
     found = iter(run_jobs(walk, jobs, title="table 1", processes=processes, cache=out / "table1.cache.jsonl"))
     finals = {cell: [hits for _ in range(number // CHUNK) for hits in next(found)] for cell, number in numbers.items()}
     rows = table(finals)
-    lines = ["[\n" + ",\n".join(json.dumps(row) for row in part) + "\n]" for part in (rows, comparison(rows))]
-    (out / "table1.json").write_text(f'{{"rows": {lines[0]},\n"comparison": {lines[1]}}}\n')
+    chosen = [{name: value for name, value in row.items() if name != "hits_of_run"} for row in best(rows)]
+    parts = {"rows": rows, "best": chosen, "comparison": comparison(rows)}
+    lines = [f'"{name}": [\n' + ",\n".join(json.dumps(row) for row in part) + "\n]" for name, part in parts.items()]
+    (out / "table1.json").write_text("{" + ",\n".join(lines) + "}\n")
     save(paper_figure(comparison(rows)), out / "table1.png")
     save(best_figure(best(rows)), out / "table1-controls.png")
     save(sweep_figure(rows), out / "table1-sweep.png")

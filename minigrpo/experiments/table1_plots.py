@@ -58,8 +58,8 @@ def _pair(ax: Any, y: float, grpo: float, fixed: float, filled: bool) -> None:
 
 
 def best_figure(best: Sequence[dict[str, Any]]) -> Figure:
-    """A panel for each setting and optimiser, a dot with its 95 % interval for each arm at its own best learning rate."""
-    best = [row for row in best if row["targets"] == "drawn"]
+    """A panel for each of the paper's settings and each optimiser, a dot with its 95 % interval for each arm at its own best learning rate."""
+    best = [row for row in best if row["targets"] == "drawn" and row["n"] < 3]
     optimizers, settings, arms = _axes_of(best)
     with matplotlib.rc_context(STYLE):
         figure, panels = _panels(optimizers, settings, arms, 0.26, 1.9)
@@ -84,8 +84,8 @@ def best_figure(best: Sequence[dict[str, Any]]) -> Figure:
 
 
 def sweep_figure(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Mean target frequency for every arm and learning rate, as numbers on grey: a panel for each setting and optimiser."""
-    rows = [row for row in rows if row["targets"] == "drawn"]
+    """Mean target frequency for every arm and learning rate, as numbers on grey: a panel for each setting of the paper."""
+    rows = [row for row in rows if row["targets"] == "drawn" and row["n"] < 3]
     optimizers, settings, arms = _axes_of(rows)
     with matplotlib.rc_context(STYLE):
         figure, panels = _panels(optimizers, settings, arms, 0.24, 2.3)
