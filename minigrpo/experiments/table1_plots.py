@@ -58,7 +58,7 @@ def _pair(ax: Any, y: float, grpo: float, fixed: float, filled: bool) -> None:
 
 
 def best_figure(best: Sequence[dict[str, Any]]) -> Figure:
-    """A panel for each of the paper's settings and each optimiser, a dot with its 95 % interval for each arm at its own best learning rate."""
+    """A panel for each of the paper's settings and optimisers, a dot with its 95 % interval for each arm at its best rate."""
     best = [row for row in best if row["targets"] == "drawn" and row["n"] < 3]
     optimizers, settings, arms = _axes_of(best)
     with matplotlib.rc_context(STYLE):
