@@ -229,7 +229,7 @@ def test_table_figures_show_the_numbers_of_the_table():
 
 def test_runs_must_be_balanced(tmp_path):
     for experiment in (table1, when):
-        with pytest.raises(ValueError, match="40 runs do not walk to each of the 16 targets equally often.*multiple of 32"):
+        with pytest.raises(ValueError, match=r"40 runs do not walk to each of the 16 targets equally often.*multiple of 32"):
             experiment.run(tmp_path, seeds=40)
 
 

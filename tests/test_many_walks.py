@@ -215,7 +215,7 @@ def test_unknown_arms_are_refused():
 )
 def test_what_cannot_be_run_is_refused(bad):
     job = {"arm": "grpo", "n": 1, "r_neg": -1.0, "optimizer": "sgd", "learning_rate": 0.1, "runs": 1}
-    with pytest.raises(ValueError, match="policy is|steps is"):
+    with pytest.raises(ValueError, match=r"policy is|steps is"):
         run_walks(**(job | bad))
 
 
