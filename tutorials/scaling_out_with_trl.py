@@ -1,7 +1,8 @@
 """λ-GRPO for models that outgrow this package: TRL's trainer, with one factor more.
 
-On a laptop, as it stands: GRPO and λ-GRPO on the paper's tree walk, with a random Llama of 25 thousand parameters.  It prints the
-metrics of the tree that TRL logs, and how often each policy walks to the target in the end (about a minute):
+On a laptop, as it stands: GRPO and λ-GRPO on a tree walk, with a random Llama of 25 thousand parameters.  It prints the metrics
+of the tree that TRL logs, and how often each policy walks to the target in the end (about a minute).  It is an easier walk than
+the paper's: the target is RRRR in every run, and the root is the move L.
 
     pip install -e ".[trl]"
     python tutorials/scaling_out_with_trl.py
