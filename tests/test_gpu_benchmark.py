@@ -106,8 +106,8 @@ def test_the_table_of_exactness(cupy: ModuleType, tmp_path: Path, capsys: pytest
 def test_the_table_of_exactness_notices(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     module, right = strict_cupy.install(monkeypatch), AdamW._update
 
-    def wrong(self, part, parameters, gradients, rate):
-        right(self, part, parameters, gradients, rate * (1 + 1e-4 * isinstance(parameters, module.ndarray)))
+    def wrong(self, part, parameters, gradients, rate, spare):
+        right(self, part, parameters, gradients, rate * (1 + 1e-4 * isinstance(parameters, module.ndarray)), spare)
 
     monkeypatch.setattr(AdamW, "_update", wrong)
     assert gpu_exactness.main([]) == 1
