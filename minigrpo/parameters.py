@@ -50,8 +50,12 @@ class TransformerConfig:
             raise ValueError(f"dim {self.dim} must divide into {self.n_heads} heads of an even width, not {self.head_dim}")
         if not (self.rope_base > 0 and self.norm_eps >= 0):
             raise ValueError(f"rope_base ({self.rope_base}) must be above 0, norm_eps ({self.norm_eps}) at least 0")
-        if self.n_drawable is not None and not 1 <= self.n_drawable <= self.vocab_size:
-            raise ValueError(f"n_drawable is {self.n_drawable}: it must be from 1 to {self.vocab_size}, the vocabulary")
+        if self.n_drawable is not None and (type(self.n_drawable) is not int or not 1 <= self.n_drawable <= self.vocab_size):
+            raise ValueError(
+                f"n_drawable is {self.n_drawable!r}: it must be a whole number from 1 to {self.vocab_size}, the vocabulary"
+            )
+        if self.n_drawable == self.vocab_size:
+            object.__setattr__(self, "n_drawable", None)
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"{self.n_heads} heads cannot share {self.n_kv_heads} key/value heads: take a divisor")
 

@@ -87,7 +87,11 @@ def restore_policy(settings: TrainSettings, folder: Path, state: Mapping[str, An
         from minigrpo.models import TextTokenizer
 
         tokenizer = TextTokenizer.from_file(folder / TOKENIZER, config.vocab_size, state["eos"])
-    return model, task or make_task(settings, tokenizer)
+    task = task or make_task(settings, tokenizer)
+    if tokenizer is None and task.tokenizer.vocab_size != config.vocab_size:
+        now = f"task {settings.task!r} has {task.tokenizer.vocab_size}: it has changed since"
+        raise ValueError(f"{folder} holds a model with a vocabulary of {config.vocab_size}, but {now} (a new run is needed)")
+    return model, task
 
 
 def load_weights(model: Transformer, path: str | Path) -> None:

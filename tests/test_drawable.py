@@ -30,9 +30,9 @@ def every_walk(prompt=(ROOT,), depth: int = 3) -> PrefixTree:
     return PrefixTree.from_groups([list(prompt)], [list(np.ndindex(*(2,) * depth))])
 
 
-@pytest.mark.parametrize("bad", [0, 4, -1])
+@pytest.mark.parametrize("bad", [0, 4, -1, 2.0, True])
 def test_n_drawable_is_checked(bad):
-    with pytest.raises(ValueError, match=f"n_drawable is {bad}: it must be from 1 to 3, the vocabulary"):
+    with pytest.raises(ValueError, match=f"n_drawable is {bad}: it must be a whole number from 1 to 3, the vocabulary"):
         TransformerConfig(vocab_size=3, n_drawable=bad)
     assert TransformerConfig(vocab_size=3).n_logits == TransformerConfig(vocab_size=3, n_drawable=3).n_logits == 3
 

@@ -204,6 +204,10 @@ def test_the_comparison_is_paired():
     assert (row["only_grpo"], row["only_lambda_grpo"], row["p"]) == (0, 4, 0.125)
     assert (row["paper_seeds_grpo"], row["paper_seeds_lambda_grpo"]) == (0, 4)
     assert (row["paper_p_grpo"], row["paper_p_lambda_grpo"]) == (1.0, 1.0)  # shares found 0 and 1
+    assert (row["paper_p_mean_grpo"], row["paper_p_mean_lambda_grpo"]) == (
+        0.0,
+        0.0,
+    )  # all runs 0.1, all runs 0.75: never 0 or 0.7535
     row = by["same", 1.0]
     assert row["difference"] == pytest.approx((4 * 0.75 - 4 * 0.25) / 8)
     assert (row["only_grpo"], row["only_lambda_grpo"], row["p"]) == (0, 4, 0.125)

@@ -210,12 +210,15 @@ def test_unknown_arms_are_refused():
         loss_gradient("grppo", leaves, rewards, None)
 
 
-@pytest.mark.parametrize(
-    "bad", [{"policy": "table"}, {"steps": 15}, {"n": 4}, {"n": 0}, {"start": 0.5}, {"policy": "tabular", "start": 1.0}]
-)
+REFUSED = [{"policy": "table"}, {"steps": 15}, {"n": 4}, {"n": 0}, {"start": 0.5}, {"policy": "tabular", "start": 1.0}, {"runs": 0}]
+REFUSED += [{"target": 16}, {"target": -1}, {"optimizer": "adam"}, {"learning_rate": np.nan}, {"learning_rate": 0.0}]
+REFUSED += [{"arm": "alpha=nan"}, {"arm": "alpha=-1"}]
+
+
+@pytest.mark.parametrize("bad", REFUSED)
 def test_what_cannot_be_run_is_refused(bad):
     job = {"arm": "grpo", "n": 1, "r_neg": -1.0, "optimizer": "sgd", "learning_rate": 0.1, "runs": 1}
-    with pytest.raises(ValueError, match=r"policy is|steps is"):
+    with pytest.raises(ValueError, match=r"policy is|steps is|target is|unknown arm"):
         run_walks(**(job | bad))
 
 

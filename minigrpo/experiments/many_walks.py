@@ -110,7 +110,9 @@ def alpha_of(arm: str) -> float:
     if arm in known:
         return known[arm]
     if arm.startswith("alpha="):
-        return float(arm.removeprefix("alpha="))
+        alpha = float(arm.removeprefix("alpha="))
+        if 0 <= alpha < np.inf:
+            return alpha
     raise ValueError(f"unknown arm {arm!r}")
 
 
@@ -198,13 +200,16 @@ def run_walks(
 
     target: a leaf number for all; None: seed mod 16, so each of the 16 targets as often as any other.
     policy: "transformer", or "tabular" with the target's probability before training, `start` (None: 1/16).
-    Raises ValueError for another policy, steps that are no multiple of ten, and an n or start out of range.
+    Raises ValueError for another policy, steps that are no multiple of ten, and whatever else is out of range.
     """
     if policy not in ("transformer", "tabular") or (start is not None and policy != "tabular"):
         raise ValueError(f"policy is {policy!r}: choose transformer or tabular, and give a start to the latter alone")
-    if steps % BLOCK or n not in range(1, DEPTH) or (start is not None and not 0 < start < 1):
-        told = f"steps is {steps}, n {n}, start {start}"
-        raise ValueError(f"{told}: take a multiple of {BLOCK}, 1 to {DEPTH - 1}, and a probability between 0 and 1")
+    if steps % BLOCK or n not in range(1, DEPTH) or runs < 1 or (start is not None and not 0 < start < 1):
+        told = f"steps is {steps}, n {n}, runs {runs}, start {start}"
+        raise ValueError(f"{told}: take a multiple of {BLOCK}, 1 to {DEPTH - 1}, at least 1, and a probability between 0 and 1")
+    if target not in (None, *range(2**DEPTH)) or optimizer not in ("adamw", "sgd") or not 0 < learning_rate < np.inf:
+        told = f"target is {target}, optimizer {optimizer!r}, learning_rate {learning_rate}"
+        raise ValueError(f"{told}: take a leaf from 0 to {2**DEPTH - 1} or None, adamw or sgd, and a finite rate above 0")
     seeds = range(first_seed, first_seed + runs)
     aim = np.array([seed % 2**DEPTH if target is None else target for seed in seeds])
     model = Tabular(runs, DEPTH, target_logits(aim, start)) if policy == "tabular" else Transformers(SMALL, seeds, DEPTH)

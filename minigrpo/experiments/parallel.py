@@ -43,7 +43,7 @@ def run_jobs(
         if cache.exists() and not cache.read_bytes().endswith(b"\n"):  # a line that was cut short: end it
             cache.write_text("".join(json.dumps(record) + "\n" for record in read_records(cache)))
     processes = min(processes or _cores(), len(waiting), MOST)
-    spawn = multiprocessing.get_context("spawn")
+    spawn, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_one_thread) as pool:
         futures = {pool.submit(function, **jobs[i]): keys[i] for i in waiting}
         try:
@@ -56,6 +56,8 @@ def run_jobs(
                         file.write(json.dumps({"job": key, "result": known[key]}) + "\n")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in set(multiprocessing.active_children()) - others:  # a job may take minutes
+                worker.terminate()
             raise
     return [known[key] for key in keys]
 

@@ -41,7 +41,7 @@ STARTS = (0.001, 0.004, 1 / 64, UNIFORM, 0.25)
 R_NEGS = (-0.5, -1.0, -1.5)
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 FAMILY_RATES = {"tabular": TABULAR_RATES, "transformer": RATES["adamw"][1:4]}
-RUNS, EARLY = 192, 50
+RUNS, EARLY, LONGER = 192, 50, (250, 500, 1000, 2000)
 PUSHES = ("tail", "up_own", "up_other", "down_own", "down_other", "tail_own", "tail_other")
 PATTERNS = ["a" + "".join("ab"[i >> 2 - j & 1] for j in range(3)) for i in range(8)]
 
@@ -137,8 +137,16 @@ def needed(r_neg: float) -> float:
 
 
 def outcome(found: dict[str, list]) -> dict[str, Any]:
-    """Mean frequency, interval, share found and share lost."""
-    return summary(frequency("grpo", found["final"])) | {"lost": digits(np.mean(found["lost"]))}
+    """Mean frequency, interval, the shares of runs that found the target, lost it, and never drew it in the last 50 steps."""
+    shares = {"lost": digits(np.mean(found["lost"])), "zero": digits(np.mean(np.array(found["final"]) == 0))}
+    return summary(frequency("grpo", found["final"])) | shares
+
+
+def longer(arm: str, learning_rate: float, runs: int) -> list[float]:
+    """The share of tabular runs, n = 1 and r_neg = -1, that have found the target after each of LONGER steps."""
+    hits = run_walks(arm, 1, -1.0, "sgd", learning_rate, policy="tabular", runs=runs, steps=LONGER[-1])
+    windows = [np.array(hits)[:, (steps - LAST) // 10 : steps // 10].sum(1) for steps in LONGER]
+    return [digits((window > LAST * GROUP_SIZE / 2).mean()) for window in windows]
 
 
 def map_table(cells: dict[tuple, dict[str, list]]) -> list[dict[str, Any]]:
@@ -154,7 +162,7 @@ def map_table(cells: dict[tuple, dict[str, list]]) -> list[dict[str, Any]]:
         only = int(((x > 0.5) & (y <= 0.5)).sum()), int(((y > 0.5) & (x <= 0.5)).sum())
         row |= {"difference": digits((y - x).mean()), "low": digits(low), "high": digits(high), "p": digits(sign_test(*only))}
         if start == UNIFORM:
-            row |= beside_the_paper(n, r_neg, row["grpo_found"], row["lambda_grpo_found"])
+            row |= beside_the_paper(n, r_neg, x, y)
         rows.append(row)
     return rows
 
@@ -225,6 +233,9 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
     outcomes = run_jobs(cell, jobs, title="family", **options)
     sweep = [(name, rate) for name, each in RATES.items() for rate in (each[2:3] if quick else each)]
     steps = run_jobs(moved, [{"optimizer": o, "learning_rate": rate} for o, rate in sweep], title="rates", **options)
+    longest = [(arm, rate) for rate in ((1.0,) if quick else (1.0, 3.0, 10.0, 30.0)) for arm in COMPARED]
+    jobs = [{"arm": arm, "learning_rate": rate, "runs": number} for arm, rate in longest]
+    shares = run_jobs(longer, jobs, title="longer", **options)
     kinds = [(arm, n) for n in ((1,) if quick else (1, 2)) for arm in COMPARED]
     jobs = [
         {"arm": arm, "n": n, "r_neg": -1.0, "learning_rate": RATES["adamw"][2], "first_seed": first, "runs": CHUNK}
@@ -243,6 +254,11 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
             for (policy, alpha, n, rate), found in zip(family, outcomes, strict=True)
         ],
         "moved": [{"optimizer": o, "learning_rate": r, "tabular_rate": digits(x)} for (o, r), x in zip(sweep, steps, strict=True)],
+        "longer": [
+            {"objective": arm, "learning_rate": rate, "runs": number}
+            | {f"found_{s}": x for s, x in zip(LONGER, found, strict=True)}
+            for (arm, rate), found in zip(longest, shares, strict=True)
+        ],
         "targets": targets_table(runs),
     }
     parts = [f'"{name}": [\n' + ",\n".join(json.dumps(row) for row in rows) + "\n]" for name, rows in tables.items()]
