@@ -5,6 +5,7 @@ number is its table's, to the digits that are written; a listed sentence is stil
 and whatever looks like a measured number is listed.
 """
 
+import itertools
 import json
 import re
 import shlex
@@ -13,7 +14,10 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+
+from minigrpo.plots import bootstrap_interval
 
 ROOT = Path(__file__).parents[1]
 LIST = tomllib.loads((ROOT / "tests/numbers.toml").read_text(encoding="utf-8"))
@@ -422,6 +426,33 @@ def test_what_is_said_in_words_about_the_controls():
     assert min(gains) > 0 and [f"{sum(x) / 6:.2f}" for x in (gains, unpaired)] == ["0.06", "0.11"]
     for arm in ("grpo_at_lambda_norm", "placebo", "dr_grpo", "rloo"):
         assert all(a < b for a, b in zip(paired(arm), paired("grpo"), strict=True)), arm
+
+
+def test_chapter_6_compares_norms_seed_by_seed():
+    """λ-GRPO at GRPO's norm minus λ-GRPO, each at its best rate, on the 48 seeds that both have."""
+    tables = table("table1.json")
+    best = [row for row in tables["best"] if row["targets"] == "drawn" and row["n"] < 3]
+
+    def runs(arm, optimizer, n, r_neg):
+        key = {"arm": arm, "optimizer": optimizer, "n": n, "r_neg": r_neg, "targets": "drawn"}
+        (chosen,) = (row["learning_rate"] for row in best if key.items() <= row.items())
+        key["learning_rate"] = chosen
+        (row,) = (row for row in tables["rows"] if key.items() <= row.items())
+        return np.array(row["hits_of_run"][48:96]) / 800
+
+    for optimizer in ("adamw", "sgd"):
+        found = {}
+        for n, r_neg in itertools.product((1, 2), (-0.5, -1.0, -1.5)):
+            cell = optimizer, n, r_neg
+            x = runs("lambda_at_grpo_norm", *cell) - runs("lambda_grpo", *cell)
+            found[n, r_neg] = x.mean(), *bootstrap_interval(x, np.random.default_rng(0))
+        assert all(high > 0 for _, _, high in found.values())
+        if optimizer == "adamw":
+            mean, low, _ = found.pop((2, -0.5))
+            assert round(mean, 2) == 0.15 and low > 0
+            assert all(low < 0 for _, low, _ in found.values())
+            means = [mean for mean, _, _ in found.values()]
+            assert (round(min(means), 2), round(max(means), 2)) == (-0.02, 0.03)
 
 
 def test_the_paper_is_cited_and_its_fix_not_confused_with_others_of_that_name():
