@@ -2,7 +2,7 @@
 
 1. A policy learns to add from imperfect demonstrations (warm start) and samples groups: they are trees.
 2. Theorem 1 on these very rollouts, in float64.
-3. GRPO and λ-GRPO train on the paper's tree walk, a target drawn for each run, at two learning rates.
+3. GRPO and λ-GRPO train on the paper's tree walk, each path the target equally often, at two learning rates.
 Nothing in the report is written beforehand: numbers, figures and verdicts come from what was just measured.
 """
 
@@ -93,7 +93,7 @@ def _demo(out: Path, seeds: int, steps: int, processes: int | None, say: Callabl
     (out / "equivalence.json").write_text(json.dumps(vars(theorem), indent=2))
     say(theorem.text() + "\n")
 
-    say(f"3/3  GRPO and λ-GRPO on the paper's tree walk, {seeds} runs each, a target drawn for each run")
+    say(f"3/3  GRPO and λ-GRPO on the paper's tree walk, {seeds} runs each, the target another path in each of 16")
     results = _walks(seeds, steps, processes)
     rows = [_row(*key, values) for key, values in results.items()]
     _write_results(results, rows, steps, out)
@@ -217,8 +217,9 @@ def _learning_sections(rows: list[dict[str, Any]], seeds: int, steps: int) -> li
         sections.append(
             (
                 f"The flaw and the fix: tree walk with n = {n}, r_neg = −1",
-                f"One path of 16, drawn for each run, earns 1; paths that share its first {n} move{'s' if n > 1 else ''} earn "
-                "−1, all others 0.7: GRPO pushes the shared beginning down once for each completion that took it, λ-GRPO once. "
+                f"One path of 16, another one in each of 16 runs, earns 1; paths that share its first "
+                f"{n} move{'s' if n > 1 else ''} earn −1, all others 0.7: GRPO pushes the shared beginning down once for each "
+                "completion that took it, λ-GRPO once. "
                 f"Over {seeds} runs each, {'; '.join(verdicts)}. The frequency is that of the last {LAST} of {steps} steps; a run "
                 "found the target if it is above one half.",
                 [f"curves-n{n}.png"],

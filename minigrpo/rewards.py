@@ -55,7 +55,7 @@ def numbers(found: Any, n: int, what: str) -> np.ndarray:
 def step_rewards(tree: PrefixTree, rewards: Sequence[float] | np.ndarray) -> np.ndarray:
     """R̂(λ) = mean of r_i over the members i ∈ λ: the process reward that GRPO gives without saying so.   (B,) -> (N,) float64
 
-    It is a Monte-Carlo estimate of the value of the node's prefix.  Nodes of the trunk (prompts) get 0: they are no one's step.
+    It is a Monte-Carlo estimate of the value of the node's prefix.  Prompt nodes belong to no process step and get 0.
     Raises ValueError for missing or non-finite rewards.  (Paper, section 3, equation for R̂.)
     """
     return np.where(tree.group >= 0, tree.sum_over_members(check_rewards(rewards, tree)) / tree.count, 0.0)

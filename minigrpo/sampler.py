@@ -25,7 +25,7 @@ from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree, Tokens, token_arrays
 
 LANE_WORK = 14_000  # distinct prefixes × width that make a lane of sampling worth its overhead
-STRETCH = 512  # a token is drawn in two stages: a stretch of so many tokens, then one of it
+STRETCH = 512  # a token is drawn in two stages: first a block of 512 tokens, then a token in it
 Stop = Callable[[np.ndarray], np.ndarray]  # tokens of n completions so far, (n,t), to which of them end with the newest one, (n,)
 
 

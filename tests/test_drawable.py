@@ -166,6 +166,18 @@ def test_train_resume_evaluate_and_sample_agree_on_the_target(tmp_path, capsys):
     assert "^" in "".join(run("sample", tmp_path / "cli", "--group-size", 64))
 
 
+def test_a_run_of_the_old_walk_is_refused_by_its_vocabulary(tmp_path):
+    """Its settings name no root, as a version before had none; its model knows two tokens."""
+    train(TrainSettings(**SMALL, steps=1, task_options={"root": "L", "target": "RRRR"}), tmp_path / "old", progress=False)
+    file = tmp_path / "old" / "settings.json"
+    file.write_text(file.read_text().replace('"root": "L"', '"root": "bos"'))
+    for use in (load_run, lambda folder: train(TrainSettings(**read_settings(folder)), folder, resume=True, progress=False)):
+        with pytest.raises(
+            ValueError, match=r"holds a model with a vocabulary of 2, but task 'treewalk' has 3: it has changed since"
+        ):
+            use(tmp_path / "old")
+
+
 def test_a_task_for_a_run_is_of_its_class_and_text_stays_tokenised(tmp_path):
     file = tmp_path / "mine.py"
     body = "from minigrpo.tasks.treewalk import TreeWalk\nclass T(TreeWalk):\n    def for_run(self, seed): return {}\n"

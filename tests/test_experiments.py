@@ -1,7 +1,9 @@
 """The machinery of the experiments: jobs that remember, arms that are what they say, tables made from runs."""
 
 import json
+import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,20 @@ def test_a_failing_job_is_reported_and_what_was_done_is_kept(tmp_path):
     with pytest.raises(ValueError, match="no negative numbers"):
         run_jobs(square, [{"x": 2}, {"x": -1}], title="", processes=1, cache=cache)
     assert run_jobs(square, [{"x": 2}], title="", processes=1, cache=cache) == [4]
+
+
+def fails_or_sleeps(fails):
+    if fails:
+        raise ValueError("this one fails")
+    time.sleep(600)
+
+
+def test_no_worker_outlives_a_failure_or_an_interruption():
+    with pytest.raises(ValueError, match="this one fails"):
+        run_jobs(fails_or_sleeps, [{"fails": False}, {"fails": True}], title="test", processes=2)
+    for worker in multiprocessing.active_children():
+        worker.join(60)  # it is told to end: far sooner than its job would
+        assert not worker.is_alive()
 
 
 def short_walk(**job):

@@ -401,7 +401,7 @@ def test_what_is_said_in_words_about_the_controls():
         return sum(difference > 0 for difference in lead(*of))
 
     both = ("GRPO at λ-GRPO's norm is below GRPO in all six settings, and λ-GRPO at GRPO's norm "
-            "above λ-GRPO in all six: it is the best arm of all")  # fmt: skip
+            "has the highest mean in all six")  # fmt: skip
     assert said(both) and ahead("grpo", "grpo_at_lambda_norm") == 6
     assert all(ahead("lambda_at_grpo_norm", r["arm"]) >= 6 for r in six if "at_grpo" not in r["arm"])
     plain = "is above GRPO in four of the six, λ-GRPO at GRPO's norm above λ-GRPO in five."

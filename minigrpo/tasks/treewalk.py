@@ -7,7 +7,7 @@ Sampling, scoring and the gradient use the same two rows of the head: the probab
 The 2**D paths are all that a policy can write, and the target is one of them, drawn for each run from the run's seed.  The target
 path earns +1.  The other paths that share its first n moves earn r_neg (less than the rest), all others r_other.  A group that
 has not met the target yet therefore learns to leave its prefix, and one that has met it once among many failures pushes the
-shared prefix down |λ| times as hard as it pushes the target's own tail up: the flaw that λ-GRPO removes.
+shared prefix down with a weight of |λ|, and the target's own tail up with a weight of 1: the effect that λ-GRPO lessens.
 
 The paper's grid is n in {1, 2} times r_neg in {-0.5, -1, -1.5}, at depth 4 with r_other = 0.7; the defaults are one of its six
 settings.  Left out: any text or context.  The train and test splits are the same single problem.
