@@ -109,7 +109,7 @@ def test_the_best_rate_is_that_of_both_objectives_together():
 def test_unfinished_results_are_reported_as_such(tmp_path):
     with pytest.raises(ValueError, match="holds no finished run of this experiment"):
         report(tmp_path)
-    file = tmp_path / "smollm2-walk.cache.jsonl"
+    file = tmp_path / "smollm2-walk.runs.jsonl"
     for (n, r_neg, rate, objective), runs in reversed(FOUND.items()):
         for target, result in reversed(runs.items()):
             job = {"n": n, "r_neg": r_neg, "learning_rate": rate, "objective": objective, "target": target}

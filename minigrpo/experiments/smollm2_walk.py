@@ -6,7 +6,8 @@ GPT-2-small, its learning rate 1e-5.  Here r_neg = -1 throughout; the rate for n
 
 A target's two runs use the same random numbers, so objectives are compared target by target: their mean difference, and an exact
 sign test, p = P(as few or fewer on the rarer side), both sides, each side having chance 1/2, without the targets that tie.
-The full experiment takes some five hours on one core; `report` makes table and figure from the runs that are there.
+The full experiment takes some five hours on one core; finished runs are kept in smollm2-walk.runs.jsonl, from which `report` makes table
+and figure, and which the next start goes on from.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ def finished(file: Path) -> Found:
 
 def report(out: Path) -> str:
     """Write table and figure from the full runs that are finished.   -> text   Raises ValueError if there are none."""
-    found = finished(out / "smollm2-walk.cache.jsonl")
+    found = finished(out / "smollm2-walk.runs.jsonl")
     if not found:
         raise ValueError(f"{out} holds no finished run of this experiment: start it with minigrpo reproduce smollm2-walk")
     return _write(out, table(found))
@@ -218,7 +219,7 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
 
     seeds: so many of the 16 targets, which lie evenly among them; each is run once.
     """
-    options: dict[str, Any] = {"title": "SmolLM2, tree walk", "processes": processes, "cache": out / "smollm2-walk.cache.jsonl"}
+    options: dict[str, Any] = {"title": "SmolLM2, tree walk", "processes": processes, "cache": out / "smollm2-walk.runs.jsonl"}
     many = min(seeds or (2 if quick else 16), 16)
     targets = [TARGETS[(2 * i + 1) * 16 // (2 * many)] for i in range(many)]
     steps = {"steps": 20} if quick else {}
