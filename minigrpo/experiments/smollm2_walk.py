@@ -6,8 +6,8 @@ GPT-2-small, its learning rate 1e-5.  Here r_neg = -1 throughout; the rate for n
 
 A target's two runs use the same random numbers, so objectives are compared target by target: their mean difference, and an exact
 sign test, p = P(as few or fewer on the rarer side), both sides, each side having chance 1/2, without the targets that tie.
-The full experiment takes some five hours on one core; finished runs are kept in smollm2-walk.runs.jsonl, from which `report` makes table
-and figure, and which the next start goes on from.
+The full experiment takes some five hours on one core.  Finished runs are kept in smollm2-walk.runs.jsonl: `report` makes table
+and figure from those that are there, and the next start goes on from them.
 """
 
 from __future__ import annotations
