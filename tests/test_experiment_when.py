@@ -123,20 +123,22 @@ def test_committed_cells_can_be_regenerated():
 
 
 def test_the_tabular_policy_agrees_with_the_transformer_in_the_signs_that_are_claimed():
-    """Wherever λ-GRPO is ahead in table 1 at a common rate, the map at the corresponding rate does not say the opposite."""
+    """At a common rate the map says the opposite of table 1 in three cells alone, of the smallest rate of SGD: GRPO leads there."""
     stored = json.loads(COMMITTED.read_text())
     table1 = json.loads((COMMITTED.parent / "table1.json").read_text())["comparison"]
     rates = {(row["optimizer"], row["learning_rate"]): row["tabular_rate"] for row in stored["moved"]}
-    claimed = 0
+    claimed, against = 0, []
     for row in table1:
-        if row["rates"] == "same" and row["targets"] == "drawn" and row["n"] < 3 and row["low"] > 0:
+        if row["rates"] == "same" and row["targets"] == "drawn" and row["n"] < 3 and (row["low"] > 0 or row["high"] < 0):
             rate = rates[row["optimizer"], row["grpo_rate"]]
             near = min(when.TABULAR_RATES, key=lambda r: abs(np.log(r / rate)))
-            (cell_,) = (
+            (on_map,) = (
                 r
                 for r in stored["map"]
                 if (r["n"], r["r_neg"], r["learning_rate"], r["start"]) == (row["n"], row["r_neg"], near, 0.0625)
             )
-            assert cell_["high"] > 0, (row, cell_)
-            claimed += 1
+            if on_map["high"] < 0 < row["low"] or row["high"] < 0 < on_map["low"]:
+                against.append((row["n"], row["r_neg"], row["optimizer"], row["grpo_rate"]))
+            claimed += row["low"] > 0
     assert claimed > 10
+    assert sorted(against) == [(1, -1.0, "sgd", 0.003), (1, -0.5, "sgd", 0.003), (2, -0.5, "sgd", 0.003)]  # RESULTS.md says so
