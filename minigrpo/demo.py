@@ -218,8 +218,8 @@ def _learning_sections(rows: list[dict[str, Any]], seeds: int, steps: int) -> li
             (
                 f"The flaw and the fix: tree walk with n = {n}, r_neg = −1",
                 f"One path of 16, another one in each of 16 runs, earns 1; paths that share its first "
-                f"{'move' if n == 1 else f'{n} moves'} earn −1, all others 0.7: GRPO pushes the shared beginning down once for each "
-                "completion that took it, λ-GRPO once. "
+                f"{'move' if n == 1 else f'{n} moves'} earn −1, all others 0.7: GRPO pushes the shared beginning down once for "
+                "each completion that took it, λ-GRPO once. "
                 f"Over {seeds} runs each, {'; '.join(verdicts)}. The frequency is that of the last {LAST} of {steps} steps; a run "
                 "found the target if it is above one half.",
                 [f"curves-n{n}.png"],
