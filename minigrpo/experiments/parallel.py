@@ -55,8 +55,9 @@ def run_jobs(
                     with open(cache, "a", encoding="utf-8") as file:
                         file.write(json.dumps({"job": key, "result": known[key]}) + "\n")
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in set(multiprocessing.active_children()) - others:  # a job may take minutes
+            for future in futures:
+                future.cancel()
+            for worker in set(multiprocessing.active_children()) - others:  # a job may take minutes; `with` waits for its end
                 worker.terminate()
             raise
     return [known[key] for key in keys]
