@@ -30,7 +30,7 @@ def run_train(a: argparse.Namespace) -> None:
     """Train, or go on with a run."""
     from minigrpo.policy import make_task
     from minigrpo.profiling import Stopwatch, peak_rate
-    from minigrpo.runs import read_settings
+    from minigrpo.stored_settings import read_settings
     from minigrpo.tasks.treewalk import TreeWalk
     from minigrpo.trainer import train
 

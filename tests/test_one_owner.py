@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 from minigrpo import files, runs, trainer
-from minigrpo.checkpoint import load_checkpoint, save_checkpoint
+from minigrpo.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from minigrpo.cli import main
 from minigrpo.files import Lock, read_records
-from minigrpo.runs import checkpoints, read_settings, signed
 from minigrpo.settings import TrainSettings
+from minigrpo.stored_settings import read_settings, signed
 from minigrpo.trainer import train
 
 TINY = {"dim": 8, "n_layers": 1, "n_heads": 2, "group_size": 3, "steps": 6, "checkpoint_every": 2, "log_samples_every": 2}
@@ -193,7 +193,13 @@ READERS += [[*FLAGS, "--out", "new", "--init"]]
 
 def edited(value):
     """Another value of the same kind."""
-    kinds = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v * 2 + 0.5, str: lambda v: v + "x", type(None): lambda v: 3}
+    kinds = {
+        bool: lambda v: not v,
+        int: lambda v: v + 1,
+        float: lambda v: v * 2 + 0.5,
+        str: lambda v: v + "x",
+        type(None): lambda v: 3,
+    }
     return kinds.get(type(value), lambda v: {"n": 1})(value)
 
 
