@@ -17,7 +17,7 @@ from minigrpo.parameters import TransformerConfig
 from minigrpo.runs import TOKENIZER, latest_checkpoint, load_checkpoint, read_settings
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import Task, draw_prompts, load_task, optional
-from minigrpo.transformer import Transformer
+from minigrpo.transformer import DivergenceError, Transformer
 from minigrpo.user_code import shown
 
 SWAPPED = 1 << 20  # parameters that change places at a time
@@ -74,7 +74,7 @@ def load_run(path: str | Path, **changes: Any) -> tuple[Transformer, Task, Train
     settings = replace(TrainSettings(**{f.name: stored[f.name] for f in fields(TrainSettings) if f.name in stored}), **changes)
     arrays, state = load_checkpoint(file)
     model, task = restore_policy(settings, file.parent, state)
-    model.parameters.flat[:] = model.backend.to_device(arrays["parameters"], dtype=model.dtype)
+    _fill(model, arrays["parameters"], file)
     return model, task, settings
 
 
@@ -96,11 +96,20 @@ def restore_policy(settings: TrainSettings, folder: Path, state: Mapping[str, An
 
 def load_weights(model: Transformer, path: str | Path) -> None:
     """Copy the parameters of a run or checkpoint into a model of the same shape.   Raises ValueError if the shapes differ."""
-    arrays, state = load_checkpoint(latest_checkpoint(Path(path)))
+    arrays, state = load_checkpoint(file := latest_checkpoint(Path(path)))
     if TransformerConfig(**state["config"]) != model.config:
         changed = sorted(name for name, value in model.settings().items() if state["config"].get(name, value) != value)
         raise ValueError(f"{path} holds a model of another shape (it differs in {', '.join(changed)})")
-    model.parameters.flat[:] = model.backend.to_device(arrays["parameters"], dtype=model.dtype)
+    _fill(model, arrays["parameters"], file)
+
+
+def _fill(model: Transformer, parameters: np.ndarray, file: Path) -> None:
+    with np.errstate(over="ignore"):  # float64 in float32
+        model.parameters.flat[:] = model.backend.to_device(parameters, dtype=model.dtype)
+    try:
+        model.check_weights()
+    except DivergenceError as error:
+        raise ValueError(f"{file} cannot be used: {error}") from error
 
 
 @contextmanager
