@@ -26,6 +26,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minigrpo.drawing import LINES, STYLE
+from minigrpo.experiments import write_tables
 from minigrpo.experiments.arms import TITLES
 from minigrpo.experiments.many_walks import DEPTH, GROUP_SIZE, path_logp, train
 from minigrpo.experiments.parallel import run_jobs
@@ -202,8 +203,7 @@ def report(out: Path) -> str:
 
 
 def _write(out: Path, result: dict[str, list[dict[str, Any]]]) -> str:
-    listed = (f'"{name}": [\n' + ",\n".join(json.dumps(row) for row in rows) + "\n]" for name, rows in result.items())
-    (out / "smollm2-walk.json").write_text("{" + ",\n".join(listed) + "}\n")
+    write_tables(out / "smollm2-walk.json", result)
     save(figure(result), out / "smollm2-walk.png")
     return text(result)
 

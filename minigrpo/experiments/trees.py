@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from minigrpo.drawing import BLUE, INK, ORANGE, STYLE
+from minigrpo.experiments import write_tables
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.groups import tree_statistics
 from minigrpo.plots import bootstrap_interval, save
@@ -256,8 +257,7 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
         jobs += [{"settings": settings | {"seed": seed}, "n_groups": 50 if quick else GROUPS} for seed in range(seeds)]
     results = run_jobs(train_and_measure, jobs, title="trees", processes=processes, cache=out / "trees.cache.jsonl")
     table = tables({cell: results[i * seeds : (i + 1) * seeds] for i, cell in enumerate(cells)})
-    listed = (f'"{name}": [\n' + ",\n".join(json.dumps(row) for row in rows) + "\n]" for name, rows in table.items())
-    (out / "trees.json").write_text("{" + ",\n".join(listed) + "}\n")
+    write_tables(out / "trees.json", table)
     save(training_figure(table), out / "trees.png")
     save(temperature_figure(table), out / "trees-temperature.png")
     return text(table)
