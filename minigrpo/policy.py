@@ -104,10 +104,10 @@ def load_weights(model: Transformer, path: str | Path) -> None:
 
 
 def _fill(model: Transformer, parameters: np.ndarray, path: str | Path) -> None:
-    with np.errstate(over="ignore"):  # float64 in float32
-        model.parameters.flat[:] = model.backend.to_device(parameters, dtype=model.dtype)
     try:
-        model.check_weights()
+        with np.errstate(all="ignore"):  # float64 may overflow in float32
+            model.parameters.flat[:] = model.backend.to_device(parameters, dtype=model.dtype)
+            model.check_weights()
     except DivergenceError as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
 

@@ -178,13 +178,14 @@ class Transformer:
 
         The trial looks at the residual stream as well: a norm makes 0 of what overflows, and no logit would show it.
         """
-        flat, n = self.parameters.flat, min(8, self.config.max_seq_len - 1)
-        with np.errstate(all="ignore"):
-            size = float(flat @ flat)
-            if size < HARMLESS**2:
-                return
-            if math.isfinite(size) and n:
-                tokens = np.linspace(0, self.config.vocab_size - 1, n).astype(np.int64)
+        flat = self.parameters.flat
+        size = float(flat @ flat)  # NumPy warns of an overflow here, unless the caller tells it not to
+        if size < HARMLESS**2:
+            return
+        n = min(8, self.config.max_seq_len - 1)
+        if math.isfinite(size) and n:
+            tokens = np.linspace(0, self.config.vocab_size - 1, n).astype(np.int64)
+            with np.errstate(all="ignore"):
                 x = self.backend.to_host(self.residual(tokens)).astype(np.float64)
                 size = (x * x).sum() if np.isfinite(self.logits(tokens)).all() else np.inf
         if not size < np.finfo(self.dtype).max:

@@ -44,7 +44,8 @@ def load_model(
             raise ValueError(f"{name} is damaged: {parameter} has a weight that is not finite, or too large to be squared")
         view[...] = model.backend.to_device(array)
     try:
-        model.check_weights()
+        with np.errstate(all="ignore"):
+            model.check_weights()
     except DivergenceError as error:
         raise ValueError(f"{name} is damaged, or needs more than {dtype}: {error}") from error
     return model, tokenizer
