@@ -320,7 +320,7 @@ def test_no_file_of_the_package_can_hold_nan() -> None:
     loose, strict = Counter(), 0
     for file in Path(minigrpo.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("json.dumps", "json.dump"):
+            if isinstance(node, ast.Attribute) and node.attr in ("dumps", "dump"):
                 loose[file.name] += 1
             if isinstance(node, ast.Call) and any(k.arg == "allow_nan" and not k.value.value for k in node.keywords):
                 loose[file.name] -= 1

@@ -86,14 +86,13 @@ JOBS = [{"x": x} for x in (3, 1, 2)]
 def test_a_kill_at_any_byte_loses_the_line_that_was_being_written(tmp_path, in_this_process, monkeypatch):
     monkeypatch.setattr(parallel, "code_of", lambda function: "code")
     cache = tmp_path / "cache.jsonl"
-    assert run_jobs(square, JOBS, title="", cache=cache) == [9, 1, 4]
+    assert run_jobs(square, JOBS[:2], title="", cache=cache) == [9, 1]
     whole = cache.read_bytes()
-    assert whole.count(b"\n") == 3
-    for end in range(len(whole)):
+    for end in (0, 1, *range(whole.index(b"\n"), len(whole))):
         in_this_process.clear()
         cache.write_bytes(whole[:end])
-        assert run_jobs(square, JOBS, title="", cache=cache) == [9, 1, 4]
-        assert in_this_process == [3, 1, 2][whole[:end].count(b"\n") :]
+        assert run_jobs(square, JOBS[:2], title="", cache=cache) == [9, 1]
+        assert in_this_process == [3, 1][whole[:end].count(b"\n") :]
         assert cache.read_bytes() == whole
 
 
@@ -106,24 +105,24 @@ def test_each_result_is_on_the_disk_before_the_next(tmp_path, in_this_process, m
 
 
 def test_no_changed_bit_of_a_cache_changes_a_result(tmp_path):
-    cache, results = tmp_path / "cache.jsonl", [{"a": 0.5, "b": [1, None]}, "é", -3]
+    cache, results = tmp_path / "cache.jsonl", [{"a": 0.5, "b": [1, None]}, "é"]
     lines = [cache_line(f'["m", "f", {{"x": {i}}}]', "c", result) for i, result in enumerate(results)]
     cache.write_bytes(b"".join(lines))
-    good = read_cache(cache)
+    good, rng = read_cache(cache), np.random.default_rng(0)
     assert [record["result"] for record in good] == results
     refused = 0
     for at, byte in enumerate(b"".join(lines)):
-        for bit in range(8):
+        for bit in rng.permutation(8)[:2].tolist():
             data = bytearray(b"".join(lines))
             data[at] = byte ^ (1 << bit)
             cache.write_bytes(data)
             try:
-                assert read_cache(cache) in (good, good[:2])  # the end of the last line: as if it was cut short
+                assert read_cache(cache) in (good, good[:1])  # the end of the last line: as if it was cut short
             except ValueError as error:
                 line = data[:at].count(b"\n") + 1
                 assert str(error).startswith(f"{cache}, line {line} is damaged, was edited, or is of an earlier version (")
                 refused += 1
-    assert refused > 0.98 * 8 * sum(map(len, lines))
+    assert refused > 0.98 * 2 * sum(map(len, lines))
 
 
 @pytest.mark.parametrize("line", ['{"job": "x", "result": 1}', "[]", "7", "null", '{"job": ["x"]}', "", "NaN", "[" * 10**5, "\x00"])
