@@ -82,7 +82,7 @@ class TrainSettings:
                 f"weight_decay ({self.weight_decay:g}) × learning_rate ({self.learning_rate:g}) is above 1: "
                 "every step would turn the signs of all parameters; lower the decay"
             )
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+        if self.max_grad_norm is not None and not 0 < self.max_grad_norm < np.inf:
             raise ValueError(f"max_grad_norm is {self.max_grad_norm}: it must be above 0, or none for no clipping")
         if self.optimizer not in ("adamw", "sgd"):
             raise ValueError(f"unknown optimizer {self.optimizer!r}: choose adamw or sgd")

@@ -153,6 +153,7 @@ def test_a_task_in_a_file_of_ones_own(tmp_path):
         ({"checkpoint_every": 0}, "checkpoint_every is 0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan: it must be a finite number above 0"),
         ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"max_grad_norm": float("inf")}, "max_grad_norm is inf: it must be above 0, or none for no clipping"),
         ({"max_grad_norm": 0.0}, "max_grad_norm is 0.0: it must be above 0, or none"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
         ({"optimizer": "lion"}, "unknown optimizer 'lion': choose adamw or sgd"),

@@ -193,7 +193,13 @@ READERS += [[*FLAGS, "--out", "new", "--init"]]
 
 def edited(value):
     """Another value of the same kind."""
-    kinds = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v * 2 + 0.5, str: lambda v: v + "x", type(None): lambda v: 3}
+    kinds = {
+        bool: lambda v: not v,
+        int: lambda v: v + 1,
+        float: lambda v: v * 2 + 0.5,
+        str: lambda v: v + "x",
+        type(None): lambda v: 3,
+    }
     return kinds.get(type(value), lambda v: {"n": 1})(value)
 
 
