@@ -26,7 +26,13 @@ from minigrpo.tree import PrefixTree
 
 MAX_LANE_PARAMETERS = 8_000_000  # each lane has gradients of its own
 MAX_LOGITS = 1 << 24  # logits that are held at a time
+HARMLESS = 1e6  # a norm of all parameters; below it nothing that they compute overflows
+OVERFLOW = "the model's weights are not finite, or so large that what it computes overflows"
 FIRST_TURNS = 4096  # positions whose rotations are computed at once; a context may be far longer than any sequence
+
+
+class DivergenceError(FloatingPointError):
+    """Parameters, or what is computed from them, are no longer finite, or too large for the dtype."""
 
 
 class Transformer:
@@ -101,7 +107,7 @@ class Transformer:
         """log p(token | its prefix) at temperature, for every scored node; 0 for the others.   -> (N,) on the host
 
         keep=True saves what `backward` needs.  Raises ValueError for a token outside the vocabulary, a completion's
-        token that cannot be drawn, and a path longer than max_seq_len.
+        token that cannot be drawn, and a path longer than max_seq_len; DivergenceError if what is computed overflows.
         """
         plan = self._plan(tree)
         x, saved = self._body(plan.token, plan.position, self._attend_in_tree(plan), keep)
@@ -111,6 +117,8 @@ class Transformer:
         for block in plan.predictions:
             chosen, softmax = self._predict(h, block, temperature)  # (C,)
             logp[block.child] = self.backend.to_host(chosen)
+        if not np.isfinite(logp).all():
+            raise DivergenceError(OVERFLOW)
         if keep:  # the softmax of one block is kept; of more, each is computed again on the way back
             self._saved = plan, temperature, saved, norm, h, softmax if len(plan.predictions) == 1 else None
         return logp
@@ -164,6 +172,24 @@ class Transformer:
     def logits(self, sequence: np.ndarray) -> np.ndarray:
         """The logits after every token of one sequence.   (T,) -> (T,V) on the host"""
         return self.backend.to_host(self._logits(self.residual(sequence)))
+
+    def check_weights(self) -> None:
+        """Raise DivergenceError if the parameters are not finite, or so large that a trial of a few tokens overflows.
+
+        The trial looks at the residual stream as well: a norm makes 0 of what overflows, and no logit would show it.
+        """
+        flat = self.parameters.flat
+        size = float(flat @ flat)  # NumPy warns of an overflow here, unless the caller tells it not to
+        if size < HARMLESS**2:
+            return
+        n = min(8, self.config.max_seq_len - 1)
+        if math.isfinite(size) and n:
+            tokens = np.linspace(0, self.config.vocab_size - 1, n).astype(np.int64)
+            with np.errstate(all="ignore"):
+                x = self.backend.to_host(self.residual(tokens)).astype(np.float64)
+                size = (x * x).sum() if np.isfinite(self.logits(tokens)).all() else np.inf
+        if not size < np.finfo(self.dtype).max:
+            raise DivergenceError(OVERFLOW)
 
     def residual(self, sequence: np.ndarray) -> Array:
         """The residual stream after the last layer, at every token of one sequence.   (T,) -> (T,D)"""
