@@ -19,7 +19,7 @@ import numpy as np
 
 from minigrpo.backend import array_module
 from minigrpo.kv_cache import KVCache
-from minigrpo.lanes import run_lanes
+from minigrpo.lanes import limited, run_lanes
 from minigrpo.ops import Array
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree, Tokens, token_arrays
@@ -43,6 +43,7 @@ class Rollouts:
     max_new_tokens: int
 
 
+@limited
 def sample(
     model: Transformer,
     prompts: Sequence[Tokens],

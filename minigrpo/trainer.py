@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from minigrpo.evaluation import evaluate, is_correct
 from minigrpo.gradients import compute_gradients, log_probabilities, parts_to_learn_from, visit_parts
+from minigrpo.lanes import limited
 from minigrpo.memory import micro_batch_within
 from minigrpo.objectives import Objective
 from minigrpo.optim import SGD, AdamW, clip_gradient, learning_rate_at
@@ -51,6 +52,7 @@ class TrainState:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # a step that diverges says so itself
+@limited
 def grpo_step(
     state: TrainState, task: Task, objective: Objective, settings: TrainSettings
 ) -> tuple[dict[str, float], Rollouts, Any]:
@@ -125,6 +127,7 @@ def tree_metrics(tree: PrefixTree) -> dict[str, float]:
 
 
 @np.errstate(over="ignore", invalid="ignore")
+@limited
 def warm_start(model: Transformer, task: Task, rng: np.random.Generator, settings: TrainSettings, progress: bool = False) -> None:
     """Supervised learning on the task's demonstrations: minimise -mean log p(token).
 
