@@ -1,6 +1,6 @@
 """python benchmarks/compare.py OTHER: is a training step of this checkout slower than one of another checkout?
 
-One process for each checkout does a step in turn, in a random order, while the other waits.  So what else the machine does meets
+One process for each checkout takes its turn, in a random order, while the other waits.  So what else the machine does meets
 both, and the ratio of each pair counts: its median with a 95 % bootstrap interval, of the time on the clock and of the
 processor time of all threads.  Both start from the same seed with a policy that stays as it is, so they do the same work.
 
@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 NAMES = ("treewalk", "saved", "W1", "W2", "W3")  # saved: treewalk, with the run folder that it writes
-WARM_UP = 3  # steps before the first that counts
+WARM_UP = 2  # turns before the first that counts
+STEPS = {"treewalk": 20, "saved": 20}  # of a turn, where one step is too short to be measured
 PAUSE = 0.3  # seconds: the threads of a BLAS go on spinning for a while, and would disturb whoever comes next
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("other", type=Path, help="the checkout to compare with; the ratios are this one's time over its")
     parser.add_argument("--workloads", nargs="+", choices=NAMES, default=["treewalk", "W1"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="how many threads BLAS has (default: 1 and 2)")
-    parser.add_argument("--pairs", type=int, default=60, help="steps of each (default: 60)")
+    parser.add_argument("--pairs", type=int, default=60, help="turns of each (default: 60)")
     a = parser.parse_args()
     print(
         "| workload | threads | ms this, other | time: ratio (95 %) | processor time: ratio (95 %) | peak GFLOP/s |\n"
@@ -50,7 +51,7 @@ def main() -> None:
 def measure(checkouts: tuple[Path, Path], name: str, threads: int, pairs: int) -> tuple[np.ndarray, float]:
     """-> (pairs, 2 checkouts, 2) seconds on the clock and of the processor; the best rate of a product, in GFLOP/s"""
     variables = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    workers = []
+    workers: list[subprocess.Popen] = []
     for checkout in checkouts:
         environment = os.environ | {"PYTHONPATH": str(checkout)} | dict.fromkeys(variables, str(threads))
         command = [sys.executable, __file__, "--work", name]
@@ -88,7 +89,7 @@ def interval(ratios: np.ndarray) -> str:
 
 
 def work(name: str) -> None:
-    """A step of the workload for every line of the standard input, then a line with the seconds that it took."""
+    """A turn for every line of the standard input, then a line with the seconds that a step of it took."""
     import minigrpo
     from minigrpo.backend import get_backend
     from minigrpo.bench import WORKLOADS, Bench
@@ -96,7 +97,7 @@ def work(name: str) -> None:
     from minigrpo.settings import TrainSettings
     from minigrpo.trainer import train
 
-    started = np.zeros(2)
+    started, steps, done = np.zeros(2), STEPS.get(name, 1), 0
 
     def now() -> np.ndarray:
         return np.array([time.perf_counter(), time.process_time()])
@@ -106,8 +107,11 @@ def work(name: str) -> None:
         started[:] = now()
 
     def end(_: object = None) -> None:
-        print(json.dumps((now() - started).tolist()), flush=True)
-        begin()
+        nonlocal done
+        done += 1
+        if done % steps == 0:
+            print(json.dumps(((now() - started) / steps).tolist()), flush=True)
+            begin()
 
     with suppress(EOFError), tempfile.TemporaryDirectory() as folder:
         input()

@@ -45,9 +45,12 @@ def run_lanes(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
 
 
 @contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """BLAS has one thread until the last Python thread that is inside has left; then it has as many as before."""
-    if getattr(_here, "inside", False):
+def one_blas_thread(model: Any = None) -> Iterator[None]:
+    """BLAS has one thread until the last Python thread that is inside has left; then it has as many as before.
+
+    With a model that is not divided into lanes, nothing is changed.
+    """
+    if getattr(_here, "inside", False) or getattr(model, "lanes", LANES) == 1:
         yield
         return
     with _lock:
@@ -66,15 +69,15 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def limited(function: Callable) -> Callable:
-    """The function, with a BLAS of one thread if its first argument is, or has as its `model`, one that is divided into lanes."""
+    """The function, inside `one_blas_thread` of the model that is its first argument, or that this one has as `model`."""
     first = function.__code__.co_varnames[0]
 
     @functools.wraps(function)
     def inner(*args: Any, **kwargs: Any) -> Any:
-        model = args[0] if args else kwargs.get(first)
-        if getattr(getattr(model, "model", model), "lanes", 1) == 1:
+        if getattr(_here, "inside", False):  # the usual case, and the quickest
             return function(*args, **kwargs)
-        with one_blas_thread():
+        model = args[0] if args else kwargs.get(first)
+        with one_blas_thread(getattr(model, "model", model)):
             return function(*args, **kwargs)
 
     return inner
@@ -82,12 +85,11 @@ def limited(function: Callable) -> Callable:
 
 def _set_threads(n_threads: Sequence[int | None]) -> None:
     for library, n in zip(_blas().lib_controllers, n_threads, strict=True):
-        release = getattr(library, "clear_controlling_thread", None)  # since threadpoolctl 3.8 only one Python thread is heeded
-        if release:
-            release(force=True)
+        # Since version 3.8 threadpoolctl heeds only the Python thread that limited OpenBLAS first, until it is released.
+        release = getattr(library, "clear_controlling_thread", lambda force: None)
+        release(force=True)
         library.set_num_threads(n)
-        if release:
-            release(force=True)
+        release(force=True)
 
 
 @functools.cache

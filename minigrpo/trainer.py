@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from minigrpo.evaluation import evaluate, is_correct
 from minigrpo.gradients import compute_gradients, log_probabilities, parts_to_learn_from, visit_parts
-from minigrpo.lanes import limited
+from minigrpo.lanes import limited, one_blas_thread
 from minigrpo.memory import micro_batch_within
 from minigrpo.objectives import Objective
 from minigrpo.optim import SGD, AdamW, clip_gradient, learning_rate_at
@@ -200,7 +200,7 @@ def train(
         if folder:
             _save(folder, state, task)
     history, watched, said = [], [] if before is None else [before], set()
-    with _stop_on_interrupt() as stopped:
+    with _stop_on_interrupt() as stopped, one_blas_thread(model):
         bar = _progress(range(state.step, settings.steps), f"{settings.objective} on {settings.task}", progress)
         for _ in bar:
             metrics, rollouts, rewards = grpo_step(state, task, objective, settings)
