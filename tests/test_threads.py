@@ -1,14 +1,19 @@
 """A run of a small model has the same bits on any number of threads, from its first step to its last file."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import tiny_model
 from thread_runs import run_all
 from threadpoolctl import threadpool_limits
 
-from minigrpo import lanes, transformer
+from minigrpo import Objective, Transformer, TransformerConfig, lanes, sample, transformer
 from minigrpo.evaluation import evaluate
+from minigrpo.gradients import compute_gradients, log_probabilities
+from minigrpo.optim import clip_gradient
+from minigrpo.plan import split_tree
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks.treewalk import TreeWalk
 from minigrpo.trainer import train
@@ -96,8 +101,53 @@ def test_rewards_are_computed_within_the_limit_which_is_lifted_afterwards(thread
     assert threads() == {3}
 
 
-def test_a_large_model_has_all_threads(threads, monkeypatch):
+def test_a_large_model_has_all_threads_and_with_the_same_number_the_same_bits(threads, monkeypatch):
     monkeypatch.setattr(transformer, "MAX_LANE_PARAMETERS", 1)
     seen = []
-    train(TrainSettings(steps=1), on_step=lambda metrics: seen.append(threads()), progress=False)
-    assert seen == [{3}]
+
+    def parameters():
+        settings = TrainSettings.for_task(**RUNS["wide and clipped"] | {"steps": 2})
+        return train(settings, on_step=lambda metrics: seen.append(threads()), progress=False)[0].parameters.flat
+
+    np.testing.assert_array_equal(parameters(), parameters())
+    assert seen == [{3}] * 4
+
+
+def library_calls():
+    """The calls of somebody who writes their own loop.   -> arrays"""
+    model = Transformer(TransformerConfig(16, 128, 2, 4), seed=3)
+    prompts = np.random.default_rng(0).integers(16, size=(5, 12))
+    rollouts = sample(model, prompts, 8, np.random.default_rng(1), max_new_tokens=12)
+    tree = rollouts.tree
+    parts, objective = split_tree(tree, 1024, model.lanes), Objective.preset("grpo", beta=0.1)
+    ref = log_probabilities(model, parts, 1.0, tree.n_nodes) - 0.1
+    coefficients = objective.coefficients(rollouts, np.random.default_rng(2).standard_normal(len(tree.paths)))
+    loss, logp = compute_gradients(model, parts, objective, coefficients, 1.0, rollouts.logp, ref)
+    norm = clip_gradient(model.gradients, 1e-3)
+    return [rollouts.logp, ref, loss, logp, norm, model.gradients.flat, model.forward(tree), model.logits(prompts[0])]
+
+
+def test_calls_of_the_library_keep_the_promise_by_themselves(monkeypatch):
+    def found(n):
+        with threadpool_limits(n, user_api="blas"):
+            return library_calls()
+
+    one, two = found(1), found(2)
+    assert list(map(np.array_equal, one, two)) == [True] * len(one)
+    monkeypatch.setattr(lanes, "_set_threads", lambda n_threads: None)
+    assert not all(map(np.array_equal, one, found(2)))  # the promise is broken here
+
+
+def test_trainings_side_by_side_in_one_process(threads):
+    """The limit holds until the longer one has ended, and neither changes the other."""
+    settings = [TrainSettings.for_task(**RUNS["wide and clipped"] | {"steps": steps}) for steps in (2, 12)]
+
+    def parameters(s):
+        return train(s, progress=False)[0].parameters.flat
+
+    alone = [parameters(s) for s in settings]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(parameters, settings))
+    assert threads() == {3}
+    for expected, got in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(got, expected)
