@@ -19,7 +19,7 @@ import numpy as np
 
 from minigrpo.backend import array_module
 from minigrpo.kv_cache import KVCache
-from minigrpo.lanes import run_lanes
+from minigrpo.lanes import limited, run_lanes
 from minigrpo.ops import Array
 from minigrpo.transformer import OVERFLOW, DivergenceError, Transformer
 from minigrpo.tree import PrefixTree, Tokens, token_arrays
@@ -45,6 +45,7 @@ class Rollouts:
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what overflows is refused in one sentence
+@limited
 def sample(
     model: Transformer,
     prompts: Sequence[Tokens],

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from minigrpo.evaluation import evaluate, is_correct
 from minigrpo.gradients import compute_gradients, log_probabilities, parts_to_learn_from, visit_parts
+from minigrpo.lanes import limited, one_blas_thread
 from minigrpo.memory import micro_batch_within
 from minigrpo.objectives import Objective
 from minigrpo.optim import SGD, AdamW, clip_gradient, learning_rate_at
@@ -54,6 +55,7 @@ class TrainState:
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a step that diverges says so itself
+@limited
 def grpo_step(
     state: TrainState, task: Task, objective: Objective, settings: TrainSettings
 ) -> tuple[dict[str, float], Rollouts, Any]:
@@ -155,6 +157,7 @@ def tree_metrics(tree: PrefixTree) -> dict[str, float]:
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
+@limited
 def warm_start(model: Transformer, task: Task, rng: np.random.Generator, settings: TrainSettings, progress: bool = False) -> None:
     """Supervised learning on the task's demonstrations: minimise -mean log p(token).
 
@@ -237,7 +240,7 @@ def _train(
             _save(folder, state, task)
     saved_at = time.monotonic()
     history, watched, said = [], [] if before is None else [before], set()
-    with _stop_on_interrupt() as stopped:
+    with _stop_on_interrupt() as stopped, one_blas_thread(model):
         bar = _progress(range(state.step, settings.steps), f"{settings.objective} on {settings.task}", progress)
         for _ in bar:
             with _diverging(f"step {state.step + 1}", lambda: _way_out(folder)):

@@ -18,7 +18,7 @@ import numpy as np
 
 from minigrpo import ops
 from minigrpo.backend import Backend, get_backend
-from minigrpo.lanes import LANES
+from minigrpo.lanes import LANES, limited
 from minigrpo.ops import Array
 from minigrpo.parameters import Layer, Parameters, TransformerConfig
 from minigrpo.plan import Predictions, TreePlan, plan_tree
@@ -103,6 +103,7 @@ class Transformer:
 
     # -- over a tree -------------------------------------------------------------------------------------------------
 
+    @limited
     def forward(self, tree: PrefixTree, temperature: float = 1.0, keep: bool = True) -> np.ndarray:
         """log p(token | its prefix) at temperature, for every scored node; 0 for the others.   -> (N,) on the host
 
@@ -129,6 +130,7 @@ class Transformer:
             logits /= temperature
         return ops.log_softmax_gather(logits, block.child_row, block.child_token)
 
+    @limited
     def backward(self, dlogp: np.ndarray, add: bool = True) -> Parameters:
         """Add d loss / d parameters to `gradients`, given d loss / d logp of every node.   dlogp (N,) on the host
 
@@ -191,6 +193,7 @@ class Transformer:
         if not size < np.finfo(self.dtype).max:
             raise DivergenceError(OVERFLOW)
 
+    @limited
     def residual(self, sequence: np.ndarray) -> Array:
         """The residual stream after the last layer, at every token of one sequence.   (T,) -> (T,D)"""
         tokens = np.asarray(sequence)
@@ -201,6 +204,7 @@ class Transformer:
 
     # -- over some nodes only, with the keys and values of earlier ones in a cache (for the sampler) ------------------
 
+    @limited
     def extend(self, attend: Any, token: np.ndarray, position: np.ndarray, wanted: Any = slice(None)) -> Array:
         """Compute more nodes, which attend as attend(layer, q, k, v, y) does (see `kv_cache.py`), and return their logits.
 
