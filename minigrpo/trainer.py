@@ -6,6 +6,7 @@ A run is a function of its settings: interrupted and resumed, it ends in the sam
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -65,7 +66,9 @@ def grpo_step(
     started = time.perf_counter()
     with watch("sample"):
         prompts = draw_prompts(task, state.rng, s.prompts_per_step)
-        rollouts = sample(model, prompts, s.group_size, state.rng, temperature=s.temperature, **sampling_limits(task))
+        limits = {"temperature": s.temperature, **sampling_limits(task)}
+        # The weights were checked when they were loaded, or after the last update.
+        rollouts = sample(model, prompts, s.group_size, state.rng, check=False, **limits)
     tree, old = rollouts.tree, rollouts.logp
     with watch("score"):
         rewards = check_rewards(task.score(rollouts), tree)
@@ -98,7 +101,7 @@ def grpo_step(
     metrics |= objective.metrics(coefficients, logp_now, old, ref)
     metrics |= rollout_metrics(rollouts, rewards) | {"frac_correct": float(is_correct(task, rewards).mean())}
     metrics |= {"num_tokens": state.num_tokens, "step_time": time.perf_counter() - started}
-    for name, value in metrics.items():
+    for name, value in () if math.isfinite(sum(metrics.values())) else metrics.items():
         check_finite(value, f"metric {name}")
     return metrics, rollouts, rewards
 
