@@ -79,8 +79,8 @@ class TrainSettings:
             raise ValueError(f"weight_decay is {self.weight_decay}: it must be a finite number, at least 0")
         if self.optimizer == "adamw" and self.weight_decay * self.learning_rate > 1:
             raise ValueError(
-                f"weight_decay ({self.weight_decay:g}) × learning_rate ({self.learning_rate:g}) is above 1: "
-                "every step would turn the signs of all parameters; lower the decay"
+                f"weight_decay ({self.weight_decay:g}) × learning_rate ({self.learning_rate:g}) is above "
+                "1: every step would turn the signs of all parameters; lower the decay"
             )
         if self.max_grad_norm is not None and not 0 < self.max_grad_norm < np.inf:
             raise ValueError(f"max_grad_norm is {self.max_grad_norm}: it must be above 0, or none for no clipping")

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from minigrpo.divergence import check_finite, diverging, way_out
 from minigrpo.evaluation import evaluate, is_correct
 from minigrpo.gradients import compute_gradients, log_probabilities, parts_to_learn_from, visit_parts
 from minigrpo.lanes import limited, one_blas_thread
@@ -34,7 +35,7 @@ from minigrpo.runs import METRICS, SAMPLES, TOKENIZER, RunFolder, checkpoints
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import Task, draw_prompts, optional, pairs, prompt_text, sampling_limits
-from minigrpo.transformer import DivergenceError, Transformer
+from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree
 from minigrpo.warning_signs import warning_sign
 
@@ -54,7 +55,8 @@ class TrainState:
     watch: Stopwatch = field(default_factory=Stopwatch)  # where the time goes
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a step that diverges says so itself
+# What diverges says so itself, in one sentence.
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 @limited
 def grpo_step(
     state: TrainState, task: Task, objective: Objective, settings: TrainSettings
@@ -64,7 +66,9 @@ def grpo_step(
     started = time.perf_counter()
     with watch("sample"):
         prompts = draw_prompts(task, state.rng, s.prompts_per_step)
-        rollouts = sample(model, prompts, s.group_size, state.rng, temperature=s.temperature, **sampling_limits(task))
+        limits = {"temperature": s.temperature, **sampling_limits(task)}
+        # The weights were checked when they were loaded, or after the last update.
+        rollouts = sample(model, prompts, s.group_size, state.rng, check=False, **limits)
     tree, old = rollouts.tree, rollouts.logp
     with watch("score"):
         rewards = check_rewards(task.score(rollouts), tree)
@@ -83,7 +87,7 @@ def grpo_step(
             loss, logp_now = compute_gradients(model, parts, objective, coefficients, s.temperature, old, ref, watch)
         with watch("optimizer"):
             grad_norm = clip_gradient(model.gradients, s.max_grad_norm)
-            _check_finite(grad_norm, "norm of its gradient")
+            check_finite(grad_norm, "norm of its gradient")
             if coefficients.weight.any():  # all completions masked: nothing was learned, nothing moves
                 state.optimizer.step(model.parameters, model.gradients, learning_rate)
                 model.check_weights()
@@ -97,34 +101,9 @@ def grpo_step(
     metrics |= objective.metrics(coefficients, logp_now, old, ref)
     metrics |= rollout_metrics(rollouts, rewards) | {"frac_correct": float(is_correct(task, rewards).mean())}
     metrics |= {"num_tokens": state.num_tokens, "step_time": time.perf_counter() - started}
-    for name, value in metrics.items():
-        _check_finite(value, f"metric {name}")
+    for name, value in () if math.isfinite(sum(metrics.values())) else metrics.items():
+        check_finite(value, f"metric {name}")
     return metrics, rollouts, rewards
-
-
-def _check_finite(value: float, what: str) -> None:
-    """Raise DivergenceError for a metric or a norm that is not finite."""
-    if not math.isfinite(value):
-        raise DivergenceError(f"the {what} is {value}")
-
-
-@contextmanager
-def _diverging(where: str, way_out: Callable[[], str]) -> Iterator[None]:
-    """Training that diverges inside says where, and how to go on."""
-    try:
-        yield
-    except DivergenceError as error:
-        raise DivergenceError(f"training diverged at {where}: {error}; {way_out()}") from error
-
-
-def _way_out(folder: RunFolder | None) -> str:
-    advice = "train again with a lower learning rate (or smaller rewards or beta, if they are large)"
-    kept = checkpoints(folder.path) if folder else []
-    if not kept:
-        return advice
-    step = int(kept[-1].stem.partition("-")[2])
-    weights = f", from its weights with --init {folder.path}" if step else ""
-    return f"the checkpoint of step {step} is kept: {advice} and another --out{weights}"
 
 
 def rollout_metrics(rollouts: Rollouts, rewards: np.ndarray) -> dict[str, float]:
@@ -176,9 +155,9 @@ def warm_start(model: Transformer, task: Task, rng: np.random.Generator, setting
             lane.backward(np.where(part.scored, weight, 0.0), add)
 
         rate = learning_rate_at(step, s.warm_start_steps, s.warm_start_learning_rate, 20, "cosine")
-        with _diverging(f"warm-start step {step + 1}", lambda: "lower warm_start_learning_rate"):
+        with diverging(f"warm-start step {step + 1}", lambda: "lower warm_start_learning_rate"):
             visit_parts(model, parts, visit)
-            _check_finite(clip_gradient(model.gradients, 1.0), "norm of its gradient")
+            check_finite(clip_gradient(model.gradients, 1.0), "norm of its gradient")
             optimizer.step(model.parameters, model.gradients, rate)
             model.check_weights()
 
@@ -198,7 +177,8 @@ def train(
     resume=True goes on from the newest checkpoint in `out` (from the start if there is none yet).  `task` overrides the one
     that the settings name.  `watch` is told where the time goes.  Ctrl-C finishes the step, saves a checkpoint and raises
     KeyboardInterrupt.
-    Raises ValueError for bad input, DivergenceError (a FloatingPointError) if training diverges: nothing of that step is kept.
+    Raises ValueError for bad input, DivergenceError (a FloatingPointError) if training diverges:
+    nothing of that step is kept.
     """
     with RunFolder(out, asdict(settings), resume) if out is not None else nullcontext() as folder:
         return _train(settings, folder, task, progress, on_step, watch)
@@ -243,10 +223,12 @@ def _train(
     with _stop_on_interrupt() as stopped, one_blas_thread(model):
         bar = _progress(range(state.step, settings.steps), f"{settings.objective} on {settings.task}", progress)
         for _ in bar:
-            with _diverging(f"step {state.step + 1}", lambda: _way_out(folder)):
+            with diverging(f"step {state.step + 1}", lambda: way_out(checkpoints(folder.path) if folder else [])):
                 metrics, rollouts, rewards = grpo_step(state, task, objective, settings)
-                if settings.eval_every and (state.step % settings.eval_every == 0 or state.step == settings.steps):
-                    metrics |= evaluate(model, task, n_prompts=settings.eval_prompts, progress=False)
+                last, every = state.step == settings.steps, settings.eval_every
+                if every and (last or state.step % every == 0):
+                    n_prompts = settings.eval_prompts
+                    metrics |= evaluate(model, task, n_prompts=n_prompts, progress=False)
             history.append(metrics)
             bar.set_postfix(reward=f"{metrics['reward']:.2f}", unique=f"{1 / metrics['tree/mean_count']:.2f}", refresh=False)
             stopping = bool(stopped)  # looked at once: a Ctrl-C from here on ends the next step, so that it saves too
@@ -295,8 +277,8 @@ def _restore(state: TrainState, arrays: Mapping[str, np.ndarray], counters: dict
     device = state.model.backend.to_device
     bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if bad:
-        what = f"its {' and '.join(bad)} are not all finite numbers"
-        raise ValueError(f"the run's newest checkpoint cannot be used ({what}): delete it to go on from the one before")
+        what = f"cannot be used (its {' and '.join(bad)} are not all finite numbers)"
+        raise ValueError(f"the run's newest checkpoint {what}: delete it to go on from the one before")
     state.model.parameters.flat[:] = device(arrays["parameters"])
     for name, array in state.optimizer.arrays().items():
         array[:] = device(arrays[name])

@@ -18,11 +18,11 @@ import minigrpo
 from minigrpo import sample
 from minigrpo.checkpoint import load_checkpoint, save_checkpoint
 from minigrpo.cli import main
+from minigrpo.divergence import DivergenceError
 from minigrpo.policy import load_run
 from minigrpo.rewards import check_rewards
 from minigrpo.runs import checkpoints
 from minigrpo.trainer import TrainSettings, train
-from minigrpo.transformer import DivergenceError
 from minigrpo.tree import PrefixTree
 
 TINY = {"dim": 8, "n_layers": 1, "n_heads": 2, "group_size": 8, "prompts_per_step": 1, "steps": 4, "log_samples_every": 1}
