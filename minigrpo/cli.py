@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn
 
 from minigrpo import __version__, commands
@@ -16,8 +16,9 @@ from minigrpo.experiments import EXPERIMENTS
 from minigrpo.objectives import PRESETS
 from minigrpo.runs import checkpoints
 from minigrpo.settings import TrainSettings
+from minigrpo.signals import exit_code, interrupting, reason, tell
 from minigrpo.tasks import BUILT_IN
-from minigrpo.terminal import is_closed_pipe, on_any_terminal
+from minigrpo.terminal import is_closed_pipe, on_any_terminal, quoted, reason_of
 from minigrpo.user_code import named
 
 EPILOG = """examples:
@@ -54,8 +55,13 @@ TRAIN_HELP = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.   -> exit code: 0 well, 1 a check failed, training diverged or memory ran out, 2 bad input, 130 interrupted,
-    141 nobody reads the output any more"""
-    return on_any_terminal(lambda: _run(argv))
+    143 and 129 ended by SIGTERM and SIGHUP, 141 nobody reads the output any more"""
+    try:
+        with interrupting():
+            return on_any_terminal(lambda: _run(argv))
+    except KeyboardInterrupt as error:  # in the moments before and after the command
+        tell(f"minigrpo: {reason(error)}")
+        return exit_code(error)
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -70,8 +76,8 @@ def _run(argv: Sequence[str] | None) -> int:
     except (ValueError, OSError) as error:
         if is_closed_pipe(error):
             raise
-        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
-        print(f"minigrpo {arguments.command}: {' '.join(reason.split())}", file=sys.stderr)  # one line, whatever it quotes
+        hint = f": {_go_on(arguments)}" if isinstance(error, OSError) and _go_on(arguments) else ""
+        print(f"minigrpo {arguments.command}: {reason_of(error)}{hint}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
         print(f"minigrpo {arguments.command}: {error}", file=sys.stderr)
@@ -84,11 +90,17 @@ def _run(argv: Sequence[str] | None) -> int:
             raise
         print(f"minigrpo {arguments.command}: {_out_of_memory(arguments, error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        out = getattr(arguments, "resume", None) or getattr(arguments, "out", None)
-        hint = f"; go on with: minigrpo train --resume {shlex.quote(out)}" if arguments.command == "train" and out else ""
-        print(f"\nminigrpo {arguments.command}: interrupted{hint}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        hint = f"; {_go_on(arguments)}" if _go_on(arguments) else ""
+        tell(f"minigrpo {arguments.command}: {reason(error)}{hint}")
+        return exit_code(error)
+
+
+def _go_on(arguments: argparse.Namespace) -> str:
+    """How to go on with the run of a command, if it has left one."""
+    out = getattr(arguments, "resume", None) or getattr(arguments, "out", None)
+    is_run = arguments.command == "train" and out and Path(out, "settings.json").exists()
+    return f"go on with: minigrpo train --resume {quoted(out)}" if is_run else ""
 
 
 def _out_of_memory(arguments: argparse.Namespace, error: BaseException) -> str:
@@ -97,11 +109,15 @@ def _out_of_memory(arguments: argparse.Namespace, error: BaseException) -> str:
     if arguments.command != "train":
         return f"out of memory ({reason}): ask for less at a time, or end what else uses the memory"
     out = arguments.resume or arguments.out
-    again = f"go on with minigrpo train --resume {shlex.quote(out)} and" if out and checkpoints(out) else "start again with"
+    again = f"go on with minigrpo train --resume {quoted(out)} and" if out and checkpoints(out) else "start again with"
     return f"out of memory ({reason}): {again} a smaller --micro-batch-tokens or --memory-limit"
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.color = False  # Python 3.14 colours the help, but `terminal` lets no control characters through
+
     def error(self, message: str) -> NoReturn:
         """One line, as for all other bad input, in place of argparse's list of all flags."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")

@@ -15,6 +15,7 @@ import numpy as np
 
 from minigrpo.backend import describe_backend
 from minigrpo.settings import MAY_CHANGE, TrainSettings
+from minigrpo.terminal import say
 
 
 def run_demo(a: argparse.Namespace) -> None:
@@ -77,10 +78,8 @@ def _say_where(backend: str) -> None:
 
 def _print_evaluation(metrics: dict[str, Any]) -> None:
     if "eval/pass@1_greedy" in metrics:
-        from tqdm import tqdm
-
         right, n = metrics["eval/pass@1_greedy"], metrics["eval/prompts"]
-        tqdm.write(f"step {metrics['step']:5}   greedy pass@1 {right:6.1%} of {n} held-out problems")
+        say(f"step {metrics['step']:5}   greedy pass@1 {right:6.1%} of {n} held-out problems")
 
 
 def run_evaluate(a: argparse.Namespace) -> None:

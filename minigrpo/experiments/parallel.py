@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from minigrpo.runs import read_records
+from minigrpo.signals import parent_alone
+from minigrpo.terminal import bar
 
 MOST = 61 if sys.platform == "win32" else 4096  # processes that Windows can wait for
 
@@ -45,10 +46,11 @@ def run_jobs(
     processes = min(processes or _cores(), len(waiting), MOST)
     spawn, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_one_thread) as pool:
-        futures = {pool.submit(function, **jobs[i]): keys[i] for i in waiting}
+        with parent_alone():
+            futures = {pool.submit(function, **jobs[i]): keys[i] for i in waiting}
         try:
             done = as_completed(futures)
-            for future in tqdm(done, total=len(waiting), desc=title, unit="run", disable=not sys.stderr.isatty()):
+            for future in bar(done, title, "run", total=len(waiting)):
                 key = futures[future]
                 known[key] = future.result()
                 if cache:
