@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from minigrpo.drawing import BLUE, INK, LINES, STYLE, columns, visible
-from minigrpo.runs import is_finite, read_metrics, read_settings
+from minigrpo.runs import is_finite, read_metrics, read_settings, write_output
 from minigrpo.settings import MAY_CHANGE, TrainSettings
 from minigrpo.tasks import BUILT_IN, find_task
 from minigrpo.tree_plots import draw_tree as draw_tree
@@ -55,8 +56,10 @@ def save(figure: Figure, path: str | Path) -> Path:
     if metadata is None:
         raise ValueError(f"cannot write a figure to {path.name!r}: end its name in .png or .svg")
     path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = BytesIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(path, metadata=metadata)
+        figure.savefig(drawn, format=path.suffix[1:], metadata=metadata)
+    write_output(path, drawn.getvalue())
     return path
 
 

@@ -41,6 +41,9 @@ def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
             file.flush()
             os.fsync(file.fileno())
         replace(temporary, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # of a disk that is full, Python does not say which file it was
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     try:
@@ -54,6 +57,15 @@ def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
             raise
     finally:
         os.close(folder)
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write what a command was asked for: whole or not at all, behind a symbolic link, and into a device as it is."""
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+    else:
+        write_atomically(path, [data])
 
 
 def replace(source: Path, target: Path) -> None:
@@ -182,8 +194,12 @@ class RunFolder:
 
     def append(self, name: str, records: list[dict[str, Any]]) -> None:
         """Add records to a JSON-lines file, each line written whole."""
-        with open(self.path / name, "a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        try:
+            with open(self.path / name, "a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        except OSError as error:
+            error.filename = str(self.path / name)
+            raise
 
     def forget_after(self, step: int) -> None:
         """Drop what metrics.jsonl and samples.jsonl hold beyond a step, a half-written last line included."""

@@ -191,7 +191,8 @@ def test_a_full_disk_while_training_keeps_the_last_checkpoint(run, monkeypatch, 
     monkeypatch.setattr(os, "replace", fail)
     left[0] = sum((run / name).exists() for name in ("metrics.jsonl", "samples.jsonl"))
     assert main(["train", "--resume", str(run)]) == 2
-    assert capsys.readouterr().err == f"minigrpo train: No space left on device: {run / 'checkpoint-000006.mgc'}\n"
+    told = f"minigrpo train: No space left on device: {run / 'checkpoint-000006.mgc'} (free some space)"
+    assert capsys.readouterr().err == f"{told}: go on with: minigrpo train --resume {run}\n"
     monkeypatch.undo()
     assert main(["train", "--resume", str(run)]) == 0
     assert (run / "checkpoint-000006.mgc").read_bytes() == (whole / "checkpoint-000006.mgc").read_bytes()

@@ -45,10 +45,12 @@ def run_jobs(
             cache.write_text("".join(json.dumps(record) + "\n" for record in read_records(cache)))
     processes = min(processes or _cores(), len(waiting), MOST)
     spawn, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
-    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_one_thread) as pool:
-        with parent_alone():
-            futures = {pool.submit(function, **jobs[i]): keys[i] for i in waiting}
+    with parent_alone():  # it starts a process of its own, too
+        pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_one_thread)
+    with pool:
         try:
+            with parent_alone():
+                futures = {pool.submit(function, **jobs[i]): keys[i] for i in waiting}
             done = as_completed(futures)
             for future in bar(done, title, "run", total=len(waiting)):
                 key = futures[future]
@@ -57,8 +59,6 @@ def run_jobs(
                     with open(cache, "a", encoding="utf-8") as file:
                         file.write(json.dumps({"job": key, "result": known[key]}) + "\n")
         except BaseException:
-            for future in futures:
-                future.cancel()
             for worker in set(multiprocessing.active_children()) - others:  # a job may take minutes; `with` waits for its end
                 worker.terminate()
             raise
