@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, NoReturn
 
 from minigrpo import __version__, commands
@@ -99,6 +99,8 @@ def _run(argv: Sequence[str] | None) -> int:
     except (ValueError, OSError) as error:
         if is_closed_pipe(error):
             raise
+        if isinstance(error, OSError) and error.strerror and not error.filename:  # of a disk that is full
+            error.filename = getattr(arguments, "out", None)
         hint = f": {_go_on(arguments)}" if isinstance(error, OSError) and _go_on(arguments) else ""
         print(f"minigrpo {arguments.command}: {reason_of(error)}{hint}", file=sys.stderr)
         return 2
@@ -122,7 +124,7 @@ def _run(argv: Sequence[str] | None) -> int:
 def _go_on(arguments: argparse.Namespace) -> str:
     """How to go on with the run of a command, if it has left one."""
     out = getattr(arguments, "resume", None) or getattr(arguments, "out", None)
-    is_run = arguments.command == "train" and out and Path(out, "settings.json").exists()
+    is_run = arguments.command == "train" and out and os.path.exists(os.path.join(out, "settings.json"))
     return f"go on with: minigrpo train --resume {quoted(out)}" if is_run else ""
 
 

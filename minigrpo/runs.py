@@ -45,7 +45,8 @@ def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
         error.filename, error.filename2 = str(path), None  # of a disk that is full, Python does not say which file it was
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may not be there, nor its folder
+            temporary.unlink()
     try:
         folder = os.open(path.parent, os.O_RDONLY)
     except PermissionError:
@@ -62,10 +63,13 @@ def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
 def write_output(path: Path, data: bytes) -> None:
     """Write what a command was asked for: whole or not at all, behind a symbolic link, and into a device as it is."""
     path = path.resolve()
-    if path.exists() and not path.is_file():
+    if not path.exists() or path.is_file():
+        return write_atomically(path, [data])
+    try:
         path.write_bytes(data)
-    else:
-        write_atomically(path, [data])
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def replace(source: Path, target: Path) -> None:

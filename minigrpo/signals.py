@@ -62,7 +62,7 @@ def interrupting() -> Iterator[None]:
         """Python drops what is raised in a __del__ or by the callback of a weak reference: then the signal comes once more."""
         if isinstance(lost.exc_value, KeyboardInterrupt):
             first.clear()
-            threading.Timer(0.01, _thread.interrupt_main, [_number(lost.exc_value)]).start()
+            threading.Timer(0.01, _send_again, [_number(lost.exc_value)]).start()
         else:
             hook(lost)
 
@@ -124,6 +124,13 @@ def reason(by: int | KeyboardInterrupt) -> str:
     """ "interrupted" by Ctrl-C, "interrupted by SIGTERM"."""
     number = by if isinstance(by, int) else _number(by)
     return "interrupted" if number == signal.SIGINT else f"interrupted by {signal.Signals(number).name}"
+
+
+def _send_again(number: int) -> None:
+    if hasattr(signal, "pthread_kill"):  # it wakes the main thread, should that be waiting for input
+        signal.pthread_kill(threading.main_thread().ident, number)
+    else:
+        _thread.interrupt_main(number)
 
 
 def _number(error: KeyboardInterrupt) -> int:

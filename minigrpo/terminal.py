@@ -40,7 +40,11 @@ class Cleaned:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        self.stream.write(clean(text))
+        try:
+            self.stream.write(clean(text))
+        except OSError as error:
+            error.filename = None if is_closed_pipe(error) else "the output"
+            raise
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
