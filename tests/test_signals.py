@@ -226,10 +226,11 @@ def test_a_signal_that_python_drops_comes_again():
 
 
 JOBS = """
-import time
+import os, time
 from pathlib import Path
 def job(where, i):
-    Path(where, f"here-{i}").touch()
+    Path(where, f"{i}.new").write_text(str(os.getpid()))
+    Path(where, f"{i}.new").rename(Path(where, f"here-{i}"))
     try:
         time.sleep(60)
     except KeyboardInterrupt:
@@ -249,9 +250,12 @@ def test_workers_end_with_their_parent(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | paths, **options)
     for i in range(2):
         wait_for(tmp_path / f"here-{i}", process)
+        os.kill(int((tmp_path / f"here-{i}").read_text()), signal.SIGINT)
+    time.sleep(0.1)
+    assert not (tmp_path / "seen").exists()
     os.killpg(process.pid, signal.SIGINT)
     _, err = finished(process, 130)
-    assert err == "minigrpo reproduce: interrupted\n" and not (tmp_path / "seen").exists()
+    assert err == "minigrpo reproduce: interrupted\n"
     with pytest.raises(ProcessLookupError):
         for _ in range(500):  # multiprocessing's own helper ends a moment later
             os.killpg(process.pid, 0)
