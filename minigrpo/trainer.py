@@ -7,18 +7,15 @@ A run is a function of its settings: interrupted and resumed, it ends in the sam
 from __future__ import annotations
 
 import math
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from minigrpo.divergence import check_finite, diverging, way_out
 from minigrpo.evaluation import evaluate, is_correct
@@ -34,7 +31,9 @@ from minigrpo.rewards import check_rewards
 from minigrpo.runs import METRICS, SAMPLES, TOKENIZER, RunFolder, checkpoints
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.settings import TrainSettings
+from minigrpo.signals import stopping_between_steps
 from minigrpo.tasks import Task, draw_prompts, optional, pairs, prompt_text, sampling_limits
+from minigrpo.terminal import bar, say
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree
 from minigrpo.warning_signs import warning_sign
@@ -145,7 +144,7 @@ def warm_start(model: Transformer, task: Task, rng: np.random.Generator, setting
     if optional(task, "demonstrations") is None:
         raise ValueError(f"task {settings.task} has no demonstrations: set warm_start_steps to 0")
     s, optimizer = settings, AdamW(model.parameters)
-    for step in _progress(range(s.warm_start_steps), "warm start", progress):
+    for step in bar(range(s.warm_start_steps), "warm start", "step", progress):
         shown = pairs(s.warm_start_batch, task.demonstrations(rng, s.warm_start_batch))
         tree = PrefixTree.from_groups([prompt for prompt, _ in shown], [[completion] for _, completion in shown])
         parts, weight = split_tree(tree, s.micro_batch_tokens, model.lanes), -1.0 / max(tree.scored.sum(), 1)
@@ -175,8 +174,8 @@ def train(
     """Train from these settings; write a run folder if `out` is given.   -> the model, one dict of metrics a step (of this call)
 
     resume=True goes on from the newest checkpoint in `out` (from the start if there is none yet).  `task` overrides the one
-    that the settings name.  `watch` is told where the time goes.  Ctrl-C finishes the step, saves a checkpoint and raises
-    KeyboardInterrupt.
+    that the settings name.  `watch` is told where the time goes.  Ctrl-C, SIGTERM and SIGHUP finish the step, save a checkpoint and
+    raise KeyboardInterrupt.
     Raises ValueError for bad input, DivergenceError (a FloatingPointError) if training diverges:
     nothing of that step is kept.
     """
@@ -220,9 +219,10 @@ def _train(
             _save(folder, state, task)
     saved_at = time.monotonic()
     history, watched, said = [], [] if before is None else [before], set()
-    with _stop_on_interrupt() as stopped, one_blas_thread(model):
-        bar = _progress(range(state.step, settings.steps), f"{settings.objective} on {settings.task}", progress)
-        for _ in bar:
+    with stopping_between_steps() as stopped, one_blas_thread(model):
+        title = f"{settings.objective} on {settings.task}"
+        steps = bar(range(state.step, settings.steps), title, "step", progress)
+        for _ in steps:
             with diverging(f"step {state.step + 1}", lambda: way_out(checkpoints(folder.path) if folder else [])):
                 metrics, rollouts, rewards = grpo_step(state, task, objective, settings)
                 last, every = state.step == settings.steps, settings.eval_every
@@ -230,8 +230,8 @@ def _train(
                     n_prompts = settings.eval_prompts
                     metrics |= evaluate(model, task, n_prompts=n_prompts, progress=False)
             history.append(metrics)
-            bar.set_postfix(reward=f"{metrics['reward']:.2f}", unique=f"{1 / metrics['tree/mean_count']:.2f}", refresh=False)
-            stopping = bool(stopped)  # looked at once: a Ctrl-C from here on ends the next step, so that it saves too
+            steps.set_postfix(reward=f"{metrics['reward']:.2f}", unique=f"{1 / metrics['tree/mean_count']:.2f}", refresh=False)
+            stopping = bool(stopped)  # looked at once: a signal from here on ends the next step, so that it saves too
             if folder:
                 folder.append(METRICS, [metrics])
                 if state.step % settings.log_samples_every == 0:
@@ -245,9 +245,9 @@ def _train(
             watched.append(metrics)
             if progress and (sign := warning_sign(watched)) and sign[0] not in said:
                 said.add(sign[0])
-                tqdm.write(f"warning: {sign[1]}", file=sys.stderr)
+                say(f"warning: {sign[1]}", sys.stderr)
             if stopping:
-                raise KeyboardInterrupt
+                break
     return model, history
 
 
@@ -287,27 +287,3 @@ def _restore(state: TrainState, arrays: Mapping[str, np.ndarray], counters: dict
     state.step, state.num_tokens = counters["step"], counters["num_tokens"]
     if "reference" in arrays:
         state.reference = device(arrays["reference"])
-
-
-@contextmanager
-def _stop_on_interrupt():
-    """A list that becomes non-empty (true) at the first Ctrl-C; a second one interrupts at once."""
-    stopped: list[bool] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def stop(*_: Any) -> None:
-        stopped.append(True)
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _progress(steps: range, title: str, wanted: bool) -> tqdm:
-    return tqdm(steps, desc=title, unit="step", disable=not (wanted and sys.stderr.isatty()), dynamic_ncols=True)

@@ -156,7 +156,7 @@ def test_settings_that_nobody_can_mean_are_refused(changes: dict, said: str) -> 
 
 
 def test_settings_that_somebody_may_mean_are_not() -> None:
-    for changes in ({"weight_decay": 10.0, "learning_rate": 0.1}, {"weight_decay": 1e9, "optimizer": "sgd"}, {"temperature": 1e-6}):
+    for changes in ({"weight_decay": 10.0, "learning_rate": 0.1}, {"temperature": 1e-6}):
         TrainSettings(**TINY | changes)
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from minigrpo.files import Lock, make_folder, write_atomically
+from minigrpo.signals import parent_alone
+from minigrpo.terminal import bar
 
 MOST = 61 if sys.platform == "win32" else 4096  # processes that Windows can wait for
 
@@ -89,11 +90,14 @@ def _run(
     processes = min(processes or _cores(), len(jobs), MOST)
     spawn, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     found = {}
-    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_one_thread) as pool:
-        futures = {pool.submit(function, **job): key for job, key in zip(jobs, keys, strict=True)}
+    with parent_alone():  # it starts a process of its own, too
+        pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_one_thread)
+    with pool:
         try:
+            with parent_alone():
+                futures = {pool.submit(function, **job): key for job, key in zip(jobs, keys, strict=True)}
             done = as_completed(futures)
-            for future in tqdm(done, total=len(jobs), desc=title, unit="run", disable=not sys.stderr.isatty()):
+            for future in bar(done, title, "run", total=len(jobs)):
                 key = futures[future]
                 found[key] = future.result()
                 keep(key, found[key])
