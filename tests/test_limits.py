@@ -19,9 +19,9 @@ from test_cli import TINY, run, stored  # noqa: F401
 from test_fuzz_flags import parsers
 
 from minigrpo import cli, runs
+from minigrpo.checkpoint import checkpoints, load_checkpoint
 from minigrpo.cli import main
 from minigrpo.objectives import Objective
-from minigrpo.runs import checkpoints, load_checkpoint
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import BUILT_IN, find_task
 from minigrpo.trainer import train
