@@ -115,8 +115,8 @@ def test_a_large_model_has_all_threads_and_with_the_same_number_the_same_bits(th
 
 def library_calls():
     """The calls of somebody who writes their own loop.   -> arrays"""
-    model = Transformer(TransformerConfig(16, 128, 2, 4), seed=3)
-    prompts = np.random.default_rng(0).integers(16, size=(5, 12))
+    model = Transformer(TransformerConfig(700, 128, 2, 4), seed=3)
+    prompts = np.random.default_rng(0).integers(700, size=(5, 12))
     rollouts = sample(model, prompts, 8, np.random.default_rng(1), max_new_tokens=12)
     tree = rollouts.tree
     parts, objective = split_tree(tree, 1024, model.lanes), Objective.preset("grpo", beta=0.1)
