@@ -85,11 +85,12 @@ def limited(function: Callable) -> Callable:
 
 def _set_threads(n_threads: Sequence[int | None]) -> None:
     for library, n in zip(_blas().lib_controllers, n_threads, strict=True):
-        # Since version 3.8 threadpoolctl heeds only the Python thread that limited OpenBLAS first, until it is released.
-        release = getattr(library, "clear_controlling_thread", lambda force: None)
-        release(force=True)
-        library.set_num_threads(n)
-        release(force=True)
+        if library.num_threads != n:
+            # Since version 3.8 threadpoolctl heeds only the Python thread that limited OpenBLAS first, until it is released.
+            release = getattr(library, "clear_controlling_thread", lambda force: None)
+            release(force=True)
+            library.set_num_threads(n)
+            release(force=True)
 
 
 @functools.cache

@@ -167,6 +167,7 @@ class Transformer:
         ops.embedding_backward(dx, plan.token_sum, gradients["model.embed_tokens.weight"])
         return gradients
 
+    @limited
     def logits(self, sequence: np.ndarray) -> np.ndarray:
         """The logits after every token of one sequence.   (T,) -> (T,V) on the host"""
         return self.backend.to_host(self._logits(self.residual(sequence)))

@@ -9,14 +9,15 @@ from helpers import tiny_model
 from thread_runs import run_all
 from threadpoolctl import threadpool_limits
 
-from minigrpo import Objective, Transformer, TransformerConfig, lanes, sample, transformer
+from minigrpo import Objective, PrefixTree, Transformer, TransformerConfig, lanes, ops, sample, transformer
 from minigrpo.evaluation import evaluate
 from minigrpo.gradients import compute_gradients, log_probabilities
-from minigrpo.optim import clip_gradient
+from minigrpo.optim import AdamW, clip_gradient
 from minigrpo.plan import split_tree
+from minigrpo.policy import make_policy
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks.treewalk import TreeWalk
-from minigrpo.trainer import train
+from minigrpo.trainer import TrainState, grpo_step, train
 
 pytestmark = pytest.mark.skipif(not lanes._blas().lib_controllers, reason="threadpoolctl does not know this BLAS")
 
@@ -115,8 +116,8 @@ def test_a_large_model_has_all_threads_and_with_the_same_number_the_same_bits(th
 
 def library_calls():
     """The calls of somebody who writes their own loop.   -> arrays"""
-    model = Transformer(TransformerConfig(16, 128, 2, 4), seed=3)
-    prompts = np.random.default_rng(0).integers(16, size=(5, 12))
+    model = Transformer(TransformerConfig(700, 128, 2, 4), seed=3)
+    prompts = np.random.default_rng(0).integers(700, size=(5, 12))
     rollouts = sample(model, prompts, 8, np.random.default_rng(1), max_new_tokens=12)
     tree = rollouts.tree
     parts, objective = split_tree(tree, 1024, model.lanes), Objective.preset("grpo", beta=0.1)
@@ -136,6 +137,31 @@ def test_calls_of_the_library_keep_the_promise_by_themselves(monkeypatch):
     assert list(map(np.array_equal, one, two)) == [True] * len(one)
     monkeypatch.setattr(lanes, "_set_threads", lambda n_threads: None)
     assert not all(map(np.array_equal, one, found(2)))  # the promise is broken here
+
+
+@pytest.mark.parametrize("call", ["forward", "logits", "residual", "sample", "grpo_step"])
+def test_every_product_of_a_call_has_one_thread(call, threads, monkeypatch):
+    """Most products have the same bits on any number of threads, so that equal bits alone would not tell."""
+    settings, seen = TrainSettings(group_size=2, prompts_per_step=2), []
+    model, task = make_policy(settings)
+    prompt, rng = np.array([2]), np.random.default_rng(0)
+    tree = PrefixTree.from_groups([prompt], [[[0, 1]]])
+    state = TrainState(model, AdamW(model.parameters), rng)
+    calls = {
+        "forward": lambda: model.backward(model.forward(tree)),
+        "logits": lambda: model.logits(prompt),
+        "residual": lambda: model.residual(prompt),
+        "sample": lambda: sample(model, [prompt], 2, rng, max_new_tokens=2),
+        "grpo_step": lambda: grpo_step(state, task, settings.make_objective(), settings),
+    }
+    for module, name in ((ops, "linear"), (ops, "linear_backward"), (TreeWalk, "score")):
+        original = getattr(module, name)
+        record = lambda *args, original=original: seen.append(threads()) or original(*args)  # noqa: E731
+        monkeypatch.setattr(module, name, record)
+    calls[call]()
+    assert len(seen) >= 8
+    assert seen == [{1}] * len(seen)
+    assert threads() == {3}
 
 
 def test_trainings_side_by_side_in_one_process(threads):
