@@ -154,13 +154,13 @@ class Lock:
         self._file.flush()
 
     def check(self) -> None:
-        """Raise FileNotFoundError if the folder was removed, or replaced by another, since."""
+        """Raise OSError if the folder was removed, or replaced by another, since."""
         try:
             there = os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
         except OSError:
             there = False
         if not there:
-            raise FileNotFoundError(errno.ENOENT, "the folder was removed or replaced while it was in use", str(self._path.parent))
+            raise OSError(errno.ESTALE, "the folder was removed or replaced while it was in use", str(self._path.parent))
 
     def release(self) -> None:
         """Let others have it."""

@@ -84,13 +84,12 @@ def test_a_run_stops_at_the_step_that_diverges(what: str, dtype: str, tmp_path: 
     good_until(tmp_path / "run", 0)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_what_the_message_advises_works(dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """A KL term is 0 at the first step, so that its weight of 1e308 shows at the second."""
+def test_what_the_message_advises_works(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A KL term is 0 at the first step, so that its weight of 1e100 shows at the second."""
     flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in TINY.items())
-    command = f"train {flags} --task-option target=LLLL --checkpoint-every 1 --dtype {dtype} --learning-rate 0.1"
+    command = f"train {flags} --task-option target=LLLL --checkpoint-every 1 --learning-rate 0.1"
     run = tmp_path / "run"
-    assert main([*command.split(), "--objective-option", "beta=1e308", "--out", str(run)]) == 1
+    assert main([*command.split(), "--objective-option", "beta=1e100", "--out", str(run)]) == 1
     said = capsys.readouterr().err
     start = (
         r"minigrpo train: training diverged at step 2: the norm of its gradient is (nan|inf); the checkpoint of step 1 is kept: "
