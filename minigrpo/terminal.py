@@ -85,7 +85,13 @@ def quoted(path: str) -> str:
     """A path as a shell reads it back, in one line of printable characters."""
     if path.isprintable():
         return shlex.quote(path)
-    return "$'" + "".join(chr(b) if 32 < b < 127 and chr(b) not in "'\\" else f"\\x{b:02x}" for b in os.fsencode(path)) + "'"
+    return (
+        "$'"
+        + "".join(
+            chr(b) if 32 < b < 127 and chr(b) not in "'\\" else f"\\x{b:02x}" for b in path.encode("utf-8", "surrogateescape")
+        )
+        + "'"
+    )
 
 
 def reason_of(error: BaseException) -> str:
