@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 
 from minigrpo import __version__, commands
 from minigrpo.backend import ran_out_of_memory
+from minigrpo.checkpoint import checkpoints
 from minigrpo.experiments import EXPERIMENTS
 from minigrpo.objectives import PRESETS
 from minigrpo.rewards import LARGEST
-from minigrpo.runs import checkpoints
 from minigrpo.settings import TrainSettings
 from minigrpo.signals import exit_code, interrupting, reason, tell
 from minigrpo.tasks import BUILT_IN

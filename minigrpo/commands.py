@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from minigrpo.backend import describe_backend
 from minigrpo.drawing import visible
 from minigrpo.ignored import refuse, refuse_idle
-from minigrpo.settings import MAY_CHANGE, TrainSettings
+from minigrpo.settings import TrainSettings
 from minigrpo.terminal import quoted, say
 
 
@@ -32,7 +33,7 @@ def run_train(a: argparse.Namespace) -> None:
     """Train, or go on with a run."""
     from minigrpo.policy import make_task
     from minigrpo.profiling import Stopwatch, peak_rate
-    from minigrpo.runs import read_settings
+    from minigrpo.stored_settings import read_settings
     from minigrpo.tasks.treewalk import TreeWalk
     from minigrpo.trainer import train
 
@@ -45,14 +46,9 @@ def run_train(a: argparse.Namespace) -> None:
     if a.resume:
         if a.out and Path(a.out) != Path(a.resume):
             raise ValueError("--resume goes on in its own folder: leave out --out")
-        stored = read_settings(a.resume)
-        given |= {name: stored.get(name, {}) | value for name, value in given.items() if isinstance(value, dict)}
-        changed = [name for name, value in given.items() if stored.get(name) != value and name not in MAY_CHANGE]
-        if changed:
-            was = ", ".join(f"{name} was {stored.get(name)!r}, not {given[name]!r}" for name in changed)
-            raise ValueError(f"the run in {a.resume} has other settings ({was}): resume it as it was, or start another with --out")
         stored = read_settings(a.resume, to_load=True)
-        settings = TrainSettings.from_stored(stored | {name: given[name] for name in MAY_CHANGE if name in given})
+        given |= {name: stored.get(name, {}) | value for name, value in given.items() if isinstance(value, dict)}
+        settings = TrainSettings.from_stored(stored | given)  # what may not differ, the folder refuses
     else:
         settings = TrainSettings.for_task(given.pop("task", "treewalk"), **given)
         refuse_idle(a, settings)
@@ -196,7 +192,10 @@ def run_tree(a: argparse.Namespace) -> None:
     from minigrpo.groups import group_statistics, make_groups, statistics_text
     from minigrpo.log_files import NAMES, read_log
     from minigrpo.logs import check_not_alone, choose_steps, read_completions
+    from minigrpo.runs import SAMPLES, check_records
 
+    if (folder := Path(a.file).parent if Path(a.file).name == SAMPLES else Path(a.file)).is_dir() and (folder / SAMPLES).exists():
+        check_records(folder, SAMPLES)  # of a run of ours: refused if it was damaged
     kinds = ("prompt", "completion", "step", "reward", "group")
     names = NAMES | {kind: (name,) for kind in kinds if (name := getattr(a, f"{kind}_name"))}
     items, notes = read_log(a.file, names)
@@ -220,7 +219,7 @@ def run_tree(a: argparse.Namespace) -> None:
         print(f"figure: {visible(str(save(figure, a.out)))}")
     if a.html:
         from minigrpo.explorer import explorer_page
-        from minigrpo.runs import write_output
+        from minigrpo.files import write_output
 
         several = [group for group in groups if len(group.sequences) > 1] if len(groups) > 1 else groups
         write_output(Path(a.html), explorer_page(*several[: max(a.show, 1)]).encode())
@@ -288,7 +287,7 @@ def run_exercises(a: argparse.Namespace) -> None:
 def run_plot(a: argparse.Namespace) -> None:
     """Metrics of runs as a figure."""
     from minigrpo.plots import compare_runs, metrics_figure, run_settings, save, task_name
-    from minigrpo.runs import read_metrics
+    from minigrpo.runs import METRICS, check_records, read_metrics
 
     folders = [Path(path).resolve().parent if Path(path).is_file() else Path(path) for path in a.path]
     if len(folders) > 1 or a.key is not None:
@@ -297,6 +296,9 @@ def run_plot(a: argparse.Namespace) -> None:
         s = run_settings(folders[0])
         title = f"{s['objective']} on {task_name(s)}, one run (seed {s['seed']})"
         figure = metrics_figure(read_metrics(folders[0], before=True), title=title)
+    for folder in folders:
+        if n := check_records(folder, METRICS):
+            print(f"note: no checkpoint vouches yet for the last {n} records in {visible(str(folder / METRICS))}", file=sys.stderr)
     print(f"figure: {visible(str(save(figure, a.out or folders[0] / 'metrics.png')))}")
 
 

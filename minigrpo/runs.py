@@ -1,236 +1,228 @@
 """The folder of a training run: settings, metrics, samples and checkpoints, safe against being killed at any moment.
 
-    settings.json             what the run was started with
+    settings.json             what the run was started with, and a checksum
     metrics.jsonl             one line a step
     samples.jsonl             sampled completions with their rewards, readable by `minigrpo tree`
     tokenizer.json            of a pretrained language model
     checkpoint-000100.mgc     everything needed to go on after step 100; the last two are kept
+    lock                      held by the process that writes to the folder
 
-A checkpoint is one file: a line of JSON (what follows, and small state), the arrays' bytes, and a SHA-256 over all before it.
-It is written to a temporary file, synced and renamed, so a checkpoint either is whole or is not there.  No pickle.
+A checkpoint vouches for the other files: it holds the settings, and of each other file the length and the SHA-256 of what the run
+had written up to its step.  So it is written last, when they have been synced.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import math
-import os
-import time
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-MAGIC = "minigrpo-checkpoint-1"
-DIGEST = 32  # bytes of the SHA-256 at the end
+from minigrpo.checkpoint import checkpoints, glance, load_or_say, save_checkpoint
+from minigrpo.files import Lock, cut, make_folder, naming, read_records, remove_left_overs, sync_file, sync_folder, write_atomically
+from minigrpo.stored_settings import (
+    SETTINGS,
+    check_same,
+    check_settings,
+    hash_of_task,
+    read_settings,
+    settings_file,
+    signed,
+    with_task_file,
+)
+
 KEEP = 2
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 TOKENIZER = "tokenizer.json"  # in the folder of a run that trains a pretrained language model
 
 
-def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    """Write a file that is whole or absent, whatever happens: temporary file, sync, rename, sync of the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        replace(temporary, path)
-    except OSError as error:
-        error.filename, error.filename2 = str(path), None  # of a disk that is full, Python does not say which file it was
-        raise
-    finally:
-        with suppress(OSError):  # it may not be there, nor its folder
-            temporary.unlink()
-    try:
-        folder = os.open(path.parent, os.O_RDONLY)
-    except PermissionError:
-        return  # Windows opens no folders, and needs no sync of them
-    try:
-        os.fsync(folder)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # of file systems that cannot sync a folder
-            raise
-    finally:
-        os.close(folder)
-
-
-def write_output(path: Path, data: bytes) -> None:
-    """Write what a command was asked for: whole or not at all, behind a symbolic link, and into a device as it is."""
-    path = path.resolve()
-    if not path.exists() or path.is_file():
-        return write_atomically(path, [data])
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        error.filename = str(path)
-        raise
-
-
-def replace(source: Path, target: Path) -> None:
-    """os.replace, tried again for a second: on Windows it fails while another program has the target open."""
-    for wait in (0.05, 0.2, 0.75, None):
-        try:
-            return os.replace(source, target)
-        except PermissionError:
-            if wait is None or target.is_dir():
-                raise
-            time.sleep(wait)
-
-
-def save_checkpoint(path: Path, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
-    """Write arrays (on the host) and JSON-able state as one checksummed file."""
-    table = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
-    header = json.dumps({"format": MAGIC, "arrays": table, "state": state}).encode() + b"\n"
-    pieces = [header, *(memoryview(np.ascontiguousarray(array)).cast("B") for array in arrays.values() if array.size)]
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    write_atomically(path, [*pieces, digest.digest()])
-
-
-class CheckpointArrays(Mapping):
-    """The arrays of a checkpoint file, each read when it is asked for: a large model's are never in memory all at once."""
-
-    def __init__(self, path: Path, table: list[tuple[str, str, list[int]]], start: int) -> None:
-        self._path, self._places = path, {}
-        for name, dtype, shape in table:
-            self._places[name] = dtype, shape, start
-            start += math.prod(shape) * np.dtype(dtype).itemsize
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        dtype, shape, start = self._places[name]
-        return np.fromfile(self._path, dtype=dtype, count=math.prod(shape), offset=start).reshape(shape)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-
-def load_checkpoint(path: Path) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
-    """Read a checkpoint back.   -> arrays by name, state
-
-    Raises ValueError if the file is not a checkpoint, is cut short, or has a single bit changed.
-    """
-    path = Path(path)
-    rest, digest = path.stat().st_size - DIGEST, hashlib.sha256()
-    with open(path, "rb") as file:
-        while rest > 0 and (piece := file.read(min(rest, 1 << 20))):
-            digest.update(piece)
-            rest -= len(piece)
-        if rest or digest.digest() != file.read():
-            raise ValueError(f"{path} is damaged or no checkpoint of minigrpo (its checksum does not match)")
-        file.seek(0)
-        line = file.readline()
-    header = json.loads(line)
-    if header.get("format") != MAGIC:
-        raise ValueError(f"{path} has format {header.get('format')!r}; this version reads {MAGIC!r}")
-    return CheckpointArrays(path, header["arrays"], len(line)), header["state"]
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
-    return sorted(Path(folder).glob("checkpoint-*.mgc"), key=lambda file: (len(file.name), file.name))  # 1000000 after 999999
-
-
-def latest_checkpoint(path: Path) -> Path:
-    """A checkpoint file as it is, or the newest one of a run folder.   Raises ValueError if there is none."""
-    path = Path(path)
-    if path.is_file():
-        return path
-    found = checkpoints(path)
-    if not found:
-        raise ValueError(f"{path} holds no checkpoint: give the folder of a run (minigrpo train --out) or a checkpoint file")
-    return found[-1]
-
-
 class RunFolder:
-    """A run's folder while it is written.
+    """A run's folder while it is written, by one process at a time: a context manager.
 
-    Raises ValueError if it cannot be written or, when starting anew, holds a run.  (What ended before its first checkpoint, for
-    bad input say, left nothing to go on with and is no run yet.)
+    Raises ValueError if another process writes to it, if it cannot be written, if it holds other settings or was damaged, or,
+    when starting anew, if it holds a run.  (What ended before its first checkpoint, for bad input say, left nothing to go on with
+    and is no run yet.)
     """
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any], resume: bool) -> None:
         self.path = Path(path)
-        file = self.path / "settings.json"
+        self._files: dict[str, str] = {}
+        self._records = {name: _Records() for name in (METRICS, SAMPLES)}
+        self._unsynced: set[str] = set()
         if resume:
-            if not file.exists():
-                raise ValueError(f"{self.path} holds no run to resume (no settings.json): start one with --out {self.path}")
-        elif file.exists() and checkpoints(self.path):
+            read_settings(self.path)  # refuses what is no run, before anything is made
+        try:
+            make_folder(self.path)
+            self._lock = Lock(self.path)
+        except OSError as error:
+            raise ValueError(f"cannot write to {self.path} ({error.strerror}): give a folder that can be written") from error
+        try:
+            self.settings = self._begin(settings, resume)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _begin(self, settings: Mapping[str, Any], resume: bool) -> dict[str, Any]:
+        remove_left_overs(self.path)
+        found = checkpoints(self.path)
+        if not resume and found:
             raise ValueError(f"{self.path} already holds a run: resume it with --resume {self.path}, or give another --out")
-        else:
-            file_of_task, colon, _ = settings.get("task", "").rpartition(":")
-            if colon:  # for those who load the run from another folder
-                settings = {**settings, "task_file": str(Path(file_of_task).expanduser().resolve())}
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                write_atomically(file, [(json.dumps(settings, indent=2) + "\n").encode()])
-            except OSError as error:
-                raise ValueError(f"cannot write to {self.path} ({error.strerror}): give a folder that can be written") from error
+        if not found:  # what was written before the first checkpoint is written again
+            for name in self._records:
+                (self.path / name).unlink(missing_ok=True)
+        stored = read_settings(self.path, with_file=True) if resume else with_task_file(settings)
+        if resume:
+            check_same(self.path, stored, settings)
+        if not (resume and (self.path / SETTINGS).exists()):
+            write_atomically(self.path / SETTINGS, [signed(stored)])
+        return stored
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file that stays as it is for the whole run; checkpoints hold its checksum."""
+        write_atomically(self.path / name, [data])
+        self._files[name] = hashlib.sha256(data).hexdigest()
+
+    def append(self, name: str, records: list[dict[str, Any]]) -> None:
+        """Add records to a JSON-lines file, each line written whole."""
+        self._lock.check()
+        data = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records).encode()
+        with naming(self.path / name), open(self.path / name, "ab") as file:
+            file.write(data)
+        self._records[name].add(data)
+        self._unsynced.add(name)
 
     def save(self, step: int, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> Path:
-        """Write the checkpoint of a step, then remove all but the newest."""
+        """Sync what was appended, write the checkpoint of a step, then remove all but the newest."""
+        self._lock.check()
+        for name in sorted(self._unsynced):
+            sync_file(self.path / name)
+        if self._unsynced:
+            sync_folder(self.path)
+        self._unsynced.clear()
         path = self.path / f"checkpoint-{step:06d}.mgc"
-        save_checkpoint(path, arrays, state)
+        records = {name: written.summary() for name, written in self._records.items()}
+        vouched = {"settings": self.settings, "files": self._files, "records": records, "task_file": hash_of_task(self.settings)}
+        save_checkpoint(path, arrays, {**state, "step": step, **vouched})
         for old in checkpoints(self.path)[:-KEEP]:
             with suppress(PermissionError):  # on Windows, while it is being read: it goes after the next save
                 old.unlink()
         return path
 
     def load(self) -> tuple[Mapping[str, np.ndarray], dict[str, Any]] | None:
-        """The newest checkpoint, or None if the run was stopped before its first.   Raises ValueError if it is damaged."""
+        """The newest checkpoint, or None if the run was stopped before its first; the records of later steps are cut off.
+
+        Raises ValueError if it is damaged, or what it vouches for.
+        """
         found = checkpoints(self.path)
         if not found:
             return None
-        try:
-            return load_checkpoint(found[-1])
-        except ValueError as error:
-            way_out = f"go on from {found[-2].name}" if len(found) > 1 else "start again (there is no earlier one)"
-            raise ValueError(f"{error}; delete it to {way_out}") from error
-
-    def append(self, name: str, records: list[dict[str, Any]]) -> None:
-        """Add records to a JSON-lines file, each line written whole."""
-        try:
-            with open(self.path / name, "a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-        except OSError as error:
-            error.filename = str(self.path / name)
-            raise
-
-    def forget_after(self, step: int) -> None:
-        """Drop what metrics.jsonl and samples.jsonl hold beyond a step, a half-written last line included."""
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            path = self.path / name
-            if path.exists():
-                kept = [json.dumps(r, ensure_ascii=False) + "\n" for r in read_records(path) if r["step"] <= step]
-                write_atomically(path, ["".join(kept).encode()])
+        arrays, state = load_run_checkpoint(self.path)
+        for name in self._records:
+            kept, self._records[name] = _vouched(self.path / name, found)
+            if (self.path / name).exists():
+                cut(self.path / name, kept)
+        self._files = state["files"]
+        was, now = state["task_file"], hash_of_task(self.settings)
+        if was and now and was != now:
+            changed = f"{self.settings['task_file']} was changed after {found[-1].name} had been written"
+            print(f"note: {changed}: what follows is trained with it as it is now", file=sys.stderr)
+        return arrays, state
 
 
-def read_records(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; a last line that was cut short is left out."""
-    records = []
-    text = Path(path).read_bytes().decode("utf-8", errors="replace")  # the cut may go through a character
-    lines = text.removesuffix("\n").split("\n") if text else []  # splitlines would cut at U+2028 in a completion
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise ValueError(f"{path}, line {number} is not JSON: {error.msg}") from error
-    return records
+# -- checkpoints, and what they vouch for --------------------------------------------------------------------------------
+
+
+def load_run_checkpoint(path: str | Path) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
+    """A checkpoint, or the newest of a run folder, with settings and tokenizer beside it that are its own.   -> arrays, state
+
+    Raises ValueError if there is none, or if one of these files is damaged or was changed.
+    """
+    path = Path(path)
+    found = [path] if path.is_file() else checkpoints(path)
+    if not found:
+        raise ValueError(f"{path} holds no checkpoint: give the folder of a run (minigrpo train --out) or a checkpoint file")
+    file = found[-1]
+    arrays, state = load_or_say(file)
+    if (file.parent / SETTINGS).exists():
+        check_settings(file, settings_file(file.parent), state)
+    for name, digest in state["files"].items():
+        other = file.parent / name
+        if not other.is_file() or hashlib.sha256(other.read_bytes()).hexdigest() != digest:
+            raise ValueError(f"{other} is not what it was when {file.name} was written: put it back from a copy")
+    return arrays, state
+
+
+class _Records:
+    """How much a JSON-lines file holds: lines, bytes, and the checksum of the bytes."""
+
+    def __init__(self) -> None:
+        self.n_records, self.n_bytes, self.digest = 0, 0, hashlib.sha256()
+
+    def add(self, data: bytes) -> None:
+        self.n_records += data.count(b"\n")
+        self.n_bytes += len(data)
+        self.digest.update(data)
+
+    def summary(self) -> list[Any]:
+        return [self.n_records, self.n_bytes, self.digest.hexdigest()]
+
+
+def _lines(path: Path) -> bytes:
+    """A file's lines with the line ends that they were written with, whatever an editor has made of those."""
+    return path.read_bytes().replace(b"\r\n", b"\n") if path.exists() else b""
+
+
+def _vouched(path: Path, found: list[Path]) -> tuple[bytes, _Records]:
+    """What the newest of the checkpoints found vouches for in a JSON-lines file, if that begins with it; otherwise ValueError."""
+    wanted = glance(found[-1]).get("records", {}).get(path.name, [0, 0, None])
+    n_records, n_bytes, _ = wanted
+    data, records = _lines(path), _Records()
+    records.add(data[:n_bytes])
+    if records.summary() == wanted:
+        return data[:n_bytes], records
+    load_or_say(found[-1])  # if it is damaged, that is the reason
+    way_out = f"put it back from a copy, or start another run from these weights with --init {path.parent}"
+    with suppress(ValueError, OSError, IndexError):
+        _vouched(path, found[:-1])
+        way_out = f"put it back from a copy, or delete {found[-1].name} to go on from {found[-2].name}"
+    if len(data) < n_bytes:
+        lost = f"the last {n_records - records.n_records} of the {n_records} records that {found[-1].name} counts"
+        raise ValueError(f"{path} has lost {lost}: {way_out}")
+    what = f"its first {n_records} records are not those that were there when {found[-1].name} was written"
+    raise ValueError(f"{path} is damaged or was edited ({what}): {way_out}")
+
+
+def check_records(folder: str | Path, name: str) -> int:
+    """Compare a JSON-lines file of a run with its newest checkpoint.   -> how many records are newer, so that none vouches for them
+
+    Raises ValueError if what the checkpoint vouches for was damaged, edited or lost.
+    """
+    file = Path(folder) / name
+    n_records = len(read_records(file)) if file.exists() else 0
+    while found := checkpoints(folder):
+        with suppress(FileNotFoundError):  # a run that goes on has removed that checkpoint by now
+            return n_records - _vouched(file, found)[1].n_records
+    return n_records
 
 
 def read_metrics(path: str | Path, before: bool = False) -> list[dict[str, Any]]:
-    """The metrics of a run's steps, if asked with the evaluation before the first.   Raises ValueError if it has not taken one."""
-    file = Path(path) / "metrics.jsonl"
+    """The metrics of a run's steps, if asked with the evaluation before the first.
+
+    Raises ValueError if it has not taken a step, or if what its newest checkpoint vouches for was changed.
+    """
+    check_records(path, METRICS)
+    file = Path(path) / METRICS
     records = read_records(file) if file.exists() else []
     for record in records:
         if not (isinstance(record, dict) and is_finite(record.get("step"))):
@@ -243,23 +235,3 @@ def read_metrics(path: str | Path, before: bool = False) -> list[dict[str, Any]]
 def is_finite(value: object) -> bool:
     """Whether a value that was read from JSON is a finite number, and not so large that means of it overflow."""
     return isinstance(value, int | float) and abs(value) < 1e300
-
-
-def read_settings(path: str | Path, to_load: bool = False, with_file: bool = False) -> dict[str, Any]:
-    """The settings that a run was started with.   Raises ValueError if the folder holds none, or something else.
-
-    to_load: a user's task by where its file was then; if it is gone, as it was called, from the current folder.
-    with_file: also `task_file`, where a user's task was.
-    """
-    file = Path(path) / "settings.json"
-    if not file.exists():
-        raise ValueError(f"{path} holds no run (no settings.json): give the folder of one (minigrpo train --out)")
-    try:
-        stored = dict(json.loads(file.read_text(encoding="utf-8")).items())
-        was = stored.get("task_file") if with_file else stored.pop("task_file", None)
-        called, _, cls = stored.get("task", "").rpartition(":")
-        if to_load and was and (Path(was).is_file() or not Path(called).is_file()):
-            stored["task"] = f"{was}:{cls}"
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is damaged ({error}): restore it, or start another run") from error
-    return stored

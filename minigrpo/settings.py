@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from os import PathLike
@@ -10,7 +11,7 @@ from typing import Any
 
 from minigrpo.objectives import Objective
 from minigrpo.optim import learning_rate_at
-from minigrpo.rewards import LARGEST
+from minigrpo.sampler import check_temperature
 from minigrpo.tasks import find_task
 from minigrpo.tasks.task import optional, whole_number
 
@@ -77,14 +78,20 @@ class TrainSettings:
                 raise ValueError(f"{f.name} is {value!r}: it must be {f.type}")
             if kind == "int" and given:
                 whole_number(f.name, value, 0 if f.name in MAY_BE_0 else 1, AT_MOST.get(f.name, 10**9))
-            if kind == "float" and given and not (0 < value < LARGEST or (value == 0 and f.name == "weight_decay")):
+            if f.name == "temperature":
+                check_temperature(value)
+            elif kind == "float" and given and not (0 < value < math.inf or (value == 0 and f.name == "weight_decay")):
                 others = {"weight_decay": "a finite number, at least 0", "max_grad_norm": "above 0, or none for no clipping"}
-                allowed = others.get(f.name, "a finite number above 0")
-                raise ValueError(f"{f.name} is {value!r}: it must be {allowed} (and at most {LARGEST:g})")
+                raise ValueError(f"{f.name} is {value!r}: it must be {others.get(f.name, 'a finite number above 0')}")
             if kind == "dict[str, Any]":
                 storable(f.name, value)
         if self.group_size * self.prompts_per_step > 10**6:
             raise ValueError(f"{self.group_size} × {self.prompts_per_step} completions a step are more than a million: take fewer")
+        if self.optimizer == "adamw" and self.weight_decay * self.learning_rate > 1:
+            raise ValueError(
+                f"weight_decay ({self.weight_decay:g}) × learning_rate ({self.learning_rate:g}) is above "
+                "1: every step would turn the signs of all parameters; lower the decay"
+            )
         if self.optimizer not in ("adamw", "sgd"):
             raise ValueError(f"unknown optimizer {self.optimizer!r}: choose adamw or sgd")
         if self.optimizer == "sgd" and self.weight_decay:

@@ -6,17 +6,21 @@ A run is a function of its settings: interrupted and resumed, it ends in the sam
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from minigrpo.divergence import check_finite, diverging, way_out
 from minigrpo.evaluation import evaluate, is_correct
 from minigrpo.gradients import compute_gradients, log_probabilities, parts_to_learn_from, visit_parts
+from minigrpo.lanes import limited, one_blas_thread
 from minigrpo.memory import micro_batch_within
 from minigrpo.objectives import Objective
 from minigrpo.optim import SGD, AdamW, clip_gradient, learning_rate_at
@@ -24,7 +28,7 @@ from minigrpo.plan import split_tree
 from minigrpo.policy import load_weights, make_optimizer, make_policy, restore_policy, using
 from minigrpo.profiling import Stopwatch, forward_flops
 from minigrpo.rewards import check_rewards
-from minigrpo.runs import TOKENIZER, RunFolder, write_atomically
+from minigrpo.runs import METRICS, SAMPLES, TOKENIZER, RunFolder, checkpoints
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.settings import TrainSettings
 from minigrpo.signals import stopping_between_steps
@@ -33,6 +37,8 @@ from minigrpo.terminal import bar, say
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree
 from minigrpo.warning_signs import warning_sign
+
+SAVE_SECONDS = 300  # at the latest so long after a checkpoint comes the next one
 
 
 @dataclass
@@ -48,7 +54,9 @@ class TrainState:
     watch: Stopwatch = field(default_factory=Stopwatch)  # where the time goes
 
 
-@np.errstate(over="ignore", invalid="ignore")  # a step that diverges says so itself
+# What diverges says so itself, in one sentence.
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+@limited
 def grpo_step(
     state: TrainState, task: Task, objective: Objective, settings: TrainSettings
 ) -> tuple[dict[str, float], Rollouts, Any]:
@@ -57,7 +65,9 @@ def grpo_step(
     started = time.perf_counter()
     with watch("sample"):
         prompts = draw_prompts(task, state.rng, s.prompts_per_step)
-        rollouts = sample(model, prompts, s.group_size, state.rng, temperature=s.temperature, **sampling_limits(task))
+        limits = {"temperature": s.temperature, **sampling_limits(task)}
+        # The weights were checked when they were loaded, or after the last update.
+        rollouts = sample(model, prompts, s.group_size, state.rng, check=False, **limits)
     tree, old = rollouts.tree, rollouts.logp
     with watch("score"):
         rewards = check_rewards(task.score(rollouts), tree)
@@ -76,10 +86,10 @@ def grpo_step(
             loss, logp_now = compute_gradients(model, parts, objective, coefficients, s.temperature, old, ref, watch)
         with watch("optimizer"):
             grad_norm = clip_gradient(model.gradients, s.max_grad_norm)
-            if not np.isfinite(grad_norm):
-                raise FloatingPointError(f"the gradient is not finite at step {state.step + 1}: lower the learning rate")
+            check_finite(grad_norm, "norm of its gradient")
             if coefficients.weight.any():  # all completions masked: nothing was learned, nothing moves
                 state.optimizer.step(model.parameters, model.gradients, learning_rate)
+                model.check_weights()
     flops = sum(forward_flops(model.config, part) for part, _ in parts)
     watch.flops["sample"] += forward_flops(model.config, tree)
     watch.flops["forward"] += (s.inner_epochs + (ref is not None)) * flops
@@ -90,6 +100,8 @@ def grpo_step(
     metrics |= objective.metrics(coefficients, logp_now, old, ref)
     metrics |= rollout_metrics(rollouts, rewards) | {"frac_correct": float(is_correct(task, rewards).mean())}
     metrics |= {"num_tokens": state.num_tokens, "step_time": time.perf_counter() - started}
+    for name, value in () if math.isfinite(sum(metrics.values())) else metrics.items():
+        check_finite(value, f"metric {name}")
     return metrics, rollouts, rewards
 
 
@@ -122,11 +134,12 @@ def tree_metrics(tree: PrefixTree) -> dict[str, float]:
     }
 
 
-@np.errstate(over="ignore", invalid="ignore")
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+@limited
 def warm_start(model: Transformer, task: Task, rng: np.random.Generator, settings: TrainSettings, progress: bool = False) -> None:
     """Supervised learning on the task's demonstrations: minimise -mean log p(token).
 
-    Raises ValueError if there are none, FloatingPointError if it diverges.
+    Raises ValueError if there are none, DivergenceError if it diverges.
     """
     if optional(task, "demonstrations") is None:
         raise ValueError(f"task {settings.task} has no demonstrations: set warm_start_steps to 0")
@@ -140,12 +153,12 @@ def warm_start(model: Transformer, task: Task, rng: np.random.Generator, setting
             lane.forward(part)
             lane.backward(np.where(part.scored, weight, 0.0), add)
 
-        visit_parts(model, parts, visit)
-        if not np.isfinite(clip_gradient(model.gradients, 1.0)):
-            raise FloatingPointError(f"the gradient is not finite at warm-start step {step + 1}: lower warm_start_learning_rate")
-        optimizer.step(
-            model.parameters, model.gradients, learning_rate_at(step, s.warm_start_steps, s.warm_start_learning_rate, 20, "cosine")
-        )
+        rate = learning_rate_at(step, s.warm_start_steps, s.warm_start_learning_rate, 20, "cosine")
+        with diverging(f"warm-start step {step + 1}", lambda: "lower warm_start_learning_rate"):
+            visit_parts(model, parts, visit)
+            check_finite(clip_gradient(model.gradients, 1.0), "norm of its gradient")
+            optimizer.step(model.parameters, model.gradients, rate)
+            model.check_weights()
 
 
 def train(
@@ -163,17 +176,27 @@ def train(
     resume=True goes on from the newest checkpoint in `out` (from the start if there is none yet).  `task` overrides the one
     that the settings name.  `watch` is told where the time goes.  Ctrl-C, SIGTERM and SIGHUP finish the step, save a checkpoint and
     raise KeyboardInterrupt.
-    Raises ValueError for bad input, FloatingPointError if training diverges.
+    Raises ValueError for bad input, DivergenceError (a FloatingPointError) if training diverges:
+    nothing of that step is kept.
     """
+    with RunFolder(out, asdict(settings), resume) if out is not None else nullcontext() as folder:
+        return _train(settings, folder, task, progress, on_step, watch)
+
+
+def _train(
+    settings: TrainSettings,
+    folder: RunFolder | None,
+    task: Task | None,
+    progress: bool,
+    on_step: Callable[[dict[str, Any]], None] | None,
+    watch: Stopwatch | None,
+) -> tuple[Transformer, list[dict[str, Any]]]:
     objective = settings.make_objective()
-    folder = RunFolder(out, asdict(settings), resume) if out is not None else None
-    saved = folder.load() if folder and resume else None
+    saved = folder.load() if folder else None
     model, task = restore_policy(settings, folder.path, saved[1], task) if saved else make_policy(settings, task)
     settings = replace(settings, micro_batch_tokens=micro_batch_within(settings, model.config))
     rng = np.random.default_rng(settings.seed)
     state = TrainState(model, make_optimizer(settings, model), rng, watch=watch or Stopwatch())
-    if folder:
-        folder.forget_after(saved[1]["step"] if saved else -1)
     before = None
     if saved:
         _restore(state, *saved)
@@ -185,32 +208,38 @@ def train(
         if objective.beta:
             state.reference = model.parameters.flat.copy()
         if folder and settings.model is not None:
-            write_atomically(folder.path / TOKENIZER, [task.tokenizer.to_json().encode()])
+            folder.write(TOKENIZER, task.tokenizer.to_json().encode())
         if settings.eval_every:
             before = {"step": 0} | evaluate(model, task, n_prompts=settings.eval_prompts, progress=False)
             if folder:
-                folder.append("metrics.jsonl", [before])  # before the checkpoint: a resumed run then neither lacks nor repeats it
+                folder.append(METRICS, [before])  # before the checkpoint: a resumed run then neither lacks nor repeats it
             if on_step:
                 on_step(before)
         if folder:
             _save(folder, state, task)
+    saved_at = time.monotonic()
     history, watched, said = [], [] if before is None else [before], set()
-    with stopping_between_steps() as stopped:
+    with stopping_between_steps() as stopped, one_blas_thread(model):
         title = f"{settings.objective} on {settings.task}"
         steps = bar(range(state.step, settings.steps), title, "step", progress)
         for _ in steps:
-            metrics, rollouts, rewards = grpo_step(state, task, objective, settings)
-            if settings.eval_every and (state.step % settings.eval_every == 0 or state.step == settings.steps):
-                metrics |= evaluate(model, task, n_prompts=settings.eval_prompts, progress=False)
+            with diverging(f"step {state.step + 1}", lambda: way_out(checkpoints(folder.path) if folder else [])):
+                metrics, rollouts, rewards = grpo_step(state, task, objective, settings)
+                last, every = state.step == settings.steps, settings.eval_every
+                if every and (last or state.step % every == 0):
+                    n_prompts = settings.eval_prompts
+                    metrics |= evaluate(model, task, n_prompts=n_prompts, progress=False)
             history.append(metrics)
             steps.set_postfix(reward=f"{metrics['reward']:.2f}", unique=f"{1 / metrics['tree/mean_count']:.2f}", refresh=False)
             stopping = bool(stopped)  # looked at once: a signal from here on ends the next step, so that it saves too
             if folder:
-                folder.append("metrics.jsonl", [metrics])
+                folder.append(METRICS, [metrics])
                 if state.step % settings.log_samples_every == 0:
-                    folder.append("samples.jsonl", sample_records(rollouts, rewards, task, state.step))
-                if state.step % settings.checkpoint_every == 0 or state.step == settings.steps or stopping:
+                    folder.append(SAMPLES, sample_records(rollouts, rewards, task, state.step))
+                due = state.step % settings.checkpoint_every == 0 or time.monotonic() > saved_at + SAVE_SECONDS
+                if due or state.step == settings.steps or stopping:
                     _save(folder, state, task)
+                    saved_at = time.monotonic()
             if on_step:
                 on_step(metrics)
             watched.append(metrics)
@@ -238,7 +267,7 @@ def _save(folder: RunFolder, state: TrainState, task: Task) -> None:
     arrays = {"parameters": model.parameters.flat} | state.optimizer.arrays()
     if state.reference is not None:
         arrays["reference"] = state.reference
-    counters = {"step": state.step, "num_tokens": state.num_tokens, "step_count": state.optimizer.step_count}
+    counters = {"num_tokens": state.num_tokens, "step_count": state.optimizer.step_count}
     eos = task.tokenizer.ends if getattr(task.tokenizer, "more_eos", ()) else task.tokenizer.eos
     counters |= {"rng": state.rng.bit_generator.state, "config": model.settings(), "eos": eos}
     folder.save(state.step, {name: model.backend.to_host(array) for name, array in arrays.items()}, counters)
@@ -246,6 +275,10 @@ def _save(folder: RunFolder, state: TrainState, task: Task) -> None:
 
 def _restore(state: TrainState, arrays: Mapping[str, np.ndarray], counters: dict[str, Any]) -> None:
     device = state.model.backend.to_device
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        what = f"cannot be used (its {' and '.join(bad)} are not all finite numbers)"
+        raise ValueError(f"the run's newest checkpoint {what}: delete it to go on from the one before")
     state.model.parameters.flat[:] = device(arrays["parameters"])
     for name, array in state.optimizer.arrays().items():
         array[:] = device(arrays[name])

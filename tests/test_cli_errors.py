@@ -10,7 +10,7 @@ import sys
 import pytest
 from test_cli import LOG, TINY, run, stored  # noqa: F401
 
-from minigrpo.runs import checkpoints
+from minigrpo.checkpoint import checkpoints
 
 BAD = {
     "an unknown task": (
@@ -157,7 +157,12 @@ def test_a_missing_or_empty_metrics_file(run, stored, tmp_path):
     folder = shutil.copytree(stored / "one", tmp_path / "one")
     for spoil in ((folder / "metrics.jsonl").unlink, lambda: (folder / "metrics.jsonl").write_text("")):
         spoil()
-        assert "one has no metrics: its run has not taken a step yet" in one_line(run("plot", folder))
+        assert "metrics.jsonl has lost the last 4 of the 4 records that checkpoint-000004.mgc counts" in one_line(
+            run("plot", folder)
+        )
+    for file in checkpoints(folder):
+        file.unlink()
+    assert "one has no metrics: its run has not taken a step yet" in one_line(run("plot", folder))
 
 
 def test_a_bad_start_does_not_use_up_a_folder(run, stored, tmp_path):
@@ -172,4 +177,6 @@ def test_a_bad_start_does_not_use_up_a_folder(run, stored, tmp_path):
 def test_divergence_is_no_bad_input(run):
     code, _, err = run("train", *TINY, "--task-option", "root=L", "--task-option", "target=RRRR", "--learning-rate", 1e30)
     assert code == 1
-    assert err == "minigrpo train: the gradient is not finite at step 2: lower the learning rate\n"
+    weights = "the model's weights are not finite, or so large that what it computes overflows"
+    advice = "train again with a lower learning rate (or smaller rewards or beta, if they are large)"
+    assert err == f"minigrpo train: training diverged at step 1: {weights}; {advice}\n"

@@ -11,9 +11,11 @@ import pytest
 from test_cli import run  # noqa: F401
 from test_cli_errors import one_line
 
+from minigrpo.checkpoint import checkpoints
 from minigrpo.checks.grading import WrongAnswer, ask
-from minigrpo.runs import checkpoints, read_metrics, read_settings
+from minigrpo.runs import read_metrics
 from minigrpo.settings import TrainSettings
+from minigrpo.stored_settings import read_settings
 from minigrpo.tasks import CharTokenizer, Tokenised, load_task, optional
 from minigrpo.trainer import train
 from minigrpo.user_code import explain, run_file, shown
@@ -393,17 +395,6 @@ def test_a_run_finds_its_task_from_another_folder(run, tmp_path, monkeypatch):
     assert f"there is no task file '{tmp_path}/here/tasks/mine.py': check the path (a relative one" in err
     monkeypatch.chdir(tmp_path / "moved")
     assert run("evaluate", "../run")[0] == 0
-
-
-def test_a_run_of_an_earlier_version_finds_its_task_from_its_own_folder(run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(TASK)
-    assert run("train", "--task", "mine.py:T", "--out", "run")[0] == 0
-    stored = (tmp_path / "run/settings.json").read_text()
-    (tmp_path / "run/settings.json").write_text(re.sub(r',\s*"task_file": "[^"]*"', "", stored))
-    assert run("evaluate", "run")[0] == 0
-    monkeypatch.chdir("/")
-    assert "there is no task file 'mine.py': check the path" in one_line(run("evaluate", tmp_path / "run"))
 
 
 # -- exercises -------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from minigrpo.checks.grading import Task, WrongAnswer
-from minigrpo.runs import write_output
+from minigrpo.files import write_output
 from minigrpo.shipped import shipped
 from minigrpo.user_code import explain, named, run_file
 
