@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from os import PathLike
@@ -80,7 +80,7 @@ class TrainSettings:
                 whole_number(f.name, value, 0 if f.name in MAY_BE_0 else 1, AT_MOST.get(f.name, 10**9))
             if f.name == "temperature":
                 check_temperature(value)
-            elif kind == "float" and given and not (0 < value < math.inf or (value == 0 and f.name == "weight_decay")):
+            elif kind == "float" and given and not (0 < value <= sys.float_info.max or (value == 0 and f.name == "weight_decay")):
                 others = {"weight_decay": "a finite number, at least 0", "max_grad_norm": "above 0, or none for no clipping"}
                 raise ValueError(f"{f.name} is {value!r}: it must be {others.get(f.name, 'a finite number above 0')}")
             if kind == "dict[str, Any]":

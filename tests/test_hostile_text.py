@@ -12,8 +12,8 @@ import pytest
 from test_cli import TINY, run, stored  # noqa: F401
 
 from minigrpo import cli, terminal
+from minigrpo.checkpoint import checkpoints
 from minigrpo.experiments import parallel
-from minigrpo.runs import checkpoints
 
 # A colour, the title of the window, C1's CSI, a bell, backspaces, a line that is written over, text that runs backwards, nothing.
 NASTY = "\x1b[31m\x1b]0;owned\x07\x9b2J\x07ab\b\bcd\rover\u202egnp.exe\u2066x\u200b\ufeff\u2028y\x7f\x00"

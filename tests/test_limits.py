@@ -18,10 +18,10 @@ import pytest
 from test_cli import TINY, run, stored  # noqa: F401
 from test_fuzz_flags import parsers
 
-from minigrpo import cli, runs
+from minigrpo import cli, files, runs
+from minigrpo.checkpoint import checkpoints, load_checkpoint
 from minigrpo.cli import main
 from minigrpo.objectives import Objective
-from minigrpo.runs import checkpoints, load_checkpoint
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import BUILT_IN, find_task
 from minigrpo.trainer import train
@@ -155,10 +155,10 @@ IGNORED = {
 def test_what_would_be_ignored_is_refused(line, stored, run, tmp_path):
     (tmp_path / "ids.json").write_text(json.dumps({"completions": [[1, 2], [1, 3]]}))
     names = {name: stored / name for name in ("one", "two")} | {"group": stored / "group.json", "ids": tmp_path / "ids.json"}
-    before = {path: path.stat().st_mtime_ns for path in stored.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in stored.rglob("*") if path.name != "lock"}
     words = line.format(tiny=" ".join(map(str, TINY)), **names).split()
     assert IGNORED[line] in refused(run(*words))
-    assert before == {path: path.stat().st_mtime_ns for path in stored.rglob("*")}
+    assert before == {path: path.stat().st_mtime_ns for path in stored.rglob("*") if path.name != "lock"}
 
 
 def test_no_time_of_no_steps(stored, run):
@@ -238,7 +238,8 @@ def full(monkeypatch, which, code=errno.ENOSPC):
         file = builtins.open(path, mode, *arguments, **options)  # noqa: SIM115
         return Full(file) if mode != "r" and "r" not in mode and which(Path(path).name) else file
 
-    monkeypatch.setattr(runs, "open", opened, raising=False)
+    for module in (files, runs):
+        monkeypatch.setattr(module, "open", opened, raising=False)
 
 
 @pytest.mark.parametrize("name", ["checkpoint-000004.mgc", "metrics.jsonl", "samples.jsonl"])
@@ -308,7 +309,7 @@ def test_a_folder_that_is_deleted_under_a_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(trainer, "grpo_step", deleting)
     assert main(["train", *map(str, TINY), "--out", str(tmp_path / "run")]) == 2
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and f"No such file or directory: {tmp_path / 'run'}" in err and "--resume" not in err
+    assert err.count("\n") == 1 and str(tmp_path / "run") in err and "--resume" not in err
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "file", "broken"])
