@@ -3,9 +3,7 @@
 Read in this order: tree, objectives, rewards, ops, transformer, sampler, trainer.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # what type checkers take for true; `typing` is not loaded yet when Ctrl-C may come
 if TYPE_CHECKING:
     from minigrpo.backend import get_backend
     from minigrpo.objectives import Objective, advantages, step_advantages
@@ -35,8 +33,10 @@ __all__ = [
 _MODULES = ("tree", "objectives", "rewards", "parameters", "sampler", "transformer", "backend")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """A public name, imported when it is first asked for, so that the command line can answer Ctrl-C before NumPy is loaded."""
+    from importlib import import_module
+
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
     for module in _MODULES if name in __all__ else ():

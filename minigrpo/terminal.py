@@ -85,7 +85,8 @@ def quoted(path: str) -> str:
     """A path as a shell reads it back, in one line of printable characters."""
     if path.isprintable():
         return shlex.quote(path)
-    return "$'" + "".join(chr(b) if 32 < b < 127 and chr(b) not in "'\\" else f"\\x{b:02x}" for b in os.fsencode(path)) + "'"
+    as_they_are, data = set(range(33, 127)) - set(b"'\\"), path.encode("utf-8", "surrogateescape")
+    return "$'" + "".join(chr(b) if b in as_they_are else f"\\x{b:02x}" for b in data) + "'"
 
 
 def reason_of(error: BaseException) -> str:

@@ -163,7 +163,7 @@ def test_train_resume_evaluate_and_sample_agree_on_the_target(tmp_path, capsys):
     started = run("train", *flags, "--steps", 2, "--seed", 5, "--out", tmp_path / "cli")
     assert started[1] == run("train", "--resume", tmp_path / "cli")[1] == "target path RLLL, drawn from the seed"
     assert read_settings(tmp_path / "cli")["task_options"] == {}
-    assert run("train", *flags, "--steps", 1, "--task-option", "target=LLRL")[1] == "target path LLRL"
+    assert run("train", *flags, "--steps", 1, "--task-option", "target=LLRL", "--out", tmp_path / "given")[1] == "target path LLRL"
     assert "^" in "".join(run("sample", tmp_path / "cli", "--group-size", 64))
 
 

@@ -17,7 +17,8 @@ from test_cli import TINY, run, stored  # noqa: F401
 from test_resume import finished, flags, start, wait_for, where  # noqa: F401
 
 from minigrpo import cli, demo, evaluation, plots, policy, signals, trainer
-from minigrpo.runs import checkpoints, read_records
+from minigrpo.checkpoint import checkpoints
+from minigrpo.files import read_records
 from minigrpo.settings import TrainSettings
 
 fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")  # Windows has neither, nor SIGHUP
@@ -91,7 +92,7 @@ def test_outside_the_steps(name, what, stored, run, tmp_path, monkeypatch):
     command = line.split()[0]
     hint = f"; go on with: minigrpo train --resume {out}" if command == "train" else ""
     assert (code, err) == (128 + number_of(name), f"minigrpo {command}: {by(name)}{hint}\n")
-    left = {path.name for path in out.rglob("*")} if out.exists() else set()
+    left = {path.name.lstrip(".") for path in out.rglob("*")} if out.exists() else set()
     allowed = {"train": {"settings.json", "lock"}, "reproduce": {"theorem.cache.jsonl", ".theorem.cache.jsonl.lock"}}
     assert left == allowed.get(command, set())
 
