@@ -93,7 +93,7 @@ def test_outside_the_steps(name, what, stored, run, tmp_path, monkeypatch):
     hint = f"; go on with: minigrpo train --resume {out}" if command == "train" else ""
     assert (code, err) == (128 + number_of(name), f"minigrpo {command}: {by(name)}{hint}\n")
     left = {path.name.lstrip(".") for path in out.rglob("*")} if out.exists() else set()
-    allowed = {"train": {"settings.json", "lock"}, "reproduce": {"theorem.cache.jsonl", ".theorem.cache.jsonl.lock"}}
+    allowed = {"train": {"settings.json", "lock"}, "reproduce": {"theorem.cache.jsonl", "theorem.cache.jsonl.lock"}}
     assert left == allowed.get(command, set())
 
 
