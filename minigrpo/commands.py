@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minigrpo.backend import describe_backend
-from minigrpo.settings import MAY_CHANGE, TrainSettings
+from minigrpo.settings import TrainSettings
 
 
 def run_demo(a: argparse.Namespace) -> None:
@@ -40,14 +40,9 @@ def run_train(a: argparse.Namespace) -> None:
     if a.resume:
         if a.out and Path(a.out) != Path(a.resume):
             raise ValueError("--resume goes on in its own folder: leave out --out")
-        stored = read_settings(a.resume)
-        given |= {name: stored.get(name, {}) | value for name, value in given.items() if isinstance(value, dict)}
-        changed = [name for name, value in given.items() if stored.get(name) != value and name not in MAY_CHANGE]
-        if changed:
-            was = ", ".join(f"{name} was {stored.get(name)!r}, not {given[name]!r}" for name in changed)
-            raise ValueError(f"the run in {a.resume} has other settings ({was}): resume it as it was, or start another with --out")
         stored = read_settings(a.resume, to_load=True)
-        settings = TrainSettings.from_stored(stored | {name: given[name] for name in MAY_CHANGE if name in given})
+        given |= {name: stored.get(name, {}) | value for name, value in given.items() if isinstance(value, dict)}
+        settings = TrainSettings.from_stored(stored | given)  # what may not differ, the folder refuses
     else:
         settings = TrainSettings.for_task(given.pop("task", "treewalk"), **given)
     size = f"{settings.steps} steps of {settings.prompts_per_step} × {settings.group_size} completions"

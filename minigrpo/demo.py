@@ -27,11 +27,11 @@ from minigrpo.experiments.many_walks import BLOCK, GROUP_SIZE, LAST, STEPS, run_
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.table1 import summary
 from minigrpo.explorer import explorer_page
+from minigrpo.files import replace
 from minigrpo.groups import Group, read_groups, statistics_text, tree_statistics, tree_text
 from minigrpo.plots import draw_tree, draw_trees_page, learning_curves, metrics_figure, save, statistics_figure
 from minigrpo.policy import make_model
 from minigrpo.rewards import check_rewards
-from minigrpo.runs import replace
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.tasks import Task, load_task, sampling_limits
 from minigrpo.trainer import TrainSettings, sample_records, train, warm_start

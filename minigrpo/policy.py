@@ -14,7 +14,7 @@ from minigrpo.memory import micro_batch_within
 from minigrpo.ops import Array
 from minigrpo.optim import SGD, AdamW
 from minigrpo.parameters import TransformerConfig
-from minigrpo.runs import TOKENIZER, latest_checkpoint, load_checkpoint, read_settings
+from minigrpo.runs import TOKENIZER, load_run_checkpoint, task_by_file
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import Task, draw_prompts, load_task, optional
 from minigrpo.transformer import Transformer
@@ -67,13 +67,13 @@ def make_optimizer(settings: TrainSettings, model: Transformer) -> AdamW | SGD:
 
 def load_run(path: str | Path, **changes: Any) -> tuple[Transformer, Task, TrainSettings]:
     """The model of a run's newest checkpoint (or of a checkpoint file in a run folder), with its task and settings."""
-    file = latest_checkpoint(Path(path))
-    stored = read_settings(file.parent, to_load=True)
+    arrays, state = load_run_checkpoint(path)
+    stored = task_by_file(state["settings"])
     if stored.get("backend") == "cupy":
         stored["backend"] = "auto"  # trained on a GPU, looked at anywhere
     settings = replace(TrainSettings(**{f.name: stored[f.name] for f in fields(TrainSettings) if f.name in stored}), **changes)
-    arrays, state = load_checkpoint(file)
-    model, task = restore_policy(settings, file.parent, state)
+    folder = Path(path).parent if Path(path).is_file() else Path(path)
+    model, task = restore_policy(settings, folder, state)
     model.parameters.flat[:] = model.backend.to_device(arrays["parameters"], dtype=model.dtype)
     return model, task, settings
 
@@ -96,7 +96,7 @@ def restore_policy(settings: TrainSettings, folder: Path, state: Mapping[str, An
 
 def load_weights(model: Transformer, path: str | Path) -> None:
     """Copy the parameters of a run or checkpoint into a model of the same shape.   Raises ValueError if the shapes differ."""
-    arrays, state = load_checkpoint(latest_checkpoint(Path(path)))
+    arrays, state = load_run_checkpoint(path)
     if TransformerConfig(**state["config"]) != model.config:
         changed = sorted(name for name, value in model.settings().items() if state["config"].get(name, value) != value)
         raise ValueError(f"{path} holds a model of another shape (it differs in {', '.join(changed)})")

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,15 @@ from minigrpo.plan import split_tree
 from minigrpo.policy import load_weights, make_optimizer, make_policy, restore_policy, using
 from minigrpo.profiling import Stopwatch, forward_flops
 from minigrpo.rewards import check_rewards
-from minigrpo.runs import TOKENIZER, RunFolder, write_atomically
+from minigrpo.runs import METRICS, SAMPLES, TOKENIZER, RunFolder
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import Task, draw_prompts, optional, pairs, prompt_text, sampling_limits
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree
 from minigrpo.warning_signs import warning_sign
+
+SAVE_SECONDS = 300  # at the latest so long after a checkpoint comes the next one
 
 
 @dataclass
@@ -167,15 +169,24 @@ def train(
     KeyboardInterrupt.
     Raises ValueError for bad input, FloatingPointError if training diverges.
     """
+    with RunFolder(out, asdict(settings), resume) if out is not None else nullcontext() as folder:
+        return _train(settings, folder, task, progress, on_step, watch)
+
+
+def _train(
+    settings: TrainSettings,
+    folder: RunFolder | None,
+    task: Task | None,
+    progress: bool,
+    on_step: Callable[[dict[str, Any]], None] | None,
+    watch: Stopwatch | None,
+) -> tuple[Transformer, list[dict[str, Any]]]:
     objective = settings.make_objective()
-    folder = RunFolder(out, asdict(settings), resume) if out is not None else None
-    saved = folder.load() if folder and resume else None
+    saved = folder.load() if folder else None
     model, task = restore_policy(settings, folder.path, saved[1], task) if saved else make_policy(settings, task)
     settings = replace(settings, micro_batch_tokens=micro_batch_within(settings, model.config))
     rng = np.random.default_rng(settings.seed)
     state = TrainState(model, make_optimizer(settings, model), rng, watch=watch or Stopwatch())
-    if folder:
-        folder.forget_after(saved[1]["step"] if saved else -1)
     before = None
     if saved:
         _restore(state, *saved)
@@ -187,15 +198,16 @@ def train(
         if objective.beta:
             state.reference = model.parameters.flat.copy()
         if folder and settings.model is not None:
-            write_atomically(folder.path / TOKENIZER, [task.tokenizer.to_json().encode()])
+            folder.write(TOKENIZER, task.tokenizer.to_json().encode())
         if settings.eval_every:
             before = {"step": 0} | evaluate(model, task, n_prompts=settings.eval_prompts, progress=False)
             if folder:
-                folder.append("metrics.jsonl", [before])  # before the checkpoint: a resumed run then neither lacks nor repeats it
+                folder.append(METRICS, [before])  # before the checkpoint: a resumed run then neither lacks nor repeats it
             if on_step:
                 on_step(before)
         if folder:
             _save(folder, state, task)
+    saved_at = time.monotonic()
     history, watched, said = [], [] if before is None else [before], set()
     with _stop_on_interrupt() as stopped:
         bar = _progress(range(state.step, settings.steps), f"{settings.objective} on {settings.task}", progress)
@@ -207,11 +219,13 @@ def train(
             bar.set_postfix(reward=f"{metrics['reward']:.2f}", unique=f"{1 / metrics['tree/mean_count']:.2f}", refresh=False)
             stopping = bool(stopped)  # looked at once: a Ctrl-C from here on ends the next step, so that it saves too
             if folder:
-                folder.append("metrics.jsonl", [metrics])
+                folder.append(METRICS, [metrics])
                 if state.step % settings.log_samples_every == 0:
-                    folder.append("samples.jsonl", sample_records(rollouts, rewards, task, state.step))
-                if state.step % settings.checkpoint_every == 0 or state.step == settings.steps or stopping:
+                    folder.append(SAMPLES, sample_records(rollouts, rewards, task, state.step))
+                due = state.step % settings.checkpoint_every == 0 or time.monotonic() > saved_at + SAVE_SECONDS
+                if due or state.step == settings.steps or stopping:
                     _save(folder, state, task)
+                    saved_at = time.monotonic()
             if on_step:
                 on_step(metrics)
             watched.append(metrics)
@@ -239,7 +253,7 @@ def _save(folder: RunFolder, state: TrainState, task: Task) -> None:
     arrays = {"parameters": model.parameters.flat} | state.optimizer.arrays()
     if state.reference is not None:
         arrays["reference"] = state.reference
-    counters = {"step": state.step, "num_tokens": state.num_tokens, "step_count": state.optimizer.step_count}
+    counters = {"num_tokens": state.num_tokens, "step_count": state.optimizer.step_count}
     eos = task.tokenizer.ends if getattr(task.tokenizer, "more_eos", ()) else task.tokenizer.eos
     counters |= {"rng": state.rng.bit_generator.state, "config": model.settings(), "eos": eos}
     folder.save(state.step, {name: model.backend.to_host(array) for name, array in arrays.items()}, counters)

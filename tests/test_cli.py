@@ -12,7 +12,8 @@ from matplotlib.image import imread
 
 from minigrpo import plots
 from minigrpo.cli import main
-from minigrpo.runs import read_records, read_settings
+from minigrpo.files import read_records
+from minigrpo.runs import read_settings
 
 TINY = ["--dim", "8", "--n-layers", "1", "--n-heads", "2", "--group-size", "4", "--steps", "4"]
 CLASSROOM = {"prompt": "2+3=", "completions": ["5", "6", "5!", "5"], "rewards": [1, 0, 0, 1]}
@@ -129,7 +130,13 @@ def test_train(run, tmp_path, monkeypatch):
     assert settings["objective_options"] == {"beta": 0.1}
     assert (settings["max_grad_norm"], settings["seed"], settings["steps"]) == (None, 5, 4)
     assert settings["learning_rate"] == 3e-4  # what the task recommends
-    assert sorted(os.listdir("here/run")) == ["checkpoint-000000.mgc", "checkpoint-000004.mgc", "metrics.jsonl", "settings.json"]
+    assert sorted(os.listdir("here/run")) == [
+        "checkpoint-000000.mgc",
+        "checkpoint-000004.mgc",
+        "lock",
+        "metrics.jsonl",
+        "settings.json",
+    ]
     assert run("train", *TINY, "--resume", "here/run", "--seed", 5)[0] == 0  # the settings that it has may be said again
 
 

@@ -157,7 +157,12 @@ def test_a_missing_or_empty_metrics_file(run, stored, tmp_path):
     folder = shutil.copytree(stored / "one", tmp_path / "one")
     for spoil in ((folder / "metrics.jsonl").unlink, lambda: (folder / "metrics.jsonl").write_text("")):
         spoil()
-        assert "one has no metrics: its run has not taken a step yet" in one_line(run("plot", folder))
+        assert "metrics.jsonl has lost the last 4 of the 4 records that checkpoint-000004.mgc counts" in one_line(
+            run("plot", folder)
+        )
+    for file in checkpoints(folder):
+        file.unlink()
+    assert "one has no metrics: its run has not taken a step yet" in one_line(run("plot", folder))
 
 
 def test_a_bad_start_does_not_use_up_a_folder(run, stored, tmp_path):

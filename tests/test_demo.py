@@ -16,8 +16,8 @@ from minigrpo.demo import ARITHMETIC, NAMES, RATES, _learning_sections, _theorem
 from minigrpo.equivalence import Equivalence
 from minigrpo.experiments.many_walks import BLOCK, GROUP_SIZE, LAST, run_walks
 from minigrpo.experiments.table1 import frequency, summary
+from minigrpo.files import read_records
 from minigrpo.groups import group_statistics, read_groups
-from minigrpo.runs import read_records
 from minigrpo.settings import TrainSettings
 from minigrpo.trainer import train
 

@@ -12,6 +12,7 @@ from minigrpo.policy import load_run, make_policy
 from minigrpo.runs import read_settings
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import Tokenised
+from minigrpo.tasks.treewalk import TreeWalk
 from minigrpo.trainer import train
 
 ROOT = 2
@@ -168,9 +169,9 @@ def test_train_resume_evaluate_and_sample_agree_on_the_target(tmp_path, capsys):
 
 def test_a_run_of_the_old_walk_is_refused_by_its_vocabulary(tmp_path):
     """Its settings name no root, as a version before had none; its model knows two tokens."""
-    train(TrainSettings(**SMALL, steps=1, task_options={"root": "L", "target": "RRRR"}), tmp_path / "old", progress=False)
-    file = tmp_path / "old" / "settings.json"
-    file.write_text(file.read_text().replace('"root": "L"', '"root": "bos"'))
+    task = TreeWalk(root="L", target="RRRR")
+    settings = TrainSettings(**SMALL, steps=1, task_options={"root": "bos", "target": "RRRR"})
+    train(settings, tmp_path / "old", task=task, progress=False)
     for use in (load_run, lambda folder: train(TrainSettings(**read_settings(folder)), folder, resume=True, progress=False)):
         with pytest.raises(
             ValueError, match=r"holds a model with a vocabulary of 2, but task 'treewalk' has 3: it has changed since"

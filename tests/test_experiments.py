@@ -18,9 +18,9 @@ from minigrpo.experiments.learning import table as learning_table
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.table1 import ARMS, CHUNK, PUBLISHED, RATES, best, comparison, sign_test, table, text, walk
 from minigrpo.experiments.table1_plots import best_figure, paper_figure, sweep_figure
+from minigrpo.files import read_records
 from minigrpo.optim import global_norm
 from minigrpo.plots import bootstrap_interval
-from minigrpo.runs import read_records
 from minigrpo.trainer import TrainSettings
 
 COMMITTED = Path(__file__).parents[1] / "results"

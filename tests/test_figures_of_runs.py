@@ -2,6 +2,7 @@
 
 # ruff: noqa: F811 (a fixture that is imported and an argument have the same name)
 
+import hashlib
 import json
 import os
 from dataclasses import asdict
@@ -13,8 +14,9 @@ from test_cli import TINY, run  # noqa: F401
 from test_cli_errors import one_line
 
 from minigrpo import plots
+from minigrpo.checkpoint import save_checkpoint
 from minigrpo.plots import LINES, compare_runs, learning_curves, metrics_figure
-from minigrpo.runs import read_metrics
+from minigrpo.runs import read_metrics, signed
 from minigrpo.settings import TrainSettings
 from minigrpo.tree_plots import fonts_for
 
@@ -24,7 +26,7 @@ def make_run(folder, rewards, every=0, **changes):
     folder.mkdir(parents=True)
     own = {"steps": len(rewards), "eval_every": every, "learning_rate": 0.001}
     settings = asdict(TrainSettings()) | own | changes
-    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "settings.json").write_bytes(signed(settings))
     records = [{"step": step, "loss": 0.0, "reward": reward} for step, reward in enumerate(rewards, 1)]
     for record in records:
         if every and record["step"] % every == 0:
@@ -32,6 +34,15 @@ def make_run(folder, rewards, every=0, **changes):
     before = [{"step": 0, "eval/pass@1_greedy": 0.0, "eval/prompts": 1}] if every else []
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in before + records))
     return folder
+
+
+def add_checkpoint(folder):
+    """One that knows the settings, and was written before the metrics."""
+    settings = json.loads((folder / "settings.json").read_text())
+    settings.pop("sha256")
+    nothing = [0, 0, hashlib.sha256().hexdigest()]
+    state = {"step": 2, "settings": settings, "files": {}, "records": {"metrics.jsonl": nothing, "samples.jsonl": nothing}}
+    save_checkpoint(folder / "checkpoint-000002.mgc", {}, state)
 
 
 def drawn(figure):
@@ -172,7 +183,7 @@ def test_what_changes_one_metric_alone(tmp_path):
 def test_settings_of_an_older_version_are_the_defaults(tmp_path):
     a, b = make_run(tmp_path / "a", [0, 1]), make_run(tmp_path / "b", [2, 3], seed=1)
     settings = json.loads((b / "settings.json").read_text())
-    (b / "settings.json").write_text(json.dumps({name: settings[name] for name in ("task", "steps", "seed", "learning_rate")}))
+    (b / "settings.json").write_bytes(signed({name: settings[name] for name in ("task", "steps", "seed", "learning_rate")}))
     assert drawn(compare_runs([a, b])) == {"lambda_grpo": [(1, 1), (2, 2)]}
 
 
@@ -218,7 +229,7 @@ def test_runs_of_different_tasks_are_refused(changes, run, tmp_path):
 )
 def test_a_run_given_twice_is_not_two_seeds(again, run, tmp_path):
     places = {"a": make_run(tmp_path / "a", [0, 1]), "copy": make_run(tmp_path / "copy", [0, 1]), "link": tmp_path / "link"}
-    (places["a"] / "checkpoint-000002.mgc").write_bytes(b"")
+    add_checkpoint(places["a"])
     os.symlink(places["a"], places["link"])
     other = make_run(tmp_path / "other", [0, 1], seed=5)
     assert "are one run, not two seeds (seed 0 and all settings that change reward are the same): leave one out" in one_line(
@@ -228,7 +239,7 @@ def test_a_run_given_twice_is_not_two_seeds(again, run, tmp_path):
 
 def test_the_path_of_a_checkpoint_is_its_run(run, tmp_path):
     folder = make_run(tmp_path / "a", [0, 1])
-    (folder / "checkpoint-000002.mgc").write_bytes(b"")
+    add_checkpoint(folder)
     assert run("plot", folder / "checkpoint-000002.mgc")[0] == 0
     assert (folder / "metrics.png").exists()
 

@@ -11,10 +11,10 @@ import tokenizers
 
 from minigrpo import Transformer, TransformerConfig
 from minigrpo.cli import main
+from minigrpo.files import read_records
 from minigrpo.groups import read_groups
 from minigrpo.models import save_hugging_face
 from minigrpo.models.text_tokenizer import TextTokenizer
-from minigrpo.runs import read_records
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import CharTokenizer, Tokenised, prompt_text, sampling_limits, score_texts

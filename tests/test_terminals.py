@@ -16,7 +16,7 @@ from helpers import tiny_model
 from test_cli import LOG, TINY, run, stored  # noqa: F401
 from threadpoolctl import ThreadpoolController
 
-from minigrpo import cli, demo, lanes, runs, terminal
+from minigrpo import cli, demo, files, lanes, runs, terminal
 from minigrpo.checks.runner import CHAPTERS, check
 from minigrpo.experiments import parallel
 from minigrpo.lanes import run_lanes
@@ -168,9 +168,9 @@ def test_a_file_system_that_cannot_sync_folders(code, fails, tmp_path, monkeypat
     monkeypatch.setattr(os, "fsync", fsync)
     if code == errno.EIO:
         with pytest.raises(OSError, match=os.strerror(code)):
-            runs.write_atomically(tmp_path / "file", [b"text"])
+            files.write_atomically(tmp_path / "file", [b"text"])
     else:
-        runs.write_atomically(tmp_path / "file", [b"text"])
+        files.write_atomically(tmp_path / "file", [b"text"])
     assert synced == [False, True]  # the file, then its folder
     assert (tmp_path / "file").read_bytes() == b"text"
 
@@ -187,13 +187,13 @@ def test_a_file_that_another_program_has_open(refusals, tmp_path, monkeypatch):
             raise PermissionError(errno.EACCES, "Access is denied", str(target))
         real(source, target)
 
-    monkeypatch.setattr(runs.os, "replace", replace)
-    monkeypatch.setattr(runs.time, "sleep", waited.append)
+    monkeypatch.setattr(files.os, "replace", replace)
+    monkeypatch.setattr(files.time, "sleep", waited.append)
     if refusals == 4:
         with pytest.raises(PermissionError):
-            runs.write_atomically(tmp_path / "file", [b"new"])
+            files.write_atomically(tmp_path / "file", [b"new"])
     else:
-        runs.write_atomically(tmp_path / "file", [b"new"])
+        files.write_atomically(tmp_path / "file", [b"new"])
     assert (tmp_path / "file").read_bytes() == (b"old" if refusals == 4 else b"new")
     assert len(waited) == min(refusals, 3)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -210,11 +210,12 @@ def test_a_checkpoint_that_is_being_read_is_deleted_later(tmp_path, monkeypatch)
         real(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", unlink)
-    for step in (1, 2, 3):
-        folder.save(step, {"x": np.zeros(3)}, {})
-    assert [path.stem[-1] for path in runs.checkpoints(folder.path)] == ["1", "2", "3"]
-    busy.clear()
-    folder.save(4, {"x": np.zeros(3)}, {})
+    with folder:
+        for step in (1, 2, 3):
+            folder.save(step, {"x": np.zeros(3)}, {})
+        assert [path.stem[-1] for path in runs.checkpoints(folder.path)] == ["1", "2", "3"]
+        busy.clear()
+        folder.save(4, {"x": np.zeros(3)}, {})
     assert [path.stem[-1] for path in runs.checkpoints(folder.path)] == ["3", "4"]
 
 

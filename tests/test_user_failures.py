@@ -395,17 +395,6 @@ def test_a_run_finds_its_task_from_another_folder(run, tmp_path, monkeypatch):
     assert run("evaluate", "../run")[0] == 0
 
 
-def test_a_run_of_an_earlier_version_finds_its_task_from_its_own_folder(run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(TASK)
-    assert run("train", "--task", "mine.py:T", "--out", "run")[0] == 0
-    stored = (tmp_path / "run/settings.json").read_text()
-    (tmp_path / "run/settings.json").write_text(re.sub(r',\s*"task_file": "[^"]*"', "", stored))
-    assert run("evaluate", "run")[0] == 0
-    monkeypatch.chdir("/")
-    assert "there is no task file 'mine.py': check the path" in one_line(run("evaluate", tmp_path / "run"))
-
-
 # -- exercises -------------------------------------------------------------------------------------------------------------
 
 

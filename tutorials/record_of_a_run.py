@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from minigrpo.files import read_records
 from minigrpo.models import cached, load_model, load_tokenizer
 from minigrpo.models.gguf_file import GGUFFile
 from minigrpo.policy import load_run
-from minigrpo.runs import read_metrics, read_records
+from minigrpo.runs import read_metrics
 from minigrpo.sampler import sample
 from minigrpo.tasks import Tokenised, few_shot, load_task, sampling_limits
 from minigrpo.transformer import Transformer

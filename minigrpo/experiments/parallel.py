@@ -14,7 +14,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from minigrpo.runs import read_records
+from minigrpo.files import read_records
 
 MOST = 61 if sys.platform == "win32" else 4096  # processes that Windows can wait for
 

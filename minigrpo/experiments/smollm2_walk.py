@@ -32,9 +32,9 @@ from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.table1 import sign_test
 from minigrpo.experiments.trees import interval
 from minigrpo.experiments.walk_policies import BOS, OneModel
+from minigrpo.files import read_records
 from minigrpo.models import load_model
 from minigrpo.plots import save
-from minigrpo.runs import read_records
 from minigrpo.transformer import Transformer
 
 MODEL, ROWS, COMPARED = "smollm2", ("L", "R", "<|im_start|>"), ("grpo", "lambda_grpo")

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from minigrpo.files import write_atomically
 from minigrpo.models.gguf_file import NORM_EPSILONS, ROPE_BASES, check_tensors, real, whole
 from minigrpo.models.packages import need, refusing, shown
 from minigrpo.models.text_tokenizer import TextTokenizer
 from minigrpo.parameters import TransformerConfig, rotate_halves, rotate_neighbours
-from minigrpo.runs import write_atomically
 from minigrpo.transformer import Transformer
 
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
