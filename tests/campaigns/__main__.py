@@ -54,4 +54,7 @@ def main() -> int:
 if __name__ == "__main__":
     for name in THREADS:
         os.environ[name] = "1"
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on")

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import platform
+import signal
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -39,7 +40,9 @@ WHAT = {
 
 
 def enter(folder: str) -> None:
-    """Work in a folder, on one thread."""
+    """Work in a folder, on one thread; Ctrl-C is for the process that started this one."""
+    if multiprocessing.parent_process():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.chdir(folder)
     threadpool_limits(1)
 
@@ -90,7 +93,8 @@ def table(data: dict) -> str:
     for title, part in data.items():
         text += f"\n## {title}\n\n{part['date']}; {', '.join(f'{k} {v}' for k, v in part['machine'].items())}\n\n"
         text += f"| campaign | {' | '.join(columns.values())} |\n|---|{'---:|' * len(columns)}\n"
-        for name, found in part["campaigns"].items():
+        for name in filter(part["campaigns"].get, CAMPAIGNS):
+            found = part["campaigns"][name]
             text += f"| {name}: {WHAT[name]} | {' | '.join(f'{found[key]:,}' for key in columns)} |\n"
     return text
 
@@ -111,12 +115,17 @@ def run(campaign: str, cases: int | None, processes: int, cache: Path) -> list[d
             numbers = sorted({int(x) for x in np.linspace(0, total - 1, min(cases or total, total))})
             waiting = [n for n in numbers if (code(), campaign, n) not in known]
             with ProcessPoolExecutor(processes, context, enter, (folder,)) as pool:
-                done = as_completed([pool.submit(work, campaign, n) for n in waiting])
-                for future in tqdm(done, total=len(waiting), desc=campaign, unit="case", disable=not sys.stderr.isatty()):
-                    record = future.result() | {"code": code()}
-                    known[code(), campaign, record["case"]] = record
-                    with open(cache, "a", encoding="utf-8") as file:
-                        file.write(json.dumps(record) + "\n")
+                jobs = [pool.submit(work, campaign, n) for n in waiting]
+                silent = not sys.stderr.isatty()
+                try:
+                    for job in tqdm(as_completed(jobs), campaign, len(jobs), unit="case", disable=silent):
+                        record = job.result() | {"code": code()}
+                        known[code(), campaign, record["case"]] = record
+                        with open(cache, "a", encoding="utf-8") as file:
+                            file.write(json.dumps(record) + "\n")
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
         finally:
             os.chdir(before)
     return [known[code(), campaign, n] for n in numbers]

@@ -230,10 +230,12 @@ def trial(base: str, hurt, actions=ACTIONS) -> dict:
             if code:
                 problems += judged(f"{what}: {action}", file, code, err)
                 refused = True
-            elif found != now[action][1] and not (gone and found == earlier[action][1]):
-                uncovered = action == "plot" and err and same_until(found, now[action][1], int(newest[11:17]))
-                if not uncovered:
-                    problems.append(("bits", f"{what}: {action} gives something else"))
+            elif not (
+                found == now[action][1]
+                or (gone and found == earlier[action][1])
+                or (action == "plot" and covered_alike(found, now[action][1], err, int(newest[11:17])))
+            ):
+                problems.append(("bits", f"{what}: {action} gives something else"))
         advised = []
         while (answer := call("train", "--resume", folder))[0]:
             code, _, err = answer
@@ -258,22 +260,23 @@ def judged(what: str, file: Path, code: int | str, err: str) -> list[tuple[str, 
     return [(kind, f"{what}: exit code {code}, saying {err!r}")]
 
 
-def same_until(found: list, wanted: list, step: int) -> bool:
-    """Whether what was drawn differs only in steps that no checkpoint covers, of which `plot` says so."""
-    covered = [[r for r in drawn if isinstance(r, str) or r["step"] <= step] for drawn in (found, wanted)]
-    return covered[0] == covered[1]
+def covered_alike(found: list, wanted: list, err: str, step: int) -> bool:
+    """Whether plots differ only in steps that no checkpoint covers, and `plot` says that there are such, if there are."""
+    both = [[r for r in drawn if isinstance(r, str) or r["step"] <= step] for drawn in (found, wanted)]
+    return both[0] == both[1] and (found == both[0] or "metrics.jsonl" in err)
 
 
 def follow(err: str, file: Path, undamaged: Path) -> bool:
-    """Do what a refusal advises.   -> whether it advises something"""
-    if "delete" in err or "remove" in err:
-        shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
-    elif "restore" in err or not file.exists():
+    """Do what a refusal advises: delete what it names, else put the file back.   -> whether it advises something"""
+    advice = re.search(r"delete (\S+)", err)
+    if advice:
+        named = file.with_name(advice[1])
+        target = named if named.exists() else file
+        shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+    elif "put it back" in err:
         shutil.rmtree(file, ignore_errors=True)
         shutil.copy(undamaged, file)
-    else:
-        return False
-    return True
+    return bool(advice) or "put it back" in err
 
 
 def sound(folder: Path, base: str) -> bool:

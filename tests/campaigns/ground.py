@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from minigrpo.runs import checkpoints, load_checkpoint, read_records
@@ -97,6 +98,12 @@ def reference(name: str, flags: str) -> tuple[Path, float, int]:
             raise RuntimeError(f"the undisturbed run {name!r} ends with {code}: {err}")
         numbers.write_text(json.dumps([time.monotonic() - began, int(count.read_text())]))
     return folder, *json.loads(numbers.read_text())
+
+
+def references(flags: dict[str, str]) -> None:
+    """Make undisturbed runs side by side."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(reference, flags, flags.values()))
 
 
 def contents(folder: Path) -> dict:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .ground import SETUPS, SMALL, contents, difference, end, ended, make_language_model, next_command, reference, start
+from .ground import SETUPS, SMALL, contents, difference, end, ended, make_language_model, next_command, reference, references, start
 
 CASES = 1000
 CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -18,8 +18,7 @@ SENT += [[signal.SIGINT] * 2, [signal.SIGINT, signal.SIGKILL]]
 def prepare() -> None:
     """The undisturbed runs."""
     make_language_model()
-    for name, flags in SETUPS.items():
-        reference(name, f"{SMALL} {flags}")
+    references({name: f"{SMALL} {flags}" for name, flags in SETUPS.items()})
 
 
 def case(number: int) -> dict:

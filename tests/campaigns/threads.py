@@ -4,7 +4,7 @@ import signal
 import tempfile
 from pathlib import Path
 
-from .ground import SMALL, contents, difference, end, ended, make_language_model, reference, start
+from .ground import SMALL, contents, difference, end, ended, make_language_model, reference, references, start
 
 COUNTS = (1, 2, 4)
 TASKS = {
@@ -20,15 +20,14 @@ CASES = len(COUNTS) * len(TASKS)
 def prepare() -> None:
     """A language model, and each run on one thread."""
     make_language_model()
-    for name, flags in TASKS.items():
-        reference(f"threads {name}", flags)
+    references(TASKS)
 
 
 def case(number: int) -> dict:
     """One task on one number of threads, whole; and stopped there, resumed on the next number."""
     count, name = COUNTS[number % 3], list(TASKS)[number // 3]
     flags, problems, plan = TASKS[name], [], {"threads": count}
-    whole, _, events = reference(f"threads {name}", flags)
+    whole, _, events = reference(name, flags)
     with tempfile.TemporaryDirectory(dir=".") as where:
         for kind in ("whole", "resumed"):
             folder = Path(where, kind)
