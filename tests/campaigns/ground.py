@@ -1,4 +1,4 @@
-"""What all campaigns stand on: processes that train, the end of a run, and small runs of many kinds."""
+"""What all campaigns stand on: processes that train, undisturbed runs, and what a run ends in."""
 
 import json
 import os
@@ -15,7 +15,7 @@ THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SECONDS = 120  # in which everything here must end
 LIMIT = "it did not end"
 
-# What goes wrong with a case, and how the table calls it.
+# What may go wrong with a case, and how the table calls it.
 PROBLEMS = {
     "bits": "other bits, silent changes",
     "lost": "runs or steps lost",
@@ -26,20 +26,6 @@ PROBLEMS = {
 
 SMALL = "--dim 8 --n-layers 1 --n-heads 2 --group-size 4 --prompts-per-step 2 --steps 8 --seed 3"
 SMALL += " --checkpoint-every 3 --log-samples-every 2 --eval-every 0 --warm-start-steps 0"
-ARITHMETIC = "--task arithmetic --task-option digits=1"
-SETUPS = {
-    "plain": "--task treewalk",
-    "inner epochs": f"{ARITHMETIC} --objective grpo --inner-epochs 2",
-    "KL": "--task treewalk --objective-option beta=0.1 --schedule cosine --weight-decay 0.1",
-    "SGD": f"{ARITHMETIC} --optimizer sgd --max-grad-norm none",
-    "language model": "--model model --task sums --task-option high=20 --steps 5",
-    "evaluation": f"{ARITHMETIC} --eval-every 2 --eval-prompts 4",
-    "samples": f"{ARITHMETIC} --log-samples-every 1 --checkpoint-every 1",
-    "warm start": f"{ARITHMETIC} --warm-start-steps 6 --warm-start-batch 8",
-    "float64, parts": "--task countdown --dtype float64 --micro-batch-tokens 16 --max-grad-norm 0.05",
-    "everything": f"{ARITHMETIC} --inner-epochs 2 --objective-option beta=0.1 --warm-start-steps 4"
-    " --warm-start-batch 8 --eval-every 3 --eval-prompts 4 --log-samples-every 1 --optimizer sgd",
-}
 
 
 def make_language_model() -> None:
@@ -52,11 +38,11 @@ def make_language_model() -> None:
     save_hugging_face(*make(max_seq_len=400, n_layers=1), "model")
 
 
-def start(arguments, plan=None, threads=1, wait=True, where="") -> subprocess.Popen:
+def start(words, plan=None, threads=1, wait=True, where="") -> subprocess.Popen:
     """A command in a process of its own, which (wait) has come to the package's first line."""
-    command = [sys.executable, str(Path(__file__).with_name("child.py")), json.dumps(plan or {})]
+    child = Path(__file__).with_name("child.py")
     process = subprocess.Popen(
-        [*command, *map(str, arguments)],
+        [sys.executable, str(child), json.dumps(plan or {}), *map(str, words)],
         env=os.environ | dict.fromkeys(THREADS, str(threads)) | {"WHERE": str(where)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -82,17 +68,19 @@ def end(process) -> tuple[int | str, str]:
 
 def next_command(folder: Path, flags: str) -> list:
     """Go on, or start if there is nothing yet to go on with."""
-    return ["train", "--resume", folder] if (folder / "settings.json").exists() else ["train", *flags.split(), "--out", folder]
+    if (folder / "settings.json").exists():
+        return ["train", "--resume", folder]
+    return ["train", *flags.split(), "--out", folder]
 
 
 def reference(name: str, flags: str) -> tuple[Path, float, int]:
-    """An undisturbed run, made once in the current folder.   -> its folder, its seconds, its events of writing"""
+    """An undisturbed run, made once.   -> its folder, its seconds, its events of writing"""
     folder = Path("whole", name.replace(" ", "-"))
-    numbers = folder.with_suffix(".json")
+    count, numbers = folder.with_suffix(".count"), folder.with_suffix(".json")
     if not numbers.exists():
-        count, began = folder.with_suffix(".count"), time.monotonic()
+        began = time.monotonic()
         folder.parent.mkdir(exist_ok=True)
-        plan = {"at": 0, "count": str(count.resolve())}
+        plan = {"at": 0, "signals": [], "count": str(count.resolve())}
         code, err = end(start(["train", *flags.split(), "--out", folder], plan))
         if code:
             raise RuntimeError(f"the undisturbed run {name!r} ends with {code}: {err}")
@@ -107,16 +95,15 @@ def references(flags: dict[str, str]) -> None:
 
 
 def contents(folder: Path) -> dict:
-    """All that a run ends in, but for times: parameters, optimiser, counters, metrics, samples, settings, tokenizer."""
+    """All that a run ends in, but for times."""
     arrays, state = load_checkpoint(checkpoints(folder)[-1])
-    state = {key: value for key, value in state.items() if key != "records"}  # checksums of times, too
-    metrics = [{k: v for k, v in r.items() if k != "step_time"} for r in read_records(folder / "metrics.jsonl")]
     found = {name: (array.dtype.str, array.tobytes()) for name, array in arrays.items()}
-    found |= {"state": state, "metrics": metrics}
+    found["state"] = {k: v for k, v in state.items() if k != "records"}  # checksums of times, too
+    metrics = read_records(folder / "metrics.jsonl")
+    found["metrics"] = [{k: v for k, v in m.items() if k != "step_time"} for m in metrics]
     found["settings"] = json.loads((folder / "settings.json").read_bytes())
     for name in ("samples.jsonl", "tokenizer.json"):
-        file = folder / name
-        found[name] = file.read_bytes() if file.exists() else None
+        found[name] = (folder / name).read_bytes() if (folder / name).exists() else None
     return found
 
 
@@ -126,7 +113,7 @@ def difference(folder: Path, wanted: dict) -> str:
         found = contents(folder)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    return ", ".join(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    return ", ".join(k for k in sorted(wanted.keys() | found) if wanted.get(k) != found.get(k))
 
 
 def one_line(err: str) -> bool:
@@ -135,5 +122,5 @@ def one_line(err: str) -> bool:
 
 
 def ended(how: str, problems: list[tuple[str, str]]) -> dict:
-    """How a case ended, and for each kind of problem the first."""
+    """How a case ended, and of each kind of problem the first."""
     return {"ended": how, "problems": dict(reversed(problems))}

@@ -1,4 +1,4 @@
-"""Runs that are killed or asked to stop, once or again and again, at any moment or in a write, and resumed."""
+"""Runs that are killed or asked to stop, up to five times, at any moment or in a write; resumed."""
 
 import signal
 import tempfile
@@ -7,50 +7,73 @@ from pathlib import Path
 
 import numpy as np
 
-from .ground import SETUPS, SMALL, contents, difference, end, ended, make_language_model, next_command, reference, references, start
+from . import ground
+from .ground import SMALL, end, ended, next_command, start
 
-CASES = 1000
-CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
-SENT = [[signal.SIGKILL]] * 4 + [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP]]
-SENT += [[signal.SIGINT] * 2, [signal.SIGINT, signal.SIGKILL]]
+WHAT = "killed or asked to stop, up to five times a run, then resumed"
+ARITHMETIC = f"{SMALL} --task arithmetic --task-option digits=1"
+SETUPS = {
+    "plain": f"{SMALL} --task treewalk",
+    "inner epochs": f"{ARITHMETIC} --objective grpo --inner-epochs 2",
+    "KL": f"{SMALL} --task treewalk --objective-option beta=0.1 --schedule cosine",
+    "SGD": f"{ARITHMETIC} --optimizer sgd --max-grad-norm none",
+    "language model": f"{SMALL} --model model --task sums --task-option high=20 --steps 5",
+    "evaluation": f"{ARITHMETIC} --eval-every 2 --eval-prompts 4",
+    "samples": f"{ARITHMETIC} --log-samples-every 1 --checkpoint-every 1",
+    "warm start": f"{ARITHMETIC} --warm-start-steps 6 --warm-start-batch 8",
+    "float64": f"{SMALL} --task countdown --dtype float64 --micro-batch-tokens 16",
+    "everything": f"{ARITHMETIC} --inner-epochs 2 --objective-option beta=0.1 --weight-decay 0.1"
+    " --warm-start-steps 4 --warm-start-batch 8 --eval-every 3 --eval-prompts 4",
+}
+KILL, INT, TERM, HUP = signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+CODES = {KILL: -KILL, INT: 130, TERM: 143, HUP: 129}
+SENT = ([KILL], [KILL], [KILL], [KILL], [INT], [TERM], [HUP], [INT, INT], [INT, KILL])
 
 
 def prepare() -> None:
     """The undisturbed runs."""
-    make_language_model()
-    references({name: f"{SMALL} {flags}" for name, flags in SETUPS.items()})
+    ground.make_language_model()
+    ground.references(SETUPS)
+
+
+def cases() -> int:
+    """How many there are."""
+    return 1000
 
 
 def case(number: int) -> dict:
     """Train, be disturbed one to five times, go on to the end, and compare."""
     rng = np.random.default_rng([1, number])
     name = list(SETUPS)[number % len(SETUPS)]
-    flags = f"{SMALL} {SETUPS[name]}"
-    whole, seconds, events = reference(name, flags)
+    whole, seconds, events = ground.reference(name, SETUPS[name])
     with tempfile.TemporaryDirectory(dir=".") as where:
         folder, problems, killed = Path(where, "run"), [], False
         for _ in range(1 if rng.random() < 0.6 else rng.integers(2, 6)):
             sent = SENT[rng.integers(len(SENT))]
-            plan = {"at": int(rng.integers(1, events + 1)), "signals": sent} if rng.random() < 0.5 else {}
-            process = start(next_command(folder, flags), plan)
-            if not plan:
-                time.sleep(rng.random() ** 0.5 * seconds)  # more of them later, when it trains
-                for i, one in enumerate(sent):
-                    time.sleep(0.02 * i)
+            in_write = rng.random() < 0.5
+            plan = {"at": int(rng.integers(1, events + 1)), "signals": sent} if in_write else {}
+            process = start(next_command(folder, SETUPS[name]), plan)
+            if not in_write:
+                time.sleep(seconds * rng.random() ** 0.5)  # more of them late, when it trains
+                for one in sent:
                     process.send_signal(one)
+                    time.sleep(0.02 * (len(sent) - 1))
             code, err = end(process)
             problems += judged(code, err, sent)
-            killed |= len(sent) > 1 or signal.SIGKILL in sent
-            if code and not killed and steps(folder)[0] != steps(folder)[1]:
-                problems.append(("lost", f"{sent}: saved and taken steps are {steps(folder)}"))
+            killed |= len(sent) > 1 or KILL in sent
+            saved, taken = steps(folder)
+            if code and not killed and saved != taken:
+                problems.append(("lost", f"{sent}: of {taken} steps, {saved} are saved"))
             if code == 0:
                 break
-        code, err = end(start(next_command(folder, flags)))
+        code, err = end(start(next_command(folder, SETUPS[name])))
+        left = [file.name for file in folder.glob("*.tmp")]
         if code:
-            problems.append(("traceback" if "Traceback" in err else "lost", f"resuming ends with {code}: {err}"))
-        elif other := difference(folder, contents(whole)):
+            kind = "traceback" if "Traceback" in err else "lost"
+            problems.append((kind, f"going on ends with {code}: {err}"))
+        elif other := ground.difference(folder, ground.contents(whole)):
             problems.append(("bits", f"not as undisturbed: {other}"))
-        elif left := [file.name for file in folder.iterdir() if file.name.endswith(".tmp")]:
+        elif left:
             problems.append(("said", f"left over: {left}"))
     return ended("same", problems)
 
@@ -59,14 +82,14 @@ def judged(code: int | str, err: str, sent: list[int]) -> list[tuple[str, str]]:
     """The problems of how a process ended that was sent these signals."""
     if "Traceback" in err:
         return [("traceback", f"{sent}: {err}")]
-    wanted = {0, *(CODES[one] for one in sent)}  # 0: it was done before
-    silent = code not in (0, -signal.SIGKILL) and not err.strip()
-    return [("said", f"{sent} ended with {code}, saying {err!r}")] if code not in wanted or silent else []
+    as_wanted = code in (0, *(CODES[one] for one in sent))  # 0: it was done before
+    if as_wanted and (err.strip() or code in (0, -KILL)):
+        return []
+    return [("said", f"{sent}: exit code {code}, saying {err!r}")]
 
 
 def steps(folder: Path) -> tuple[int, int]:
-    """The steps that the newest checkpoint has, and that the metrics have."""
+    """How many steps the newest checkpoint has, and how many the metrics have."""
     file = folder / "metrics.jsonl"
-    taken = [line for line in file.read_text().splitlines() if '"loss"' in line] if file.exists() else []
-    saved = [int(name.stem[-6:]) for name in folder.glob("checkpoint-*.mgc")]
-    return (max(saved, default=0), len(taken))
+    taken = file.read_text(encoding="utf-8").count('"loss"') if file.exists() else 0
+    return max((int(f.stem[-6:]) for f in folder.glob("checkpoint-*.mgc")), default=0), taken

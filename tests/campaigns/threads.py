@@ -1,10 +1,11 @@
-"""Runs on another number of BLAS threads, whole, and stopped on one number and resumed on another."""
+"""Runs on another number of BLAS threads, whole, and stopped on one and resumed on another."""
 
 import signal
 import tempfile
 from pathlib import Path
 
-from .ground import SMALL, contents, difference, end, ended, make_language_model, reference, references, start
+from . import ground
+from .ground import SMALL, end, ended, start
 
 COUNTS = (1, 2, 4)
 TASKS = {
@@ -12,36 +13,40 @@ TASKS = {
     "arithmetic": f"{SMALL} --task arithmetic --task-option digits=1 --dim 32",
     "wide": f"{SMALL} --task treewalk --dim 128 --max-grad-norm 0.05 --group-size 16",
     "KL": f"{SMALL} --task arithmetic --dim 64 --inner-epochs 2 --objective-option beta=0.1",
-    "language model": f"{SMALL} --model model --task sums --steps 4 --eval-every 2 --eval-prompts 8",
+    "language model": f"{SMALL} --model model --task sums --steps 4 --eval-every 2",
 }
-CASES = len(COUNTS) * len(TASKS)
+WHAT = "1, 2, 4 BLAS threads, whole, and resumed with another number"
 
 
 def prepare() -> None:
     """A language model, and each run on one thread."""
-    make_language_model()
-    references(TASKS)
+    ground.make_language_model()
+    ground.references(TASKS)
+
+
+def cases() -> int:
+    """How many there are."""
+    return len(COUNTS) * len(TASKS)
 
 
 def case(number: int) -> dict:
     """One task on one number of threads, whole; and stopped there, resumed on the next number."""
-    count, name = COUNTS[number % 3], list(TASKS)[number // 3]
-    flags, problems, plan = TASKS[name], [], {"threads": count}
-    whole, _, events = reference(name, flags)
+    count, following = COUNTS[number % 3], COUNTS[(number + 1) % 3]
+    name, problems = list(TASKS)[number // 3], []
+    whole, _, events = ground.reference(name, TASKS[name])
     with tempfile.TemporaryDirectory(dir=".") as where:
-        for kind in ("whole", "resumed"):
-            folder = Path(where, kind)
-            command = ["train", *flags.split(), "--out", folder]
-            code, err = 0, ""
-            if kind == "resumed":
-                stop = {"at": events // 2, "signals": [signal.SIGINT]}
-                code, err = end(start(command, plan | stop, count))
-                command = ["train", "--resume", folder]
-                plan = {"threads": COUNTS[(number + 1) % 3]}
-            if code in (0, 130):
-                code, err = end(start(command, plan, plan["threads"]))
-            if code:
-                problems.append(("lost", f"{name}, {count} threads, {kind}: ends with {code}: {err}"))
-            elif other := difference(folder, contents(whole)):
-                problems.append(("bits", f"{name}, {count} threads, {kind}: other {other}"))
+        folders = {"whole": Path(where, "whole"), "resumed": Path(where, "resumed")}
+        begin = {kind: ["train", *TASKS[name].split(), "--out", folders[kind]] for kind in folders}
+        stop = {"at": events // 2, "signals": [signal.SIGINT]}
+        ends = {"whole": end(start(begin["whole"], {"threads": count}, count))}
+        ends["stopped"] = end(start(begin["resumed"], {"threads": count} | stop, count))
+        on = ["train", "--resume", folders["resumed"]]
+        ends["resumed"] = end(start(on, {"threads": following}, following))
+        for kind, (code, err) in ends.items():
+            if code != (130 if kind == "stopped" else 0):
+                problems.append(("said", f"{name}, {count} threads, {kind}: {code}, {err}"))
+            elif kind in folders:
+                other = ground.difference(folders[kind], ground.contents(whole))
+                if other:
+                    problems.append(("bits", f"{name}, {count} threads, {kind}: other {other}"))
     return ended("same", problems)
