@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import traceback
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import minigrpo
 from minigrpo.runs import read_records
 
 from . import damages, flips, kills, rivals, threads
-from .ground import PROBLEMS
+from .ground import PROBLEMS, ended
 
 MODULES = (kills, damages, flips, rivals, threads)
 CAMPAIGNS = {module.__name__.rpartition(".")[2]: module for module in MODULES}
@@ -34,8 +35,12 @@ def enter(folder: str) -> None:
 
 
 def work(campaign: str, number: int) -> dict:
-    """One case, as a record."""
-    return {"campaign": campaign, "case": number} | CAMPAIGNS[campaign].case(number)
+    """One case, as a record; that the judge itself fails is a problem, too."""
+    try:
+        found = CAMPAIGNS[campaign].case(number)
+    except Exception:
+        found = ended("same", [("traceback", traceback.format_exc())])
+    return {"campaign": campaign, "case": number} | found
 
 
 @functools.cache
@@ -61,8 +66,8 @@ def run(campaign: str, cases: int | None, processes: int, cache: Path) -> list[d
         try:
             CAMPAIGNS[campaign].prepare()
             total = CAMPAIGNS[campaign].cases()
-            spaced = np.linspace(0, total - 1, min(cases or total, total))
-            numbers = sorted({int(number) for number in spaced})
+            wanted = total if cases is None else min(cases, total)
+            numbers = sorted({int(number) for number in np.linspace(0, total - 1, wanted)})
             waiting = [number for number in numbers if number not in known]
             spawn = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(processes, spawn, enter, (folder,)) as pool:
