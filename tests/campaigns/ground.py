@@ -24,8 +24,9 @@ PROBLEMS = {
     "owners": "two owners at a time",
 }
 
-SMALL = "--dim 8 --n-layers 1 --n-heads 2 --group-size 4 --prompts-per-step 2 --steps 8 --seed 3"
-SMALL += " --checkpoint-every 3 --log-samples-every 2 --eval-every 0 --warm-start-steps 0"
+SHORT = "--group-size 4 --prompts-per-step 2 --steps 8 --seed 3 --checkpoint-every 3"
+SHORT += " --log-samples-every 2 --eval-every 0 --warm-start-steps 0"
+SMALL = SHORT + " --dim 8 --n-layers 1 --n-heads 2"
 
 
 def make_language_model() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from . import ground
-from .ground import SMALL, end, ended, next_command, start
+from .ground import SHORT, SMALL, end, ended, next_command, start
 
 WHAT = "killed or asked to stop, up to five times a run, then resumed"
 ARITHMETIC = f"{SMALL} --task arithmetic --task-option digits=1"
@@ -17,7 +17,7 @@ SETUPS = {
     "inner epochs": f"{ARITHMETIC} --objective grpo --inner-epochs 2",
     "KL": f"{SMALL} --task treewalk --objective-option beta=0.1 --schedule cosine",
     "SGD": f"{ARITHMETIC} --optimizer sgd --max-grad-norm none",
-    "language model": f"{SMALL} --model model --task sums --task-option high=20 --steps 5",
+    "language model": f"{SHORT} --model model --task sums --task-option high=20 --steps 5",
     "evaluation": f"{ARITHMETIC} --eval-every 2 --eval-prompts 4",
     "samples": f"{ARITHMETIC} --log-samples-every 1 --checkpoint-every 1",
     "warm start": f"{ARITHMETIC} --warm-start-steps 6 --warm-start-batch 8",

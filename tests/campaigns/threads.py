@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from . import ground
-from .ground import SMALL, end, ended, start
+from .ground import SHORT, SMALL, end, ended, start
 
 COUNTS = (1, 2, 4)
 TASKS = {
@@ -13,7 +13,7 @@ TASKS = {
     "arithmetic": f"{SMALL} --task arithmetic --task-option digits=1 --dim 32",
     "wide": f"{SMALL} --task treewalk --dim 128 --max-grad-norm 0.05 --group-size 16",
     "KL": f"{SMALL} --task arithmetic --dim 64 --inner-epochs 2 --objective-option beta=0.1",
-    "language model": f"{SMALL} --model model --task sums --steps 4 --eval-every 2",
+    "language model": f"{SHORT} --model model --task sums --steps 4 --eval-every 2",
 }
 WHAT = "1, 2, 4 BLAS threads, whole, and resumed with another number"
 
