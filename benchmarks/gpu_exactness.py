@@ -18,11 +18,10 @@ from typing import NamedTuple
 import numpy as np
 
 from minigrpo.backend import describe_backend, get_backend
-from minigrpo.checkpoint import load_checkpoint
+from minigrpo.checkpoint import checkpoints, load_checkpoint
 from minigrpo.equivalence import check_equivalence
 from minigrpo.parameters import TransformerConfig
 from minigrpo.policy import make_optimizer, make_policy
-from minigrpo.runs import checkpoints
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.settings import TrainSettings
 from minigrpo.trainer import TrainState, grpo_step, train

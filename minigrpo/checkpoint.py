@@ -82,3 +82,21 @@ def glance(path: str | Path) -> dict[str, Any]:
     with suppress(ValueError, TypeError, KeyError, RecursionError), open(path, "rb") as file:
         return dict(json.loads(file.readline(1 << 26))["state"])
     return {}
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted(Path(folder).glob("checkpoint-*.mgc"), key=lambda file: (len(file.name), file.name))  # 1000000 after 999999
+
+
+def load_or_say(file: Path) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
+    """`load_checkpoint` of a run's folder: an error also says what to do."""
+    try:
+        arrays, state = load_checkpoint(file)
+        if file.name.startswith("checkpoint-") and file.name != f"checkpoint-{state['step']:06d}.mgc":
+            raise ValueError(f"{file} is the checkpoint of step {state['step']}, under the name of another")
+    except ValueError as error:
+        others = [other for other in checkpoints(file.parent) if other != file]
+        way_out = f"go on from {others[-1].name}" if others else "start again (there is no other one)"
+        raise ValueError(f"{error}; delete it to {way_out}") from error
+    return arrays, state

@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 from minigrpo import __version__, commands
 from minigrpo.backend import ran_out_of_memory
+from minigrpo.checkpoint import checkpoints
 from minigrpo.experiments import EXPERIMENTS
 from minigrpo.objectives import PRESETS
-from minigrpo.runs import checkpoints
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import BUILT_IN
 from minigrpo.terminal import is_closed_pipe, on_any_terminal

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def run_train(a: argparse.Namespace) -> None:
     """Train, or go on with a run."""
     from minigrpo.policy import make_task
     from minigrpo.profiling import Stopwatch, peak_rate
-    from minigrpo.runs import read_settings
+    from minigrpo.stored_settings import read_settings
     from minigrpo.tasks.treewalk import TreeWalk
     from minigrpo.trainer import train
 
@@ -174,7 +175,10 @@ def run_tree(a: argparse.Namespace) -> None:
     from minigrpo.groups import group_statistics, make_groups, statistics_text
     from minigrpo.log_files import NAMES, read_log
     from minigrpo.logs import check_not_alone, choose_steps, read_completions
+    from minigrpo.runs import SAMPLES, check_records
 
+    if (folder := Path(a.file).parent if Path(a.file).name == SAMPLES else Path(a.file)).is_dir() and (folder / SAMPLES).exists():
+        check_records(folder, SAMPLES)  # of a run of ours: refused if it was damaged
     kinds = ("prompt", "completion", "step", "reward", "group")
     names = NAMES | {kind: (name,) for kind in kinds if (name := getattr(a, f"{kind}_name"))}
     items, notes = read_log(a.file, names)
@@ -261,7 +265,7 @@ def run_exercises(a: argparse.Namespace) -> None:
 def run_plot(a: argparse.Namespace) -> None:
     """Metrics of runs as a figure."""
     from minigrpo.plots import compare_runs, metrics_figure, run_settings, save, task_name
-    from minigrpo.runs import read_metrics
+    from minigrpo.runs import METRICS, check_records, read_metrics
 
     folders = [Path(path).resolve().parent if Path(path).is_file() else Path(path) for path in a.path]
     if len(folders) > 1 or a.key is not None:
@@ -270,6 +274,9 @@ def run_plot(a: argparse.Namespace) -> None:
         s = run_settings(folders[0])
         title = f"{s['objective']} on {task_name(s)}, one run (seed {s['seed']})"
         figure = metrics_figure(read_metrics(folders[0], before=True), title=title)
+    for folder in folders:
+        if n := check_records(folder, METRICS):
+            print(f"note: no checkpoint vouches yet for the last {n} records in {folder / METRICS}", file=sys.stderr)
     print(f"figure: {save(figure, a.out or folders[0] / 'metrics.png')}")
 
 

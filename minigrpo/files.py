@@ -17,6 +17,8 @@ try:
 except ImportError:  # on Windows
     import msvcrt
 
+    fcntl = None
+
 NO_SYNC = errno.EINVAL, errno.ENOTSUP, errno.EBADF  # of file systems that cannot sync a folder
 NO_LOCKS = errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK
 
@@ -147,11 +149,11 @@ _held: WeakSet[Lock] = WeakSet()
 
 
 def _lock(file: IO[bytes]) -> None:
-    if os.name == "nt":
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
         file.seek(1 << 30)  # a byte that nobody reads, as what is locked cannot be read
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 if hasattr(os, "register_at_fork"):  # a child that outlives this process must not keep its folders locked

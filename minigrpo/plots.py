@@ -21,8 +21,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from minigrpo.drawing import BLUE, INK, LINES, STYLE, columns, visible
-from minigrpo.runs import is_finite, read_metrics, read_settings
+from minigrpo.runs import is_finite, read_metrics
 from minigrpo.settings import MAY_CHANGE, TrainSettings
+from minigrpo.stored_settings import read_settings
 from minigrpo.tasks import BUILT_IN, find_task
 from minigrpo.tree_plots import draw_tree as draw_tree
 from minigrpo.tree_plots import draw_trees_page as draw_trees_page

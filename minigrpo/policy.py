@@ -14,8 +14,9 @@ from minigrpo.memory import micro_batch_within
 from minigrpo.ops import Array
 from minigrpo.optim import SGD, AdamW
 from minigrpo.parameters import TransformerConfig
-from minigrpo.runs import TOKENIZER, load_run_checkpoint, task_by_file
+from minigrpo.runs import TOKENIZER, load_run_checkpoint
 from minigrpo.settings import TrainSettings
+from minigrpo.stored_settings import task_by_file
 from minigrpo.tasks import Task, draw_prompts, load_task, optional
 from minigrpo.transformer import Transformer
 from minigrpo.user_code import shown

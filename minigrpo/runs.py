@@ -23,12 +23,21 @@ from typing import Any, Self
 
 import numpy as np
 
-from minigrpo.checkpoint import glance, load_checkpoint, save_checkpoint
+from minigrpo.checkpoint import checkpoints, glance, load_or_say, save_checkpoint
 from minigrpo.files import Lock, cut, make_folder, read_records, remove_left_overs, sync_file, sync_folder, write_atomically
-from minigrpo.settings import MAY_CHANGE
+from minigrpo.stored_settings import (
+    SETTINGS,
+    check_same,
+    check_settings,
+    hash_of_task,
+    read_settings,
+    settings_file,
+    signed,
+    with_task_file,
+)
 
 KEEP = 2
-SETTINGS, METRICS, SAMPLES = "settings.json", "metrics.jsonl", "samples.jsonl"
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 TOKENIZER = "tokenizer.json"  # in the folder of a run that trains a pretrained language model
 
 
@@ -66,9 +75,9 @@ class RunFolder:
         if not found:  # what was written before the first checkpoint is written again
             for name in self._records:
                 (self.path / name).unlink(missing_ok=True)
-        stored = read_settings(self.path, with_file=True) if resume else _with_task_file(settings)
+        stored = read_settings(self.path, with_file=True) if resume else with_task_file(settings)
         if resume:
-            _check_same(self.path, stored, settings)
+            check_same(self.path, stored, settings)
         if not (resume and (self.path / SETTINGS).exists()):
             write_atomically(self.path / SETTINGS, [signed(stored)])
         return stored
@@ -103,7 +112,7 @@ class RunFolder:
         self._unsynced.clear()
         path = self.path / f"checkpoint-{step:06d}.mgc"
         records = {name: written.summary() for name, written in self._records.items()}
-        vouched = {"settings": self.settings, "files": self._files, "records": records, "task_file": _hash_of_task(self.settings)}
+        vouched = {"settings": self.settings, "files": self._files, "records": records, "task_file": hash_of_task(self.settings)}
         save_checkpoint(path, arrays, {**state, "step": step, **vouched})
         for old in checkpoints(self.path)[:-KEEP]:
             with suppress(PermissionError):  # on Windows, while it is being read: it goes after the next save
@@ -124,7 +133,7 @@ class RunFolder:
             if (self.path / name).exists():
                 cut(self.path / name, kept)
         self._files = state["files"]
-        was, now = state["task_file"], _hash_of_task(self.settings)
+        was, now = state["task_file"], hash_of_task(self.settings)
         if was and now and was != now:
             changed = f"{self.settings['task_file']} was changed after {found[-1].name} had been written"
             print(f"note: {changed}: what follows is trained with it as it is now", file=sys.stderr)
@@ -132,11 +141,6 @@ class RunFolder:
 
 
 # -- checkpoints, and what they vouch for --------------------------------------------------------------------------------
-
-
-def checkpoints(folder: str | Path) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
-    return sorted(Path(folder).glob("checkpoint-*.mgc"), key=lambda file: (len(file.name), file.name))  # 1000000 after 999999
 
 
 def load_run_checkpoint(path: str | Path) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
@@ -149,26 +153,13 @@ def load_run_checkpoint(path: str | Path) -> tuple[Mapping[str, np.ndarray], dic
     if not found:
         raise ValueError(f"{path} holds no checkpoint: give the folder of a run (minigrpo train --out) or a checkpoint file")
     file = found[-1]
-    arrays, state = _load(file)
+    arrays, state = load_or_say(file)
     if (file.parent / SETTINGS).exists():
-        _check_settings(file, _read_settings(file.parent), state)
+        check_settings(file, settings_file(file.parent), state)
     for name, digest in state["files"].items():
         other = file.parent / name
         if not other.is_file() or hashlib.sha256(other.read_bytes()).hexdigest() != digest:
             raise ValueError(f"{other} is not what it was when {file.name} was written: put it back from a copy")
-    return arrays, state
-
-
-def _load(file: Path) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
-    """`load_checkpoint`, but of a damaged one with a way to go on."""
-    try:
-        arrays, state = load_checkpoint(file)
-        if file.name.startswith("checkpoint-") and file.name != f"checkpoint-{state['step']:06d}.mgc":
-            raise ValueError(f"{file} is the checkpoint of step {state['step']}, under the name of another")
-    except ValueError as error:
-        others = [other for other in checkpoints(file.parent) if other != file]
-        way_out = f"go on from {others[-1].name}" if others else "start again (there is no other one)"
-        raise ValueError(f"{error}; delete it to {way_out}") from error
     return arrays, state
 
 
@@ -200,7 +191,7 @@ def _vouched(path: Path, found: list[Path]) -> tuple[bytes, _Records]:
     records.add(data[:n_bytes])
     if records.summary() == wanted:
         return data[:n_bytes], records
-    _load(found[-1])  # if it is damaged, that is the reason
+    load_or_say(found[-1])  # if it is damaged, that is the reason
     way_out = f"put it back from a copy, or start another run from these weights with --init {path.parent}"
     with suppress(ValueError, OSError, IndexError):
         _vouched(path, found[:-1])
@@ -244,95 +235,3 @@ def read_metrics(path: str | Path, before: bool = False) -> list[dict[str, Any]]
 def is_finite(value: object) -> bool:
     """Whether a value that was read from JSON is a finite number, and not so large that means of it overflow."""
     return isinstance(value, int | float) and abs(value) < 1e300
-
-
-# -- settings ------------------------------------------------------------------------------------------------------------
-
-
-def read_settings(path: str | Path, to_load: bool = False, with_file: bool = False) -> dict[str, Any]:
-    """The settings that a run was started with: settings.json, or where that is gone the newest checkpoint's own.
-
-    to_load: a user's task by where its file was then; if it is gone, as it was called, from the current folder.
-    with_file: also `task_file`, where a user's task was.
-    Raises ValueError if the folder holds none, or others than its newest checkpoint.
-    """
-    folder = Path(path)
-    newest = checkpoints(folder)[-1:]
-    if (folder / SETTINGS).exists():
-        stored = _read_settings(folder)
-        for file in newest:
-            with suppress(FileNotFoundError):  # removed by a run that goes on
-                _check_settings(file, stored, glance(file))
-    elif newest:
-        stored = _load(newest[0])[1]["settings"]
-    else:
-        raise ValueError(f"{path} holds no run (no settings.json): give the folder of one (minigrpo train --out)")
-    return task_by_file(stored, to_load, with_file)
-
-
-def task_by_file(stored: dict[str, Any], to_load: bool = True, with_file: bool = False) -> dict[str, Any]:
-    """Stored settings with their task as `read_settings` gives it."""
-    stored = dict(stored)
-    was = stored.get("task_file") if with_file else stored.pop("task_file", None)
-    called, _, cls = stored.get("task", "").rpartition(":")
-    if to_load and was and (Path(was).is_file() or not Path(called).is_file()):
-        stored["task"] = f"{was}:{cls}"
-    return stored
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    """What settings.json holds, if its checksum is right."""
-    try:
-        stored = json.loads((folder / SETTINGS).read_bytes())
-        checksum = stored.pop("sha256", None)
-        if checksum != _checksum(stored):
-            raise ValueError("its checksum is that of other settings" if checksum else "it has no checksum")
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        way_out = "delete it, and those in the newest checkpoint are taken" if checkpoints(folder) else "start another run"
-        raise ValueError(f"{folder / SETTINGS} is damaged or was edited ({error}): put it back, or {way_out}") from error
-    return stored
-
-
-def _check_settings(file: Path, stored: dict[str, Any], state: dict[str, Any]) -> None:
-    if stored != state.get("settings"):
-        state = _load(file)[1]  # if it is damaged, that is the reason
-        differ = ", ".join(sorted(key for key in stored | state["settings"] if stored.get(key) != state["settings"].get(key)))
-        where = file.parent / SETTINGS
-        raise ValueError(f"{where} and {file.name} are of different runs ({differ}): delete the one that does not belong here")
-
-
-def _check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run under other settings, but for those that only say where it is computed."""
-    given = json.loads(json.dumps(dict(given), allow_nan=False))
-    names = {stored.get("task"), task_by_file(stored).get("task")}
-    changed = [name for name, value in given.items() if stored.get(name) != value and name not in (*MAY_CHANGE, "task")]
-    changed += ["task"] if given.get("task") not in names else []
-    if changed:
-        was = ", ".join(f"{name} was {stored.get(name)!r}, not {given[name]!r}" for name in changed)
-        raise ValueError(f"the run in {folder} has other settings ({was}): resume it as it was, or start another with --out")
-
-
-def _with_task_file(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON gives them back, and where the file of a user's task is, for those who load the run from elsewhere."""
-    try:
-        stored = json.loads(json.dumps(dict(settings), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"these settings cannot be written down as JSON ({error}): {dict(settings)}") from error
-    name, colon, _ = stored.get("task", "").rpartition(":")
-    return stored | ({"task_file": str(Path(name).expanduser().resolve())} if colon else {})
-
-
-def _hash_of_task(settings: Mapping[str, Any]) -> str | None:
-    """The SHA-256 of the file of a user's task, if there is one and it is still there."""
-    with suppress(OSError, KeyError):
-        return hashlib.sha256(Path(settings["task_file"]).read_bytes()).hexdigest()
-    return None
-
-
-def signed(settings: Mapping[str, Any]) -> bytes:
-    """The bytes of settings.json: the settings, and their checksum."""
-    return (json.dumps({**settings, "sha256": _checksum(settings)}, indent=2, allow_nan=False) + "\n").encode()
-
-
-def _checksum(settings: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, allow_nan=False).encode()).hexdigest()

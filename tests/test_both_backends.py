@@ -15,11 +15,11 @@ import strict_cupy
 
 from minigrpo import Rollouts, Transformer, TransformerConfig, optim
 from minigrpo.backend import Backend
-from minigrpo.checkpoint import load_checkpoint
+from minigrpo.checkpoint import checkpoints, load_checkpoint
 from minigrpo.cli import main
 from minigrpo.optim import AdamW
 from minigrpo.policy import load_run, make_optimizer, make_policy
-from minigrpo.runs import checkpoints, read_metrics
+from minigrpo.runs import read_metrics
 from minigrpo.sampler import sample
 from minigrpo.trainer import TrainSettings, TrainState, grpo_step
 

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from minigrpo import plots
 from minigrpo.cli import main
 from minigrpo.files import read_records
-from minigrpo.runs import read_settings
+from minigrpo.stored_settings import read_settings
 
 TINY = ["--dim", "8", "--n-layers", "1", "--n-heads", "2", "--group-size", "4", "--steps", "4"]
 CLASSROOM = {"prompt": "2+3=", "completions": ["5", "6", "5!", "5"], "rewards": [1, 0, 0, 1]}

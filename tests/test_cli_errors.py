@@ -10,7 +10,7 @@ import sys
 import pytest
 from test_cli import LOG, TINY, run, stored  # noqa: F401
 
-from minigrpo.runs import checkpoints
+from minigrpo.checkpoint import checkpoints
 
 BAD = {
     "an unknown task": (

@@ -9,8 +9,8 @@ from helpers import tiny_model
 from minigrpo import PrefixTree, Transformer, TransformerConfig, sample
 from minigrpo.cli import main
 from minigrpo.policy import load_run, make_policy
-from minigrpo.runs import read_settings
 from minigrpo.settings import TrainSettings
+from minigrpo.stored_settings import read_settings
 from minigrpo.tasks import Tokenised
 from minigrpo.tasks.treewalk import TreeWalk
 from minigrpo.trainer import train

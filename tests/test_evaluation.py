@@ -10,8 +10,8 @@ import pytest
 from minigrpo import evaluation, sample
 from minigrpo.evaluation import evaluate, is_correct, pass_at_k
 from minigrpo.policy import load_run, make_model
-from minigrpo.runs import signed
 from minigrpo.settings import TrainSettings
+from minigrpo.stored_settings import signed
 from minigrpo.tasks import load_task
 from minigrpo.trainer import train
 

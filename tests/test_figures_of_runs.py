@@ -16,8 +16,9 @@ from test_cli_errors import one_line
 from minigrpo import plots
 from minigrpo.checkpoint import save_checkpoint
 from minigrpo.plots import LINES, compare_runs, learning_curves, metrics_figure
-from minigrpo.runs import read_metrics, signed
+from minigrpo.runs import read_metrics
 from minigrpo.settings import TrainSettings
+from minigrpo.stored_settings import signed
 from minigrpo.tree_plots import fonts_for
 
 

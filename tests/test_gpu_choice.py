@@ -16,9 +16,8 @@ import strict_cupy
 
 from minigrpo import get_backend, trainer
 from minigrpo.backend import describe_backend, ran_out_of_memory
-from minigrpo.checkpoint import load_checkpoint
+from minigrpo.checkpoint import checkpoints, load_checkpoint
 from minigrpo.cli import main
-from minigrpo.runs import checkpoints
 
 FLAGS = "train --task treewalk --steps 2 --dim 8 --n-layers 1 --n-heads 2 --group-size 4 --checkpoint-every 1"
 TINY = FLAGS.split()

@@ -12,12 +12,12 @@ pytest.importorskip("tokenizers", reason="language models need the extra lm")
 pytest.importorskip("gguf", reason="language models need the extra lm")
 from tiny_language_model import EOS, make
 
-from minigrpo.checkpoint import load_checkpoint
+from minigrpo.checkpoint import checkpoints, load_checkpoint
 from minigrpo.cli import main
 from minigrpo.files import read_records
 from minigrpo.models import load_model, save_hugging_face
 from minigrpo.policy import load_run
-from minigrpo.runs import checkpoints, read_metrics
+from minigrpo.runs import read_metrics
 from minigrpo.sampler import sample
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import Tokenised, find_task, load_task

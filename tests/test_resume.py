@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from minigrpo import files, runs
-from minigrpo.checkpoint import load_checkpoint
+from minigrpo.checkpoint import checkpoints, load_checkpoint
 from minigrpo.cli import main
 from minigrpo.files import read_records
-from minigrpo.runs import checkpoints
 from minigrpo.settings import TrainSettings
 from minigrpo.trainer import train
 

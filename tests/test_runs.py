@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from minigrpo import checkpoint
-from minigrpo.checkpoint import load_checkpoint, save_checkpoint
+from minigrpo.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from minigrpo.cli import main
 from minigrpo.files import read_records, write_atomically
-from minigrpo.runs import RunFolder, checkpoints, signed
+from minigrpo.runs import RunFolder
 from minigrpo.settings import TrainSettings
+from minigrpo.stored_settings import signed
 from minigrpo.trainer import train
 
 SETTINGS = TrainSettings(dim=8, n_layers=1, n_heads=2, group_size=3, steps=6, checkpoint_every=2, objective_options={"beta": 0.1})

@@ -11,9 +11,11 @@ import pytest
 from test_cli import run  # noqa: F401
 from test_cli_errors import one_line
 
+from minigrpo.checkpoint import checkpoints
 from minigrpo.checks.grading import WrongAnswer, ask
-from minigrpo.runs import checkpoints, read_metrics, read_settings
+from minigrpo.runs import read_metrics
 from minigrpo.settings import TrainSettings
+from minigrpo.stored_settings import read_settings
 from minigrpo.tasks import CharTokenizer, Tokenised, load_task, optional
 from minigrpo.trainer import train
 from minigrpo.user_code import explain, run_file, shown

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrpo.checkpoint import checkpoints
 from minigrpo.experiments import first_error
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.prm_quality_plots import first_error_figure, text, values_figure
@@ -34,7 +35,6 @@ from minigrpo.experiments.trees import interval
 from minigrpo.objectives import step_advantages
 from minigrpo.plots import save
 from minigrpo.rewards import monte_carlo_step_rewards, step_rewards
-from minigrpo.runs import checkpoints
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.tasks.treewalk import TreeWalk
 from minigrpo.trainer import TrainSettings, train

@@ -23,13 +23,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from minigrpo.checkpoint import checkpoints
 from minigrpo.drawing import BLUE, INK, ORANGE, STYLE
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.groups import tree_statistics
 from minigrpo.plots import bootstrap_interval, save
 from minigrpo.policy import load_weights, make_model
-from minigrpo.runs import checkpoints, read_settings
 from minigrpo.sampler import sample
+from minigrpo.stored_settings import read_settings
 from minigrpo.tasks import Task, load_task, sampling_limits
 from minigrpo.trainer import TrainSettings, train
 from minigrpo.transformer import Transformer

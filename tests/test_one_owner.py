@@ -1,0 +1,329 @@
+"""A run has one owner at a time, and is one thing: what belongs to another run, or was changed, is refused by name."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import pytest
+
+from minigrpo import files, runs, trainer
+from minigrpo.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from minigrpo.cli import main
+from minigrpo.files import Lock, read_records
+from minigrpo.settings import TrainSettings
+from minigrpo.stored_settings import read_settings, signed
+from minigrpo.trainer import train
+
+TINY = {"dim": 8, "n_layers": 1, "n_heads": 2, "group_size": 3, "steps": 6, "checkpoint_every": 2, "log_samples_every": 2}
+SETTINGS = TrainSettings(**TINY)
+FLAGS = ["train", "--steps", "6", "--dim", "8", "--n-layers", "1", "--group-size", "3"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that ended by itself."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    train(SETTINGS, folder, progress=False)
+    return folder
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(whole, tmp_path / "run")
+
+
+def one_line(capsys, *arguments):
+    """The one line that a command ends with on bad input."""
+    capsys.readouterr()
+    assert main([str(a) for a in arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "Traceback" not in err
+    return err
+
+
+def bits(folder):
+    """What a run ends in, but for times."""
+    arrays, state = load_checkpoint(checkpoints(folder)[-1])
+    state["records"].pop("metrics.jsonl")
+    metrics = [{k: v for k, v in record.items() if k != "step_time"} for record in read_records(folder / "metrics.jsonl")]
+    return {k: v.tobytes() for k, v in arrays.items()}, state, metrics, (folder / "samples.jsonl").read_bytes()
+
+
+# -- one owner -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_owner_is_refused_while_the_first_is_there(run, whole, capsys):
+    (run / "checkpoint-000006.mgc").unlink()
+    with_other_name = run.parent / "link"
+    os.symlink(run, with_other_name)
+    lock = Lock(run)
+    for command in (["train", "--resume"], [*FLAGS, "--out"]):
+        for folder in (run, with_other_name):
+            err = one_line(capsys, *command, folder)
+            assert f"is in use by another process (pid {os.getpid()}): wait until that has ended" in err
+    assert main(["evaluate", str(run), "--prompts", "2"]) == 0  # who only reads needs no lock
+    assert len(checkpoints(run)) == 1
+    lock.release()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert bits(run) == bits(whole)
+
+
+def test_a_folder_that_is_not_yet_a_run_has_one_owner_too(tmp_path, capsys):
+    lock = Lock(tmp_path)
+    assert "is in use by another process" in one_line(capsys, *FLAGS, "--out", tmp_path)
+    assert os.listdir(tmp_path) == ["lock"]
+    lock.release()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="SIGKILL and fork are of Unix")
+def test_a_killed_owner_leaves_no_lock_and_a_child_that_outlives_it_has_none(tmp_path):
+    read, write = os.pipe()
+    if not (owner := os.fork()):
+        lock = Lock(tmp_path)
+        if not (child := os.fork()):  # what a pool of workers is to a scorer
+            signal.pause()
+        os.write(write, str(child).encode())
+        signal.pause()
+        lock.release()
+    child = int(os.read(read, 20))
+    try:
+        with pytest.raises(ValueError, match=rf"is in use by another process \(pid {owner}\)"):
+            Lock(tmp_path)
+        os.kill(owner, signal.SIGKILL)
+        os.waitpid(owner, 0)
+        Lock(tmp_path).release()
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("code", sorted(files.NO_LOCKS))
+def test_a_file_system_without_locks_is_said(code, tmp_path, monkeypatch, capsys, whole):
+    def none(file):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files, "_lock", none)
+    train(SETTINGS, tmp_path / "run", progress=False)
+    assert "has no locks: see to it that nobody else writes there" in capsys.readouterr().err
+    assert bits(tmp_path / "run") == bits(whole)
+
+
+def test_on_windows_a_byte_that_nobody_reads_is_locked(tmp_path, monkeypatch):
+    """With a stand-in for Windows's module, whose locks are of bytes and of this process."""
+    taken = set()
+
+    def locking(descriptor, mode, n):
+        place = os.fstat(descriptor).st_ino, os.lseek(descriptor, 0, os.SEEK_CUR), n
+        if place in taken:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        taken.add(place)
+
+    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setattr(files, "msvcrt", SimpleNamespace(LK_NBLCK=2, locking=locking), raising=False)
+    lock = Lock(tmp_path)
+    (place,) = taken
+    assert place[1:] == (1 << 30, 1)
+    with pytest.raises(ValueError, match=rf"is in use by another process \(pid {os.getpid()}\)"):
+        Lock(tmp_path)
+    lock.release()
+    assert (tmp_path / "lock").read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["removed", "replaced"])
+def test_a_folder_that_goes_away_under_a_run(again, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+
+    def remove(state, *arguments, real=trainer.grpo_step):
+        if state.step == 2:
+            shutil.rmtree(folder)
+            if again:
+                Lock(make(folder)).release()
+        return real(state, *arguments)
+
+    def make(path):
+        path.mkdir()
+        return path
+
+    monkeypatch.setattr(trainer, "grpo_step", remove)
+    assert "the folder was removed or replaced while it was in use" in one_line(capsys, *FLAGS, "--out", folder)
+    assert not again or os.listdir(folder) == ["lock"]
+
+
+def test_left_over_temporary_files_are_removed_by_the_owner_alone(run, capsys):
+    left = [run / name for name in (".checkpoint-000008.mgc.77.tmp", ".settings.json.1.tmp")]
+    mine = [run / name for name in ("notes.tmp", ".hidden")]
+    for file in left + mine:
+        file.write_bytes(b"half")
+    lock = Lock(run)
+    one_line(capsys, "train", "--resume", run)
+    assert all(file.exists() for file in left)
+    lock.release()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert [file.exists() for file in left + mine] == [False, False, True, True]
+
+
+def test_a_checkpoint_comes_after_some_minutes_too(tmp_path, monkeypatch, whole):
+    seconds, saved = [0.0], []
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: seconds[0])
+
+    def step(*arguments, real=trainer.grpo_step):
+        seconds[0] += 200
+        return real(*arguments)
+
+    def save(folder, state, task, real=trainer._save):
+        saved.append(state.step)
+        real(folder, state, task)
+
+    monkeypatch.setattr(trainer, "grpo_step", step)
+    monkeypatch.setattr(trainer, "_save", save)
+    train(TrainSettings(**TINY | {"checkpoint_every": 50}), tmp_path / "run", progress=False)
+    assert saved == [0, 2, 4, 6]
+    assert bits(tmp_path / "run")[0] == bits(whole)[0]
+
+
+# -- one thing -----------------------------------------------------------------------------------------------------------
+
+READERS = [["train", "--resume"], ["evaluate"], ["sample"], ["plot"], ["export", "--out", "exported"], ["equivalence"]]
+READERS += [[*FLAGS, "--out", "new", "--init"]]
+
+
+def edited(value):
+    """Another value of the same kind."""
+    kinds = {
+        bool: lambda v: not v,
+        int: lambda v: v + 1,
+        float: lambda v: v * 2 + 0.5,
+        str: lambda v: v + "x",
+        type(None): lambda v: 3,
+    }
+    return kinds.get(type(value), lambda v: {"n": 1})(value)
+
+
+@pytest.mark.parametrize("name", asdict(SETTINGS))
+@pytest.mark.parametrize("resigned", [False, True], ids=["", "with its own checksum"])
+def test_edited_settings_are_refused_by_every_command(name, resigned, run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stored = json.loads((run / "settings.json").read_text())
+    stored[name] = edited(stored[name])
+    checksum = stored.pop("sha256")
+    text = signed(stored) if resigned else json.dumps(stored | {"sha256": checksum}).encode()
+    (run / "settings.json").write_bytes(text)
+    for reader in READERS:
+        err = one_line(capsys, *reader, run)
+        assert f"{run / 'settings.json'} " in err
+        assert (f"are of different runs ({name})" if resigned else "is damaged or was edited") in err
+    assert not (tmp_path / "exported").exists() and not checkpoints(tmp_path / "new")
+    (run / "settings.json").unlink()  # what the messages advise
+    assert main(["train", "--resume", str(run)]) == 0
+    assert asdict(SETTINGS) == read_settings(run)
+
+
+def test_the_settings_of_a_lost_file_are_those_of_the_checkpoint(run, whole):
+    (run / "settings.json").unlink()
+    (run / "checkpoint-000006.mgc").unlink()
+    assert main(["evaluate", str(run), "--prompts", "2"]) == main(["plot", str(run)]) == 0
+    assert main(["train", "--resume", str(run)]) == 0
+    assert (run / "settings.json").read_bytes() == (whole / "settings.json").read_bytes()
+    assert bits(run) == bits(whole)
+
+
+def test_other_settings_from_python_are_refused_too(run):
+    for changes in ({"learning_rate": 0.5}, {"task": "arithmetic"}, {"max_grad_norm": None}, {"task_options": {"n": 2}}):
+        with pytest.raises(ValueError, match=rf"has other settings \({next(iter(changes))} was "):
+            train(TrainSettings(**TINY | changes), run, resume=True, progress=False)
+    train(TrainSettings(**TINY, micro_batch_tokens=7, memory_limit=3.5), run, resume=True, progress=False)
+
+
+DAMAGES = {
+    "a digit": lambda data: data.replace(b'": 0.', b'": 1.', 1),
+    "a line lost": lambda data: data.split(b"\n", 1)[1],
+    "a line twice": lambda data: data.split(b"\n", 1)[0] + b"\n" + data,
+    "two lines swapped": lambda data: b"\n".join([(lines := data.split(b"\n"))[1], lines[0], *lines[2:]]),
+    "the end lost": lambda data: data[:-40],
+    "empty": lambda data: b"",
+    "a space": lambda data: data.replace(b": ", b":  ", 1),
+}
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_records_are_refused(name, damage, run, capsys):
+    data = (run / name).read_bytes()
+    (run / name).write_bytes(DAMAGES[damage](data))
+    assert DAMAGES[damage](data) != data
+    said = f"{run / name} has lost the last " if damage in ("the end lost", "empty", "a line lost") else f"{run / name} is damaged"
+    show = ["plot", run] if name == "metrics.jsonl" else ["tree", run / name]
+    for command in (["train", "--resume", run], show):
+        assert said in one_line(capsys, *command)
+    assert main(["train", "--init", str(run), *FLAGS[1:], "--out", str(run.parent / "next")]) == 0  # what the message advises
+    (run / name).write_bytes(data + b'{"step": 7')  # what a kill leaves is no damage
+    assert main(["train", "--resume", str(run)]) == 0
+    assert (run / name).read_bytes() == data
+
+
+def test_a_loss_after_an_earlier_checkpoint_can_be_made_good(run, whole, capsys):
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join(lines[:5]))
+    err = one_line(capsys, "train", "--resume", run)
+    assert "metrics.jsonl has lost the last 1 of the 6 records that checkpoint-000006.mgc counts" in err
+    assert "delete checkpoint-000006.mgc to go on from checkpoint-000004.mgc" in err
+    (run / "checkpoint-000006.mgc").unlink()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert bits(run) == bits(whole)
+
+
+def test_records_that_no_checkpoint_vouches_for_are_shown_and_said(run, capsys):
+    (run / "checkpoint-000006.mgc").unlink()
+    assert main(["plot", str(run)]) == 0
+    assert capsys.readouterr().err == f"note: no checkpoint vouches yet for the last 2 records in {run / 'metrics.jsonl'}\n"
+
+
+def test_checkpoints_under_each_others_names(run, capsys):
+    one, two = checkpoints(run)
+    one.rename(run / "x")
+    two.rename(one)
+    (run / "x").rename(two)
+    for command in (["train", "--resume", run], ["evaluate", run], ["evaluate", one]):
+        assert "is the checkpoint of step " in one_line(capsys, *command)
+
+
+def test_a_checkpoint_of_another_run(run, tmp_path, capsys):
+    train(TrainSettings(**TINY, seed=1), tmp_path / "other", progress=False)
+    shutil.copy(tmp_path / "other" / "checkpoint-000006.mgc", run)
+    for reader in (["train", "--resume"], ["evaluate"], ["plot"]):
+        assert "settings.json and checkpoint-000006.mgc are of different runs (seed)" in one_line(capsys, *reader, run)
+
+
+def test_a_task_that_was_changed_on_the_way_is_said(tmp_path, capsys):
+    task = tmp_path / "mine.py"
+    task.write_text("from minigrpo.tasks.treewalk import TreeWalk\nclass T(TreeWalk):\n    pass\n")
+    assert main([*FLAGS, "--task", f"{task}:T", "--checkpoint-every", "4", "--out", str(tmp_path / "run")]) == 0
+    checkpoints(tmp_path / "run")[-1].unlink()
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    assert "note" not in capsys.readouterr().err
+    checkpoints(tmp_path / "run")[-1].unlink()
+    task.write_text(task.read_text() + "# other\n")
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    assert f"note: {task} was changed after checkpoint-000004.mgc had been written" in capsys.readouterr().err
+
+
+def test_the_tokenizer_of_a_run_is_its_own(run, capsys):
+    """Any file that checkpoints name, in truth; a run of a language model names its tokenizer.json."""
+    (run / "tokenizer.json").write_text("{}")
+    arrays, state = load_checkpoint(run / "checkpoint-000006.mgc")
+    hashed = files_hash(run / "tokenizer.json")
+    save_checkpoint(run / "checkpoint-000006.mgc", dict(arrays), state | {"files": {"tokenizer.json": hashed}})
+    assert main(["evaluate", str(run), "--prompts", "2"]) == 0
+    for spoil in (lambda: (run / "tokenizer.json").write_text("{ }"), (run / "tokenizer.json").unlink):
+        spoil()
+        for reader in (["train", "--resume"], ["evaluate"], ["sample"]):
+            err = one_line(capsys, *reader, run)
+            assert f"{run / 'tokenizer.json'} is not what it was when checkpoint-000006.mgc was written" in err
+
+
+def files_hash(path):
+    return runs.hashlib.sha256(path.read_bytes()).hexdigest()
