@@ -16,7 +16,7 @@ pytest.importorskip("tokenizers", reason="language models need the extra lm")
 pytest.importorskip("gguf", reason="language models need the extra lm")
 from campaigns import cases, damages, ground, kills, rivals
 
-from minigrpo.runs import checkpoints
+from minigrpo.checkpoint import checkpoints
 
 RESULTS = Path(__file__).parents[1] / "results"
 SHORT = {"kills": 10, "damages": 48, "flips": 48, "rivals": 3, "threads": 3}

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import minigrpo
-from minigrpo.runs import read_records
+from minigrpo.files import read_records
 
 from . import damages, flips, kills, rivals, threads
 from .ground import PROBLEMS, ended

@@ -21,7 +21,7 @@ from unittest import mock
 import numpy as np
 
 from minigrpo import cli, plots
-from minigrpo.runs import checkpoints
+from minigrpo.checkpoint import checkpoints
 from minigrpo.settings import TrainSettings
 from minigrpo.trainer import train
 

@@ -8,7 +8,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from minigrpo.runs import checkpoints, load_checkpoint, read_records
+from minigrpo.checkpoint import checkpoints, load_checkpoint
+from minigrpo.files import read_records
 
 TESTS = Path(__file__).parents[1]
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
