@@ -177,13 +177,13 @@ def call(*words: str) -> tuple[int | str, str, str]:
 def act(action: str, folder: Path, known: object = None) -> tuple[int | str, object, str]:
     """One of the actions.   -> exit code or what went wrong, what came out, its stderr
 
-    Of a plot, what is drawn comes out; what is known to be drawn without a fault is not again.
+    Of a plot, what is to be drawn comes out.  It is drawn only where it is not what is known.
     """
     drawn, draw, exported = [], plots.metrics_figure, Path(ACTIONS["export"][-1])
 
     def look(records, title):
         drawn.extend([title, *records])
-        return None if drawn == known else draw(records, title=title)
+        return draw(records, title=title) if known and drawn != known else None
 
     with mock.patch.object(plots, "metrics_figure", look), mock.patch.object(plots, "save"):
         code, out, err = call(action, str(folder), *ACTIONS[action])
