@@ -97,7 +97,8 @@ def count(records: list[dict]) -> dict:
 
 def table(data: dict) -> str:
     """reliability.md from what is in reliability.json."""
-    columns = {"cases": "cases", "same": "as undisturbed", "refused": "refused in a line"} | PROBLEMS
+    columns = {"cases": "cases", "same": "as undisturbed", "refused": "refused in a line"}
+    columns |= PROBLEMS
     text = "# What a run survives\n\nMade by `python -m tests.campaigns`; `tests/campaigns/` says "
     text += "what is done in a case, and what counts as a problem.\n"
     for title, part in data.items():

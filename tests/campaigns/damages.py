@@ -261,15 +261,16 @@ def covered_alike(found: list, wanted: list, err: str, step: int) -> bool:
 
 def follow(err: str, file: Path, undamaged: Path) -> bool:
     """Delete what a refusal says, else put the file back.   -> whether it advises something"""
-    advice = re.search(r"(?:delete|remove) (\S+)", err)
-    if advice:
-        named = file.with_name(advice[1])
+    delete = re.search(r"(?:delete|remove) (\S+)", err)
+    put_back = re.search("put it back|restore", err)
+    if delete:
+        named = file.with_name(delete[1])
         target = named if named.exists() else file
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
-    elif "put it back" in err:
+    elif put_back:
         shutil.rmtree(file, ignore_errors=True)
         shutil.copy(undamaged, file)
-    return bool(advice) or "put it back" in err
+    return bool(delete or put_back)
 
 
 def cases() -> int:
