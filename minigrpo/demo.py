@@ -90,7 +90,7 @@ def _demo(out: Path, seeds: int, steps: int, processes: int | None, say: Callabl
 
     say("2/3  Theorem 1 on these rollouts, in float64")
     theorem = check_equivalence(model, rollouts, rewards, rng)
-    (out / "equivalence.json").write_text(json.dumps(vars(theorem), indent=2))
+    (out / "equivalence.json").write_text(json.dumps(vars(theorem), indent=2, allow_nan=False))
     say(theorem.text() + "\n")
 
     say(f"3/3  GRPO and λ-GRPO on the paper's tree walk, {seeds} runs each, the target another path in each of 16")
@@ -112,7 +112,7 @@ def _warm_started() -> tuple[Transformer, Task]:
 
 
 def _as_groups(rollouts: Rollouts, rewards: np.ndarray, task: Task, out: Path) -> list[Group]:
-    text = "".join(json.dumps(record) + "\n" for record in sample_records(rollouts, rewards, task, 0))
+    text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in sample_records(rollouts, rewards, task, 0))
     (out / "groups.jsonl").write_text(text)
     return read_groups(text, unit="characters")
 
@@ -144,7 +144,7 @@ def _row(n: int, learning_rate: float, objective: str, values: np.ndarray) -> di
 
 
 def _write_results(results: Walks, rows: list[dict[str, Any]], steps: int, out: Path) -> None:
-    (out / "table.json").write_text(json.dumps(rows, indent=2))
+    (out / "table.json").write_text(json.dumps(rows, indent=2, allow_nan=False))
     middles = np.arange(steps // BLOCK) * BLOCK + BLOCK / 2  # each point is the mean of ten steps
     for n in (1, 2):
         curves = {f"{NAMES[key[2]]}, {key[1]:g}": values for key, values in results.items() if key[0] == n}
@@ -153,10 +153,10 @@ def _write_results(results: Walks, rows: list[dict[str, Any]], steps: int, out: 
         save(figure, out / f"curves-n{n}.png")
     names = ("n", "learning_rate", "objective")
     data = [dict(zip(names, key, strict=True)) | {"target_frequency": values.tolist()} for key, values in results.items()]
-    (out / "curves.json").write_text(json.dumps(data))
+    (out / "curves.json").write_text(json.dumps(data, allow_nan=False))
     settings = TrainSettings.for_task("treewalk", objective="lambda_grpo", learning_rate=RATES[-1], steps=steps)
     metrics = train(settings, progress=False)[1]
-    (out / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
+    (out / "metrics.jsonl").write_text("".join(json.dumps(m, allow_nan=False) + "\n" for m in metrics))
     save(metrics_figure(metrics), out / "metrics.png")
 
 

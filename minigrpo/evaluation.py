@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from minigrpo.lanes import limited
 from minigrpo.rewards import check_rewards, numbers
 from minigrpo.sampler import sample
 from minigrpo.tasks import Task, draw_prompts, optional, sampling_limits
@@ -37,6 +38,7 @@ def is_correct(task: Task, rewards: np.ndarray) -> np.ndarray:
     return right == 1
 
 
+@limited
 def evaluate(
     model: Transformer,
     task: Task,

@@ -110,11 +110,11 @@ class Lock:
     """The right to write to a folder, until `release` or the end of the process, however it ends.
 
     Raises ValueError if another process (or another Lock of this one) has it.  The operating system holds it, on the file
-    `lock`, which stays: so a crash leaves no lock behind.
+    `name`, which stays: so a crash leaves no lock behind.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "lock"
+    def __init__(self, folder: Path, name: str = "lock") -> None:
+        self._path = folder / name
         self._file = open(self._path, "a+b")  # noqa: SIM115
         _held.add(self)
         try:

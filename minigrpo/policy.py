@@ -18,7 +18,7 @@ from minigrpo.runs import TOKENIZER, load_run_checkpoint
 from minigrpo.settings import TrainSettings
 from minigrpo.stored_settings import task_by_file
 from minigrpo.tasks import Task, draw_prompts, load_task, optional
-from minigrpo.transformer import Transformer
+from minigrpo.transformer import DivergenceError, Transformer
 from minigrpo.user_code import shown
 
 SWAPPED = 1 << 20  # parameters that change places at a time
@@ -75,7 +75,7 @@ def load_run(path: str | Path, **changes: Any) -> tuple[Transformer, Task, Train
     settings = replace(TrainSettings(**{f.name: stored[f.name] for f in fields(TrainSettings) if f.name in stored}), **changes)
     folder = Path(path).parent if Path(path).is_file() else Path(path)
     model, task = restore_policy(settings, folder, state)
-    model.parameters.flat[:] = model.backend.to_device(arrays["parameters"], dtype=model.dtype)
+    _fill(model, arrays["parameters"], path)
     return model, task, settings
 
 
@@ -101,7 +101,16 @@ def load_weights(model: Transformer, path: str | Path) -> None:
     if TransformerConfig(**state["config"]) != model.config:
         changed = sorted(name for name, value in model.settings().items() if state["config"].get(name, value) != value)
         raise ValueError(f"{path} holds a model of another shape (it differs in {', '.join(changed)})")
-    model.parameters.flat[:] = model.backend.to_device(arrays["parameters"], dtype=model.dtype)
+    _fill(model, arrays["parameters"], path)
+
+
+def _fill(model: Transformer, parameters: np.ndarray, path: str | Path) -> None:
+    try:
+        with np.errstate(all="ignore"):  # float64 may overflow in float32
+            model.parameters.flat[:] = model.backend.to_device(parameters, dtype=model.dtype)
+            model.check_weights()
+    except DivergenceError as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
 
 
 @contextmanager

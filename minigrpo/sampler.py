@@ -19,12 +19,13 @@ import numpy as np
 
 from minigrpo.backend import array_module
 from minigrpo.kv_cache import KVCache
-from minigrpo.lanes import run_lanes
+from minigrpo.lanes import limited, run_lanes
 from minigrpo.ops import Array
-from minigrpo.transformer import Transformer
+from minigrpo.transformer import OVERFLOW, DivergenceError, Transformer
 from minigrpo.tree import PrefixTree, Tokens, token_arrays
 
 LANE_WORK = 14_000  # distinct prefixes × width that make a lane of sampling worth its overhead
+TEMPERATURES = 1e-6, 1e6  # the lowest and the highest one
 STRETCH = 512  # a token is drawn in two stages: first a block of 512 tokens, then a token in it
 Stop = Callable[[np.ndarray], np.ndarray]  # tokens of n completions so far, (n,t), to which of them end with the newest one, (n,)
 
@@ -43,6 +44,8 @@ class Rollouts:
     max_new_tokens: int
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what overflows is refused in one sentence
+@limited
 def sample(
     model: Transformer,
     prompts: Sequence[Tokens],
@@ -59,13 +62,12 @@ def sample(
     A completion ends with `eos`, or where `stop` says so (see `TextTokenizer.stops_at`), or else after max_new_tokens tokens: then
     it is `truncated`.  With neither eos nor stop every completion has max_new_tokens tokens and none counts as truncated.
     Raises ValueError for empty prompts, tokens outside the vocabulary, sequences longer than the model's context, and
-    settings out of range.
+    settings out of range; DivergenceError for weights or logits that are not finite or overflow.
     """
-    if group_size < 1 or max_new_tokens < 1 or not np.isfinite(temperature) or temperature < 0:
-        raise ValueError(
-            f"group_size ({group_size}) and max_new_tokens ({max_new_tokens}) must be at least 1, "
-            f"temperature ({temperature}) at least 0"
-        )
+    if group_size < 1 or max_new_tokens < 1:
+        raise ValueError(f"group_size ({group_size}) and max_new_tokens ({max_new_tokens}) must be at least 1")
+    if temperature != 0:
+        check_temperature(temperature)
     if eos is not None and not 0 <= eos < model.config.vocab_size:
         raise ValueError(f"eos {eos} is outside the model's vocabulary of {model.config.vocab_size}")
     if eos is not None and eos >= model.config.n_logits:
@@ -78,6 +80,7 @@ def sample(
     for prompt in prompts:
         model.check(prompt, longest + max_new_tokens)
 
+    model.check_weights()
     batch = len(prompts) * group_size
     uniform = rng.random((batch, max_new_tokens)) if temperature > 0 else np.zeros((batch, max_new_tokens))
     tokens = np.full((batch, max_new_tokens), -1, dtype=np.int64)  # -1 past the end
@@ -94,6 +97,8 @@ def sample(
         _complete(model, part, logits[some], uniform[rows], eos, stop, temperature, *out)
 
     run_lanes([partial(complete, some) for some in _divide(model, logits, uniform[:, 0], temperature)])
+    if not np.isfinite(entropy).all():  # one logit that is not finite, and its row's entropy is not
+        raise DivergenceError(OVERFLOW)
     length = (tokens >= 0).sum(1)
     parts = [tokens[i, :n] for i, n in enumerate(length.tolist())]
     completions = [parts[g * group_size : (g + 1) * group_size] for g in range(len(prompts))]
@@ -110,6 +115,14 @@ def sample(
         temperature=temperature if temperature > 0 else 1.0,
         max_new_tokens=max_new_tokens,
     )
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ValueError for a temperature that cannot be meant: logits divided by it would overflow, or all be equal."""
+    low, high = TEMPERATURES
+    if not low <= temperature <= high:
+        greedy = "or 0 for the likeliest token, where nothing is trained"
+        raise ValueError(f"temperature is {temperature}: it must be from {low:g} to {high:g} ({greedy})")
 
 
 def _divide(model: Transformer, logits: Array, uniform: np.ndarray, temperature: float) -> list[slice]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from minigrpo.objectives import Objective
 from minigrpo.optim import learning_rate_at
+from minigrpo.sampler import check_temperature
 from minigrpo.tasks import find_task
 from minigrpo.tasks.task import optional, whole_number
 
@@ -70,12 +71,18 @@ class TrainSettings:
                 whole_number(f.name, value, 0 if f.name in MAY_BE_0 else 1, AT_MOST.get(f.name, 10**9))
         if self.group_size * self.prompts_per_step > 10**6:
             raise ValueError(f"{self.group_size} × {self.prompts_per_step} completions a step are more than a million: take fewer")
-        for name in ("learning_rate", "temperature", "warm_start_learning_rate", "memory_limit"):
+        check_temperature(self.temperature)
+        for name in ("learning_rate", "warm_start_learning_rate", "memory_limit"):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be a finite number above 0")
         if not (np.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ValueError(f"weight_decay is {self.weight_decay}: it must be a finite number, at least 0")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+        if self.optimizer == "adamw" and self.weight_decay * self.learning_rate > 1:
+            raise ValueError(
+                f"weight_decay ({self.weight_decay:g}) × learning_rate ({self.learning_rate:g}) is above 1: "
+                "every step would turn the signs of all parameters; lower the decay"
+            )
+        if self.max_grad_norm is not None and not 0 < self.max_grad_norm < np.inf:
             raise ValueError(f"max_grad_norm is {self.max_grad_norm}: it must be above 0, or none for no clipping")
         if self.optimizer not in ("adamw", "sgd"):
             raise ValueError(f"unknown optimizer {self.optimizer!r}: choose adamw or sgd")

@@ -6,11 +6,12 @@ A run is a function of its settings: interrupted and resumed, it ends in the sam
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from minigrpo.evaluation import evaluate, is_correct
 from minigrpo.gradients import compute_gradients, log_probabilities, parts_to_learn_from, visit_parts
+from minigrpo.lanes import limited, one_blas_thread
 from minigrpo.memory import micro_batch_within
 from minigrpo.objectives import Objective
 from minigrpo.optim import SGD, AdamW, clip_gradient, learning_rate_at
@@ -28,11 +30,11 @@ from minigrpo.plan import split_tree
 from minigrpo.policy import load_weights, make_optimizer, make_policy, restore_policy, using
 from minigrpo.profiling import Stopwatch, forward_flops
 from minigrpo.rewards import check_rewards
-from minigrpo.runs import METRICS, SAMPLES, TOKENIZER, RunFolder
+from minigrpo.runs import METRICS, SAMPLES, TOKENIZER, RunFolder, checkpoints
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.settings import TrainSettings
 from minigrpo.tasks import Task, draw_prompts, optional, pairs, prompt_text, sampling_limits
-from minigrpo.transformer import Transformer
+from minigrpo.transformer import DivergenceError, Transformer
 from minigrpo.tree import PrefixTree
 from minigrpo.warning_signs import warning_sign
 
@@ -52,7 +54,8 @@ class TrainState:
     watch: Stopwatch = field(default_factory=Stopwatch)  # where the time goes
 
 
-@np.errstate(over="ignore", invalid="ignore")  # a step that diverges says so itself
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a step that diverges says so itself
+@limited
 def grpo_step(
     state: TrainState, task: Task, objective: Objective, settings: TrainSettings
 ) -> tuple[dict[str, float], Rollouts, Any]:
@@ -80,10 +83,10 @@ def grpo_step(
             loss, logp_now = compute_gradients(model, parts, objective, coefficients, s.temperature, old, ref, watch)
         with watch("optimizer"):
             grad_norm = clip_gradient(model.gradients, s.max_grad_norm)
-            if not np.isfinite(grad_norm):
-                raise FloatingPointError(f"the gradient is not finite at step {state.step + 1}: lower the learning rate")
+            _check_finite(grad_norm, "norm of its gradient")
             if coefficients.weight.any():  # all completions masked: nothing was learned, nothing moves
                 state.optimizer.step(model.parameters, model.gradients, learning_rate)
+                model.check_weights()
     flops = sum(forward_flops(model.config, part) for part, _ in parts)
     watch.flops["sample"] += forward_flops(model.config, tree)
     watch.flops["forward"] += (s.inner_epochs + (ref is not None)) * flops
@@ -94,7 +97,34 @@ def grpo_step(
     metrics |= objective.metrics(coefficients, logp_now, old, ref)
     metrics |= rollout_metrics(rollouts, rewards) | {"frac_correct": float(is_correct(task, rewards).mean())}
     metrics |= {"num_tokens": state.num_tokens, "step_time": time.perf_counter() - started}
+    for name, value in metrics.items():
+        _check_finite(value, f"metric {name}")
     return metrics, rollouts, rewards
+
+
+def _check_finite(value: float, what: str) -> None:
+    """Raise DivergenceError for a metric or a norm that is not finite."""
+    if not math.isfinite(value):
+        raise DivergenceError(f"the {what} is {value}")
+
+
+@contextmanager
+def _diverging(where: str, way_out: Callable[[], str]) -> Iterator[None]:
+    """Training that diverges inside says where, and how to go on."""
+    try:
+        yield
+    except DivergenceError as error:
+        raise DivergenceError(f"training diverged at {where}: {error}; {way_out()}") from error
+
+
+def _way_out(folder: RunFolder | None) -> str:
+    advice = "train again with a lower learning rate (or smaller rewards or beta, if they are large)"
+    kept = checkpoints(folder.path) if folder else []
+    if not kept:
+        return advice
+    step = int(kept[-1].stem.partition("-")[2])
+    weights = f", from its weights with --init {folder.path}" if step else ""
+    return f"the checkpoint of step {step} is kept: {advice} and another --out{weights}"
 
 
 def rollout_metrics(rollouts: Rollouts, rewards: np.ndarray) -> dict[str, float]:
@@ -126,11 +156,12 @@ def tree_metrics(tree: PrefixTree) -> dict[str, float]:
     }
 
 
-@np.errstate(over="ignore", invalid="ignore")
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+@limited
 def warm_start(model: Transformer, task: Task, rng: np.random.Generator, settings: TrainSettings, progress: bool = False) -> None:
     """Supervised learning on the task's demonstrations: minimise -mean log p(token).
 
-    Raises ValueError if there are none, FloatingPointError if it diverges.
+    Raises ValueError if there are none, DivergenceError if it diverges.
     """
     if optional(task, "demonstrations") is None:
         raise ValueError(f"task {settings.task} has no demonstrations: set warm_start_steps to 0")
@@ -144,12 +175,12 @@ def warm_start(model: Transformer, task: Task, rng: np.random.Generator, setting
             lane.forward(part)
             lane.backward(np.where(part.scored, weight, 0.0), add)
 
-        visit_parts(model, parts, visit)
-        if not np.isfinite(clip_gradient(model.gradients, 1.0)):
-            raise FloatingPointError(f"the gradient is not finite at warm-start step {step + 1}: lower warm_start_learning_rate")
-        optimizer.step(
-            model.parameters, model.gradients, learning_rate_at(step, s.warm_start_steps, s.warm_start_learning_rate, 20, "cosine")
-        )
+        rate = learning_rate_at(step, s.warm_start_steps, s.warm_start_learning_rate, 20, "cosine")
+        with _diverging(f"warm-start step {step + 1}", lambda: "lower warm_start_learning_rate"):
+            visit_parts(model, parts, visit)
+            _check_finite(clip_gradient(model.gradients, 1.0), "norm of its gradient")
+            optimizer.step(model.parameters, model.gradients, rate)
+            model.check_weights()
 
 
 def train(
@@ -167,7 +198,7 @@ def train(
     resume=True goes on from the newest checkpoint in `out` (from the start if there is none yet).  `task` overrides the one
     that the settings name.  `watch` is told where the time goes.  Ctrl-C finishes the step, saves a checkpoint and raises
     KeyboardInterrupt.
-    Raises ValueError for bad input, FloatingPointError if training diverges.
+    Raises ValueError for bad input, DivergenceError (a FloatingPointError) if training diverges: nothing of that step is kept.
     """
     with RunFolder(out, asdict(settings), resume) if out is not None else nullcontext() as folder:
         return _train(settings, folder, task, progress, on_step, watch)
@@ -209,12 +240,13 @@ def _train(
             _save(folder, state, task)
     saved_at = time.monotonic()
     history, watched, said = [], [] if before is None else [before], set()
-    with _stop_on_interrupt() as stopped:
+    with _stop_on_interrupt() as stopped, one_blas_thread(model):
         bar = _progress(range(state.step, settings.steps), f"{settings.objective} on {settings.task}", progress)
         for _ in bar:
-            metrics, rollouts, rewards = grpo_step(state, task, objective, settings)
-            if settings.eval_every and (state.step % settings.eval_every == 0 or state.step == settings.steps):
-                metrics |= evaluate(model, task, n_prompts=settings.eval_prompts, progress=False)
+            with _diverging(f"step {state.step + 1}", lambda: _way_out(folder)):
+                metrics, rollouts, rewards = grpo_step(state, task, objective, settings)
+                if settings.eval_every and (state.step % settings.eval_every == 0 or state.step == settings.steps):
+                    metrics |= evaluate(model, task, n_prompts=settings.eval_prompts, progress=False)
             history.append(metrics)
             bar.set_postfix(reward=f"{metrics['reward']:.2f}", unique=f"{1 / metrics['tree/mean_count']:.2f}", refresh=False)
             stopping = bool(stopped)  # looked at once: a Ctrl-C from here on ends the next step, so that it saves too
@@ -261,6 +293,10 @@ def _save(folder: RunFolder, state: TrainState, task: Task) -> None:
 
 def _restore(state: TrainState, arrays: Mapping[str, np.ndarray], counters: dict[str, Any]) -> None:
     device = state.model.backend.to_device
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        what = f"its {' and '.join(bad)} are not all finite numbers"
+        raise ValueError(f"the run's newest checkpoint cannot be used ({what}): delete it to go on from the one before")
     state.model.parameters.flat[:] = device(arrays["parameters"])
     for name, array in state.optimizer.arrays().items():
         array[:] = device(arrays[name])

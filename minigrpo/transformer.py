@@ -18,7 +18,7 @@ import numpy as np
 
 from minigrpo import ops
 from minigrpo.backend import Backend, get_backend
-from minigrpo.lanes import LANES
+from minigrpo.lanes import LANES, limited
 from minigrpo.ops import Array
 from minigrpo.parameters import Layer, Parameters, TransformerConfig
 from minigrpo.plan import Predictions, TreePlan, plan_tree
@@ -26,7 +26,13 @@ from minigrpo.tree import PrefixTree
 
 MAX_LANE_PARAMETERS = 8_000_000  # each lane has gradients of its own
 MAX_LOGITS = 1 << 24  # logits that are held at a time
+HARMLESS = 1e6  # a norm of all parameters; below it nothing that they compute overflows
+OVERFLOW = "the model's weights are not finite, or so large that what it computes overflows"
 FIRST_TURNS = 4096  # positions whose rotations are computed at once; a context may be far longer than any sequence
+
+
+class DivergenceError(FloatingPointError):
+    """Parameters, or what is computed from them, are no longer finite, or too large for the dtype."""
 
 
 class Transformer:
@@ -97,11 +103,12 @@ class Transformer:
 
     # -- over a tree -------------------------------------------------------------------------------------------------
 
+    @limited
     def forward(self, tree: PrefixTree, temperature: float = 1.0, keep: bool = True) -> np.ndarray:
         """log p(token | its prefix) at temperature, for every scored node; 0 for the others.   -> (N,) on the host
 
         keep=True saves what `backward` needs.  Raises ValueError for a token outside the vocabulary, a completion's
-        token that cannot be drawn, and a path longer than max_seq_len.
+        token that cannot be drawn, and a path longer than max_seq_len; DivergenceError if what is computed overflows.
         """
         plan = self._plan(tree)
         x, saved = self._body(plan.token, plan.position, self._attend_in_tree(plan), keep)
@@ -111,6 +118,8 @@ class Transformer:
         for block in plan.predictions:
             chosen, softmax = self._predict(h, block, temperature)  # (C,)
             logp[block.child] = self.backend.to_host(chosen)
+        if not np.isfinite(logp).all():
+            raise DivergenceError(OVERFLOW)
         if keep:  # the softmax of one block is kept; of more, each is computed again on the way back
             self._saved = plan, temperature, saved, norm, h, softmax if len(plan.predictions) == 1 else None
         return logp
@@ -121,6 +130,7 @@ class Transformer:
             logits /= temperature
         return ops.log_softmax_gather(logits, block.child_row, block.child_token)
 
+    @limited
     def backward(self, dlogp: np.ndarray, add: bool = True) -> Parameters:
         """Add d loss / d parameters to `gradients`, given d loss / d logp of every node.   dlogp (N,) on the host
 
@@ -165,6 +175,25 @@ class Transformer:
         """The logits after every token of one sequence.   (T,) -> (T,V) on the host"""
         return self.backend.to_host(self._logits(self.residual(sequence)))
 
+    def check_weights(self) -> None:
+        """Raise DivergenceError if the parameters are not finite, or so large that a trial of a few tokens overflows.
+
+        The trial looks at the residual stream as well: a norm makes 0 of what overflows, and no logit would show it.
+        """
+        flat = self.parameters.flat
+        size = float(flat @ flat)  # NumPy warns of an overflow here, unless the caller tells it not to
+        if size < HARMLESS**2:
+            return
+        n = min(8, self.config.max_seq_len - 1)
+        if math.isfinite(size) and n:
+            tokens = np.linspace(0, self.config.vocab_size - 1, n).astype(np.int64)
+            with np.errstate(all="ignore"):
+                x = self.backend.to_host(self.residual(tokens)).astype(np.float64)
+                size = (x * x).sum() if np.isfinite(self.logits(tokens)).all() else np.inf
+        if not size < np.finfo(self.dtype).max:
+            raise DivergenceError(OVERFLOW)
+
+    @limited
     def residual(self, sequence: np.ndarray) -> Array:
         """The residual stream after the last layer, at every token of one sequence.   (T,) -> (T,D)"""
         tokens = np.asarray(sequence)
@@ -175,6 +204,7 @@ class Transformer:
 
     # -- over some nodes only, with the keys and values of earlier ones in a cache (for the sampler) ------------------
 
+    @limited
     def extend(self, attend: Any, token: np.ndarray, position: np.ndarray, wanted: Any = slice(None)) -> Array:
         """Compute more nodes, which attend as attend(layer, q, k, v, y) does (see `kv_cache.py`), and return their logits.
 

@@ -8,7 +8,7 @@ import pytest
 from helpers import tiny_model
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks import curves, tree_building
+from benchmarks import compare, curves, tree_building
 from minigrpo import lambda_weights
 from minigrpo.bench import Bench, Workload
 
@@ -46,3 +46,19 @@ def test_the_figure_of_the_curves(tmp_path):
     trees = [{"tokens": t, "minigrpo": 1e-6 * t, "by definition": 1e-5 * t} for t in (10, 100)]
     curves.figure(grown, shared, trees, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_checkout_is_compared_with_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "PAUSE", 0.0)
+    here = Path(compare.__file__).parents[1]
+    times, peak = compare.measure((here, here), "treewalk", threads=1, pairs=2, seed=0)
+    assert times.shape == (2, 2, 2)
+    assert (times > 0).all() and peak > 0
+    with pytest.raises(SystemExit, match=f"was imported, which is not in {tmp_path}"):
+        compare.measure((here, tmp_path), "treewalk", threads=1, pairs=1, seed=0)
+
+
+def test_the_interval_of_ratios_is_over_the_starts():
+    assert compare.interval(np.full((3, 4), 1.25)) == "1.250 (1.250 … 1.250)"
+    between = np.repeat([[0.9], [1.0], [1.1]], 50, axis=1)  # starts differ, the pairs of one do not
+    assert compare.interval(between) == "1.000 (0.900 … 1.100)"

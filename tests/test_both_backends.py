@@ -160,12 +160,12 @@ def test_no_layer_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sampling_waits_three_times_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the tokens, their log-probabilities and entropies, however many layers there are."""
+    """For the tokens, their log-probabilities and entropies, however many layers there are; before, once for the weights."""
     strict_cupy.install(monkeypatch)
     for n_layers in (1, 3):
         model = Transformer(TransformerConfig(7, 16, n_layers, 2, max_seq_len=32), backend="cupy")
         draw = lambda n, m=model: sample(m, [[1, 2], [3]], 8, np.random.default_rng(0), max_new_tokens=n)  # noqa: E731
-        assert [asked(lambda n=n, d=draw: d(n))[1] for n in (1, 5, 9)] == [3, 15, 27]
+        assert [asked(lambda n=n, d=draw: d(n))[1] for n in (1, 5, 9)] == [4, 16, 28]
 
 
 # -- memory ----------------------------------------------------------------------------------------------------------------

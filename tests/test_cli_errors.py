@@ -177,4 +177,6 @@ def test_a_bad_start_does_not_use_up_a_folder(run, stored, tmp_path):
 def test_divergence_is_no_bad_input(run):
     code, _, err = run("train", *TINY, "--task-option", "root=L", "--task-option", "target=RRRR", "--learning-rate", 1e30)
     assert code == 1
-    assert err == "minigrpo train: the gradient is not finite at step 2: lower the learning rate\n"
+    weights = "the model's weights are not finite, or so large that what it computes overflows"
+    advice = "train again with a lower learning rate (or smaller rewards or beta, if they are large)"
+    assert err == f"minigrpo train: training diverged at step 1: {weights}; {advice}\n"

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import product
 from math import comb
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import tiny_model
 
-from minigrpo.experiments import smollm2_walk
+from minigrpo.experiments import parallel, smollm2_walk
 from minigrpo.experiments.many_walks import path_logp
-from minigrpo.experiments.smollm2_walk import TARGETS, best_rate, cut, figure, finished, report, table, text, walk
+from minigrpo.experiments.parallel import cache_line, read_cache
+from minigrpo.experiments.smollm2_walk import RATES, TARGETS, best_rate, cut, figure, finished, report, table, text, walk
 from minigrpo.experiments.table1 import sign_test
 from minigrpo.experiments.walk_policies import OneModel
 
+COMMITTED = Path(__file__).parents[1] / "results"
 GRPO, FIXED = (1, -1.0, 1e-5, "grpo"), (1, -1.0, 1e-5, "lambda_grpo")
 
 
@@ -114,9 +118,9 @@ def test_unfinished_results_are_reported_as_such(tmp_path):
         for target, result in reversed(runs.items()):
             job = {"n": n, "r_neg": r_neg, "learning_rate": rate, "objective": objective, "target": target}
             others = [("minigrpo.experiments.table1", job, []), (smollm2_walk.__name__, job | {"steps": 20}, {"hits": [3] * 20})]
-            with open(file, "a", encoding="utf-8") as cache:
+            with open(file, "ab") as cache:
                 for module, of, found in [*others, (smollm2_walk.__name__, job, result)]:
-                    cache.write(json.dumps({"job": json.dumps([module, "walk", of], sort_keys=True), "result": found}) + "\n")
+                    cache.write(cache_line(json.dumps([module, "walk", of], sort_keys=True), "any code", found))
     with open(file, "a", encoding="utf-8") as cache:
         cache.write('{"job": "cut sho')  # by a kill
     assert finished(file) == FOUND
@@ -125,6 +129,25 @@ def test_unfinished_results_are_reported_as_such(tmp_path):
     assert said.count("3 of 16 targets") == 2 and said.count("2 of 16 targets") == 2
     assert json.loads((tmp_path / "smollm2-walk.json").read_text(encoding="utf-8")) == table(FOUND)
     assert (tmp_path / "smollm2-walk.png").stat().st_size > 10_000
+
+
+def test_the_runs_of_the_repository_are_all_there_and_are_taken(tmp_path, monkeypatch, capsys):
+    """Whatever the code of today is: that is said, and nothing is computed again."""
+    tracked = COMMITTED / "smollm2-walk.runs.jsonl"
+    found = finished(tracked)
+    assert sum(map(len, found.values())) == len(read_cache(tracked)) == 64
+    shutil.copy(tracked, tmp_path)
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", None)  # would be needed to compute anything
+    targets = {"RATES": RATES[:2], "best_rate": lambda result: RATES[0], "_write": lambda out, result: result}
+    for name, value in targets.items():
+        monkeypatch.setattr(smollm2_walk, name, value)
+    with pytest.raises(TypeError):  # n = 2 is not there
+        smollm2_walk.run(tmp_path)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert all(
+        "note: 32 results in " in line and line.endswith("of other code than this, and are taken as they are") for line in said
+    )
 
 
 def test_the_figure_shows_the_runs_that_there_are():

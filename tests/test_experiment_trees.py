@@ -61,12 +61,16 @@ def test_colder_is_less_of_a_tree():
     assert hot["one_text"] == 0 and hot["distinct_share"] > 0.5
 
 
-def test_the_policy_is_made_once_and_other_settings_are_refused(tmp_path):
+def test_the_policy_is_made_once_and_other_settings_are_refused(tmp_path, capsys):
     settings, folder = settings_of("countdown", **SMALL), tmp_path / "policy"
     trees.warm_policy(settings, folder)
     made = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
     assert trees.warm_policy(settings, folder) == str(folder)
     assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == made
+    assert not capsys.readouterr().err
+    (folder / "code.txt").write_text("that of yesterday")
+    trees.warm_policy(settings, folder)
+    assert capsys.readouterr().err == f"note: the policy in {folder} is of other code than this, and is taken as it is\n"
     with pytest.raises(ValueError, match="other settings"):
         trees.warm_policy(replace(settings, warm_start_steps=3), folder)
 

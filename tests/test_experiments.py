@@ -12,13 +12,13 @@ from helpers import random_rollouts, relative, tiny_model
 
 from minigrpo import Objective, sample
 from minigrpo.cli import main
-from minigrpo.experiments import alpha, committed, learning, table1, when
+from minigrpo.experiments import alpha, committed, learning, parallel, table1, when
 from minigrpo.experiments.arms import CONTROLS, PRESETS, gradients_of_arm, shuffled_weights
 from minigrpo.experiments.learning import table as learning_table
-from minigrpo.experiments.parallel import run_jobs
+from minigrpo.experiments.parallel import cache_line, code_of, read_cache, run_jobs
 from minigrpo.experiments.table1 import ARMS, CHUNK, PUBLISHED, RATES, best, comparison, sign_test, table, text, walk
 from minigrpo.experiments.table1_plots import best_figure, paper_figure, sweep_figure
-from minigrpo.files import read_records
+from minigrpo.files import Lock, read_records
 from minigrpo.optim import global_norm
 from minigrpo.plots import bootstrap_interval
 from minigrpo.trainer import TrainSettings
@@ -58,6 +58,139 @@ def test_a_failing_job_is_reported_and_what_was_done_is_kept(tmp_path):
     with pytest.raises(ValueError, match="no negative numbers"):
         run_jobs(square, [{"x": 2}, {"x": -1}], title="", processes=1, cache=cache)
     assert run_jobs(square, [{"x": 2}], title="", processes=1, cache=cache) == [4]
+
+
+# -- the cache: what else may happen to it ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Jobs run here, one after the other.   -> the list of those that were run"""
+    ran = []
+
+    def run(function, jobs, keys, title, processes, keep):
+        found = {}
+        for job, key in zip(jobs, keys, strict=True):
+            ran.append(job["x"])
+            found[key] = function(**job)
+            keep(key, found[key])
+        return found
+
+    monkeypatch.setattr(parallel, "_run", run)
+    return ran
+
+
+JOBS = [{"x": x} for x in (3, 1, 2)]
+
+
+def test_a_kill_at_any_byte_loses_the_line_that_was_being_written(tmp_path, in_this_process, monkeypatch):
+    monkeypatch.setattr(parallel, "code_of", lambda function: "code")
+    cache = tmp_path / "cache.jsonl"
+    assert run_jobs(square, JOBS[:2], title="", cache=cache) == [9, 1]
+    whole = cache.read_bytes()
+    for end in (0, 1, *range(whole.index(b"\n"), len(whole))):
+        in_this_process.clear()
+        cache.write_bytes(whole[:end])
+        assert run_jobs(square, JOBS[:2], title="", cache=cache) == [9, 1]
+        assert in_this_process == [3, 1][whole[:end].count(b"\n") :]
+        assert cache.read_bytes() == whole
+
+
+def test_each_result_is_on_the_disk_before_the_next(tmp_path, in_this_process, monkeypatch):
+    cache, synced = tmp_path / "cache.jsonl", []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (sync(file), synced.append(cache.exists() and cache.read_bytes().count(b"\n"))))
+    run_jobs(square, JOBS, title="", cache=cache)
+    assert synced[-3:] == [1, 2, 3]
+
+
+def test_no_changed_bit_of_a_cache_changes_a_result(tmp_path):
+    cache, results = tmp_path / "cache.jsonl", [{"a": 0.5, "b": [1, None]}, "é"]
+    lines = [cache_line(f'["m", "f", {{"x": {i}}}]', "c", result) for i, result in enumerate(results)]
+    cache.write_bytes(b"".join(lines))
+    good, rng = read_cache(cache), np.random.default_rng(0)
+    assert [record["result"] for record in good] == results
+    refused = 0
+    for at, byte in enumerate(b"".join(lines)):
+        for bit in rng.permutation(8)[:2].tolist():
+            data = bytearray(b"".join(lines))
+            data[at] = byte ^ (1 << bit)
+            cache.write_bytes(data)
+            try:
+                assert read_cache(cache) in (good, good[:1])  # the end of the last line: as if it was cut short
+            except ValueError as error:
+                line = data[:at].count(b"\n") + 1
+                assert str(error).startswith(f"{cache}, line {line} is damaged, was edited, or is of an earlier version (")
+                refused += 1
+    assert refused > 0.98 * 2 * sum(map(len, lines))
+
+
+@pytest.mark.parametrize("line", ['{"job": "x", "result": 1}', "[]", "7", "null", '{"job": ["x"]}', "", "NaN", "[" * 10**5, "\x00"])
+def test_a_line_that_is_no_finished_job_is_refused_by_its_number(line, tmp_path):
+    cache = tmp_path / "cache.jsonl"
+    cache.write_bytes(cache_line("job", "code", 1) + line.encode() + b"\n")
+    with pytest.raises(ValueError, match=r"cache\.jsonl, line 2 is damaged, was edited, .*: delete the line to run its job again"):
+        run_jobs(square, JOBS, title="", cache=cache)
+
+
+def test_results_of_other_code_are_not_taken_unless_asked_for(tmp_path, in_this_process, monkeypatch, capsys):
+    cache = tmp_path / "cache.jsonl"
+    monkeypatch.setattr(parallel, "code_of", lambda function: "before")
+    run_jobs(square, JOBS[:2], title="", cache=cache)
+    monkeypatch.setattr(parallel, "code_of", lambda function: "now")
+    monkeypatch.setattr(f"{__name__}.square", cube := lambda x: x**3)
+    cube.__module__, cube.__qualname__ = __name__, "square"
+    assert not capsys.readouterr().err
+    in_this_process.clear()
+    assert run_jobs(cube, JOBS, title="", cache=cache, any_code=True) == [9, 1, 8]
+    assert in_this_process == [2]
+    assert capsys.readouterr().err == f"note: 2 results in {cache} are of other code than this, and are taken as they are\n"
+    assert run_jobs(cube, JOBS, title="", cache=cache) == [27, 1, 8]
+    assert in_this_process == [2, 3, 1]
+    assert capsys.readouterr().err == f"note: 2 results in {cache} are of other code than this, and are computed again\n"
+    assert run_jobs(cube, JOBS, title="", cache=cache, any_code=True) == [27, 1, 8]  # its own are preferred
+    monkeypatch.setattr(parallel, "code_of", lambda function: "before")
+    in_this_process.clear()
+    assert run_jobs(cube, JOBS[:2], title="", cache=cache) == [9, 1] and not in_this_process  # they are still there
+
+
+def test_the_code_is_that_of_the_package_and_of_the_function(tmp_path, monkeypatch):
+    package, mine = tmp_path / "minigrpo", tmp_path / "mine.py"
+    (package / "experiments").mkdir(parents=True)
+    files = [package / "a.py", package / "experiments" / "b.py", mine]
+    for file in files:
+        file.write_text("x = 1\n")
+    monkeypatch.setattr(parallel, "__file__", str(package / "experiments" / "parallel.py"))
+    monkeypatch.setattr(parallel.inspect, "getfile", lambda function: str(mine))
+    seen = [code_of(square)]
+    assert code_of(square) == seen[0]
+    for file in files:
+        file.write_text("x = 2\n")
+        seen.append(code_of(square))
+    (package / "c.py").touch()
+    seen.append(code_of(square))
+    (package / "data.json").write_text("{}")
+    assert code_of(square) == seen[-1] and len(set(seen)) == 5
+
+
+def test_a_cache_that_another_process_uses_is_refused(tmp_path, in_this_process):
+    cache = tmp_path / "cache.jsonl"
+    lock = Lock(tmp_path, ".cache.jsonl.lock")
+    with pytest.raises(ValueError, match=f"is in use by another process .pid {os.getpid()}.: wait until that has ended"):
+        run_jobs(square, JOBS, title="", cache=cache)
+    assert run_jobs(square, JOBS, title="", cache=tmp_path / "other.jsonl") == [9, 1, 4]
+    lock.release()
+    assert run_jobs(square, JOBS, title="", cache=cache) == [9, 1, 4]
+    with pytest.raises(ValueError, match="no negative"):
+        run_jobs(square, [{"x": -1}], title="", cache=cache)
+    assert run_jobs(square, JOBS, title="", cache=cache) == [9, 1, 4]  # a failure has released it
+
+
+def test_a_result_that_is_no_json_is_refused_and_not_written(tmp_path, in_this_process):
+    cache = tmp_path / "cache.jsonl"
+    with pytest.raises(ValueError, match=r"^the result of .*square.* cannot be written as JSON"):
+        run_jobs(square, [{"x": 2.0}, {"x": 1e200}], title="", cache=cache)
+    assert [record["result"] for record in read_cache(cache)] == [4.0]
 
 
 def fails_or_sleeps(fails):

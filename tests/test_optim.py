@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minigrpo import optim
-from minigrpo.optim import SGD, AdamW, clip_gradient, global_norm, learning_rate_at
+from minigrpo.optim import BLOCK, SGD, AdamW, clip_gradient, global_norm, learning_rate_at
 from minigrpo.parameters import Parameters
 
 SHAPES = {"a.weight": (5, 3), "norm.weight": (4,)}
@@ -131,6 +131,22 @@ def test_clipping_scales_the_whole_gradient():
     zero = vector(0.0)
     assert clip_gradient(zero, 1.0) == 0
     assert not zero.flat.any()
+
+
+def test_the_norm_is_exact_and_shows_what_is_not_finite():
+    """Over more than one block; a float32 sum without an end would lose what is small."""
+    x = np.random.default_rng(0).standard_normal(3 * BLOCK + 7) ** 3
+    exact = math.sqrt(math.fsum((x * x).tolist()))
+    gradients = Parameters({"w": x.shape}, np, np.dtype("float64"))
+    gradients.flat[:] = x
+    assert global_norm(gradients) == pytest.approx(exact, rel=1e-14)
+    gradients = Parameters({"w": x.shape}, np, np.dtype("float32"))
+    for value, finite in ((0.0, True), (np.nan, False), (np.inf, False), (-np.inf, False), (1e30, False)):
+        gradients.flat[:] = x
+        gradients.flat[2 * BLOCK] = value  # the square of the last one is no float32
+        assert np.isfinite(global_norm(gradients)) == finite
+    gradients.flat[:] = x
+    assert global_norm(gradients) == pytest.approx(exact, rel=2e-6)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from minigrpo.shipped import shipped
@@ -23,6 +25,19 @@ EXPERIMENTS = {
     "language-model": "SmolLM2-135M learns sums",
     "smollm2-walk": "SmolLM2-135M walks the paper's tree, to each of its 16 leaves",
 }
+
+
+def write_tables(file: Path, tables: Mapping[str, Sequence] | Sequence) -> None:
+    """Write rows, or tables of rows by name, as JSON, a row a line.   Raises ValueError for NaN and infinity, which JSON lacks."""
+
+    def lines(rows: Sequence) -> str:
+        return "[\n" + ",\n".join(json.dumps(row, allow_nan=False) for row in rows) + "\n]"
+
+    if isinstance(tables, Mapping):
+        text = "{" + ",\n".join(f'"{name}": {lines(rows)}' for name, rows in tables.items()) + "}\n"
+    else:
+        text = lines(tables) + "\n"
+    file.write_text(text, encoding="utf-8")
 
 
 def committed(name: str) -> Any:

@@ -7,7 +7,6 @@ same first completions, so each α is compared with α = 0 seed by seed.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minigrpo.drawing import BLUE, INK, ORANGE, STYLE
-from minigrpo.experiments import learning
+from minigrpo.experiments import learning, write_tables
 from minigrpo.experiments.trees import interval
 from minigrpo.plots import save
 
@@ -105,6 +104,6 @@ def run(
     tasks, alphas = (["arithmetic"], (0.0, 1.0)) if quick else (list(learning.RATES), ALPHAS)
     keys = [(t, f"alpha={alpha:g}", 0.0, learning.RATES[t][1]) for t in tasks for alpha in alphas]
     rows = table(learning.measure(keys, seeds or (2 if quick else 8), out, "alpha", processes))
-    (out / "alpha.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    write_tables(out / "alpha.json", rows)
     save(figure(rows), out / "alpha.png")
     return text(rows)

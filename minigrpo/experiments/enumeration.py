@@ -37,7 +37,6 @@ prefixes share, with which a factor per depth is a wrong direction, too.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +47,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrpo.experiments import write_tables
 from minigrpo.experiments.enumeration_plots import figure, text
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.objectives import Objective, advantages
@@ -286,7 +286,6 @@ def run(
     found = run_jobs(measure, jobs, title="enumeration", processes=processes, cache=cache)
     tables = {"estimators": [row for rows in found for row in rows]}
     tables["directions"] = directions(100 if quick else 1000)
-    one_row_per_line = json.dumps(tables).replace("}, {", "},\n{")
-    (out / "enumeration.json").write_text(one_row_per_line + "\n", encoding="utf-8")
+    write_tables(out / "enumeration.json", tables)
     save(figure(tables["estimators"]), out / "enumeration.png")
     return text(tables)

@@ -110,6 +110,6 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
     found = iter(run_jobs(learn, jobs, title="SmolLM2, sums", processes=processes, cache=cache))
     curves = {key: [next(found) for _ in range(number[key[0]])] for key in keys}
     result = table(curves)
-    (out / "language-model.json").write_text(json.dumps(result, indent=1) + "\n")
+    (out / "language-model.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
     save(figure(curves), out / "language-model.png")
     return text(result)

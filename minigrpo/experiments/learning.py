@@ -7,7 +7,6 @@ Held-out accuracy is measured along training: greedy, and pass@k from 4 samples 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from matplotlib.figure import Figure
 
 from minigrpo.drawing import LINES, STYLE
 from minigrpo.evaluation import evaluate
+from minigrpo.experiments import write_tables
 from minigrpo.experiments.arms import CONTROLS, TITLES, gradients_of_arm
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.trees import interval, warm_policy
@@ -152,6 +152,6 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
     keys = [key for task in (["arithmetic"] if quick else RATES) for key in arms(task, quick)]
     curves = measure(keys, seeds or (2 if quick else 8), out, "learning", processes)
     rows = table(curves)
-    (out / "learning.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    write_tables(out / "learning.json", rows)
     save(figure(curves), out / "learning.png")
     return text(rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 import multiprocessing
 import os
@@ -14,7 +16,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from minigrpo.files import read_records
+from minigrpo.files import Lock, make_folder, write_atomically
 
 MOST = 61 if sys.platform == "win32" else 4096  # processes that Windows can wait for
 
@@ -26,41 +28,121 @@ def run_jobs(
     title: str,
     processes: int | None = None,
     cache: Path | None = None,
+    any_code: bool = False,
 ) -> list[Any]:
     """[function(**job) for job in jobs], in `processes` processes (all cores if None), in the order of the jobs.
 
     function must be importable by name, jobs and results JSON-able.  With `cache`, a JSON-lines file, a result is written as
     soon as it is there and a job found in the file is not run again: stop at any time, start again, get the same list.
+    Results of other code (see `code_of`) are left in the file and computed again, or taken with any_code=True; both are said.
     Small matrices gain nothing from threads, so every process gets one.  An exception in a job is raised here.
+    Raises ValueError if another process uses the cache, and for a line in it that was damaged or edited.
     """
-    keys = [json.dumps([function.__module__, function.__qualname__, job], sort_keys=True) for job in jobs]
-    known = {record["job"]: record["result"] for record in read_records(cache)} if cache and cache.exists() else {}
-    waiting = [i for i, key in enumerate(keys) if key not in known]
-    if not waiting:
-        return [known[key] for key in keys]
-    if cache:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        if cache.exists() and not cache.read_bytes().endswith(b"\n"):  # a line that was cut short: end it
-            cache.write_text("".join(json.dumps(record) + "\n" for record in read_records(cache)))
-    processes = min(processes or _cores(), len(waiting), MOST)
+    keys = [json.dumps([function.__module__, function.__qualname__, job], sort_keys=True, allow_nan=False) for job in jobs]
+    if cache is None:
+        found = _run(function, jobs, keys, title, processes, lambda key, result: None)
+        return [found[key] for key in keys]
+    make_folder(cache.parent)
+    lock, code = Lock(cache.parent, f".{cache.name}.lock"), code_of(function)
+    try:
+        if cache.exists():
+            os.truncate(cache, cache.read_bytes().rfind(b"\n") + 1)  # a line that was cut short by a kill
+        else:
+            write_atomically(cache, [])
+        finished = read_cache(cache)
+        known = {r["job"]: r["result"] for r in finished if r["code"] == code}
+        wanted = set(keys) - set(known)
+        others = {r["job"]: r["result"] for r in finished if r["job"] in wanted}
+        if others:
+            happens = "taken as they are" if any_code else "computed again"
+            said = f"note: {len(others)} results in {cache} are of other code than this"
+            print(f"{said}, and are {happens}", file=sys.stderr)
+        known |= others if any_code else {}
+
+        def keep(key: str, result: Any) -> None:
+            with open(cache, "ab") as file:
+                file.write(cache_line(key, code, result))
+                file.flush()
+                os.fsync(file.fileno())
+
+        waiting = [i for i, key in enumerate(keys) if key not in known]
+        known |= _run(function, [jobs[i] for i in waiting], [keys[i] for i in waiting], title, processes, keep)
+    finally:
+        lock.release()
+    return [known[key] for key in keys]
+
+
+def _run(
+    function: Callable[..., Any],
+    jobs: Sequence[dict[str, Any]],
+    keys: Sequence[str],
+    title: str,
+    processes: int | None,
+    keep: Callable[[str, Any], None],
+) -> dict[str, Any]:
+    """The jobs' results by their keys; each is given to `keep` as soon as it is there."""
+    if not jobs:
+        return {}
+    processes = min(processes or _cores(), len(jobs), MOST)
     spawn, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+    found = {}
     with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_one_thread) as pool:
-        futures = {pool.submit(function, **jobs[i]): keys[i] for i in waiting}
+        futures = {pool.submit(function, **job): key for job, key in zip(jobs, keys, strict=True)}
         try:
             done = as_completed(futures)
-            for future in tqdm(done, total=len(waiting), desc=title, unit="run", disable=not sys.stderr.isatty()):
+            for future in tqdm(done, total=len(jobs), desc=title, unit="run", disable=not sys.stderr.isatty()):
                 key = futures[future]
-                known[key] = future.result()
-                if cache:
-                    with open(cache, "a", encoding="utf-8") as file:
-                        file.write(json.dumps({"job": key, "result": known[key]}) + "\n")
+                found[key] = future.result()
+                keep(key, found[key])
         except BaseException:
             for future in futures:
                 future.cancel()
             for worker in set(multiprocessing.active_children()) - others:  # a job may take minutes; `with` waits for its end
                 worker.terminate()
             raise
-    return [known[key] for key in keys]
+    return found
+
+
+# -- the cache -----------------------------------------------------------------------------------------------------------
+
+
+def code_of(function: Callable[..., Any]) -> str:
+    """A hash of what a result depends on: all Python files of this package, and that of the function if it is another."""
+    digest, package = hashlib.sha256(), Path(__file__).resolve().parents[1]
+    for file in sorted({*package.rglob("*.py"), Path(inspect.getfile(function)).resolve()}):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def cache_line(job: str, code: str, result: Any) -> bytes:
+    """A finished job as a line of a cache, with its checksum.   Raises ValueError if the result is no JSON, for NaN say."""
+    record = {"job": job, "code": code, "result": result}
+    try:
+        return json.dumps(record | {"sha256": _checksum(record)}, allow_nan=False).encode() + b"\n"
+    except ValueError as error:
+        raise ValueError(f"the result of {job} cannot be written as JSON ({error})") from error
+
+
+def read_cache(file: Path) -> list[dict[str, Any]]:
+    """The finished jobs of a cache: job, code and result; a last line that was cut short is left out.
+
+    Raises ValueError for a line that is not as it was written.
+    """
+    records = []
+    for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            record = json.loads(line)
+            if record.pop("sha256", None) != _checksum(record):
+                raise ValueError("its checksum is missing, or that of another line")
+            records.append({name: record[name] for name in ("job", "code", "result")})
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            why = f"damaged, was edited, or is of an earlier version ({error})"
+            raise ValueError(f"{file}, line {number} is {why}: delete the line to run its job again") from error
+    return records
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
 
 
 def _one_thread() -> None:

@@ -21,14 +21,13 @@ errors do to learning.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minigrpo.checkpoint import checkpoints
-from minigrpo.experiments import first_error
+from minigrpo.experiments import first_error, write_tables
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.prm_quality_plots import first_error_figure, text, values_figure
 from minigrpo.experiments.trees import interval
@@ -283,8 +282,7 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
     marks = run_jobs(first_error.marks, groups, title="first wrong step", **options)
     table |= first_error.table({w: marks[i * seeds : (i + 1) * seeds] for i, w in enumerate(policies)})
 
-    listed = (f'"{name}": [\n' + ",\n".join(json.dumps(row) for row in rows) + "\n]" for name, rows in table.items())
-    (out / "prm-quality.json").write_text("{" + ",\n".join(listed) + "}\n")
+    write_tables(out / "prm-quality.json", table)
     save(values_figure(table), out / "prm-quality.png")
     save(first_error_figure(table), out / "prm-quality-first-error.png")
     return text(table)

@@ -7,7 +7,8 @@ GPT-2-small, its learning rate 1e-5.  Here r_neg = -1 throughout; the rate for n
 A target's two runs use the same random numbers, so objectives are compared target by target: their mean difference, and an exact
 sign test, p = P(as few or fewer on the rarer side), both sides, each side having chance 1/2, without the targets that tie.
 The full experiment takes some five hours on one core.  Finished runs are kept in smollm2-walk.runs.jsonl: `report` makes table
-and figure from those that are there, and the next start goes on from them.
+and figure from those that are there, and the next start goes on from them: also where the code has changed since, which it then
+says on stderr (delete the file to run all of them anew).
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minigrpo.drawing import LINES, STYLE
+from minigrpo.experiments import write_tables
 from minigrpo.experiments.arms import TITLES
 from minigrpo.experiments.many_walks import DEPTH, GROUP_SIZE, path_logp, train
-from minigrpo.experiments.parallel import run_jobs
+from minigrpo.experiments.parallel import read_cache, run_jobs
 from minigrpo.experiments.table1 import sign_test
 from minigrpo.experiments.trees import interval
 from minigrpo.experiments.walk_policies import BOS, OneModel
-from minigrpo.files import read_records
 from minigrpo.models import load_model
 from minigrpo.plots import save
 from minigrpo.transformer import Transformer
@@ -184,7 +185,7 @@ def _with_interval(row: dict[str, Any], name: str) -> str:
 def finished(file: Path) -> Found:
     """The full runs that a cache holds, settings in the order of the first, targets in theirs."""
     found: Found = {}
-    for record in read_records(file) if file.exists() else []:
+    for record in read_cache(file) if file.exists() else []:
         module, name, job = json.loads(record["job"])
         if (module, name) == (__name__, "walk") and not {"seed", "steps"} & set(job):
             key = job["n"], job["r_neg"], job["learning_rate"], job["objective"]
@@ -202,8 +203,7 @@ def report(out: Path) -> str:
 
 
 def _write(out: Path, result: dict[str, list[dict[str, Any]]]) -> str:
-    listed = (f'"{name}": [\n' + ",\n".join(json.dumps(row) for row in rows) + "\n]" for name, rows in result.items())
-    (out / "smollm2-walk.json").write_text("{" + ",\n".join(listed) + "}\n")
+    write_tables(out / "smollm2-walk.json", result)
     save(figure(result), out / "smollm2-walk.png")
     return text(result)
 
@@ -219,7 +219,8 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
 
     seeds: so many of the 16 targets, which lie evenly among them; each is run once.
     """
-    options: dict[str, Any] = {"title": "SmolLM2, tree walk", "processes": processes, "cache": out / "smollm2-walk.runs.jsonl"}
+    cache = out / "smollm2-walk.runs.jsonl"
+    options: dict[str, Any] = {"title": "SmolLM2, tree walk", "processes": processes, "cache": cache, "any_code": True}
     many = min(seeds or (2 if quick else 16), 16)
     targets = [TARGETS[(2 * i + 1) * 16 // (2 * many)] for i in range(many)]
     steps = {"steps": 20} if quick else {}

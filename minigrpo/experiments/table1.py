@@ -12,7 +12,6 @@ Ours, and kept apart: n = 3, and one fixed target (RRRR) for all runs.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrpo.experiments import write_tables
 from minigrpo.experiments.many_walks import BLOCK, GROUP_SIZE, LAST, MC_GROUP_SIZE, STEPS, run_walks
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.table1_plots import best_figure, paper_figure, sweep_figure
@@ -227,8 +227,7 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
     rows = table(finals)
     chosen = [{name: value for name, value in row.items() if name != "hits_of_run"} for row in best(rows)]
     parts = {"rows": rows, "best": chosen, "comparison": comparison(rows)}
-    lines = [f'"{name}": [\n' + ",\n".join(json.dumps(row) for row in part) + "\n]" for name, part in parts.items()]
-    (out / "table1.json").write_text("{" + ",\n".join(lines) + "}\n")
+    write_tables(out / "table1.json", parts)
     save(paper_figure(comparison(rows)), out / "table1.png")
     save(best_figure(best(rows)), out / "table1-controls.png")
     save(sweep_figure(rows), out / "table1-sweep.png")

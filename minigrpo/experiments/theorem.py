@@ -29,7 +29,6 @@ arXiv:2509.21154; GSPO, arXiv:2507.18071, its sáµ¢ in every token's term and cáµ
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -42,6 +41,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from minigrpo.drawing import INK
+from minigrpo.experiments import write_tables
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.objectives import CHOICES, Objective, kl_estimate
 from minigrpo.optim import AdamW
@@ -293,6 +293,6 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
     results = run_jobs(measure, jobs, title="theorem", processes=processes, cache=out / "theorem.cache.jsonl")
     rows = joined([row for result in results for row in result], "ratio", "epoch", "aggregation", "scale", "kl")
     rounded = [{name: x if isinstance(x, str) else float(f"{x:.3g}") for name, x in row.items()} for row in rows]
-    (out / "theorem.json").write_text("[" + ",\n".join(map(json.dumps, rounded)) + "]\n", encoding="utf-8")
+    write_tables(out / "theorem.json", rounded)
     save(figure(rounded), out / "theorem.png")
     return text(rounded)

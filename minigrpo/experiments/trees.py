@@ -12,6 +12,7 @@ looks like is in the other numbers.  Left out: long completions and large vocabu
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +26,9 @@ from matplotlib.ticker import PercentFormatter
 
 from minigrpo.checkpoint import checkpoints
 from minigrpo.drawing import BLUE, INK, ORANGE, STYLE
-from minigrpo.experiments.parallel import run_jobs
+from minigrpo.experiments import write_tables
+from minigrpo.experiments.parallel import code_of, run_jobs
+from minigrpo.files import write_atomically
 from minigrpo.groups import tree_statistics
 from minigrpo.plots import bootstrap_interval, save
 from minigrpo.policy import load_weights, make_model
@@ -61,13 +64,16 @@ def settings_of(task: str, **changes: Any) -> TrainSettings:
 def warm_policy(settings: TrainSettings, folder: Path, task: Task | None = None) -> str:
     """Warm-start once and keep the weights as a run of no steps.   -> folder, as text
 
-    Raises ValueError if the folder holds a policy that was made with other settings.
+    Raises ValueError if the folder holds a policy that was made with other settings; one of other code is taken, and said.
     """
-    settings = replace(settings, steps=0)
+    settings, noted, code = replace(settings, steps=0), folder / "code.txt", code_of(warm_policy)
     if not checkpoints(folder):
         train(settings, folder, task=task, progress=False)
+        write_atomically(noted, [code.encode()])
     elif read_settings(folder) != json.loads(json.dumps(asdict(settings))):
         raise ValueError(f"{folder} holds a policy of other settings: delete it, or give another --out")
+    elif not noted.exists() or noted.read_text(encoding="utf-8") != code:
+        print(f"note: the policy in {folder} is of other code than this, and is taken as it is", file=sys.stderr)
     return str(folder)
 
 
@@ -257,8 +263,7 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
         jobs += [{"settings": settings | {"seed": seed}, "n_groups": 50 if quick else GROUPS} for seed in range(seeds)]
     results = run_jobs(train_and_measure, jobs, title="trees", processes=processes, cache=out / "trees.cache.jsonl")
     table = tables({cell: results[i * seeds : (i + 1) * seeds] for i, cell in enumerate(cells)})
-    listed = (f'"{name}": [\n' + ",\n".join(json.dumps(row) for row in rows) + "\n]" for name, rows in table.items())
-    (out / "trees.json").write_text("{" + ",\n".join(listed) + "}\n")
+    write_tables(out / "trees.json", table)
     save(training_figure(table), out / "trees.png")
     save(temperature_figure(table), out / "trees-temperature.png")
     return text(table)

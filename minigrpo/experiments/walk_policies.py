@@ -20,6 +20,7 @@ from itertools import product
 
 import numpy as np
 
+from minigrpo.lanes import one_blas_thread
 from minigrpo.ops import rotation, swiglu, swiglu_backward
 from minigrpo.parameters import TransformerConfig
 from minigrpo.transformer import Transformer
@@ -103,6 +104,7 @@ class Transformers:
             offset += size
         return views
 
+    @one_blas_thread()
     def logp(self) -> np.ndarray:
         """-> (R,N)"""
         w, eps = self._views, self.config.norm_eps
@@ -128,6 +130,7 @@ class Transformers:
         self._logp = log_softmax(logits)
         return self._logp
 
+    @one_blas_thread()
     def gradients(self, dlogp: np.ndarray) -> np.ndarray:
         """d loss / d parameters of the last `logp`.   dlogp (R,N) -> (R·P,), the same memory each time"""
         w, g = self._views, self._gradients

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrpo.experiments import write_tables
 from minigrpo.experiments.many_walks import (
     DEPTH,
     GROUP_SIZE,
@@ -261,8 +262,7 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
         ],
         "targets": targets_table(runs),
     }
-    parts = [f'"{name}": [\n' + ",\n".join(json.dumps(row) for row in rows) + "\n]" for name, rows in tables.items()]
-    (out / "when.json").write_text("{" + ",\n".join(parts) + "}\n")
+    write_tables(out / "when.json", tables)
     save(map_figure(tables["map"], _marks(tables["moved"], out)), out / "when.png")
     save(family_figure(tables["family"]), out / "when-family.png")
     save(targets_figure(tables["targets"], needed(-1.0)), out / "when-targets.png")

@@ -31,7 +31,8 @@ def explorer_page(*groups: Group) -> str:
     Token ids and token texts are shown separated by spaces; a group without rewards starts with rewards of 0.
     Raises ValueError for a group of one completion, and for one of more than MAX_TOKENS tokens.
     """
-    data = json.dumps([*(_as_choice(group) for group in groups), *PRESETS])  # ASCII, so nothing but "<" could end the script
+    # In ASCII, so nothing but "<" could end the script.
+    data = json.dumps([*(_as_choice(group) for group in groups), *PRESETS], allow_nan=False)
     page = _file("page.html")
     parts = {"STYLE": _file("style.css"), "SCRIPT": _file("mathematics.js") + "\n" + _file("view.js")}
     parts["GROUPS"] = data.replace("<", "\\u003c")

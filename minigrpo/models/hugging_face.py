@@ -160,7 +160,8 @@ def save_hugging_face(model: Transformer, tokenizer: TextTokenizer | None, folde
         names: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         names |= {"model_max_length": c.max_seq_len} | ({} if eos is None else {"eos_token": tokenizer.core.id_to_token(eos)})
         write_atomically(folder / "tokenizer_config.json", [json.dumps(names, indent=2).encode()])
-    write_atomically(folder / "config.json", [json.dumps(config, indent=2).encode()])  # last: a folder with it is whole
+    text = json.dumps(config, indent=2, allow_nan=False)
+    write_atomically(folder / "config.json", [text.encode()])  # last: a folder with it is whole
     return folder
 
 
