@@ -37,10 +37,10 @@ def run_all(jobs: list[dict[str, Any]], threads: int, limited: bool = True) -> d
 
 def digests(folder: str | Path) -> dict[str, str]:
     """Of every array and the random state in the newest checkpoint, of the metrics without times, and of the samples."""
-    from minigrpo.runs import latest_checkpoint, load_checkpoint
+    from minigrpo.checkpoint import checkpoints, load_checkpoint
 
     folder = Path(folder)
-    arrays, state = load_checkpoint(latest_checkpoint(folder))
+    arrays, state = load_checkpoint(checkpoints(folder)[-1])
     found = {name: array.tobytes() for name, array in arrays.items()}
     found["rng"] = json.dumps([state["step"], state["num_tokens"], state["rng"]]).encode()
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

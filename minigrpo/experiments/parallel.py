@@ -95,8 +95,6 @@ def _run(
                 found[key] = future.result()
                 keep(key, found[key])
         except BaseException:
-            for future in futures:
-                future.cancel()
             for worker in set(multiprocessing.active_children()) - others:  # a job may take minutes; `with` waits for its end
                 worker.terminate()
             raise
