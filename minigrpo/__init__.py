@@ -3,13 +3,17 @@
 Read in this order: tree, objectives, rewards, ops, transformer, sampler, trainer.
 """
 
-from minigrpo.backend import get_backend
-from minigrpo.objectives import Objective, advantages, step_advantages
-from minigrpo.parameters import TransformerConfig
-from minigrpo.rewards import monte_carlo_step_rewards, step_rewards
-from minigrpo.sampler import Rollouts, sample
-from minigrpo.transformer import Transformer
-from minigrpo.tree import PrefixTree, ProcessStep, lambda_weights
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minigrpo.backend import get_backend
+    from minigrpo.objectives import Objective, advantages, step_advantages
+    from minigrpo.parameters import TransformerConfig
+    from minigrpo.rewards import monte_carlo_step_rewards, step_rewards
+    from minigrpo.sampler import Rollouts, sample
+    from minigrpo.transformer import Transformer
+    from minigrpo.tree import PrefixTree, ProcessStep, lambda_weights
 
 __version__ = "0.1.0"
 
@@ -28,3 +32,18 @@ __all__ = [
     "step_advantages",
     "step_rewards",
 ]
+_MODULES = ("tree", "objectives", "rewards", "parameters", "sampler", "transformer", "backend")
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first asked for, so that the command line can answer Ctrl-C before NumPy is loaded."""
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    for module in _MODULES if name in __all__ else ():
+        if hasattr(found := import_module(f"{__name__}.{module}"), name):
+            return globals().setdefault(name, getattr(found, name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,8 +1,20 @@
-"""python -m minigrpo is the command minigrpo."""
+"""python -m minigrpo is the command minigrpo.   A signal is answered in one line while the rest is still being loaded, too."""
 
+import signal
 import sys
 
-from minigrpo.cli import main
+from minigrpo.signals import ENDING, end_at_once
+
+
+def main() -> int:
+    """The command line, as a program of its own."""
+    for number in ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, end_at_once)
+    from minigrpo.cli import main as command
+
+    return command()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
@@ -15,9 +15,11 @@ from minigrpo.backend import ran_out_of_memory
 from minigrpo.checkpoint import checkpoints
 from minigrpo.experiments import EXPERIMENTS
 from minigrpo.objectives import PRESETS
+from minigrpo.rewards import LARGEST
 from minigrpo.settings import TrainSettings
+from minigrpo.signals import exit_code, interrupting, reason, tell
 from minigrpo.tasks import BUILT_IN
-from minigrpo.terminal import is_closed_pipe, on_any_terminal
+from minigrpo.terminal import is_closed_pipe, on_any_terminal, quoted, reason_of
 from minigrpo.user_code import named
 
 EPILOG = """examples:
@@ -52,10 +54,37 @@ TRAIN_HELP = {
 }
 
 
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """The type of a flag: a whole number that can be meant."""
+
+    def count(text: str) -> int:
+        number = int(text)
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{number} is not from {low:,} to {high:,}")
+        return number
+
+    return count
+
+
+def amount(text: str) -> float:
+    """The type of a flag: a finite number of at least 0."""
+    if not 0 <= float(text) < LARGEST:
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+    return float(text)
+
+
+any_count, count, seed = whole(0, 10**6), whole(1, 10**6), whole(0, 2**63 - 1)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.   -> exit code: 0 well, 1 a check failed, training diverged or memory ran out, 2 bad input, 130 interrupted,
-    141 nobody reads the output any more"""
-    return on_any_terminal(lambda: _run(argv))
+    143 and 129 ended by SIGTERM and SIGHUP, 141 nobody reads the output any more"""
+    try:
+        with interrupting():
+            return on_any_terminal(lambda: _run(argv))
+    except KeyboardInterrupt as error:  # in the moments before and after the command
+        tell(f"minigrpo: {reason(error)}")
+        return exit_code(error)
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -70,8 +99,10 @@ def _run(argv: Sequence[str] | None) -> int:
     except (ValueError, OSError) as error:
         if is_closed_pipe(error):
             raise
-        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
-        print(f"minigrpo {arguments.command}: {' '.join(reason.split())}", file=sys.stderr)  # one line, whatever it quotes
+        if isinstance(error, OSError) and error.strerror and not error.filename:  # of a disk that is full
+            error.filename = getattr(arguments, "out", None)
+        hint = f": {_go_on(arguments)}" if isinstance(error, OSError) and _go_on(arguments) else ""
+        print(f"minigrpo {arguments.command}: {reason_of(error)}{hint}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
         print(f"minigrpo {arguments.command}: {error}", file=sys.stderr)
@@ -84,11 +115,17 @@ def _run(argv: Sequence[str] | None) -> int:
             raise
         print(f"minigrpo {arguments.command}: {_out_of_memory(arguments, error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        out = getattr(arguments, "resume", None) or getattr(arguments, "out", None)
-        hint = f"; go on with: minigrpo train --resume {shlex.quote(out)}" if arguments.command == "train" and out else ""
-        print(f"\nminigrpo {arguments.command}: interrupted{hint}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        hint = f"; {_go_on(arguments)}" if _go_on(arguments) else ""
+        tell(f"minigrpo {arguments.command}: {reason(error)}{hint}")
+        return exit_code(error)
+
+
+def _go_on(arguments: argparse.Namespace) -> str:
+    """How to go on with the run of a command, if it has left one."""
+    out = getattr(arguments, "resume", None) or getattr(arguments, "out", None)
+    is_run = arguments.command == "train" and out and os.path.exists(os.path.join(out, "settings.json"))
+    return f"go on with: minigrpo train --resume {quoted(out)}" if is_run else ""
 
 
 def _out_of_memory(arguments: argparse.Namespace, error: BaseException) -> str:
@@ -97,11 +134,15 @@ def _out_of_memory(arguments: argparse.Namespace, error: BaseException) -> str:
     if arguments.command != "train":
         return f"out of memory ({reason}): ask for less at a time, or end what else uses the memory"
     out = arguments.resume or arguments.out
-    again = f"go on with minigrpo train --resume {shlex.quote(out)} and" if out and checkpoints(out) else "start again with"
+    again = f"go on with minigrpo train --resume {quoted(out)} and" if out and checkpoints(out) else "start again with"
     return f"out of memory ({reason}): {again} a smaller --micro-batch-tokens or --memory-limit"
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.color = False  # Python 3.14 colours the help, but `terminal` lets no control characters through
+
     def error(self, message: str) -> NoReturn:
         """One line, as for all other bad input, in place of argparse's list of all flags."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -127,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         "the main result in a minute: trees of real groups, Theorem 1 checked, GRPO against λ-GRPO, report.html",
     )
     demo.add_argument("--out", default="demo", metavar="FOLDER", help="where figures, data and report.html go (default: demo)")
-    demo.add_argument("--seeds", type=count, default=64, help="runs for each objective, n and learning rate (default: 64)")
+    demo.add_argument("--seeds", type=any_count, default=64, help="runs for each objective, n and learning rate (default: 64)")
     demo.add_argument("--processes", type=count, help="parallel processes (default: all cores)")
 
     train = command("train", "train a policy: a supervised warm start if the task brings demonstrations, then the objective")
@@ -139,11 +180,11 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = command("evaluate", "measure a trained policy: greedy pass@1 and unbiased pass@k on held-out problems")
     _add_policy(evaluate)
-    evaluate.add_argument("--prompts", type=count, default=200, help="held-out problems (default: 200)")
-    evaluate.add_argument("--samples", type=count, default=0, help="completions a problem for pass@k (default: 0, greedy only)")
+    evaluate.add_argument("--prompts", type=any_count, default=200, help="held-out problems (default: 200)")
+    evaluate.add_argument("--samples", type=any_count, default=0, help="completions a problem for pass@k (default: 0, greedy only)")
     evaluate.add_argument("--k", type=count, nargs="+", default=None, help="the ks of pass@k (default: 1 and --samples)")
-    evaluate.add_argument("--temperature", type=float, default=1.0)
-    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--temperature", type=amount, help="of the samples (default: 1)")
+    evaluate.add_argument("--seed", type=seed, default=0)
 
     sample = command(
         "sample",
@@ -151,10 +192,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_policy(sample)
     sample.add_argument("--prompt", help="a prompt (default: a held-out problem of the task); with --model it may stand alone")
-    sample.add_argument("--max-new-tokens", type=count, default=64, help="with --model and no task (default: 64)")
+    sample.add_argument("--max-new-tokens", type=count, help="with --model and no task (default: 64)")
     sample.add_argument("--group-size", type=count, default=8)
-    sample.add_argument("--temperature", type=float, default=1.0)
-    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--temperature", type=amount, default=1.0)
+    sample.add_argument("--seed", type=seed, default=0)
     sample.add_argument("--out", metavar="FILE", help="also draw the tree as a figure (.png or .svg)")
 
     pull = command("pull", "fetch a pretrained language model once, verified, into the cache folder: smollm2")
@@ -181,29 +222,29 @@ def _parser() -> argparse.ArgumentParser:
         tree.add_argument(
             f"--{kind}-name", metavar="NAME", help=f"the field of logs that holds the {kind}{several} (default: as found)"
         )
-    tree.add_argument("--group-size", type=count, metavar="K", help="split the lines of one step and prompt into groups of K")
+    tree.add_argument("--group-size", type=any_count, metavar="K", help="split the lines of one step and prompt into groups of K")
     tree.add_argument("--step", action="append", metavar="N", help="only the groups of this training step; may be repeated")
     tree.add_argument("--last", action="store_true", help="only the groups of the last training step")
     tree.add_argument("--out", metavar="FILE", help="also draw a figure (.png or .svg): the tree, or a page of trees")
     tree.add_argument("--html", metavar="FILE", help="also write the explorer: a page in which texts and rewards can be edited")
-    tree.add_argument("--show", type=count, default=3, help="of many groups, draw so many in terminal and page (default: 3)")
+    tree.add_argument("--show", type=any_count, default=3, help="of many groups, draw so many in terminal and page (default: 3)")
     tree.add_argument("--ascii", action="store_true", help="draw with plain ASCII characters")
 
     equivalence = command("equivalence", "check Theorem 1 on real rollouts in float64: exit code 1 if it fails")
     equivalence.add_argument("path", metavar="RUN", nargs="?", help="a run whose policy samples (default: an untrained one)")
-    equivalence.add_argument("--task", default="treewalk", help="task of the untrained policy (default: treewalk)")
+    equivalence.add_argument("--task", help="task of the untrained policy (default: treewalk)")
     equivalence.add_argument("--prompts", type=count, default=4, help="groups (default: 4)")
     equivalence.add_argument("--group-size", type=count, default=8)
-    equivalence.add_argument("--beta", type=float, default=0.04, help="weight of the KL term (default: 0.04)")
-    equivalence.add_argument("--tolerance", type=float, default=1e-12)
-    equivalence.add_argument("--seed", type=int, default=0)
+    equivalence.add_argument("--beta", type=amount, default=0.04, help="weight of the KL term (default: 0.04)")
+    equivalence.add_argument("--tolerance", type=amount, default=1e-12)
+    equivalence.add_argument("--seed", type=seed, default=0)
 
     check = command("check", "check your answers to a chapter's exercises: exit code 0 if all are right, 1 otherwise")
     check.add_argument("chapter", metavar="CHAPTER", help="ch01 to ch08, or all")
     check.add_argument(
         "path", metavar="FILE", nargs="?", help="your file, or a folder of such files (default: tutorials/exercises/CHAPTER.py)"
     )
-    check.add_argument("--task", type=count, metavar="N", help="only this task, counted from 1 (default: all)")
+    check.add_argument("--task", type=any_count, metavar="N", help="only this task, counted from 1 (default: all)")
 
     exercises = command("exercises", "write the files of the exercises, to be filled in; files that are there already stay")
     exercises.add_argument("--out", default="exercises", metavar="FOLDER", help="where to (default: exercises)")
@@ -218,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = command("bench", "the time of a full step on fixed workloads, next to the floor that matrix products set")
     bench.add_argument("--workload", nargs="+", default=["W1", "W2", "W3"], metavar="NAME", help="W1, W2, W3 (default: all)")
-    bench.add_argument("--steps", type=count, default=5, help="steps of which the median is taken (default: 5)")
+    bench.add_argument("--steps", type=any_count, default=5, help="steps of which the median is taken (default: 5)")
     bench.add_argument("--backend", default="numpy", help="auto, numpy or cupy (default: numpy)")
     bench.add_argument("--dtype", default="float32", help="float32 or float64 (default: float32)")
 
@@ -227,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("name", metavar="NAME", choices=EXPERIMENTS, help=", ".join(EXPERIMENTS))
     reproduce.add_argument("--out", default="results", metavar="FOLDER", help="where NAME.json and figures go (default: results)")
     reproduce.add_argument("--quick", action="store_true", help="fewer seeds and settings, in a minute or two (give another --out)")
-    reproduce.add_argument("--seeds", type=count, help="seeds for each arm (default: the experiment's own number)")
+    reproduce.add_argument("--seeds", type=any_count, help="seeds for each arm (default: the experiment's own number)")
     reproduce.add_argument("--processes", type=count, help="parallel processes (default: all cores)")
     return parser
 
@@ -258,13 +299,6 @@ def _key_value(text: str) -> tuple[str, Any]:
         return key, json.loads(value)
     except json.JSONDecodeError:
         return key, value
-
-
-def count(text: str) -> int:
-    """A flag's type: a number of things that can be meant."""
-    if not 0 <= int(text) <= 10**6:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1,000,000")
-    return int(text)
 
 
 def number_or_none(text: str) -> float | str:

@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 
 from minigrpo.backend import describe_backend
+from minigrpo.drawing import visible
+from minigrpo.ignored import refuse, refuse_idle
 from minigrpo.settings import TrainSettings
+from minigrpo.terminal import quoted, say
 
 
 def run_demo(a: argparse.Namespace) -> None:
@@ -23,7 +26,7 @@ def run_demo(a: argparse.Namespace) -> None:
     from minigrpo.demo import demo
 
     report = demo(a.out, seeds=a.seeds, processes=a.processes)
-    print(f"\nThe report, with all figures in it: {report}")
+    print(f"\nThe report, with all figures in it: {visible(str(report))}")
 
 
 def run_train(a: argparse.Namespace) -> None:
@@ -38,6 +41,8 @@ def run_train(a: argparse.Namespace) -> None:
     given |= {name: dict(given[name]) for name in ("task_options", "objective_options") if name in given}
     if given.get("max_grad_norm") == "none":
         given["max_grad_norm"] = None
+    if not (a.out or a.resume):
+        refuse(a, "checkpoint_every log_samples_every", "is of what is written: give --out too")
     if a.resume:
         if a.out and Path(a.out) != Path(a.resume):
             raise ValueError("--resume goes on in its own folder: leave out --out")
@@ -46,9 +51,10 @@ def run_train(a: argparse.Namespace) -> None:
         settings = TrainSettings.from_stored(stored | given)  # what may not differ, the folder refuses
     else:
         settings = TrainSettings.for_task(given.pop("task", "treewalk"), **given)
+        refuse_idle(a, settings)
     size = f"{settings.steps} steps of {settings.prompts_per_step} × {settings.group_size} completions"
     what = settings.task if settings.model is None else f"{settings.task} with {settings.model}"
-    print(f"{settings.objective} on {what}: {size}, seed {settings.seed}, {settings.dtype}")
+    print(f"{settings.objective} on {visible(what)}: {size}, seed {settings.seed}, {settings.dtype}")
     task = make_task(settings) if settings.model is None else None
     if isinstance(task, TreeWalk):
         print(f"target path {task.target}{', drawn from the seed' if task.is_drawn else ''}")
@@ -59,10 +65,12 @@ def run_train(a: argparse.Namespace) -> None:
         last = history[-max(len(history) // 10, 1) :]
         done = np.mean([m["reward"] for m in last])
         print(f"mean reward of the last {len(last)} steps {done:.3f}, {history[-1]['num_tokens']:,} tokens sampled in all")
-    if a.profile:
+    if a.profile and not history:
+        print("no step was taken, so there is no time to show")
+    elif a.profile:
         print(watch.table(peak_rate(model.backend, settings.dtype)))
     if folder:
-        print(f"everything is in {folder}: look with minigrpo plot, evaluate or sample")
+        print(f"everything is in {visible(folder)}: look with minigrpo plot, evaluate or sample")
 
 
 def _say_where(backend: str) -> None:
@@ -73,21 +81,20 @@ def _say_where(backend: str) -> None:
 
 def _print_evaluation(metrics: dict[str, Any]) -> None:
     if "eval/pass@1_greedy" in metrics:
-        from tqdm import tqdm
-
         right, n = metrics["eval/pass@1_greedy"], metrics["eval/prompts"]
-        tqdm.write(f"step {metrics['step']:5}   greedy pass@1 {right:6.1%} of {n} held-out problems")
+        say(f"step {metrics['step']:5}   greedy pass@1 {right:6.1%} of {n} held-out problems")
 
 
 def run_evaluate(a: argparse.Namespace) -> None:
     """Measure a trained policy."""
     from minigrpo.evaluation import evaluate
 
+    if not a.samples:
+        refuse(a, "k temperature", "needs samples: give --samples too")
     model, task = _policy(a)
     ks = tuple(a.k) if a.k else tuple(sorted({1, a.samples} - {0}))
-    if a.k and not a.samples:
-        raise ValueError("pass@k needs samples: give --samples too")
-    result = evaluate(model, task, n_prompts=a.prompts, samples=a.samples, ks=ks, temperature=a.temperature, seed=a.seed)
+    temperature = 1.0 if a.temperature is None else a.temperature
+    result = evaluate(model, task, n_prompts=a.prompts, samples=a.samples, ks=ks, temperature=temperature, seed=a.seed)
     for name, value in result.items():
         print(f"{name:24} {value:.4g}")
 
@@ -99,6 +106,7 @@ def _policy(a: argparse.Namespace) -> tuple[Any, Any]:
     if (a.path is None) == (a.model is None):
         raise ValueError("give the folder of a run, or a pretrained model with --model, and not both")
     if a.model is None:
+        refuse(a, "task task_options", "goes with --model: a run has its own task")
         model, task, settings = load_run(a.path)
         _say_where(settings.backend)
         return model, task
@@ -116,11 +124,13 @@ def run_sample(a: argparse.Namespace) -> None:
     from minigrpo.tasks import draw_prompts, sampling_limits
     from minigrpo.trainer import sample_records
 
-    if a.model is not None and a.task is None:
-        _sample_text(a)
-        return
     if a.model is not None:
-        a.prompt, a.path = a.prompt or a.path, None
+        if a.path is not None:
+            refuse(a, "prompt", "and a text beside it are two prompts: leave one out")
+            a.prompt, a.path = a.path, None
+        if a.task is None:
+            return _sample_text(a)
+    refuse(a, "max_new_tokens", "goes with --model alone: a task has its own limit")
     model, task = _policy(a)
     rng = np.random.default_rng(a.seed)
     prompts = draw_prompts(task, rng, 1, "test") if a.prompt is None else [task.tokenizer.encode(a.prompt)]
@@ -132,19 +142,26 @@ def run_sample(a: argparse.Namespace) -> None:
     if a.out:
         from minigrpo.plots import draw_tree, save
 
-        print(f"figure: {save(draw_tree(group.tree, group.rewards, group.labels, title=group.prompt), a.out)}")
+        figure = draw_tree(group.tree, group.rewards, group.labels, title=group.prompt)
+        print(f"figure: {visible(str(save(figure, a.out)))}")
 
 
 def _sample_text(a: argparse.Namespace) -> None:
     from minigrpo.models import load_model
     from minigrpo.sampler import sample
 
-    prompt = a.prompt or a.path
-    if not prompt:
+    refuse(a, "task_options", "is of a task: give --task too")
+    refuse(a, "out", "draws rewards, which are of a task: give --task too")
+    if not a.prompt:
         raise ValueError('give the text to go on from: minigrpo sample --model smollm2 "Once upon a time"')
     model, tokenizer = load_model(a.model)
-    limits = {"max_new_tokens": a.max_new_tokens, "eos": tokenizer.eos, "stop": tokenizer.stops_at(), "temperature": a.temperature}
-    rollouts = sample(model, [tokenizer.encode(prompt)], a.group_size, np.random.default_rng(a.seed), **limits)
+    limits = {
+        "max_new_tokens": a.max_new_tokens or 64,
+        "eos": tokenizer.eos,
+        "stop": tokenizer.stops_at(),
+        "temperature": a.temperature,
+    }
+    rollouts = sample(model, [tokenizer.encode(a.prompt)], a.group_size, np.random.default_rng(a.seed), **limits)
     logp = np.where(rollouts.tree.paths >= 0, rollouts.tree.on_tokens(rollouts.logp), 0).sum(1)
     for completion, value in zip(rollouts.completions[0], logp, strict=True):
         print(f"log p {value:7.1f}  {tokenizer.decode(completion)!r}")
@@ -166,12 +183,12 @@ def run_export(a: argparse.Namespace) -> None:
 
     model, task, _ = load_run(a.path)
     tokenizer = task.tokenizer if isinstance(task.tokenizer, TextTokenizer) else None
-    print(f"for transformers: {save_hugging_face(model, tokenizer, a.out)}")
+    print(f"for transformers: {visible(str(save_hugging_face(model, tokenizer, a.out)))}")
 
 
 def run_tree(a: argparse.Namespace) -> None:
     """Groups that somebody typed or logged, drawn."""
-    from minigrpo.drawing import TO_ASCII, tree_text, visible
+    from minigrpo.drawing import TO_ASCII, tree_text
     from minigrpo.groups import group_statistics, make_groups, statistics_text
     from minigrpo.log_files import NAMES, read_log
     from minigrpo.logs import check_not_alone, choose_steps, read_completions
@@ -183,6 +200,8 @@ def run_tree(a: argparse.Namespace) -> None:
     names = NAMES | {kind: (name,) for kind in kinds if (name := getattr(a, f"{kind}_name"))}
     items, notes = read_log(a.file, names)
     found, said = read_completions(items, names, a.group_size)
+    if a.unit != "auto" and not any(isinstance(one.content, str) for group in found for one in group):
+        raise ValueError("--unit is of texts: these completions are token ids")
     check_not_alone(found)
     groups = make_groups(choose_steps(found, a.step or [], last=a.last), unit=a.unit)
     for group in groups[: a.show if len(groups) > 1 else 1]:
@@ -197,13 +216,14 @@ def run_tree(a: argparse.Namespace) -> None:
 
         one = groups[0]
         figure = draw_tree(one.tree, one.rewards, one.labels, title=one.prompt) if len(groups) == 1 else draw_trees_page(groups)
-        print(f"figure: {save(figure, a.out)}")
+        print(f"figure: {visible(str(save(figure, a.out)))}")
     if a.html:
         from minigrpo.explorer import explorer_page
+        from minigrpo.files import write_output
 
         several = [group for group in groups if len(group.sequences) > 1] if len(groups) > 1 else groups
-        Path(a.html).write_text(explorer_page(*several[: max(a.show, 1)]), encoding="utf-8")
-        print(f"explorer, for a browser: {a.html}")
+        write_output(Path(a.html), explorer_page(*several[: max(a.show, 1)]).encode())
+        print(f"explorer, for a browser: {visible(a.html)}")
 
 
 def run_equivalence(a: argparse.Namespace) -> int:
@@ -218,9 +238,10 @@ def run_equivalence(a: argparse.Namespace) -> int:
         raise ValueError("a group of one has nothing to be compared with: take a group size of at least 2")
     rng = np.random.default_rng(a.seed)
     if a.path:
+        refuse(a, "task", "goes without RUN, which has its own task")
         model, task, _ = load_run(a.path, dtype="float64")
     else:
-        model, task = make_policy(TrainSettings(task=a.task, seed=a.seed, dtype="float64"))
+        model, task = make_policy(TrainSettings(task=a.task or "treewalk", seed=a.seed, dtype="float64"))
     prompts = draw_prompts(task, rng, a.prompts)
     rollouts = sample(model, prompts, a.group_size, rng, **sampling_limits(task))
     rewards = check_rewards(task.score(rollouts), rollouts.tree)
@@ -259,7 +280,8 @@ def run_exercises(a: argparse.Namespace) -> None:
 
     written, left = write_exercises(a.out)
     kept = f"; {left} that were there already are as they were" if left else ""
-    print(f"{written} files with exercises are written to {a.out}{kept}: fill them in, then minigrpo check ch01 {a.out}")
+    then = f"fill them in, then minigrpo check ch01 {quoted(a.out)}"
+    print(f"{written} files with exercises are written to {visible(a.out)}{kept}: {then}")
 
 
 def run_plot(a: argparse.Namespace) -> None:
@@ -276,8 +298,8 @@ def run_plot(a: argparse.Namespace) -> None:
         figure = metrics_figure(read_metrics(folders[0], before=True), title=title)
     for folder in folders:
         if n := check_records(folder, METRICS):
-            print(f"note: no checkpoint vouches yet for the last {n} records in {folder / METRICS}", file=sys.stderr)
-    print(f"figure: {save(figure, a.out or folders[0] / 'metrics.png')}")
+            print(f"note: no checkpoint vouches yet for the last {n} records in {visible(str(folder / METRICS))}", file=sys.stderr)
+    print(f"figure: {visible(str(save(figure, a.out or folders[0] / 'metrics.png')))}")
 
 
 def run_bench(a: argparse.Namespace) -> None:
@@ -299,4 +321,5 @@ def run_reproduce(a: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     experiment = import_module(f"minigrpo.experiments.{a.name.replace('-', '_')}")
     print(experiment.run(out, quick=a.quick, seeds=a.seeds, processes=a.processes))
-    print(f"data and figures: {', '.join(str(path) for path in sorted(out.glob(f'{a.name}*.*')) if path.suffix != '.jsonl')}")
+    written = [path for path in sorted(out.glob(f"{a.name}*.*")) if path.suffix != ".jsonl"]
+    print(f"data and figures: {', '.join(visible(str(path)) for path in written)}")

@@ -112,7 +112,8 @@ def _warm_started() -> tuple[Transformer, Task]:
 
 
 def _as_groups(rollouts: Rollouts, rewards: np.ndarray, task: Task, out: Path) -> list[Group]:
-    text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in sample_records(rollouts, rewards, task, 0))
+    records = sample_records(rollouts, rewards, task, 0)
+    text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
     (out / "groups.jsonl").write_text(text)
     return read_groups(text, unit="characters")
 
@@ -156,7 +157,8 @@ def _write_results(results: Walks, rows: list[dict[str, Any]], steps: int, out: 
     (out / "curves.json").write_text(json.dumps(data, allow_nan=False))
     settings = TrainSettings.for_task("treewalk", objective="lambda_grpo", learning_rate=RATES[-1], steps=steps)
     metrics = train(settings, progress=False)[1]
-    (out / "metrics.jsonl").write_text("".join(json.dumps(m, allow_nan=False) + "\n" for m in metrics))
+    lines = "".join(json.dumps(m, allow_nan=False) + "\n" for m in metrics)
+    (out / "metrics.jsonl").write_text(lines)
     save(metrics_figure(metrics), out / "metrics.png")
 
 

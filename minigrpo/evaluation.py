@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from minigrpo.lanes import limited
 from minigrpo.rewards import check_rewards, numbers
 from minigrpo.sampler import sample
 from minigrpo.tasks import Task, draw_prompts, optional, sampling_limits
+from minigrpo.terminal import bar
 from minigrpo.transformer import Transformer
 
 CHUNK = 64  # problems that are sampled at a time
@@ -63,8 +62,7 @@ def evaluate(
     rng = np.random.default_rng(seed)
     prompts = draw_prompts(task, rng, n_prompts, split)
     greedy, rewards_seen, estimates = [], [], {k: [] for k in ks}
-    silent = not (progress and sys.stderr.isatty())
-    for start in tqdm(range(0, len(prompts), CHUNK), desc="evaluate", unit="chunk", disable=silent):
+    for start in bar(range(0, len(prompts), CHUNK), "evaluate", "chunk", progress):
         chunk = prompts[start : start + CHUNK]
         limits = sampling_limits(task)
         best = sample(model, chunk, 1, rng, temperature=0.0, **limits)

@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 from weakref import WeakSet
@@ -27,15 +28,36 @@ def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """Write a file that is whole or absent: temporary file, sync, rename, sync of the folder."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with naming(path), open(temporary, "wb") as file:
             for piece in pieces:
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-        replace(temporary, path)
+        with naming(path):
+            replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may not be there, nor its folder
+            temporary.unlink()
     sync_folder(path.parent)
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write what a command was asked for: whole or not at all, behind a symbolic link, and into a device as it is."""
+    path = path.resolve()
+    if not path.exists() or path.is_file():
+        return write_atomically(path, [data])
+    with naming(path):
+        path.write_bytes(data)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError inside names this file: of a disk that is full, Python does not say which file it was."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
 
 
 def cut(path: Path, kept: bytes) -> None:

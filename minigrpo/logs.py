@@ -65,6 +65,8 @@ def read_completions(
     groups: dict[tuple, list[Completion]] = {}
     for c in found:
         groups.setdefault((c.key, c.ids), []).append(c)
+    if group_size is not None and not any(key[0] == "log" for key, _ in groups):
+        raise ValueError("--group-size splits the lines of a log: here each group is given as one already")
     rewards, said = _rewards(list(groups.values()), names, columns)
     split, whole = [], False
     for group, own in zip(groups.values(), rewards, strict=True):

@@ -185,7 +185,7 @@ class Objective:
         for field, allowed in CHOICES.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} {getattr(self, field)!r} is unknown: choose from {', '.join(allowed)}")
-        if self.ddof not in (0, 1):
+        if self.ddof not in (0, 1) or isinstance(self.ddof, bool):
             raise ValueError(f"ddof is {self.ddof}: take 1 for the sample standard deviation, 0 for the population's")
         if self.process_reward == "tree" and self.baseline != "group_mean":
             raise ValueError("the tree's process rewards are centred on the group's mean: take baseline group_mean")
@@ -196,9 +196,9 @@ class Objective:
         for field in ("alpha", "beta", "std_eps", "clip_low", "clip_high"):
             value = getattr(self, field)
             allowed = value is None and field.startswith("clip")
-            number = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value) and value >= 0
+            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST
             if not (allowed or number):
-                raise ValueError(f"{field} is {value!r}: it must be a finite number, at least 0")
+                raise ValueError(f"{field} is {value!r}: it must be a finite number, at least 0 and at most {LARGEST:g}")
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Objective:

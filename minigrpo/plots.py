@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from minigrpo.drawing import BLUE, INK, LINES, STYLE, columns, visible
+from minigrpo.files import write_output
 from minigrpo.runs import is_finite, read_metrics
 from minigrpo.settings import MAY_CHANGE, TrainSettings
 from minigrpo.stored_settings import read_settings
@@ -56,8 +58,10 @@ def save(figure: Figure, path: str | Path) -> Path:
     if metadata is None:
         raise ValueError(f"cannot write a figure to {path.name!r}: end its name in .png or .svg")
     path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = BytesIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(path, metadata=metadata)
+        figure.savefig(drawn, format=path.suffix[1:], metadata=metadata)
+    write_output(path, drawn.getvalue())
     return path
 
 

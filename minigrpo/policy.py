@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrpo.divergence import DivergenceError
 from minigrpo.memory import micro_batch_within
 from minigrpo.ops import Array
 from minigrpo.optim import SGD, AdamW
@@ -18,7 +19,7 @@ from minigrpo.runs import TOKENIZER, load_run_checkpoint
 from minigrpo.settings import TrainSettings
 from minigrpo.stored_settings import task_by_file
 from minigrpo.tasks import Task, draw_prompts, load_task, optional
-from minigrpo.transformer import DivergenceError, Transformer
+from minigrpo.transformer import Transformer
 from minigrpo.user_code import shown
 
 SWAPPED = 1 << 20  # parameters that change places at a time

@@ -24,7 +24,7 @@ from typing import Any, Self
 import numpy as np
 
 from minigrpo.checkpoint import checkpoints, glance, load_or_say, save_checkpoint
-from minigrpo.files import Lock, cut, make_folder, read_records, remove_left_overs, sync_file, sync_folder, write_atomically
+from minigrpo.files import Lock, cut, make_folder, naming, read_records, remove_left_overs, sync_file, sync_folder, write_atomically
 from minigrpo.stored_settings import (
     SETTINGS,
     check_same,
@@ -97,7 +97,7 @@ class RunFolder:
         """Add records to a JSON-lines file, each line written whole."""
         self._lock.check()
         data = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records).encode()
-        with open(self.path / name, "ab") as file:
+        with naming(self.path / name), open(self.path / name, "ab") as file:
             file.write(data)
         self._records[name].add(data)
         self._unsynced.add(name)

@@ -18,10 +18,11 @@ from functools import partial
 import numpy as np
 
 from minigrpo.backend import array_module
+from minigrpo.divergence import OVERFLOW, DivergenceError
 from minigrpo.kv_cache import KVCache
 from minigrpo.lanes import limited, run_lanes
 from minigrpo.ops import Array
-from minigrpo.transformer import OVERFLOW, DivergenceError, Transformer
+from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree, Tokens, token_arrays
 
 LANE_WORK = 14_000  # distinct prefixes × width that make a lane of sampling worth its overhead
@@ -44,7 +45,8 @@ class Rollouts:
     max_new_tokens: int
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what overflows is refused in one sentence
+# What overflows is refused in one sentence, without warnings before it.
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 @limited
 def sample(
     model: Transformer,
@@ -56,16 +58,19 @@ def sample(
     eos: int | None = None,
     stop: Stop | None = None,
     temperature: float = 1.0,
+    check: bool = True,
 ) -> Rollouts:
     """Draw group_size completions of every prompt.   Temperature 0 takes the likeliest token (recorded at temperature 1).
 
     A completion ends with `eos`, or where `stop` says so (see `TextTokenizer.stops_at`), or else after max_new_tokens tokens: then
     it is `truncated`.  With neither eos nor stop every completion has max_new_tokens tokens and none counts as truncated.
+    check=False leaves out the look at all weights, for a caller that has just taken it.
     Raises ValueError for empty prompts, tokens outside the vocabulary, sequences longer than the model's context, and
     settings out of range; DivergenceError for weights or logits that are not finite or overflow.
     """
     if group_size < 1 or max_new_tokens < 1:
-        raise ValueError(f"group_size ({group_size}) and max_new_tokens ({max_new_tokens}) must be at least 1")
+        both = f"group_size ({group_size}) and max_new_tokens ({max_new_tokens})"
+        raise ValueError(f"{both} must be at least 1")
     if temperature != 0:
         check_temperature(temperature)
     if eos is not None and not 0 <= eos < model.config.vocab_size:
@@ -80,7 +85,8 @@ def sample(
     for prompt in prompts:
         model.check(prompt, longest + max_new_tokens)
 
-    model.check_weights()
+    if check:
+        model.check_weights()
     batch = len(prompts) * group_size
     uniform = rng.random((batch, max_new_tokens)) if temperature > 0 else np.zeros((batch, max_new_tokens))
     tokens = np.full((batch, max_new_tokens), -1, dtype=np.int64)  # -1 past the end
@@ -118,11 +124,11 @@ def sample(
 
 
 def check_temperature(temperature: float) -> None:
-    """Raise ValueError for a temperature that cannot be meant: logits divided by it would overflow, or all be equal."""
+    """Raise ValueError for one that cannot be meant: logits over it would overflow, or all be equal."""
     low, high = TEMPERATURES
     if not low <= temperature <= high:
-        greedy = "or 0 for the likeliest token, where nothing is trained"
-        raise ValueError(f"temperature is {temperature}: it must be from {low:g} to {high:g} ({greedy})")
+        allowed = f"from {low:g} to {high:g} (or 0 for the likeliest token, where nothing is trained)"
+        raise ValueError(f"temperature is {temperature}: it must be {allowed}")
 
 
 def _divide(model: Transformer, logits: Array, uniform: np.ndarray, temperature: float) -> list[slice]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import Any
-
-import numpy as np
 
 from minigrpo.objectives import Objective
 from minigrpo.optim import learning_rate_at
@@ -19,6 +19,14 @@ MAY_BE_0 = ("seed", "steps", "warm_start_steps", "eval_every", "warmup_steps")
 AT_MOST = {"seed": 2**63 - 1, "n_layers": 1000, "dim": 10**5, "ffn_dim": 10**6, "warm_start_batch": 10**6, "eval_prompts": 10**6}
 
 MAY_CHANGE = ("backend", "memory_limit", "micro_batch_tokens")  # of a run, on the way: where it computes, not what
+
+
+def storable(name: str, options: dict[str, Any]) -> None:
+    """Raises ValueError for options that a file of JSON cannot hold, such as NaN or an object."""
+    try:
+        json.dumps(options, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is {options!r:.200}: it must be what JSON can hold ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -65,27 +73,29 @@ class TrainSettings:
         for f in fields(self):
             value, kind = getattr(self, f.name), f.type.removesuffix(" | None")
             named = not isinstance(value, dict) or all(isinstance(key, str) for key in value)
-            if not named or (not isinstance(value, kinds[kind]) and (value is not None or kind == f.type)):
+            given = value is not None or kind == f.type
+            if not named or (given and (not isinstance(value, kinds[kind]) or isinstance(value, bool))):
                 raise ValueError(f"{f.name} is {value!r}: it must be {f.type}")
-            if kind == "int" and value is not None:
+            if kind == "int" and given:
                 whole_number(f.name, value, 0 if f.name in MAY_BE_0 else 1, AT_MOST.get(f.name, 10**9))
+            if f.name == "temperature":
+                check_temperature(value)
+            elif kind == "float" and given and not (0 < value < math.inf or (value == 0 and f.name == "weight_decay")):
+                others = {"weight_decay": "a finite number, at least 0", "max_grad_norm": "above 0, or none for no clipping"}
+                raise ValueError(f"{f.name} is {value!r}: it must be {others.get(f.name, 'a finite number above 0')}")
+            if kind == "dict[str, Any]":
+                storable(f.name, value)
         if self.group_size * self.prompts_per_step > 10**6:
             raise ValueError(f"{self.group_size} × {self.prompts_per_step} completions a step are more than a million: take fewer")
-        check_temperature(self.temperature)
-        for name in ("learning_rate", "warm_start_learning_rate", "memory_limit"):
-            if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be a finite number above 0")
-        if not (np.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ValueError(f"weight_decay is {self.weight_decay}: it must be a finite number, at least 0")
         if self.optimizer == "adamw" and self.weight_decay * self.learning_rate > 1:
             raise ValueError(
-                f"weight_decay ({self.weight_decay:g}) × learning_rate ({self.learning_rate:g}) is above 1: "
-                "every step would turn the signs of all parameters; lower the decay"
+                f"weight_decay ({self.weight_decay:g}) × learning_rate ({self.learning_rate:g}) is above "
+                "1: every step would turn the signs of all parameters; lower the decay"
             )
-        if self.max_grad_norm is not None and not 0 < self.max_grad_norm < np.inf:
-            raise ValueError(f"max_grad_norm is {self.max_grad_norm}: it must be above 0, or none for no clipping")
         if self.optimizer not in ("adamw", "sgd"):
             raise ValueError(f"unknown optimizer {self.optimizer!r}: choose adamw or sgd")
+        if self.optimizer == "sgd" and self.weight_decay:
+            raise ValueError("weight_decay is of adamw: sgd has none, so leave it out")
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype {self.dtype!r} is not supported: choose float32 or float64")
         learning_rate_at(0, 1, 1.0, schedule=self.schedule)

@@ -7,19 +7,17 @@ A run is a function of its settings: interrupted and resumed, it ends in the sam
 from __future__ import annotations
 
 import math
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from minigrpo.divergence import check_finite, diverging, way_out
 from minigrpo.evaluation import evaluate, is_correct
 from minigrpo.gradients import compute_gradients, log_probabilities, parts_to_learn_from, visit_parts
 from minigrpo.lanes import limited, one_blas_thread
@@ -33,8 +31,10 @@ from minigrpo.rewards import check_rewards
 from minigrpo.runs import METRICS, SAMPLES, TOKENIZER, RunFolder, checkpoints
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.settings import TrainSettings
+from minigrpo.signals import stopping_between_steps
 from minigrpo.tasks import Task, draw_prompts, optional, pairs, prompt_text, sampling_limits
-from minigrpo.transformer import DivergenceError, Transformer
+from minigrpo.terminal import bar, say
+from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree
 from minigrpo.warning_signs import warning_sign
 
@@ -54,7 +54,8 @@ class TrainState:
     watch: Stopwatch = field(default_factory=Stopwatch)  # where the time goes
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a step that diverges says so itself
+# What diverges says so itself, in one sentence.
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 @limited
 def grpo_step(
     state: TrainState, task: Task, objective: Objective, settings: TrainSettings
@@ -64,7 +65,9 @@ def grpo_step(
     started = time.perf_counter()
     with watch("sample"):
         prompts = draw_prompts(task, state.rng, s.prompts_per_step)
-        rollouts = sample(model, prompts, s.group_size, state.rng, temperature=s.temperature, **sampling_limits(task))
+        limits = {"temperature": s.temperature, **sampling_limits(task)}
+        # The weights were checked when they were loaded, or after the last update.
+        rollouts = sample(model, prompts, s.group_size, state.rng, check=False, **limits)
     tree, old = rollouts.tree, rollouts.logp
     with watch("score"):
         rewards = check_rewards(task.score(rollouts), tree)
@@ -83,7 +86,7 @@ def grpo_step(
             loss, logp_now = compute_gradients(model, parts, objective, coefficients, s.temperature, old, ref, watch)
         with watch("optimizer"):
             grad_norm = clip_gradient(model.gradients, s.max_grad_norm)
-            _check_finite(grad_norm, "norm of its gradient")
+            check_finite(grad_norm, "norm of its gradient")
             if coefficients.weight.any():  # all completions masked: nothing was learned, nothing moves
                 state.optimizer.step(model.parameters, model.gradients, learning_rate)
                 model.check_weights()
@@ -97,34 +100,9 @@ def grpo_step(
     metrics |= objective.metrics(coefficients, logp_now, old, ref)
     metrics |= rollout_metrics(rollouts, rewards) | {"frac_correct": float(is_correct(task, rewards).mean())}
     metrics |= {"num_tokens": state.num_tokens, "step_time": time.perf_counter() - started}
-    for name, value in metrics.items():
-        _check_finite(value, f"metric {name}")
+    for name, value in () if math.isfinite(sum(metrics.values())) else metrics.items():
+        check_finite(value, f"metric {name}")
     return metrics, rollouts, rewards
-
-
-def _check_finite(value: float, what: str) -> None:
-    """Raise DivergenceError for a metric or a norm that is not finite."""
-    if not math.isfinite(value):
-        raise DivergenceError(f"the {what} is {value}")
-
-
-@contextmanager
-def _diverging(where: str, way_out: Callable[[], str]) -> Iterator[None]:
-    """Training that diverges inside says where, and how to go on."""
-    try:
-        yield
-    except DivergenceError as error:
-        raise DivergenceError(f"training diverged at {where}: {error}; {way_out()}") from error
-
-
-def _way_out(folder: RunFolder | None) -> str:
-    advice = "train again with a lower learning rate (or smaller rewards or beta, if they are large)"
-    kept = checkpoints(folder.path) if folder else []
-    if not kept:
-        return advice
-    step = int(kept[-1].stem.partition("-")[2])
-    weights = f", from its weights with --init {folder.path}" if step else ""
-    return f"the checkpoint of step {step} is kept: {advice} and another --out{weights}"
 
 
 def rollout_metrics(rollouts: Rollouts, rewards: np.ndarray) -> dict[str, float]:
@@ -166,7 +144,7 @@ def warm_start(model: Transformer, task: Task, rng: np.random.Generator, setting
     if optional(task, "demonstrations") is None:
         raise ValueError(f"task {settings.task} has no demonstrations: set warm_start_steps to 0")
     s, optimizer = settings, AdamW(model.parameters)
-    for step in _progress(range(s.warm_start_steps), "warm start", progress):
+    for step in bar(range(s.warm_start_steps), "warm start", "step", progress):
         shown = pairs(s.warm_start_batch, task.demonstrations(rng, s.warm_start_batch))
         tree = PrefixTree.from_groups([prompt for prompt, _ in shown], [[completion] for _, completion in shown])
         parts, weight = split_tree(tree, s.micro_batch_tokens, model.lanes), -1.0 / max(tree.scored.sum(), 1)
@@ -176,9 +154,9 @@ def warm_start(model: Transformer, task: Task, rng: np.random.Generator, setting
             lane.backward(np.where(part.scored, weight, 0.0), add)
 
         rate = learning_rate_at(step, s.warm_start_steps, s.warm_start_learning_rate, 20, "cosine")
-        with _diverging(f"warm-start step {step + 1}", lambda: "lower warm_start_learning_rate"):
+        with diverging(f"warm-start step {step + 1}", lambda: "lower warm_start_learning_rate"):
             visit_parts(model, parts, visit)
-            _check_finite(clip_gradient(model.gradients, 1.0), "norm of its gradient")
+            check_finite(clip_gradient(model.gradients, 1.0), "norm of its gradient")
             optimizer.step(model.parameters, model.gradients, rate)
             model.check_weights()
 
@@ -196,9 +174,10 @@ def train(
     """Train from these settings; write a run folder if `out` is given.   -> the model, one dict of metrics a step (of this call)
 
     resume=True goes on from the newest checkpoint in `out` (from the start if there is none yet).  `task` overrides the one
-    that the settings name.  `watch` is told where the time goes.  Ctrl-C finishes the step, saves a checkpoint and raises
-    KeyboardInterrupt.
-    Raises ValueError for bad input, DivergenceError (a FloatingPointError) if training diverges: nothing of that step is kept.
+    that the settings name.  `watch` is told where the time goes.  Ctrl-C, SIGTERM and SIGHUP finish the step, save a checkpoint and
+    raise KeyboardInterrupt.
+    Raises ValueError for bad input, DivergenceError (a FloatingPointError) if training diverges:
+    nothing of that step is kept.
     """
     with RunFolder(out, asdict(settings), resume) if out is not None else nullcontext() as folder:
         return _train(settings, folder, task, progress, on_step, watch)
@@ -240,16 +219,19 @@ def _train(
             _save(folder, state, task)
     saved_at = time.monotonic()
     history, watched, said = [], [] if before is None else [before], set()
-    with _stop_on_interrupt() as stopped, one_blas_thread(model):
-        bar = _progress(range(state.step, settings.steps), f"{settings.objective} on {settings.task}", progress)
-        for _ in bar:
-            with _diverging(f"step {state.step + 1}", lambda: _way_out(folder)):
+    with stopping_between_steps() as stopped, one_blas_thread(model):
+        title = f"{settings.objective} on {settings.task}"
+        steps = bar(range(state.step, settings.steps), title, "step", progress)
+        for _ in steps:
+            with diverging(f"step {state.step + 1}", lambda: way_out(checkpoints(folder.path) if folder else [])):
                 metrics, rollouts, rewards = grpo_step(state, task, objective, settings)
-                if settings.eval_every and (state.step % settings.eval_every == 0 or state.step == settings.steps):
-                    metrics |= evaluate(model, task, n_prompts=settings.eval_prompts, progress=False)
+                last, every = state.step == settings.steps, settings.eval_every
+                if every and (last or state.step % every == 0):
+                    n_prompts = settings.eval_prompts
+                    metrics |= evaluate(model, task, n_prompts=n_prompts, progress=False)
             history.append(metrics)
-            bar.set_postfix(reward=f"{metrics['reward']:.2f}", unique=f"{1 / metrics['tree/mean_count']:.2f}", refresh=False)
-            stopping = bool(stopped)  # looked at once: a Ctrl-C from here on ends the next step, so that it saves too
+            steps.set_postfix(reward=f"{metrics['reward']:.2f}", unique=f"{1 / metrics['tree/mean_count']:.2f}", refresh=False)
+            stopping = bool(stopped)  # looked at once: a signal from here on ends the next step, so that it saves too
             if folder:
                 folder.append(METRICS, [metrics])
                 if state.step % settings.log_samples_every == 0:
@@ -263,9 +245,9 @@ def _train(
             watched.append(metrics)
             if progress and (sign := warning_sign(watched)) and sign[0] not in said:
                 said.add(sign[0])
-                tqdm.write(f"warning: {sign[1]}", file=sys.stderr)
+                say(f"warning: {sign[1]}", sys.stderr)
             if stopping:
-                raise KeyboardInterrupt
+                break
     return model, history
 
 
@@ -295,8 +277,8 @@ def _restore(state: TrainState, arrays: Mapping[str, np.ndarray], counters: dict
     device = state.model.backend.to_device
     bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if bad:
-        what = f"its {' and '.join(bad)} are not all finite numbers"
-        raise ValueError(f"the run's newest checkpoint cannot be used ({what}): delete it to go on from the one before")
+        what = f"cannot be used (its {' and '.join(bad)} are not all finite numbers)"
+        raise ValueError(f"the run's newest checkpoint {what}: delete it to go on from the one before")
     state.model.parameters.flat[:] = device(arrays["parameters"])
     for name, array in state.optimizer.arrays().items():
         array[:] = device(arrays[name])
@@ -305,27 +287,3 @@ def _restore(state: TrainState, arrays: Mapping[str, np.ndarray], counters: dict
     state.step, state.num_tokens = counters["step"], counters["num_tokens"]
     if "reference" in arrays:
         state.reference = device(arrays["reference"])
-
-
-@contextmanager
-def _stop_on_interrupt():
-    """A list that becomes non-empty (true) at the first Ctrl-C; a second one interrupts at once."""
-    stopped: list[bool] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def stop(*_: Any) -> None:
-        stopped.append(True)
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _progress(steps: range, title: str, wanted: bool) -> tqdm:
-    return tqdm(steps, desc=title, unit="step", disable=not (wanted and sys.stderr.isatty()), dynamic_ncols=True)

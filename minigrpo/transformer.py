@@ -18,6 +18,7 @@ import numpy as np
 
 from minigrpo import ops
 from minigrpo.backend import Backend, get_backend
+from minigrpo.divergence import OVERFLOW, DivergenceError
 from minigrpo.lanes import LANES, limited
 from minigrpo.ops import Array
 from minigrpo.parameters import Layer, Parameters, TransformerConfig
@@ -27,12 +28,7 @@ from minigrpo.tree import PrefixTree
 MAX_LANE_PARAMETERS = 8_000_000  # each lane has gradients of its own
 MAX_LOGITS = 1 << 24  # logits that are held at a time
 HARMLESS = 1e6  # a norm of all parameters; below it nothing that they compute overflows
-OVERFLOW = "the model's weights are not finite, or so large that what it computes overflows"
 FIRST_TURNS = 4096  # positions whose rotations are computed at once; a context may be far longer than any sequence
-
-
-class DivergenceError(FloatingPointError):
-    """Parameters, or what is computed from them, are no longer finite, or too large for the dtype."""
 
 
 class Transformer:
@@ -108,7 +104,7 @@ class Transformer:
         """log p(token | its prefix) at temperature, for every scored node; 0 for the others.   -> (N,) on the host
 
         keep=True saves what `backward` needs.  Raises ValueError for a token outside the vocabulary, a completion's
-        token that cannot be drawn, and a path longer than max_seq_len; DivergenceError if what is computed overflows.
+        token that cannot be drawn, and a path longer than max_seq_len; DivergenceError for an overflow.
         """
         plan = self._plan(tree)
         x, saved = self._body(plan.token, plan.position, self._attend_in_tree(plan), keep)
@@ -176,12 +172,13 @@ class Transformer:
         return self.backend.to_host(self._logits(self.residual(sequence)))
 
     def check_weights(self) -> None:
-        """Raise DivergenceError if the parameters are not finite, or so large that a trial of a few tokens overflows.
+        """Raise DivergenceError if the parameters are not finite, or so large that a trial overflows.
 
-        The trial looks at the residual stream as well: a norm makes 0 of what overflows, and no logit would show it.
+        The trial, of a few tokens, looks at the residual stream as well: a norm makes 0 of what
+        overflows, and no logit would show it.
         """
         flat = self.parameters.flat
-        size = float(flat @ flat)  # NumPy warns of an overflow here, unless the caller tells it not to
+        size = float(flat @ flat)  # the caller tells NumPy not to warn of an overflow here
         if size < HARMLESS**2:
             return
         n = min(8, self.config.max_seq_len - 1)

@@ -1,7 +1,7 @@
 """Signs that a run is not learning, each as one sentence that names the setting to change.
 
 Only the metrics of the steps are looked at, so it costs nothing.  A healthy run should stay silent: what is said must be beyond
-the noise of the rewards.  What this leaves out: parameters and logits that are not finite, which end a run (`trainer.py`).
+the noise of the rewards.  What this leaves out: parameters and logits that are not finite, which end a run (`divergence.py`).
 """
 
 from __future__ import annotations

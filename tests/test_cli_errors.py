@@ -70,7 +70,7 @@ BAD = {
     "weights that are not there": ("train {tiny} --init {new}", "holds no checkpoint: give the folder of a run"),
     "evaluating nothing": ("evaluate {new}", "holds no checkpoint: give the folder of a run (minigrpo train --out) or a"),
     "evaluating something else": ("evaluate {one}/metrics.jsonl", "metrics.jsonl is damaged or no checkpoint of minigrpo"),
-    "ks without samples": ("evaluate {one} --k 1 2", "pass@k needs samples: give --samples too"),
+    "ks without samples": ("evaluate {one} --k 1 2", "--k needs samples: give --samples too"),
     "more than there are samples": ("evaluate {one} --k 4 --samples 2", "pass@4 cannot be estimated from 2 samples: take at"),
     "no problems": ("evaluate {one} --prompts 0", "0 problems give no estimate: take at least 1"),
     "a tree of no file": ("tree gone.json", "No such file or directory: gone.json"),

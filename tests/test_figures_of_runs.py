@@ -75,10 +75,11 @@ def test_runs_as_they_are_trained(run, tmp_path, monkeypatch):
     """Evaluated at every step and at every second; two learning rates; the same twice."""
     curves = []
     monkeypatch.setattr(plots, "learning_curves", lambda *a, **o: curves.append(o["steps"]) or learning_curves(*a, **o))
-    made = {"a": ["--eval-every", 1, "--seed", 0], "b": ["--eval-every", 2, "--seed", 1], "c": ["--learning-rate", 0.1]}
+    made = {"a": ["--eval-every", 1, "--eval-prompts", 1, "--seed", 0], "c": ["--learning-rate", 0.1]}
+    made |= {"b": ["--eval-every", 2, "--eval-prompts", 1, "--seed", 1]}
     for name, changes in made.items():
-        assert run("train", *TINY, "--eval-prompts", 1, *changes, "--out", tmp_path / name)[0] == 0
-    a, b, c = (tmp_path / name for name in made)
+        assert run("train", *TINY, *changes, "--out", tmp_path / name)[0] == 0
+    a, b, c = (tmp_path / name for name in "abc")
     assert run("plot", a, b, "--key", "eval/pass@1_greedy")[0] == run("plot", a, b)[0] == run("plot", a, c)[0] == 0
     assert curves[0] == {"eval_every=1": [0, 1, 2, 3, 4], "eval_every=2": [0, 2, 4]}
     assert curves[1] == {"lambda_grpo": [1, 2, 3, 4]}

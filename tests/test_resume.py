@@ -60,15 +60,21 @@ def flags(variant, where):
     return ["train", "--task", f"{where / 'held.py'}:Held", *SMALL.split(), *VARIANTS[variant].split()]
 
 
-def start(arguments, where, hold=""):
-    """The command line in a process of its own, which handles Ctrl-C whatever this one does with it."""
+def start(arguments, where, hold="", before=lambda: None, **options):
+    """The command line in a process of its own, which handles signals whatever this one does with them."""
+
+    def as_in_a_shell():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        before()
+
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     return subprocess.Popen(
         [sys.executable, "-m", "minigrpo", *arguments],
         env=os.environ | ONE_THREAD | {"HOLD": hold, "WHERE": str(where)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=as_in_a_shell,
+        **options,
     )
 
 
@@ -164,22 +170,25 @@ def test_killed_again_and_again(uninterrupted, where, tmp_path):
     assert_same(folder, reference)
 
 
-@pytest.mark.parametrize("hold", ["demonstrations 3", "score 2", "score 10"])
-def test_ctrl_c_saves_and_says_how_to_go_on(hold, uninterrupted, where, tmp_path):
+STOPS = [("demonstrations 3", "INT"), ("score 2", "INT"), ("score 2", "TERM"), ("score 10", "HUP"), ("demonstrations 3", "TERM")]
+
+
+@pytest.mark.parametrize(("hold", "name"), STOPS)
+def test_a_signal_saves_and_says_how_to_go_on(hold, name, uninterrupted, where, tmp_path):
     variant, reference = uninterrupted
-    folder = tmp_path / "run"
+    number, folder = signal.Signals[f"SIG{name}"], tmp_path / "run"
     process = start([*flags(variant, where), "--out", str(folder)], tmp_path, hold)
     wait_for(tmp_path / "here", process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     if not hold.startswith("demonstrations"):  # there it stops at once: nothing is learned that could be saved
         time.sleep(0.05)
         assert process.poll() is None  # the step is finished first
         (tmp_path / "go").touch()
-    _, err = finished(process, 130)
-    assert (
-        err.strip().splitlines()[-1]
-        == f"minigrpo train: interrupted; go on with: minigrpo train --resume {shlex.quote(str(folder))}"
-    )
+    _, err = finished(process, 128 + number)
+    by = "interrupted" if name == "INT" else f"interrupted by SIG{name}"
+    *first, last = (line for line in err.splitlines() if not line.startswith("warning"))
+    assert first == ([f"{by}: this stops after the step; a second signal stops it at once"] if "score" in hold else [])
+    assert last == f"minigrpo train: {by}; go on with: minigrpo train --resume {shlex.quote(str(folder))}"
     if variant == "kl":
         saved = {"demonstrations 3": [], "score 2": [0, 2], "score 10": [8, 10]}[hold]
         assert [int(file.stem[-6:]) for file in checkpoints(folder)] == saved
@@ -188,15 +197,16 @@ def test_ctrl_c_saves_and_says_how_to_go_on(hold, uninterrupted, where, tmp_path
     assert_same(folder, reference)
 
 
-def test_a_second_ctrl_c_does_not_wait(where, tmp_path):
+@pytest.mark.parametrize("name", ["INT", "TERM"])
+def test_a_second_signal_does_not_wait(name, where, tmp_path):
     folder = tmp_path / "run"
     process = start([*flags("kl", where), "--out", str(folder)], tmp_path, "score 6")
     wait_for(tmp_path / "here", process)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    _, err = finished(process, 130)
-    assert err.strip().endswith(f"minigrpo train --resume {shlex.quote(str(folder))}")
+    assert process.stderr.readline().startswith("interrupted: this stops after the step")
+    process.send_signal(signal.Signals[f"SIG{name}"])
+    _, err = finished(process, 128 + signal.Signals[f"SIG{name}"])
+    assert err.count("\n") == 1 and err.endswith(f"minigrpo train --resume {shlex.quote(str(folder))}\n")
     assert [file.stem[-6:] for file in checkpoints(folder)] == ["000000", "000004"]
 
 

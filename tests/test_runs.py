@@ -200,7 +200,8 @@ def test_a_full_disk_while_training_keeps_the_last_checkpoint(run, monkeypatch, 
 
     monkeypatch.setattr(os, "replace", fail)
     assert main(["train", "--resume", str(run)]) == 2
-    assert capsys.readouterr().err == f"minigrpo train: No space left on device: {run / 'checkpoint-000006.mgc'}\n"
+    told = f"minigrpo train: No space left on device: {run / 'checkpoint-000006.mgc'} (free some space)"
+    assert capsys.readouterr().err == f"{told}: go on with: minigrpo train --resume {run}\n"
     monkeypatch.undo()
     assert main(["train", "--resume", str(run)]) == 0
     assert_same_checkpoint(run / "checkpoint-000006.mgc", whole / "checkpoint-000006.mgc")

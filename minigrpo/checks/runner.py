@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from minigrpo.checks.grading import Task, WrongAnswer
+from minigrpo.files import write_output
 from minigrpo.shipped import shipped
 from minigrpo.user_code import explain, named, run_file
 
@@ -114,7 +115,7 @@ def write_exercises(folder: str | Path) -> tuple[int, int]:
     folder.mkdir(parents=True, exist_ok=True)
     for chapter in CHAPTERS:
         if not (file := folder / f"{chapter}.py").exists():
-            file.write_bytes(shipped(f"tutorials/exercises/{file.name}").read_bytes())
+            write_output(file, shipped(f"tutorials/exercises/{file.name}").read_bytes())
             written += 1
     return written, len(CHAPTERS) - written
 

@@ -28,7 +28,10 @@ EXPERIMENTS = {
 
 
 def write_tables(file: Path, tables: Mapping[str, Sequence] | Sequence) -> None:
-    """Write rows, or tables of rows by name, as JSON, a row a line.   Raises ValueError for NaN and infinity, which JSON lacks."""
+    """Write rows, or tables of rows by name, as JSON, a row a line.
+
+    Raises ValueError for NaN and infinity, which JSON lacks.
+    """
 
     def lines(rows: Sequence) -> str:
         return "[\n" + ",\n".join(json.dumps(row, allow_nan=False) for row in rows) + "\n]"

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from minigrpo.files import Lock, make_folder, write_atomically
+from minigrpo.signals import parent_alone
+from minigrpo.terminal import bar
 
 MOST = 61 if sys.platform == "win32" else 4096  # processes that Windows can wait for
 
@@ -34,11 +35,13 @@ def run_jobs(
 
     function must be importable by name, jobs and results JSON-able.  With `cache`, a JSON-lines file, a result is written as
     soon as it is there and a job found in the file is not run again: stop at any time, start again, get the same list.
-    Results of other code (see `code_of`) are left in the file and computed again, or taken with any_code=True; both are said.
+    Results of other code (see `code_of`) are left in the file and computed again, or taken with
+    any_code=True; both are said.
     Small matrices gain nothing from threads, so every process gets one.  An exception in a job is raised here.
-    Raises ValueError if another process uses the cache, and for a line in it that was damaged or edited.
+    Raises ValueError if another process uses the cache, and for a line that was damaged or edited.
     """
-    keys = [json.dumps([function.__module__, function.__qualname__, job], sort_keys=True, allow_nan=False) for job in jobs]
+    name = [function.__module__, function.__qualname__]
+    keys = [json.dumps([*name, job], sort_keys=True, allow_nan=False) for job in jobs]
     if cache is None:
         found = _run(function, jobs, keys, title, processes, lambda key, result: None)
         return [found[key] for key in keys]
@@ -46,7 +49,7 @@ def run_jobs(
     lock, code = Lock(cache.parent, f".{cache.name}.lock"), code_of(function)
     try:
         if cache.exists():
-            os.truncate(cache, cache.read_bytes().rfind(b"\n") + 1)  # a line that was cut short by a kill
+            os.truncate(cache, cache.read_bytes().rfind(b"\n") + 1)  # a kill may cut a line short
         else:
             write_atomically(cache, [])
         finished = read_cache(cache)
@@ -66,7 +69,8 @@ def run_jobs(
                 os.fsync(file.fileno())
 
         waiting = [i for i, key in enumerate(keys) if key not in known]
-        known |= _run(function, [jobs[i] for i in waiting], [keys[i] for i in waiting], title, processes, keep)
+        own_jobs, own_keys = [jobs[i] for i in waiting], [keys[i] for i in waiting]
+        known |= _run(function, own_jobs, own_keys, title, processes, keep)
     finally:
         lock.release()
     return [known[key] for key in keys]
@@ -86,11 +90,14 @@ def _run(
     processes = min(processes or _cores(), len(jobs), MOST)
     spawn, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     found = {}
-    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_one_thread) as pool:
-        futures = {pool.submit(function, **job): key for job, key in zip(jobs, keys, strict=True)}
+    with parent_alone():  # it starts a process of its own, too
+        pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_one_thread)
+    with pool:
         try:
+            with parent_alone():
+                futures = {pool.submit(function, **job): key for job, key in zip(jobs, keys, strict=True)}
             done = as_completed(futures)
-            for future in tqdm(done, total=len(jobs), desc=title, unit="run", disable=not sys.stderr.isatty()):
+            for future in bar(done, title, "run", total=len(jobs)):
                 key = futures[future]
                 found[key] = future.result()
                 keep(key, found[key])
@@ -105,7 +112,7 @@ def _run(
 
 
 def code_of(function: Callable[..., Any]) -> str:
-    """A hash of what a result depends on: all Python files of this package, and that of the function if it is another."""
+    """A hash of what a result depends on: this package's Python files, and that of the function."""
     digest, package = hashlib.sha256(), Path(__file__).resolve().parents[1]
     for file in sorted({*package.rglob("*.py"), Path(inspect.getfile(function)).resolve()}):
         digest.update(hashlib.sha256(file.read_bytes()).digest())
@@ -113,7 +120,7 @@ def code_of(function: Callable[..., Any]) -> str:
 
 
 def cache_line(job: str, code: str, result: Any) -> bytes:
-    """A finished job as a line of a cache, with its checksum.   Raises ValueError if the result is no JSON, for NaN say."""
+    """A finished job as a line of a cache, with its checksum.   Raises ValueError for NaN."""
     record = {"job": job, "code": code, "result": result}
     try:
         return json.dumps(record | {"sha256": _checksum(record)}, allow_nan=False).encode() + b"\n"
@@ -122,7 +129,7 @@ def cache_line(job: str, code: str, result: Any) -> bytes:
 
 
 def read_cache(file: Path) -> list[dict[str, Any]]:
-    """The finished jobs of a cache: job, code and result; a last line that was cut short is left out.
+    """The finished jobs of a cache: job, code, result; a last line that was cut short is left out.
 
     Raises ValueError for a line that is not as it was written.
     """
@@ -135,12 +142,14 @@ def read_cache(file: Path) -> list[dict[str, Any]]:
             records.append({name: record[name] for name in ("job", "code", "result")})
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             why = f"damaged, was edited, or is of an earlier version ({error})"
-            raise ValueError(f"{file}, line {number} is {why}: delete the line to run its job again") from error
+            advice = "delete the line to run its job again"
+            raise ValueError(f"{file}, line {number} is {why}: {advice}") from error
     return records
 
 
 def _checksum(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
+    text = json.dumps(record, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _one_thread() -> None:

@@ -7,8 +7,8 @@ GPT-2-small, its learning rate 1e-5.  Here r_neg = -1 throughout; the rate for n
 A target's two runs use the same random numbers, so objectives are compared target by target: their mean difference, and an exact
 sign test, p = P(as few or fewer on the rarer side), both sides, each side having chance 1/2, without the targets that tie.
 The full experiment takes some five hours on one core.  Finished runs are kept in smollm2-walk.runs.jsonl: `report` makes table
-and figure from those that are there, and the next start goes on from them: also where the code has changed since, which it then
-says on stderr (delete the file to run all of them anew).
+and figure from those that are there, and the next start goes on from them: also where the code has
+changed since, which it then says on stderr (delete the file to run all of them anew).
 """
 
 from __future__ import annotations
@@ -220,7 +220,8 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
     seeds: so many of the 16 targets, which lie evenly among them; each is run once.
     """
     cache = out / "smollm2-walk.runs.jsonl"
-    options: dict[str, Any] = {"title": "SmolLM2, tree walk", "processes": processes, "cache": cache, "any_code": True}
+    options: dict[str, Any] = {"title": "SmolLM2, tree walk", "processes": processes}
+    options |= {"cache": cache, "any_code": True}
     many = min(seeds or (2 if quick else 16), 16)
     targets = [TARGETS[(2 * i + 1) * 16 // (2 * many)] for i in range(many)]
     steps = {"steps": 20} if quick else {}

@@ -64,7 +64,7 @@ def settings_of(task: str, **changes: Any) -> TrainSettings:
 def warm_policy(settings: TrainSettings, folder: Path, task: Task | None = None) -> str:
     """Warm-start once and keep the weights as a run of no steps.   -> folder, as text
 
-    Raises ValueError if the folder holds a policy that was made with other settings; one of other code is taken, and said.
+    Raises ValueError if the folder holds a policy of other settings; one of other code is taken, and said.
     """
     settings, noted, code = replace(settings, steps=0), folder / "code.txt", code_of(warm_policy)
     if not checkpoints(folder):
@@ -73,7 +73,8 @@ def warm_policy(settings: TrainSettings, folder: Path, task: Task | None = None)
     elif read_settings(folder) != json.loads(json.dumps(asdict(settings))):
         raise ValueError(f"{folder} holds a policy of other settings: delete it, or give another --out")
     elif not noted.exists() or noted.read_text(encoding="utf-8") != code:
-        print(f"note: the policy in {folder} is of other code than this, and is taken as it is", file=sys.stderr)
+        said = f"note: the policy in {folder} is of other code than this, and is taken as it is"
+        print(said, file=sys.stderr)
     return str(folder)
 
 

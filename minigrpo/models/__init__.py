@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from minigrpo.backend import Backend
+from minigrpo.divergence import DivergenceError
 from minigrpo.models.gguf_file import GGUFFile
 from minigrpo.models.hugging_face import HuggingFaceFolder, save_hugging_face
 from minigrpo.models.pull import KNOWN, cached, pull
 from minigrpo.models.text_tokenizer import TextTokenizer
-from minigrpo.transformer import DivergenceError, Transformer
+from minigrpo.transformer import Transformer
 
 __all__ = ["KNOWN", "TextTokenizer", "cached", "load_model", "load_tokenizer", "pull", "save_hugging_face"]
 

@@ -258,8 +258,8 @@ def whole_number(name: str, value: Any, low: int, high: int | None = None) -> in
 def real_number(name: str, value: Any, low: float, high: float) -> float:
     """value as a float, or a ValueError that says that `name` must be a finite number in [low, high]."""
     try:
-        number = math.nan if isinstance(value, str) else float(value)
-    except (TypeError, ValueError):
+        number = math.nan if isinstance(value, str | bool | np.bool_) else float(value)
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (math.isfinite(number) and low <= number <= high):
         allowed = f" from {low:g} to {high:g}" if math.isfinite(high - low) else ""

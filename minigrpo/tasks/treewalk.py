@@ -68,7 +68,7 @@ class TreeWalk:
         if self.root not in ("bos", "L"):
             raise ValueError(f"root is {self.root!r}: it must be bos or L")
         if self.seed is not None:
-            whole_number("seed", self.seed, 0)
+            whole_number("seed", self.seed, 0, 2**63 - 1)
         object.__setattr__(self, "is_drawn", self.target is None)
         target = self._drawn(self.seed or 0) if self.is_drawn else self.target
         if not isinstance(target, str) or len(target) != depth or set(target) - set("LR"):
