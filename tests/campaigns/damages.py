@@ -250,13 +250,12 @@ def judged(what: str, file: Path, code: int | str, err: str) -> list[tuple[str, 
 
 
 def covered_alike(found: list, wanted: list, err: str, step: int) -> bool:
-    """Whether plots differ in nothing but steps that no checkpoint covers, and it is said."""
+    """Whether plots differ in nothing but what comes after a checkpoint's records, and it is said.
 
-    def covered(drawn: list) -> list:
-        return [x for x in drawn if isinstance(x, str) or x["step"] <= step]
-
-    alike = covered(found) == covered(wanted)
-    return alike and (found == covered(found) or "metrics.jsonl" in err)
+    Both are a title and records.
+    """
+    n = 1 + sum(record["step"] <= step for record in wanted[1:])
+    return found[:n] == wanted[:n] and (len(found) == n or "metrics.jsonl" in err)
 
 
 def follow(err: str, file: Path, undamaged: Path) -> bool:
