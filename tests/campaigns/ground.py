@@ -1,11 +1,12 @@
 """What all campaigns stand on: processes that train, undisturbed runs, and what a run ends in."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from minigrpo.checkpoint import checkpoints, load_checkpoint
@@ -77,23 +78,22 @@ def next_command(folder: Path, flags: str) -> list:
 
 def reference(name: str, flags: str) -> tuple[Path, float, int]:
     """An undisturbed run, made once.   -> its folder, its seconds, its events of writing"""
-    folder = Path("whole", name.replace(" ", "-"))
-    count, numbers = folder.with_suffix(".count"), folder.with_suffix(".json")
-    if not numbers.exists():
-        began = time.monotonic()
-        folder.parent.mkdir(exist_ok=True)
-        plan = {"at": 0, "signals": [], "count": str(count.resolve())}
-        code, err = end(start(["train", *flags.split(), "--out", folder], plan))
-        if code:
-            raise RuntimeError(f"the undisturbed run {name!r} ends with {code}: {err}")
-        numbers.write_text(json.dumps([time.monotonic() - began, int(count.read_text())]))
-    return folder, *json.loads(numbers.read_text())
-
-
-def references(flags: dict[str, str]) -> None:
-    """Make undisturbed runs side by side."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(reference, flags, flags.values()))
+    place = Path("whole", name)
+    if not place.exists():
+        place.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=".") as where:
+            made, began = Path(where, "made"), time.monotonic()
+            made.mkdir()
+            count = made / "count"
+            plan = {"at": 0, "signals": [], "count": str(count.resolve())}
+            code, err = end(start(["train", *flags.split(), "--out", made / "run"], plan))
+            if code:
+                raise RuntimeError(f"the undisturbed run {name!r} ends with {code}: {err}")
+            numbers = [time.monotonic() - began, int(count.read_text())]
+            (made / "numbers").write_text(json.dumps(numbers))
+            with contextlib.suppress(OSError):  # another process was faster
+                made.rename(place)
+    return place / "run", *json.loads((place / "numbers").read_text())
 
 
 def contents(folder: Path) -> dict:

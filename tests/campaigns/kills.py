@@ -28,12 +28,7 @@ SETUPS = {
 KILL, INT, TERM, HUP = signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 CODES = {KILL: -KILL, INT: 130, TERM: 143, HUP: 129}
 SENT = ([KILL], [KILL], [KILL], [KILL], [INT], [TERM], [HUP], [INT, INT], [INT, KILL])
-
-
-def prepare() -> None:
-    """The undisturbed runs."""
-    ground.make_language_model()
-    ground.references(SETUPS)
+prepare = ground.make_language_model
 
 
 def cases() -> int:

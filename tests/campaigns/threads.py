@@ -16,12 +16,7 @@ TASKS = {
     "language model": f"{SHORT} --model model --task sums --steps 4 --eval-every 2",
 }
 WHAT = "1, 2, 4 BLAS threads, whole, and resumed with another number"
-
-
-def prepare() -> None:
-    """A language model, and each run on one thread."""
-    ground.make_language_model()
-    ground.references(TASKS)
+prepare = ground.make_language_model
 
 
 def cases() -> int:
