@@ -100,7 +100,7 @@ def table(data: dict) -> str:
     columns = {"cases": "cases", "same": "as undisturbed", "refused": "refused in a line"}
     columns |= PROBLEMS
     text = "# What a run survives\n\nMade by `python -m tests.campaigns`; `tests/campaigns/` says "
-    text += "what is done in a case, and what counts as a problem.\n"
+    text += "what is done in a case.\nA case counts in each column whose problem it had.\n"
     for title, part in data.items():
         where = ", ".join(f"{key} {value}" for key, value in part["machine"].items())
         text += f"\n## {title}\n\n{part['date']}; {where}\n\n| campaign | "
