@@ -16,6 +16,11 @@ from minigrpo.profiling import peak_rate
 
 
 def describe() -> dict[str, Any]:
+    """The machine, the libraries and their rates, as a flat dict."""
+    return libraries() | {"numpy sgemm GFLOP/s": round(peak_rate(get_backend("numpy"), size=2048) / 1e9, 1)} | _torch_rate()
+
+
+def libraries() -> dict[str, Any]:
     """The machine and the libraries, as a flat dict."""
     blas = [library for library in threadpool_info() if library["user_api"] == "blas" and "numpy" in library["filepath"]]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -24,7 +29,7 @@ def describe() -> dict[str, Any]:
         found["numpy's BLAS"] = f"{blas[0]['internal_api']} {blas[0]['version']} ({blas[0]['architecture']})"
     if "torch" in sys.modules:
         found["torch"] = sys.modules["torch"].__version__
-    return found | {"numpy sgemm GFLOP/s": round(peak_rate(get_backend("numpy"), size=2048) / 1e9, 1)} | _torch_rate()
+    return found
 
 
 def _processor() -> str:

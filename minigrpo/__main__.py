@@ -1,5 +1,6 @@
 """python -m minigrpo is the command minigrpo.   A signal is answered in one line while the rest is still being loaded, too."""
 
+import atexit
 import signal
 import sys
 
@@ -11,6 +12,7 @@ def main() -> int:
     for number in ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, end_at_once)
+            atexit.register(signal.signal, number, signal.SIG_IGN)  # what has ended keeps its exit code
     from minigrpo.cli import main as command
 
     return command()

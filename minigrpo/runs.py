@@ -59,6 +59,8 @@ class RunFolder:
         try:
             make_folder(self.path)
             self._lock = Lock(self.path)
+        except IsADirectoryError:  # in place of the lock
+            raise
         except OSError as error:
             raise ValueError(f"cannot write to {self.path} ({error.strerror}): give a folder that can be written") from error
         try:
