@@ -7,11 +7,13 @@ take if nothing but the products cost time and each ran at full speed.  Operatio
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 
@@ -69,10 +71,15 @@ def forward_flops(config: TransformerConfig, tree: PrefixTree) -> float:
     inner[tree.parent[tree.parent >= 0]] = True
     predicts = np.zeros(tree.n_nodes, dtype=bool)
     predicts[tree.parent[tree.scored & (tree.parent >= 0)]] = True
-    in_layers = sum(np.prod(shape) for name, shape in config.shapes().items() if len(shape) == 2 and ".layers." in name)
     keys = float((tree.depth[inner] + 1).sum())
-    layers = 2.0 * in_layers * inner.sum() + 4.0 * config.n_heads * config.head_dim * config.n_layers * keys
+    layers = 2.0 * _in_layers(config) * inner.sum() + 4.0 * config.n_heads * config.head_dim * config.n_layers * keys
     return layers + 2.0 * config.vocab_size * config.dim * predicts.sum()
+
+
+@cache
+def _in_layers(config: TransformerConfig) -> int:
+    """The elements of all matrices in the layers."""
+    return sum(math.prod(shape) for name, shape in config.shapes().items() if len(shape) == 2 and ".layers." in name)
 
 
 def peak_rate(backend: Backend, dtype: str = "float32", size: int = 1024, repeats: int = 10) -> float:
