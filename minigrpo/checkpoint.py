@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -74,7 +75,7 @@ def load_checkpoint(path: str | Path) -> tuple[Mapping[str, np.ndarray], dict[st
     return CheckpointArrays(path, header["arrays"], len(line)), header["state"]
 
 
-def glance(path: str | Path) -> dict[str, Any]:
+def unchecked_state(path: str | Path) -> dict[str, Any]:
     """The state in a checkpoint, quickly: without a look at the checksum, and {} if the first line cannot be read.
 
     For comparisons that end well only if the state is whole, and call `load_checkpoint` before they say that it is not.
@@ -86,17 +87,18 @@ def glance(path: str | Path) -> dict[str, Any]:
 
 def checkpoints(folder: str | Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    return sorted(Path(folder).glob("checkpoint-*.mgc"), key=lambda file: (len(file.name), file.name))  # 1000000 after 999999
+    found = [file for file in Path(folder).glob("checkpoint-*.mgc") if re.fullmatch(r"checkpoint-\d{6,}", file.stem)]
+    return sorted(found, key=lambda file: (len(file.name), file.name))  # 1000000 after 999999
 
 
-def load_or_say(file: Path) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
+def load_with_advice(file: Path) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
     """`load_checkpoint` of a run's folder: an error also says what to do."""
     try:
         arrays, state = load_checkpoint(file)
-        if file.name.startswith("checkpoint-") and file.name != f"checkpoint-{state['step']:06d}.mgc":
+        if file in checkpoints(file.parent) and file.name != f"checkpoint-{state['step']:06d}.mgc":
             raise ValueError(f"{file} is the checkpoint of step {state['step']}, under the name of another")
     except ValueError as error:
         others = [other for other in checkpoints(file.parent) if other != file]
-        way_out = f"go on from {others[-1].name}" if others else "start again (there is no other one)"
-        raise ValueError(f"{error}; delete it to {way_out}") from error
+        way_out = f"delete it to go on from {others[-1].name}" if others else "start another run (there is no other checkpoint)"
+        raise ValueError(f"{error}; {way_out}") from error
     return arrays, state

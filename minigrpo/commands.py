@@ -194,8 +194,10 @@ def run_tree(a: argparse.Namespace) -> None:
     from minigrpo.logs import check_not_alone, choose_steps, read_completions
     from minigrpo.runs import SAMPLES, check_records
 
-    if (folder := Path(a.file).parent if Path(a.file).name == SAMPLES else Path(a.file)).is_dir() and (folder / SAMPLES).exists():
-        check_records(folder, SAMPLES)  # of a run of ours: refused if it was damaged
+    given = Path(a.file).resolve()
+    for file in given.rglob(SAMPLES) if given.is_dir() else [given]:
+        if file.name == SAMPLES:
+            check_records(file.parent, SAMPLES)  # of a run of ours: refused if it was damaged
     kinds = ("prompt", "completion", "step", "reward", "group")
     names = NAMES | {kind: (name,) for kind in kinds if (name := getattr(a, f"{kind}_name"))}
     items, notes = read_log(a.file, names)

@@ -60,9 +60,9 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def cut(path: Path, kept: bytes) -> None:
-    """Have a file hold no more than its first bytes, which are known to be `kept`, but perhaps for line ends."""
-    if path.read_bytes().startswith(kept):
+def shorten_to(path: Path, kept: bytes) -> None:
+    """Shorten a file to `kept`, which is what it begins with, but perhaps for line ends."""
+    if path.read_bytes().startswith(kept) and path.stat().st_nlink == 1:
         os.truncate(path, len(kept))  # takes no room, even on a full disk
     else:
         write_atomically(path, [kept])
@@ -115,7 +115,7 @@ def replace(source: Path, target: Path) -> None:
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; a last line that was cut short is left out."""
+    """The records of a JSON-lines file; a last line that was cut short, and so has no end, is left out."""
     records = []
     text = Path(path).read_bytes().decode("utf-8", errors="replace")  # the cut may go through a character
     lines = text.removesuffix("\n").split("\n") if text else []  # splitlines would cut at U+2028 in a completion
@@ -123,7 +123,7 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
         try:
             records.append(json.loads(line))
         except (json.JSONDecodeError, RecursionError) as error:
-            if number < len(lines):
+            if number < len(lines) or text.endswith("\n"):
                 raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
     return records
 
@@ -131,8 +131,8 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
 class Lock:
     """The right to write to a folder, until `release` or the end of the process, however it ends.
 
-    Raises ValueError if another process (or another Lock of this one) has it.  The operating system holds it, on the file
-    `name`, which stays: so a crash leaves no lock behind.
+    Raises ValueError if another process (or another Lock of this one) has it.  The operating system drops the
+    lock when the process ends; that the file `name` stays means nothing.
     """
 
     def __init__(self, folder: Path, name: str = "lock") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -17,7 +18,7 @@ from minigrpo.optim import SGD, AdamW
 from minigrpo.parameters import TransformerConfig
 from minigrpo.runs import TOKENIZER, load_run_checkpoint
 from minigrpo.settings import TrainSettings
-from minigrpo.stored_settings import task_by_file
+from minigrpo.stored_settings import hash_of_task, task_by_file
 from minigrpo.tasks import Task, draw_prompts, load_task, optional
 from minigrpo.transformer import Transformer
 from minigrpo.user_code import shown
@@ -90,6 +91,10 @@ def restore_policy(settings: TrainSettings, folder: Path, state: Mapping[str, An
 
         tokenizer = TextTokenizer.from_file(folder / TOKENIZER, config.vocab_size, state["eos"])
     task = task or make_task(settings, tokenizer)
+    if type(task).__qualname__ != state["task"]:
+        raise ValueError(f"{folder} was trained on a task of class {state['task']}, not {type(task).__qualname__}: give that one")
+    if state["task_sha256"] not in (None, hash_of_task(settings.task)):
+        print(f"note: {settings.task.rpartition(':')[0]} is not what it was when {folder} was trained", file=sys.stderr)
     if tokenizer is None and task.tokenizer.vocab_size != config.vocab_size:
         now = f"task {settings.task!r} has {task.tokenizer.vocab_size}: it has changed since"
         raise ValueError(f"{folder} holds a model with a vocabulary of {config.vocab_size}, but {now} (a new run is needed)")

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,8 +22,18 @@ from typing import Any, Self
 
 import numpy as np
 
-from minigrpo.checkpoint import checkpoints, glance, load_or_say, save_checkpoint
-from minigrpo.files import Lock, cut, make_folder, naming, read_records, remove_left_overs, sync_file, sync_folder, write_atomically
+from minigrpo.checkpoint import checkpoints, load_with_advice, save_checkpoint, unchecked_state
+from minigrpo.files import (
+    Lock,
+    make_folder,
+    naming,
+    read_records,
+    remove_left_overs,
+    shorten_to,
+    sync_file,
+    sync_folder,
+    write_atomically,
+)
 from minigrpo.stored_settings import (
     SETTINGS,
     check_same,
@@ -54,6 +63,7 @@ class RunFolder:
         self._files: dict[str, str] = {}
         self._records = {name: _Records() for name in (METRICS, SAMPLES)}
         self._unsynced: set[str] = set()
+        self._task = hash_of_task(str(settings.get("task")))  # now, when it is loaded: it may be edited later
         if resume:
             read_settings(self.path)  # refuses what is no run, before anything is made
         try:
@@ -74,15 +84,25 @@ class RunFolder:
         found = checkpoints(self.path)
         if not resume and found:
             raise ValueError(f"{self.path} already holds a run: resume it with --resume {self.path}, or give another --out")
-        if not found:  # what was written before the first checkpoint is written again
-            for name in self._records:
-                (self.path / name).unlink(missing_ok=True)
+        if not found:
+            self._forget_what_is_no_run()
         stored = read_settings(self.path, with_file=True) if resume else with_task_file(settings)
         if resume:
             check_same(self.path, stored, settings)
         if not (resume and (self.path / SETTINGS).exists()):
             write_atomically(self.path / SETTINGS, [signed(stored)])
         return stored
+
+    def _forget_what_is_no_run(self) -> None:
+        """Remove the evaluation that a run writes before its first checkpoint; refuse to remove or overwrite anything else."""
+        if (self.path / SETTINGS).exists():
+            settings_file(self.path)
+        elif (self.path / TOKENIZER).exists():
+            raise ValueError(f"{self.path} holds a {TOKENIZER} that is no run's: give another --out")
+        for file in (self.path / name for name in self._records):
+            if file.exists() and any(record.get("step") != 0 for record in read_records(file)):
+                raise ValueError(f"{file} has records, but {self.path} has no checkpoint: move it away, or give another --out")
+            file.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -96,10 +116,12 @@ class RunFolder:
         self._files[name] = hashlib.sha256(data).hexdigest()
 
     def append(self, name: str, records: list[dict[str, Any]]) -> None:
-        """Add records to a JSON-lines file, each line written whole."""
+        """Add records to a JSON-lines file.   A kill may cut the last line short; `load` removes it then."""
         self._lock.check()
         data = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records).encode()
         with naming(self.path / name), open(self.path / name, "ab") as file:
+            if file.tell() != self._records[name].n_bytes:
+                raise ValueError(f"{self.path / name} was changed by somebody else while the run wrote to it")
             file.write(data)
         self._records[name].add(data)
         self._unsynced.add(name)
@@ -114,7 +136,7 @@ class RunFolder:
         self._unsynced.clear()
         path = self.path / f"checkpoint-{step:06d}.mgc"
         records = {name: written.summary() for name, written in self._records.items()}
-        vouched = {"settings": self.settings, "files": self._files, "records": records, "task_file": hash_of_task(self.settings)}
+        vouched = {"settings": self.settings, "files": self._files, "records": records, "task_sha256": self._task}
         save_checkpoint(path, arrays, {**state, "step": step, **vouched})
         for old in checkpoints(self.path)[:-KEEP]:
             with suppress(PermissionError):  # on Windows, while it is being read: it goes after the next save
@@ -133,12 +155,8 @@ class RunFolder:
         for name in self._records:
             kept, self._records[name] = _vouched(self.path / name, found)
             if (self.path / name).exists():
-                cut(self.path / name, kept)
+                shorten_to(self.path / name, kept)
         self._files = state["files"]
-        was, now = state["task_file"], hash_of_task(self.settings)
-        if was and now and was != now:
-            changed = f"{self.settings['task_file']} was changed after {found[-1].name} had been written"
-            print(f"note: {changed}: what follows is trained with it as it is now", file=sys.stderr)
         return arrays, state
 
 
@@ -155,7 +173,7 @@ def load_run_checkpoint(path: str | Path) -> tuple[Mapping[str, np.ndarray], dic
     if not found:
         raise ValueError(f"{path} holds no checkpoint: give the folder of a run (minigrpo train --out) or a checkpoint file")
     file = found[-1]
-    arrays, state = load_or_say(file)
+    arrays, state = load_with_advice(file)
     if (file.parent / SETTINGS).exists():
         check_settings(file, settings_file(file.parent), state)
     for name, digest in state["files"].items():
@@ -187,18 +205,18 @@ def _lines(path: Path) -> bytes:
 
 def _vouched(path: Path, found: list[Path]) -> tuple[bytes, _Records]:
     """What the newest of the checkpoints found vouches for in a JSON-lines file, if that begins with it; otherwise ValueError."""
-    wanted = glance(found[-1]).get("records", {}).get(path.name, [0, 0, None])
+    wanted = unchecked_state(found[-1]).get("records", {}).get(path.name, [0, 0, None])
     n_records, n_bytes, _ = wanted
     data, records = _lines(path), _Records()
     records.add(data[:n_bytes])
     if records.summary() == wanted:
         return data[:n_bytes], records
-    load_or_say(found[-1])  # if it is damaged, that is the reason
+    load_with_advice(found[-1])  # if it is damaged, that is the reason
     way_out = f"put it back from a copy, or start another run from these weights with --init {path.parent}"
     with suppress(ValueError, OSError, IndexError):
         _vouched(path, found[:-1])
         way_out = f"put it back from a copy, or delete {found[-1].name} to go on from {found[-2].name}"
-    if len(data) < n_bytes:
+    if len(data) < n_bytes and records.n_records < n_records:
         lost = f"the last {n_records - records.n_records} of the {n_records} records that {found[-1].name} counts"
         raise ValueError(f"{path} has lost {lost}: {way_out}")
     what = f"its first {n_records} records are not those that were there when {found[-1].name} was written"
@@ -210,12 +228,14 @@ def check_records(folder: str | Path, name: str) -> int:
 
     Raises ValueError if what the checkpoint vouches for was damaged, edited or lost.
     """
-    file = Path(folder) / name
-    n_records = len(read_records(file)) if file.exists() else 0
-    while found := checkpoints(folder):
-        with suppress(FileNotFoundError):  # a run that goes on has removed that checkpoint by now
-            return n_records - _vouched(file, found)[1].n_records
-    return n_records
+    file, found = Path(folder) / name, checkpoints(folder)
+    try:
+        n_vouched = _vouched(file, found)[1].n_records if found else 0
+        return len(read_records(file)) - n_vouched if file.exists() else 0
+    except FileNotFoundError:
+        if checkpoints(folder) == found:
+            raise
+        return check_records(folder, name)  # a run that goes on has removed that checkpoint by now
 
 
 def read_metrics(path: str | Path, before: bool = False) -> list[dict[str, Any]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from minigrpo.checkpoint import checkpoints, glance, load_or_say
+from minigrpo.checkpoint import checkpoints, load_with_advice, unchecked_state
 from minigrpo.settings import MAY_CHANGE
 
 SETTINGS = "settings.json"
@@ -28,9 +29,9 @@ def read_settings(path: str | Path, to_load: bool = False, with_file: bool = Fal
         stored = settings_file(folder)
         for file in newest:
             with suppress(FileNotFoundError):  # removed by a run that goes on
-                check_settings(file, stored, glance(file))
+                check_settings(file, stored, unchecked_state(file))
     elif newest:
-        stored = load_or_say(newest[0])[1]["settings"]
+        stored = load_with_advice(newest[0])[1]["settings"]
     else:
         raise ValueError(f"{path} holds no run (no settings.json): give the folder of one (minigrpo train --out)")
     return task_by_file(stored, to_load, with_file)
@@ -62,7 +63,7 @@ def settings_file(folder: Path) -> dict[str, Any]:
 def check_settings(file: Path, stored: dict[str, Any], state: dict[str, Any]) -> None:
     """Refuse settings that are not those in the state of a checkpoint beside them."""
     if stored != state.get("settings"):
-        state = load_or_say(file)[1]  # if it is damaged, that is the reason
+        state = load_with_advice(file)[1]  # if it is damaged, that is the reason
         differ = ", ".join(sorted(key for key in stored | state["settings"] if stored.get(key) != state["settings"].get(key)))
         where = file.parent / SETTINGS
         raise ValueError(f"{where} and {file.name} are of different runs ({differ}): delete the one that does not belong here")
@@ -70,10 +71,12 @@ def check_settings(file: Path, stored: dict[str, Any], state: dict[str, Any]) ->
 
 def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -> None:
     """Refuse to go on with a run under other settings, but for those that only say where it is computed."""
-    given = json.loads(json.dumps(dict(given), allow_nan=False))
-    names = {stored.get("task"), task_by_file(stored).get("task")}
+    given = _as_json(given)
     changed = [name for name, value in given.items() if stored.get(name) != value and name not in (*MAY_CHANGE, "task")]
-    changed += ["task"] if given.get("task") not in names else []
+    (_, _, cls), (_, _, other) = (str(settings.get("task")).rpartition(":") for settings in (stored, given))
+    moved = "task_file" in stored and not Path(stored["task_file"]).exists() and cls == other
+    if not (moved or given.get("task") in (stored.get("task"), task_by_file(stored).get("task"))):
+        changed.append("task")
     if changed:
         was = ", ".join(f"{name} was {stored.get(name)!r}, not {given[name]!r}" for name in changed)
         raise ValueError(f"the run in {folder} has other settings ({was}): resume it as it was, or start another with --out")
@@ -81,19 +84,23 @@ def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -
 
 def with_task_file(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as JSON gives them back, and where the file of a user's task is, for those who load the run from elsewhere."""
-    try:
-        stored = json.loads(json.dumps(dict(settings), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"these settings cannot be written down as JSON ({error}): {dict(settings)}") from error
+    stored = _as_json(settings)
     name, colon, _ = stored.get("task", "").rpartition(":")
     return stored | ({"task_file": str(Path(name).expanduser().resolve())} if colon else {})
 
 
-def hash_of_task(settings: Mapping[str, Any]) -> str | None:
-    """The SHA-256 of the file of a user's task, if there is one and it is still there."""
-    with suppress(OSError, KeyError):
-        return hashlib.sha256(Path(settings["task_file"]).read_bytes()).hexdigest()
+def hash_of_task(task: str) -> str | None:
+    """The SHA-256 of the file of a user's task, path/to/file.py:Class; None of a built-in one, or if it is not there."""
+    with suppress(OSError):
+        return hashlib.sha256(Path(task.rpartition(":")[0]).expanduser().read_bytes()).hexdigest()
     return None
+
+
+def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return json.loads(json.dumps(dict(settings), allow_nan=False, default=os.fspath))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"these settings cannot be written down as JSON ({error}): {dict(settings)}") from error
 
 
 def signed(settings: Mapping[str, Any]) -> bytes:

@@ -269,7 +269,7 @@ def _save(folder: RunFolder, state: TrainState, task: Task) -> None:
         arrays["reference"] = state.reference
     counters = {"num_tokens": state.num_tokens, "step_count": state.optimizer.step_count}
     eos = task.tokenizer.ends if getattr(task.tokenizer, "more_eos", ()) else task.tokenizer.eos
-    counters |= {"rng": state.rng.bit_generator.state, "config": model.settings(), "eos": eos}
+    counters |= {"rng": state.rng.bit_generator.state, "config": model.settings(), "eos": eos, "task": type(task).__qualname__}
     folder.save(state.step, {name: model.backend.to_host(array) for name, array in arrays.items()}, counters)
 
 

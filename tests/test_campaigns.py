@@ -109,4 +109,8 @@ def test_a_case_is_a_function_of_its_number(runs, tmp_path):
 def test_the_table_is_made_of_the_counts():
     data = json.loads((RESULTS / "reliability.json").read_text(encoding="utf-8"))
     assert (RESULTS / "reliability.md").read_text(encoding="utf-8") == cases.table(data)
-    assert "Now" in data
+    found = data["Now"]["campaigns"]
+    assert found["kills"]["stopped"] >= 1000 and found["damages"]["cases"] >= 5000
+    assert found["rivals"]["cases"] >= 50 and found["rivals"]["refused"] > 0 and found["threads"]["cases"] >= 15
+    assert found["flips"]["cases"] == found["flips"]["refused"] > 5000  # every bit of a settings.json
+    assert not any(counts[kind] for counts in found.values() for kind in cases.PROBLEMS)

@@ -92,8 +92,9 @@ BAD = {
 
 
 def one_line(outcome):
-    """The one line on standard error of a command that must have failed."""
+    """The one line on standard error of a command that must have failed, after notes."""
     code, _, err = outcome
+    err = "".join(line for line in err.splitlines(keepends=True) if not line.startswith("note: "))
     assert code == 2, outcome
     assert err.endswith("\n")
     assert err.count("\n") == 1, err

@@ -68,9 +68,10 @@ def test_the_policy_is_made_once_and_other_settings_are_refused(tmp_path, capsys
     assert trees.warm_policy(settings, folder) == str(folder)
     assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == made
     assert not capsys.readouterr().err
-    (folder / "code.txt").write_text("that of yesterday")
+    (folder / "code.txt").write_text("that of yesterday")  # then it is made again
     trees.warm_policy(settings, folder)
-    assert capsys.readouterr().err == f"note: the policy in {folder} is of other code than this, and is taken as it is\n"
+    assert (folder / "checkpoint-000000.mgc").stat().st_mtime_ns != made["checkpoint-000000.mgc"]
+    assert (folder / "code.txt").read_text() != "that of yesterday"
     with pytest.raises(ValueError, match="other settings"):
         trees.warm_policy(replace(settings, warm_start_steps=3), folder)
 

@@ -14,8 +14,10 @@ from minigrpo import files, runs, trainer
 from minigrpo.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from minigrpo.cli import main
 from minigrpo.files import Lock, read_records
+from minigrpo.policy import load_run
 from minigrpo.settings import TrainSettings
 from minigrpo.stored_settings import read_settings, signed
+from minigrpo.tasks.treewalk import TreeWalk
 from minigrpo.trainer import train
 
 TINY = {"dim": 8, "n_layers": 1, "n_heads": 2, "group_size": 3, "steps": 6, "checkpoint_every": 2, "log_samples_every": 2}
@@ -308,7 +310,126 @@ def test_a_task_that_was_changed_on_the_way_is_said(tmp_path, capsys):
     checkpoints(tmp_path / "run")[-1].unlink()
     task.write_text(task.read_text() + "# other\n")
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
-    assert f"note: {task} was changed after checkpoint-000004.mgc had been written" in capsys.readouterr().err
+    assert f"note: {task} is not what it was when {tmp_path / 'run'} was trained\n" in capsys.readouterr().err
+
+
+TASK = (
+    "from minigrpo.tasks.treewalk import TreeWalk\nclass T(TreeWalk):\n    def score(self, r): return {sign} * super().score(r)\n"
+)
+
+
+def signs(folder):
+    """The signs of the mean rewards of a run's steps, that of the first being +."""
+    rewards = [record["reward"] for record in read_records(folder / "metrics.jsonl")]
+    return [reward * rewards[0] > 0 for reward in rewards]
+
+
+def test_a_task_that_is_edited_while_its_run_goes_on(tmp_path, monkeypatch, capsys):
+    """What counts is the file that was loaded, not the one that is there when a checkpoint is written."""
+    task, run = tmp_path / "mine.py", tmp_path / "run"
+    task.write_text(TASK.format(sign=1))
+
+    def edit(state, *arguments, real=trainer.grpo_step):
+        if state.step == 1:
+            task.write_text(TASK.format(sign=-1))
+        return real(state, *arguments)
+
+    monkeypatch.setattr(trainer, "grpo_step", edit)
+    assert main([*FLAGS, "--task", f"{task}:T", "--checkpoint-every", "4", "--out", str(run)]) == 0
+    checkpoints(run)[-1].unlink()
+    capsys.readouterr()
+    for command in (["evaluate", "--prompts", "2"], ["sample"], ["train", "--resume"]):
+        assert main([*command, str(run)]) == 0
+        assert capsys.readouterr().err == f"note: {task} is not what it was when {run} was trained\n"
+
+
+def test_another_file_of_the_same_name_is_not_taken_silently(tmp_path, monkeypatch, capsys):
+    for name, sign in (("one", 1), ("two", -1)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text(TASK.format(sign=sign))
+    monkeypatch.chdir(tmp_path / "one")
+    assert main([*FLAGS, "--task", "mine.py:T", "--checkpoint-every", "4", "--out", "../run"]) == 0
+    checkpoints(tmp_path / "run")[-1].unlink()
+    (tmp_path / "one" / "mine.py").rename(tmp_path / "moved.py")
+    monkeypatch.chdir(tmp_path / "two")
+    capsys.readouterr()
+    assert main(["train", "--resume", "../run"]) == 0
+    assert capsys.readouterr().err == "note: mine.py is not what it was when ../run was trained\n"
+    checkpoints(tmp_path / "run")[-1].unlink()
+    assert main(["train", "--resume", "../run", "--task", "../moved.py:T"]) == 0  # where it is now may be said
+    assert capsys.readouterr().err == ""
+
+
+def test_a_task_that_was_given_from_python_is_asked_for_again(tmp_path):
+    class Other(TreeWalk):
+        def score(self, rollouts):
+            return -super().score(rollouts)
+
+    train(SETTINGS, tmp_path / "run", task=Other(), progress=False)
+    checkpoints(tmp_path / "run")[-1].unlink()
+    for use in (load_run, lambda run: train(SETTINGS, run, resume=True, progress=False)):
+        with pytest.raises(ValueError, match=r"was trained on a task of class .*Other, not TreeWalk: give that one"):
+            use(tmp_path / "run")
+    train(SETTINGS, tmp_path / "run", resume=True, task=Other(), progress=False)
+
+
+def test_copies_of_checkpoints_stay_and_are_no_checkpoints(run, tmp_path):
+    for name in ("checkpoint-000004-backup.mgc", "checkpoint-best.mgc", "checkpoint-12.mgc", "checkpoint-0000x4.mgc"):
+        shutil.copy(run / "checkpoint-000004.mgc", run / name)
+    (run / "checkpoint-000006.mgc").unlink()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert [file.name for file in checkpoints(run)] == ["checkpoint-000004.mgc", "checkpoint-000006.mgc"]
+    assert len(list(run.glob("*.mgc"))) == 6
+    assert main(["evaluate", str(run / "checkpoint-best.mgc"), "--prompts", "2"]) == 0
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl", "settings.json", "tokenizer.json"])
+def test_what_is_no_runs_is_not_overwritten(name, tmp_path, capsys):
+    (tmp_path / name).write_text('{"mine": 1}\n')
+    assert str(tmp_path / name) in one_line(capsys, *FLAGS, "--out", tmp_path).replace(" holds a ", "/")
+    assert (tmp_path / name).read_text() == '{"mine": 1}\n'
+
+
+@pytest.mark.parametrize("how", ["emptied", "removed", "longer"])
+def test_records_that_somebody_changes_during_the_run(how, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+
+    def change(state, *arguments, real=trainer.grpo_step):
+        if state.step == 3:
+            file = run / "metrics.jsonl"
+            {"emptied": lambda: file.write_text(""), "removed": file.unlink, "longer": lambda: file.write_bytes(b"x" * 9999)}[how]()
+        return real(state, *arguments)
+
+    monkeypatch.setattr(trainer, "grpo_step", change)
+    assert "metrics.jsonl was changed by somebody else while the run wrote to it" in one_line(capsys, *FLAGS, "--out", run)
+
+
+def test_a_copy_by_hard_links_leaves_the_original_alone(run, tmp_path):
+    shutil.copytree(run, tmp_path / "copy", copy_function=os.link)
+    before = (run / "metrics.jsonl").read_bytes()
+    (tmp_path / "copy" / "checkpoint-000006.mgc").unlink()
+    assert main(["train", "--resume", str(tmp_path / "copy")]) == 0
+    assert (run / "metrics.jsonl").read_bytes() == before and main(["plot", str(run)]) == 0
+
+
+def test_a_checkpoint_behind_a_broken_link_ends_the_command(run, capsys):
+    (run / "checkpoint-000006.mgc").unlink()
+    os.symlink(run / "nowhere", run / "checkpoint-000006.mgc")
+    assert "checkpoint-000006.mgc" in one_line(capsys, "plot", run)
+
+
+def test_samples_are_checked_wherever_they_are_found(run, tmp_path, capsys):
+    data = (run / "samples.jsonl").read_bytes()
+    (run / "samples.jsonl").write_bytes(data.replace(b"L", b"R", 1))
+    os.symlink(run / "samples.jsonl", tmp_path / "link.jsonl")
+    for place in (run, run / "samples.jsonl", tmp_path / "link.jsonl", tmp_path):
+        assert "samples.jsonl is damaged or was edited" in one_line(capsys, "tree", place)
+
+
+def test_paths_are_settings_too(run, tmp_path):
+    settings = TrainSettings(**TINY, init=run)
+    train(settings, tmp_path / "next", progress=False)
+    train(settings, tmp_path / "next", resume=True, progress=False)
 
 
 def test_the_tokenizer_of_a_run_is_its_own(run, capsys):

@@ -136,8 +136,11 @@ def test_a_damaged_only_checkpoint(run, whole, capsys):
     before.unlink()
     newest.write_bytes(b"nothing")
     assert main(["train", "--resume", str(run)]) == 2
-    assert capsys.readouterr().err.endswith("delete it to start again (there is no other one)\n")
+    assert capsys.readouterr().err.endswith("start another run (there is no other checkpoint)\n")
     newest.unlink()
+    assert main(["train", "--resume", str(run)]) == 2
+    assert "metrics.jsonl has records, but" in capsys.readouterr().err
+    (run / "metrics.jsonl").unlink()
     assert main(["train", "--resume", str(run)]) == 0
     assert_same_checkpoint(newest, whole / newest.name)
 
@@ -240,7 +243,11 @@ def test_a_folder_holds_one_run(run, tmp_path):
     assert not (tmp_path / "nothing").exists()
     for file in checkpoints(run):
         file.unlink()
-    train(SETTINGS, run, progress=False)  # it had not come to a checkpoint: nothing to go on with, so it starts again
+    for resume in (False, True):
+        with pytest.raises(ValueError, match=r"metrics\.jsonl has records, but .* has no checkpoint: move it away"):
+            train(SETTINGS, run, resume=resume, progress=False)
+    (run / "metrics.jsonl").write_text('{"step": 0, "eval/prompts": 3}\n')  # what there may be before the first checkpoint
+    train(SETTINGS, run, progress=False)
     assert [r["step"] for r in read_records(run / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 
 

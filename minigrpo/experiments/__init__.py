@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minigrpo.files import write_output
 from minigrpo.shipped import shipped
 
 EXPERIMENTS = {
@@ -40,7 +41,7 @@ def write_tables(file: Path, tables: Mapping[str, Sequence] | Sequence) -> None:
         text = "{" + ",\n".join(f'"{name}": {lines(rows)}' for name, rows in tables.items()) + "}\n"
     else:
         text = lines(tables) + "\n"
-    file.write_text(text, encoding="utf-8")
+    write_output(file, text.encode())
 
 
 def committed(name: str) -> Any:

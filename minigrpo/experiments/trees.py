@@ -12,7 +12,6 @@ looks like is in the other numbers.  Left out: long completions and large vocabu
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -64,17 +63,17 @@ def settings_of(task: str, **changes: Any) -> TrainSettings:
 def warm_policy(settings: TrainSettings, folder: Path, task: Task | None = None) -> str:
     """Warm-start once and keep the weights as a run of no steps.   -> folder, as text
 
-    Raises ValueError if the folder holds a policy of other settings; one of other code is taken, and said.
+    Raises ValueError if the folder holds a policy of other settings; one of other code is made again.
     """
     settings, noted, code = replace(settings, steps=0), folder / "code.txt", code_of(warm_policy)
+    if checkpoints(folder) and read_settings(folder) != json.loads(json.dumps(asdict(settings))):
+        raise ValueError(f"{folder} holds a policy of other settings: delete it, or give another --out")
+    if not noted.exists() or noted.read_text(encoding="utf-8") != code:
+        for old in checkpoints(folder):
+            old.unlink()
     if not checkpoints(folder):
         train(settings, folder, task=task, progress=False)
         write_atomically(noted, [code.encode()])
-    elif read_settings(folder) != json.loads(json.dumps(asdict(settings))):
-        raise ValueError(f"{folder} holds a policy of other settings: delete it, or give another --out")
-    elif not noted.exists() or noted.read_text(encoding="utf-8") != code:
-        said = f"note: the policy in {folder} is of other code than this, and is taken as it is"
-        print(said, file=sys.stderr)
     return str(folder)
 
 

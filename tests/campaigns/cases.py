@@ -59,6 +59,8 @@ def run(campaign: str, cases: int | None, processes: int, cache: Path) -> list[d
     Each is written to the cache when it is there; what the cache has of this code is not run again.
     """
     records = read_records(cache) if cache.exists() else []
+    if cache.exists() and not cache.read_bytes().endswith(b"\n"):  # a line that was cut short
+        cache.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     known = {r["case"]: r for r in records if r["campaign"] == campaign and r["code"] == code()}
     before = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
@@ -92,6 +94,8 @@ def count(records: list[dict]) -> dict:
     found = {"cases": len(records)}
     for how in ("same", "refused"):
         found[how] = sum(r["ended"] == how and not r["problems"] for r in records)
+    if stopped := sum(r.get("stopped", 0) for r in records):
+        found["stopped"] = stopped
     return found | {kind: sum(kind in r["problems"] for r in records) for kind in PROBLEMS}
 
 
@@ -108,5 +112,6 @@ def table(data: dict) -> str:
         for name in filter(part["campaigns"].get, CAMPAIGNS):
             found = part["campaigns"][name]
             counts = " | ".join(f"{found[key]:,}" for key in columns)
-            text += f"| {name}: {CAMPAIGNS[name].WHAT} | {counts} |\n"
+            stopped = f" (a signal ended one {found['stopped']:,} times in all)" if "stopped" in found else ""
+            text += f"| {name}: {CAMPAIGNS[name].WHAT}{stopped} | {counts} |\n"
     return text

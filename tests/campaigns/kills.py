@@ -42,7 +42,7 @@ def case(number: int) -> dict:
     name = list(SETUPS)[number % len(SETUPS)]
     whole, seconds, events = ground.reference(name, SETUPS[name])
     with tempfile.TemporaryDirectory(dir=".") as where:
-        folder, problems, killed = Path(where, "run"), [], False
+        folder, problems, killed, stopped = Path(where, "run"), [], False, 0
         for _ in range(1 if rng.random() < 0.6 else rng.integers(2, 6)):
             sent = SENT[rng.integers(len(SENT))]
             in_write = rng.random() < 0.5
@@ -55,6 +55,7 @@ def case(number: int) -> dict:
                     time.sleep(0.02 * (len(sent) - 1))
             code, err = end(process)
             problems += judged(code, err, sent)
+            stopped += code != 0  # else it was done before the signal came
             killed |= len(sent) > 1 or KILL in sent
             saved, taken = steps(folder)
             if code and not killed and saved != taken:
@@ -70,7 +71,7 @@ def case(number: int) -> dict:
             problems.append(("bits", f"not as undisturbed: {other}"))
         elif left:
             problems.append(("said", f"left over: {left}"))
-    return ended("same", problems)
+    return ended("same", problems) | {"stopped": stopped}
 
 
 def judged(code: int | str, err: str, sent: list[int]) -> list[tuple[str, str]]:
