@@ -2,8 +2,8 @@
 
 What a training run does to its folder is recorded: names made, renamed and removed, bytes written, files and folders synced.  A
 model of the strictest disk that POSIX allows then answers what may be left if the power fails after any of these events: of what
-was not synced, a file may have any earlier content, or half of the last write, and a folder any part of its changed names.  From
-every such state the run must go on, without a complaint, to the same end.
+was not synced, a file may have any earlier content, half of a write, or zeros in its place, and a folder any part of its changed
+names.  From every such state the run must go on, without a complaint, to the same end.
 """
 
 import builtins
@@ -91,7 +91,8 @@ class Disk:
             self.versions.append([b""])
             self._change({name: len(self.versions) - 1})
         elif event == "write":
-            self.versions[file] += [self.versions[file][-1] + part for part in (rest[0][: len(rest[0]) // 2], rest[0])]
+            parts = rest[0][: len(rest[0]) // 2], bytes(len(rest[0])), rest[0]  # half of it, room for it, all of it
+            self.versions[file] += [self.versions[file][-1] + part for part in parts]
         elif event == "truncate":
             self.versions[file].append(self.versions[file][-1][: rest[0]])
         elif event == "replace":
