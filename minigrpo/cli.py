@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -145,7 +146,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line, as for all other bad input, in place of argparse's list of all flags."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -298,7 +299,7 @@ def _key_value(text: str) -> tuple[str, Any]:
     try:
         return key, json.loads(value)
     except json.JSONDecodeError:
-        return key, value
+        return key, float(value) if re.fullmatch(r"[+-]?(\d+\.|\.\d+)", value) else value  # .5, which is no JSON
 
 
 def number_or_none(text: str) -> float | str:

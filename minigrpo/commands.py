@@ -44,7 +44,7 @@ def run_train(a: argparse.Namespace) -> None:
     if not (a.out or a.resume):
         refuse(a, "checkpoint_every log_samples_every", "is of what is written: give --out too")
     if a.resume:
-        if a.out and Path(a.out) != Path(a.resume):
+        if a.out and Path(a.out).resolve() != Path(a.resume).resolve():
             raise ValueError("--resume goes on in its own folder: leave out --out")
         stored = read_settings(a.resume, to_load=True)
         given |= {name: stored.get(name, {}) | value for name, value in given.items() if isinstance(value, dict)}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.lanes import limited
+from minigrpo.lanes import limit_again, limited
 from minigrpo.rewards import check_rewards, numbers
 from minigrpo.sampler import sample
 from minigrpo.tasks import Task, draw_prompts, optional, sampling_limits
@@ -15,6 +15,7 @@ from minigrpo.terminal import bar
 from minigrpo.transformer import Transformer
 
 CHUNK = 64  # problems that are sampled at a time
+MOST = 10**7  # completions of an evaluation
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -57,6 +58,8 @@ def evaluate(
     """
     if n_prompts < 1:
         raise ValueError(f"{n_prompts} problems give no estimate: take at least 1")
+    if n_prompts * samples > MOST:
+        raise ValueError(f"{n_prompts} problems with {samples} samples each are more than {MOST:,} completions: take fewer")
     if samples and max(ks) > samples:
         raise ValueError(f"pass@{max(ks)} cannot be estimated from {samples} samples: take at least {max(ks)} samples")
     rng = np.random.default_rng(seed)
@@ -67,11 +70,13 @@ def evaluate(
         limits = sampling_limits(task)
         best = sample(model, chunk, 1, rng, temperature=0.0, **limits)
         rewards = check_rewards(task.score(best), best.tree)
+        limit_again()
         rewards_seen.extend(rewards.tolist())
         greedy.extend(is_correct(task, rewards).tolist())
         if samples:
             drawn = sample(model, chunk, samples, rng, temperature=temperature, **limits)
             right = is_correct(task, check_rewards(task.score(drawn), drawn.tree)).reshape(len(chunk), samples).sum(1)
+            limit_again()
             for k in ks:
                 estimates[k].extend(pass_at_k(samples, int(c), k) for c in right)
     result: dict[str, Any] = {"eval/pass@1_greedy": float(np.mean(greedy)), "eval/reward_greedy": float(np.mean(rewards_seen))}

@@ -68,6 +68,12 @@ def one_blas_thread(model: Any = None) -> Iterator[None]:
                 _set_threads(before)
 
 
+def limit_again() -> None:
+    """Take back the threads that other people's code, such as a scorer, may have given to BLAS inside `one_blas_thread`."""
+    if getattr(_here, "inside", False):
+        _set_threads([1] * len(_blas().lib_controllers))
+
+
 def limited(function: Callable) -> Callable:
     """The function, inside `one_blas_thread` of the model that is its first argument, or that this one has as `model`."""
     first = function.__code__.co_varnames[0]

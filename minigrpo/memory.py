@@ -39,7 +39,7 @@ def node_bytes(config: TransformerConfig, dtype: str) -> float:
 def micro_batch_within(settings: TrainSettings, config: TransformerConfig) -> int:
     """The settings' micro_batch_tokens, or fewer if memory_limit needs it.   Raises ValueError if not even one fits."""
     limit, fixed = settings.memory_limit * 1e9, fixed_bytes(settings, config)
-    nodes = int((limit - fixed) / node_bytes(config, settings.dtype))
+    nodes = int(min((limit - fixed) / node_bytes(config, settings.dtype), 1e18))
     if nodes < 1:
         needed = (fixed + 64 * node_bytes(config, settings.dtype)) / 1e9
         raise ValueError(f"training this model takes {needed:.1f} GB: raise memory_limit (it is {settings.memory_limit:g} GB)")

@@ -111,6 +111,8 @@ def load_weights(model: Transformer, path: str | Path) -> None:
 
 
 def _fill(model: Transformer, parameters: np.ndarray, path: str | Path) -> None:
+    if parameters.shape != model.parameters.flat.shape or parameters.dtype.kind != "f":
+        raise ValueError(f"{path} cannot be used: its parameters are {parameters.dtype} of shape {parameters.shape}")
     try:
         with np.errstate(all="ignore"):  # float64 may overflow in float32
             model.parameters.flat[:] = model.backend.to_device(parameters, dtype=model.dtype)

@@ -63,6 +63,7 @@ class RunFolder:
         self._files: dict[str, str] = {}
         self._records = {name: _Records() for name in (METRICS, SAMPLES)}
         self._unsynced: set[str] = set()
+        self.saved_step = -1  # of the newest checkpoint
         self._task = hash_of_task(str(settings.get("task")))  # now, when it is loaded: it may be edited later
         if resume:
             read_settings(self.path)  # refuses what is no run, before anything is made
@@ -138,6 +139,7 @@ class RunFolder:
         records = {name: written.summary() for name, written in self._records.items()}
         vouched = {"settings": self.settings, "files": self._files, "records": records, "task_sha256": self._task}
         save_checkpoint(path, arrays, {**state, "step": step, **vouched})
+        self.saved_step = step
         for old in checkpoints(self.path)[:-KEEP]:
             with suppress(PermissionError):  # on Windows, while it is being read: it goes after the next save
                 old.unlink()
@@ -156,7 +158,7 @@ class RunFolder:
             kept, self._records[name] = _vouched(self.path / name, found)
             if (self.path / name).exists():
                 shorten_to(self.path / name, kept)
-        self._files = state["files"]
+        self._files, self.saved_step = state["files"], state["step"]
         return arrays, state
 
 

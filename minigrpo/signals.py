@@ -20,6 +20,7 @@ ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if h
 BURST = 1.0  # seconds; a terminal that closes, or a hand that shakes, sends several signals at once
 
 Handler = Callable[[int, FrameType | None], None]
+_ours: list[Handler] = []  # handlers that are in place
 
 
 @contextmanager
@@ -29,6 +30,7 @@ def handled(handler: Handler) -> Iterator[dict[int, Handler]]:
     if threading.current_thread() is threading.main_thread():
         was = {number: signal.getsignal(number) for number in ENDING}
         was = {number: old for number, old in was.items() if old not in (signal.SIG_IGN, None)}  # None: it is not Python's
+    _ours.append(handler)
     try:
         for number in was:
             signal.signal(number, handler)
@@ -36,6 +38,18 @@ def handled(handler: Handler) -> Iterator[dict[int, Handler]]:
     finally:
         for number, old in was.items():
             signal.signal(number, old)
+        _ours.remove(handler)
+
+
+def _in_a_child() -> None:
+    """A forked process, of a scorer's pool say, ends when it is told to, and leaves Ctrl-C to its parent."""
+    for number in ENDING:
+        if signal.getsignal(number) in (end_at_once, *_ours):
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_a_child)
 
 
 def end_at_once(number: int, _: FrameType | None = None) -> None:

@@ -9,18 +9,18 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minigrpo.divergence import check_finite, diverging, way_out
+from minigrpo.divergence import DivergenceError, check_finite, diverging, way_out
 from minigrpo.evaluation import evaluate, is_correct
 from minigrpo.gradients import compute_gradients, log_probabilities, parts_to_learn_from, visit_parts
-from minigrpo.lanes import limited, one_blas_thread
+from minigrpo.lanes import limit_again, limited, one_blas_thread
 from minigrpo.memory import micro_batch_within
 from minigrpo.objectives import Objective
 from minigrpo.optim import SGD, AdamW, clip_gradient, learning_rate_at
@@ -71,6 +71,7 @@ def grpo_step(
     tree, old = rollouts.tree, rollouts.logp
     with watch("score"):
         rewards = check_rewards(task.score(rollouts), tree)
+        limit_again()
         coefficients = objective.coefficients(rollouts, rewards)  # one number a node: normalised before anything is split
         if s.inner_epochs == 1 and state.reference is None:
             parts = parts_to_learn_from(model, tree, coefficients, s.micro_batch_tokens)
@@ -224,7 +225,8 @@ def _train(
         steps = bar(range(state.step, settings.steps), title, "step", progress)
         for _ in steps:
             with diverging(f"step {state.step + 1}", lambda: way_out(checkpoints(folder.path) if folder else [])):
-                metrics, rollouts, rewards = grpo_step(state, task, objective, settings)
+                with _nothing_lost(folder, state, task):
+                    metrics, rollouts, rewards = grpo_step(state, task, objective, settings)
                 last, every = state.step == settings.steps, settings.eval_every
                 if every and (last or state.step % every == 0):
                     n_prompts = settings.eval_prompts
@@ -262,6 +264,21 @@ def sample_records(rollouts: Rollouts, rewards: np.ndarray, task: Task, step: in
     ]
 
 
+@contextmanager
+def _nothing_lost(folder: RunFolder | None, state: TrainState, task: Task) -> Iterator[None]:
+    """What ends a step before its update, an error of a scorer or a second signal say, leaves a checkpoint of the step before."""
+    rng, n_updates = state.rng.bit_generator.state, state.optimizer.step_count
+    try:
+        yield
+    except DivergenceError:
+        raise
+    except BaseException:
+        if folder and state.optimizer.step_count == n_updates and folder.saved_step < state.step:
+            state.rng.bit_generator.state = rng
+            _save(folder, state, task)
+        raise
+
+
 def _save(folder: RunFolder, state: TrainState, task: Task) -> None:
     model = state.model
     arrays = {"parameters": model.parameters.flat} | state.optimizer.arrays()
@@ -275,9 +292,12 @@ def _save(folder: RunFolder, state: TrainState, task: Task) -> None:
 
 def _restore(state: TrainState, arrays: Mapping[str, np.ndarray], counters: dict[str, Any]) -> None:
     device = state.model.backend.to_device
-    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    wanted = {"parameters": state.model.parameters.flat} | state.optimizer.arrays()
+    odd = [name for name, array in wanted.items() if name not in arrays or arrays[name].shape != array.shape]
+    bad = odd or [name for name, array in arrays.items() if array.dtype.kind != "f" or not np.isfinite(array).all()]
     if bad:
-        what = f"cannot be used (its {' and '.join(bad)} are not all finite numbers)"
+        why = "missing or of another shape" if odd else "not all finite numbers"
+        what = f"cannot be used (its {' and '.join(bad)} are {why})"
         raise ValueError(f"the run's newest checkpoint {what}: delete it to go on from the one before")
     state.model.parameters.flat[:] = device(arrays["parameters"])
     for name, array in state.optimizer.arrays().items():

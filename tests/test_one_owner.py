@@ -187,6 +187,26 @@ def test_a_checkpoint_comes_after_some_minutes_too(tmp_path, monkeypatch, whole)
     assert bits(tmp_path / "run")[0] == bits(whole)[0]
 
 
+@pytest.mark.parametrize("late", [1, 4, 6])
+def test_an_error_of_a_scorer_loses_no_step(late, tmp_path, whole, monkeypatch, capsys):
+    fails = [True]
+
+    def score(task, rollouts, real=TreeWalk.score):
+        if fails and rollouts_seen.append(1) is None and len(rollouts_seen) == late:
+            raise ValueError("no net today")
+        return real(task, rollouts)
+
+    rollouts_seen: list[int] = []
+    monkeypatch.setattr(TreeWalk, "score", score)
+    settings = TrainSettings(**TINY | {"checkpoint_every": 50})
+    with pytest.raises(ValueError, match="no net today"):
+        train(settings, tmp_path / "run", progress=False)
+    assert load_checkpoint(checkpoints(tmp_path / "run")[-1])[1]["step"] == late - 1
+    fails.clear()
+    train(settings, tmp_path / "run", resume=True, progress=False)
+    assert bits(tmp_path / "run")[0] == bits(whole)[0] and bits(tmp_path / "run")[2:] == bits(whole)[2:]
+
+
 # -- one thing -----------------------------------------------------------------------------------------------------------
 
 READERS = [["train", "--resume"], ["evaluate"], ["sample"], ["plot"], ["export", "--out", "exported"], ["equivalence"]]
@@ -444,6 +464,22 @@ def test_the_tokenizer_of_a_run_is_its_own(run, capsys):
         for reader in (["train", "--resume"], ["evaluate"], ["sample"]):
             err = one_line(capsys, *reader, run)
             assert f"{run / 'tokenizer.json'} is not what it was when checkpoint-000006.mgc was written" in err
+
+
+@pytest.mark.parametrize("odd", ["missing", "one number", "complex", "whole numbers"])
+def test_arrays_that_are_not_the_models(odd, run, capsys):
+    """Such as somebody's program may write, with a right checksum."""
+    file = run / "checkpoint-000006.mgc"
+    arrays, state = load_checkpoint(file)
+    made = {
+        "missing": lambda a: a[:-1],
+        "one number": lambda a: a[:1],
+        "complex": lambda a: a.astype(complex),
+        "whole numbers": lambda a: a.astype(int),
+    }
+    save_checkpoint(file, dict(arrays) | {"parameters": made[odd](arrays["parameters"])}, state)
+    for reader in (["train", "--resume"], ["evaluate"], [*FLAGS, "--out", run.parent / "next", "--init"]):
+        assert "cannot be used" in one_line(capsys, *reader, run)
 
 
 def files_hash(path):

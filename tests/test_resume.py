@@ -207,7 +207,7 @@ def test_a_second_signal_does_not_wait(name, where, tmp_path):
     process.send_signal(signal.Signals[f"SIG{name}"])
     _, err = finished(process, 128 + signal.Signals[f"SIG{name}"])
     assert err.count("\n") == 1 and err.endswith(f"minigrpo train --resume {shlex.quote(str(folder))}\n")
-    assert [file.stem[-6:] for file in checkpoints(folder)] == ["000000", "000004"]
+    assert [file.stem[-6:] for file in checkpoints(folder)] == ["000004", "000005"]
 
 
 # -- at every single write, rename, sync and removal ---------------------------------------------------------------------

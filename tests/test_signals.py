@@ -264,6 +264,19 @@ def test_workers_end_with_their_parent(tmp_path):
             time.sleep(0.02)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is of Unix")
+def test_a_scorers_processes_end_when_they_are_told_to(tmp_path):
+    """Forked processes have the handlers of their parent, unless somebody takes them away."""
+    task = "import multiprocessing, os\nfrom minigrpo.tasks.treewalk import TreeWalk\n"
+    task += "def f(x): return x\nclass P(TreeWalk):\n    def score(self, r):\n"
+    task += "        with multiprocessing.get_context('fork').Pool(2) as pool: pool.map(f, range(4))\n"
+    task += "        return super().score(r)\n"
+    (tmp_path / "pool.py").write_text(task)
+    arguments = ["train", "--task", f"{tmp_path / 'pool.py'}:P", "--steps", "3", "--dim", "8", "--n-layers", "1"]
+    _, err = finished(start(arguments, tmp_path))
+    assert "interrupted" not in err
+
+
 def test_the_names_of_the_package_come_when_they_are_asked_for():
     code = "import minigrpo as mg, sys; assert 'numpy' not in sys.modules; assert set(mg.__all__) <= set(dir(mg)); "
     code += "[getattr(mg, name) for name in mg.__all__]; from minigrpo import *; assert PrefixTree is mg.tree.PrefixTree; "

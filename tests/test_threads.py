@@ -177,3 +177,20 @@ def test_trainings_side_by_side_in_one_process(threads):
     assert threads() == {3}
     for expected, got in zip(alone, together, strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+def test_a_scorer_that_sets_the_threads_changes_nothing(threads, tmp_path):
+    """Whoever gives BLAS other threads in a scorer, and leaves it so, does it for the scorer alone."""
+    wide = TrainSettings(**SHORT, task="treewalk", dim=128, n_heads=4, max_grad_norm=0.05)
+
+    class Sets(TreeWalk):
+        def score(self, rollouts):
+            threadpool_limits(self.threads, user_api="blas")
+            return super().score(rollouts)
+
+    found = []
+    for n in (1, 2):
+        Sets.threads = n
+        model, _ = train(wide, task=Sets(), progress=False)
+        found.append(model.parameters.flat.tobytes())
+    assert found[0] == found[1]
