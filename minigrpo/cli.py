@@ -131,12 +131,12 @@ def _go_on(arguments: argparse.Namespace) -> str:
 
 def _out_of_memory(arguments: argparse.Namespace, error: BaseException) -> str:
     """One line, with the way out."""
-    reason = " ".join(str(error).split()).rstrip(".") or "no details"
+    details = " ".join(str(error).split()).rstrip(".") or "no details"
     if arguments.command != "train":
-        return f"out of memory ({reason}): ask for less at a time, or end what else uses the memory"
+        return f"out of memory ({details}): ask for less at a time, or end what else uses the memory"
     out = arguments.resume or arguments.out
     again = f"go on with minigrpo train --resume {quoted(out)} and" if out and checkpoints(out) else "start again with"
-    return f"out of memory ({reason}): {again} a smaller --micro-batch-tokens or --memory-limit"
+    return f"out of memory ({details}): {again} a smaller --micro-batch-tokens or --memory-limit"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -19,7 +19,7 @@ from minigrpo.files import Lock, make_folder, write_atomically
 from minigrpo.signals import parent_alone
 from minigrpo.terminal import bar
 
-MOST = 61 if sys.platform == "win32" else 4096  # processes that Windows can wait for
+MOST = 61 if sys.platform == "win32" else 4096  # processes; Windows cannot wait for more than 61
 
 
 def run_jobs(
@@ -35,8 +35,8 @@ def run_jobs(
 
     function must be importable by name, jobs and results JSON-able.  With `cache`, a JSON-lines file, a result is written as
     soon as it is there and a job found in the file is not run again: stop at any time, start again, get the same list.
-    Results of other code (see `code_of`) are left in the file and computed again, or taken with
-    any_code=True; both are said.
+    Results of other code (see `code_of`) stay in the file and are computed again, or with any_code=True are taken; a note says
+    which.
     Small matrices gain nothing from threads, so every process gets one.  An exception in a job is raised here.
     Raises ValueError if another process uses the cache, and for a line that was damaged or edited.
     """
@@ -90,7 +90,7 @@ def _run(
     processes = min(processes or _cores(), len(jobs), MOST)
     spawn, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     found = {}
-    with parent_alone():  # it starts a process of its own, too
+    with parent_alone():  # this starts a process of multiprocessing's own, too
         pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_one_thread)
     with pool:
         try:
