@@ -51,6 +51,7 @@ class TrainState:
     reference: Any = None  # flat vector of the reference policy, if the objective has a KL term
     step: int = 0  # steps done
     num_tokens: int = 0  # tokens sampled so far, with their prompts
+    updating: bool = False  # whether the parameters may be on their way to other values
     watch: Stopwatch = field(default_factory=Stopwatch)  # where the time goes
 
 
@@ -62,7 +63,7 @@ def grpo_step(
 ) -> tuple[dict[str, float], Rollouts, Any]:
     """One step of training.   -> metrics, rollouts, rewards"""
     model, s, watch = state.model, settings, state.watch
-    started = time.perf_counter()
+    started, state.updating = time.perf_counter(), False
     with watch("sample"):
         prompts = draw_prompts(task, state.rng, s.prompts_per_step)
         limits = {"temperature": s.temperature, **sampling_limits(task)}
@@ -77,7 +78,7 @@ def grpo_step(
             parts = parts_to_learn_from(model, tree, coefficients, s.micro_batch_tokens)
         else:
             parts = split_tree(tree, s.micro_batch_tokens, model.lanes)
-    ref = None
+    ref, state.updating = None, True
     if state.reference is not None:
         with watch("update"), watch("forward"), using(model, state.reference):
             ref = log_probabilities(model, parts, s.temperature, tree.n_nodes)
@@ -266,14 +267,14 @@ def sample_records(rollouts: Rollouts, rewards: np.ndarray, task: Task, step: in
 
 @contextmanager
 def _nothing_lost(folder: RunFolder | None, state: TrainState, task: Task) -> Iterator[None]:
-    """What ends a step before its update, an error of a scorer or a second signal say, leaves a checkpoint of the step before."""
-    rng, n_updates = state.rng.bit_generator.state, state.optimizer.step_count
+    """What ends a step while it samples or scores, such as a user's error, leaves a checkpoint of the step before."""
+    rng = state.rng.bit_generator.state
     try:
         yield
     except DivergenceError:
         raise
     except BaseException:
-        if folder and state.optimizer.step_count == n_updates and folder.saved_step < state.step:
+        if folder and not state.updating and folder.saved_step < state.step:
             state.rng.bit_generator.state = rng
             _save(folder, state, task)
         raise

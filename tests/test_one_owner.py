@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from minigrpo import files, runs, trainer
+from minigrpo import files, policy, runs, trainer
 from minigrpo.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from minigrpo.cli import main
 from minigrpo.files import Lock, read_records
@@ -205,6 +205,25 @@ def test_an_error_of_a_scorer_loses_no_step(late, tmp_path, whole, monkeypatch, 
     fails.clear()
     train(settings, tmp_path / "run", resume=True, progress=False)
     assert bits(tmp_path / "run")[0] == bits(whole)[0] and bits(tmp_path / "run")[2:] == bits(whole)[2:]
+
+
+def test_what_ends_a_step_in_its_update_saves_nothing_of_it(tmp_path, monkeypatch):
+    """With a KL term, parameters and reference change places meanwhile."""
+    settings, swapped = TrainSettings(**TINY | {"checkpoint_every": 50}, objective_options={"beta": 0.1}), []
+
+    def swap(a, b, real=policy._swap):
+        swapped.append(1)
+        if len(swapped) == 7:  # in the fourth step
+            raise KeyboardInterrupt
+        real(a, b)
+
+    train(settings, tmp_path / "whole", progress=False)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(policy, "_swap", swap)
+        train(settings, tmp_path / "run", progress=False)
+    assert [file.stem[-6:] for file in checkpoints(tmp_path / "run")] == ["000000"]
+    train(settings, tmp_path / "run", resume=True, progress=False)
+    assert bits(tmp_path / "run")[0] == bits(tmp_path / "whole")[0]
 
 
 # -- one thing -----------------------------------------------------------------------------------------------------------
