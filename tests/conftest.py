@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import signal
 
 import pytest
 
@@ -11,7 +12,14 @@ from minigrpo.backend import Backend, get_backend
 
 
 def pytest_configure() -> None:
-    """A package of an extra that is here but cannot be imported would only skip the tests that need it: that is an error."""
+    """Signals as in a terminal, although a job in the background, or under nohup, has them ignored; and no broken packages.
+
+    A package of an extra that is here but cannot be imported would only skip the tests that need it: that is an error.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
     for name in ("safetensors", "tokenizers", "gguf", "pyarrow"):
         if importlib.util.find_spec(name):
             try:
