@@ -1,7 +1,7 @@
 """What pyproject.toml cannot say: files from outside the package that go into the wheel, and the README as an index shows it.
 
 The exercises and the measured tables stay where readers of the repository look for them. A wheel carries copies of them in
-`minigrpo/data`, and `minigrpo/shipped.py` finds either.
+`minigrpo/data`, and `minigrpo/system/shipped.py` finds either.
 """
 
 import re
@@ -13,8 +13,14 @@ SHIPPED = ["results/*.json", "benchmarks/results.json", "tutorials/exercises/*.p
 
 def shipped_files() -> list[str]:
     """The files that a wheel carries besides the package, as paths in the repository."""
-    found = [path.relative_to(ROOT).as_posix() for pattern in SHIPPED for path in sorted(ROOT.glob(pattern))]
-    assert len(found) > len(SHIPPED), "run this from the whole repository or from the whole source distribution"
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for pattern in SHIPPED
+        for path in sorted(ROOT.glob(pattern))
+    ]
+    assert len(found) > len(SHIPPED), (
+        "run this from the whole repository or from the whole source distribution"
+    )
     return found
 
 

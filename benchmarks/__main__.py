@@ -1,4 +1,4 @@
-"""python -m benchmarks: all measurements of RESULTS.md but those on a GPU, in one run; needs PyTorch, and TRL for its part.
+"""python -m benchmarks: all measurements of results/README.md but those on a GPU, in one run; needs PyTorch, and TRL for its part.
 
 To measure NumPy at its best, unset OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE where they are set.  Leave the machine alone meanwhile.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import curves, memory, steps, tree_building
-from minigrpo.bench import WORKLOADS
+from minigrpo.runs.bench import WORKLOADS
 
 PARTS = ("steps", "trl", "memory", "trees", "curves")
 
@@ -23,15 +23,39 @@ PARTS = ("steps", "trl", "memory", "trees", "curves")
 def main() -> None:
     """Measure the parts asked for, and write benchmarks/results.json and curves.png."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="what to measure (default: all; none: draw again)")
+    parser.add_argument(
+        "--parts",
+        nargs="*",
+        choices=PARTS,
+        default=PARTS,
+        help="what to measure (default: all; none: draw again)",
+    )
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
-    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds of each workload (default: 7)")
-    parser.add_argument("--authors", metavar="FILE", help="the authors' lambda_grpo/utils.py, to compare tree building with")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, metavar="FOLDER", help="where results.json goes")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="interleaved rounds of each workload (default: 7)"
+    )
+    parser.add_argument(
+        "--authors",
+        metavar="FILE",
+        help="the authors' lambda_grpo/utils.py, to compare tree building with",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).parent,
+        metavar="FOLDER",
+        help="where results.json goes",
+    )
     a = parser.parse_args()
-    missing = [name for name in ("torch", *(["trl"] if "trl" in a.parts else [])) if not importlib.util.find_spec(name)]
+    missing = [
+        name
+        for name in ("torch", *(["trl"] if "trl" in a.parts else []))
+        if not importlib.util.find_spec(name)
+    ]
     if missing:
-        sys.exit(f"python -m benchmarks: {', '.join(missing)} is not installed: pip install torch trl, or leave out --parts trl")
+        sys.exit(
+            f"python -m benchmarks: {', '.join(missing)} is not installed: pip install torch trl, or leave out --parts trl"
+        )
     import torch
 
     from benchmarks.machine import describe
@@ -57,14 +81,25 @@ def main() -> None:
 
         w = WORKLOADS["W1"]
         shape = (w.n_prompts, w.prompt_length, w.group_size, w.new_tokens)
-        tried = {str(size): trl_step_times(w.config, *shape, steps=4, micro_batch=size) for size in (None, 64)}
-        keep("trl", {"W1": min(float(np.median(seconds)) for seconds in tried.values()), "by micro_batch": tried})
+        tried = {
+            str(size): trl_step_times(w.config, *shape, steps=4, micro_batch=size)
+            for size in (None, 64)
+        }
+        keep(
+            "trl",
+            {
+                "W1": min(float(np.median(seconds)) for seconds in tried.values()),
+                "by micro_batch": tried,
+            },
+        )
         print(f"TRL, W1: {results['trl']['W1']:.3f} s a step")
     if "memory" in a.parts:
         found = {}
         for name in a.workloads:
             micro_batch = results.get("steps", {}).get(name, {}).get("torch micro_batch")
-            found[name] = {who: memory.measure(who, name, micro_batch) for who in ("minigrpo", "torch")}
+            found[name] = {
+                who: memory.measure(who, name, micro_batch) for who in ("minigrpo", "torch")
+            }
             print(name, found[name])
         keep("memory", found)
     if "trees" in a.parts:
@@ -74,7 +109,12 @@ def main() -> None:
     if "curves" in a.parts:
         keep("curves", {"step": curves.grow(), "shared": curves.share()})
     if "curves" in results and "trees" in results:
-        curves.figure(results["curves"]["step"], results["curves"]["shared"], results["trees"]["rows"], a.out / "curves.png")
+        curves.figure(
+            results["curves"]["step"],
+            results["curves"]["shared"],
+            results["trees"]["rows"],
+            a.out / "curves.png",
+        )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,13 @@ from pathlib import Path
 
 import numpy as np
 
-NAMES = ("treewalk", "saved", "W1", "W2", "W3")  # saved: treewalk, with the run folder that it writes
+NAMES = (
+    "treewalk",
+    "saved",
+    "W1",
+    "W2",
+    "W3",
+)  # saved: treewalk, with the run folder that it writes
 WARM_UP = 2  # turns before the first that counts
 STEPS = {"treewalk": 20, "saved": 20}  # of a turn, where one step is too short to be measured
 PAUSE = 0.3  # seconds: the threads of a BLAS go on spinning for a while, and would disturb whoever comes next
@@ -32,11 +38,25 @@ PAUSE = 0.3  # seconds: the threads of a BLAS go on spinning for a while, and wo
 def main() -> None:
     """Compare, and print a Markdown row for each workload and number of threads."""
     parser = argparse.ArgumentParser(prog="python benchmarks/compare.py", description=__doc__)
-    parser.add_argument("other", type=Path, help="the checkout to compare with; the ratios are this one's time over its")
+    parser.add_argument(
+        "other",
+        type=Path,
+        help="the checkout to compare with; the ratios are this one's time over its",
+    )
     parser.add_argument("--workloads", nargs="+", choices=NAMES, default=["treewalk", "W1"])
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="how many threads BLAS has (default: 1 and 2)")
-    parser.add_argument("--starts", type=int, default=8, help="how often the processes are started (default: 8)")
-    parser.add_argument("--pairs", type=int, default=8, help="turns of each in a start (default: 8)")
+    parser.add_argument(
+        "--threads",
+        nargs="+",
+        type=int,
+        default=[1, 2],
+        help="how many threads BLAS has (default: 1 and 2)",
+    )
+    parser.add_argument(
+        "--starts", type=int, default=8, help="how often the processes are started (default: 8)"
+    )
+    parser.add_argument(
+        "--pairs", type=int, default=8, help="turns of each in a start (default: 8)"
+    )
     a = parser.parse_args()
     print(
         "| workload | threads | ms this, other | time: ratio (95 %) | processor time: ratio (95 %) | peak GFLOP/s |\n"
@@ -46,19 +66,26 @@ def main() -> None:
     for name in a.workloads:
         for threads in a.threads:
             checkouts = Path(__file__).parents[1], a.other.resolve()
-            times, peaks = zip(*(measure(checkouts, name, threads, a.pairs, seed) for seed in range(a.starts)), strict=True)
+            times, peaks = zip(
+                *(measure(checkouts, name, threads, a.pairs, seed) for seed in range(a.starts)),
+                strict=True,
+            )
             each = np.array(times)  # (starts, pairs, 2 checkouts, 2 kinds of time)
             ms = ", ".join(f"{1e3 * x:.1f}" for x in np.median(each[..., 0], axis=(0, 1)))
             wall, cpu = (interval(each[:, :, 0, kind] / each[:, :, 1, kind]) for kind in (0, 1))
             print(f"| {name} | {threads} | {ms} | {wall} | {cpu} | {max(peaks):.0f} |", flush=True)
 
 
-def measure(checkouts: tuple[Path, Path], name: str, threads: int, pairs: int, seed: int) -> tuple[np.ndarray, float]:
+def measure(
+    checkouts: tuple[Path, Path], name: str, threads: int, pairs: int, seed: int
+) -> tuple[np.ndarray, float]:
     """One start.   -> (pairs, 2 checkouts, 2) seconds on the clock and of the processor; the best rate of a product in GFLOP/s"""
     variables = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     workers: list[subprocess.Popen] = []
     for checkout in checkouts:
-        environment = os.environ | {"PYTHONPATH": str(checkout)} | dict.fromkeys(variables, str(threads))
+        environment = (
+            os.environ | {"PYTHONPATH": str(checkout)} | dict.fromkeys(variables, str(threads))
+        )
         command = [sys.executable, __file__, "--work", name]
         workers.append(subprocess.Popen(command, env=environment, stdin=-1, stdout=-1, text=True))
     rng, times, peaks = np.random.default_rng(seed), np.zeros((pairs, 2, 2)), []
@@ -73,7 +100,9 @@ def measure(checkouts: tuple[Path, Path], name: str, threads: int, pairs: int, s
         for which, checkout in enumerate(checkouts):
             found, peak = ask(which)
             if not Path(found).is_relative_to(checkout):
-                sys.exit(f"python benchmarks/compare.py: {found} was imported, which is not in {checkout}")
+                sys.exit(
+                    f"python benchmarks/compare.py: {found} was imported, which is not in {checkout}"
+                )
             peaks.append(peak)
         for pair in range(-WARM_UP, pairs):
             for which in rng.permutation(2):
@@ -96,11 +125,11 @@ def interval(ratios: np.ndarray) -> str:
 def work(name: str) -> None:
     """A turn for every line of the standard input, then a line with the seconds that a step of it took."""
     import minigrpo
-    from minigrpo.backend import get_backend
-    from minigrpo.bench import WORKLOADS, Bench
-    from minigrpo.profiling import Stopwatch, peak_rate
-    from minigrpo.settings import TrainSettings
-    from minigrpo.trainer import train
+    from minigrpo.engine.backend import get_backend
+    from minigrpo.engine.profiling import Stopwatch, peak_rate
+    from minigrpo.runs.bench import WORKLOADS, Bench
+    from minigrpo.runs.settings import TrainSettings
+    from minigrpo.runs.train import train
 
     started, steps, done = np.zeros(2), STEPS.get(name, 1), 0
 

@@ -12,17 +12,19 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from minigrpo.bench import WORKLOADS, Bench, Workload
-from minigrpo.drawing import BLUE, INK, ORANGE, STYLE
-from minigrpo.plots import save
-from minigrpo.profiling import Stopwatch
+from minigrpo.engine.profiling import Stopwatch
+from minigrpo.runs.bench import WORKLOADS, Bench, Workload
 from minigrpo.sampler import Rollouts
+from minigrpo.show.drawing import BLUE, INK, ORANGE, STYLE
+from minigrpo.show.plots import save
 from minigrpo.tree import PrefixTree
 
 Rows = list[dict[str, float]]
 W1 = WORKLOADS["W1"]
 SHARED = (0.0, 0.25, 0.5, 0.75, 0.875, 0.95)
-LONG = replace(W1, new_tokens=128, n_prompts=8, config=replace(W1.config, max_seq_len=160))  # so that 0.95 of it is shared
+LONG = replace(
+    W1, new_tokens=128, n_prompts=8, config=replace(W1.config, max_seq_len=160)
+)  # so that 0.95 of it is shared
 
 
 def workloads() -> dict[str, list[tuple[int, Workload]]]:
@@ -30,10 +32,19 @@ def workloads() -> dict[str, list[tuple[int, Workload]]]:
     return {
         "group size k": [(k, replace(W1, group_size=k)) for k in (4, 8, 16, 32, 64)],
         "new tokens a completion": [
-            (n, replace(W1, new_tokens=n, config=replace(W1.config, max_seq_len=16 + n))) for n in (8, 16, 32, 64, 128)
+            (n, replace(W1, new_tokens=n, config=replace(W1.config, max_seq_len=16 + n)))
+            for n in (8, 16, 32, 64, 128)
         ],
         "width D": [
-            (d, replace(W1, config=replace(W1.config, dim=d, n_heads=d // 32, n_kv_heads=d // 32, ffn_dim=d * 8 // 3)))
+            (
+                d,
+                replace(
+                    W1,
+                    config=replace(
+                        W1.config, dim=d, n_heads=d // 32, n_kv_heads=d // 32, ffn_dim=d * 8 // 3
+                    ),
+                ),
+            )
             for d in (64, 128, 256, 512)
         ],
     }
@@ -50,7 +61,9 @@ def grow(progress: Any = print, repeats: int = 3) -> dict[str, Rows]:
                 watch = Stopwatch()
                 nodes = bench.step(watch).tree.n_nodes
                 rows.append(sum(watch.phases().values()))
-            found.setdefault(name, []).append({"value": value, "seconds": float(np.median(rows[1:])), "nodes": nodes})
+            found.setdefault(name, []).append(
+                {"value": value, "seconds": float(np.median(rows[1:])), "nodes": nodes}
+            )
             progress(f"  {name} {value}: {found[name][-1]['seconds']:.3f} s")
     return found
 
@@ -66,7 +79,10 @@ def share(progress: Any = print, repeats: int = 5) -> Rows:
             bench.update(rollouts, Stopwatch())
             if i:
                 seconds[s].append(time.perf_counter() - started)
-    rows = [{"shared": s, "nodes": cases[s].tree.n_nodes, "seconds": float(np.median(seconds[s]))} for s in SHARED]
+    rows = [
+        {"shared": s, "nodes": cases[s].tree.n_nodes, "seconds": float(np.median(seconds[s]))}
+        for s in SHARED
+    ]
     for row in rows:
         progress(f"  shared {row['shared']:.3f}: {row['nodes']} nodes, {row['seconds']:.3f} s")
     return rows
@@ -90,7 +106,9 @@ def slope(x: list[float], y: list[float]) -> float:
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
-def figure(grown: dict[str, Rows], shared: list[dict[str, float]], trees: list[dict[str, Any]], out: Path) -> None:
+def figure(
+    grown: dict[str, Rows], shared: list[dict[str, float]], trees: list[dict[str, Any]], out: Path
+) -> None:
     """Three log-log panels: the step, the update against distinct tokens, and building the tree's weights."""
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(13, 3.6), layout="constrained")
@@ -100,14 +118,22 @@ def figure(grown: dict[str, Rows], shared: list[dict[str, float]], trees: list[d
             x, y = [row["value"] for row in rows], [row["seconds"] for row in rows]
             label = f"{name}: slope {slope(x, y):.2f}"
             panels[0].plot(x, y, color=colour, ls=dash, marker=marker, label=label)
-        panels[0].set(title="a full step of W1, one thing varied", xlabel="value", ylabel="seconds a step")
+        panels[0].set(
+            title="a full step of W1, one thing varied", xlabel="value", ylabel="seconds a step"
+        )
         x, y = [row["nodes"] for row in shared], [row["seconds"] for row in shared]
         panels[1].plot(x, y, color=BLUE, marker="o", label=f"slope {slope(x, y):.2f}")
         for row in shared:
             panels[1].annotate(
-                f"{row['shared']:.0%}", (row["nodes"], row["seconds"]), (4, -10), textcoords="offset points", fontsize=8
+                f"{row['shared']:.0%}",
+                (row["nodes"], row["seconds"]),
+                (4, -10),
+                textcoords="offset points",
+                fontsize=8,
             )
-        panels[1].set(title="update; members share …", xlabel="distinct tokens", ylabel="seconds an update")
+        panels[1].set(
+            title="update; members share …", xlabel="distinct tokens", ylabel="seconds an update"
+        )
         for key, colour, marker, dash in (
             ("minigrpo", BLUE, "o", "-"),
             ("by definition", INK, "v", ":"),
@@ -116,8 +142,19 @@ def figure(grown: dict[str, Rows], shared: list[dict[str, float]], trees: list[d
             rows = [row for row in trees if key in row]
             if rows:
                 x, y = [row["tokens"] / 1e3 for row in rows], [row[key] * 1e3 for row in rows]
-                panels[2].plot(x, y, color=colour, marker=marker, ls=dash, label=f"{key}: slope {slope(x, y):.2f}")
-        panels[2].set(title="weights 1/|λ| of one group", xlabel="tokens of the group, k × n (thousands)", ylabel="milliseconds")
+                panels[2].plot(
+                    x,
+                    y,
+                    color=colour,
+                    marker=marker,
+                    ls=dash,
+                    label=f"{key}: slope {slope(x, y):.2f}",
+                )
+        panels[2].set(
+            title="weights 1/|λ| of one group",
+            xlabel="tokens of the group, k × n (thousands)",
+            ylabel="milliseconds",
+        )
         for ax in panels:
             ax.set(xscale="log", yscale="log")
             for axis in (ax.xaxis, ax.yaxis):
@@ -125,5 +162,7 @@ def figure(grown: dict[str, Rows], shared: list[dict[str, float]], trees: list[d
                 axis.set_major_formatter("{x:g}")
                 axis.set_minor_formatter("")
             ax.legend(fontsize=8, loc="upper left" if ax is not panels[2] else "lower right")
-        panels[2].xaxis.set_major_locator(LogLocator(10, numticks=12))  # four powers of ten: no room for more
+        panels[2].xaxis.set_major_locator(
+            LogLocator(10, numticks=12)
+        )  # four powers of ten: no room for more
         save(drawn, out)

@@ -17,15 +17,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minigrpo.backend import describe_backend, get_backend
-from minigrpo.checkpoint import checkpoints, load_checkpoint
-from minigrpo.equivalence import check_equivalence
-from minigrpo.parameters import TransformerConfig
-from minigrpo.policy import make_optimizer, make_policy
+from minigrpo.engine.backend import describe_backend, get_backend
+from minigrpo.engine.parameters import TransformerConfig
+from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
+from minigrpo.runs.policy import make_optimizer, make_policy
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.train import train
 from minigrpo.sampler import Rollouts, sample
-from minigrpo.settings import TrainSettings
-from minigrpo.trainer import TrainState, grpo_step, train
+from minigrpo.trainer import TrainState, grpo_step
 from minigrpo.transformer import Transformer
+from minigrpo.verify.equivalence import check_equivalence
 
 CONFIG = TransformerConfig(7, 32, 3, 4, 2, 48, max_seq_len=64, tie_embeddings=False)
 TEN = TrainSettings(task="treewalk", steps=10, dim=16, n_heads=2, n_kv_heads=1, prompts_per_step=2, dtype="float64",
@@ -51,33 +52,78 @@ def exactness(backend: str = "cupy") -> Iterator[Row]:
         dlogp = np.random.default_rng(1).standard_normal(tree.n_nodes)
         logp = [model.forward(tree, 0.7) for model in (host, device)]
         yield Row(
-            "log p on a branching tree against NumPy's, largest difference", dtype, float(np.abs(logp[1] - logp[0]).max()), close
+            "log p on a branching tree against NumPy's, largest difference",
+            dtype,
+            float(np.abs(logp[1] - logp[0]).max()),
+            close,
         )
-        expected, found = (model.backend.to_host(model.backward(dlogp).flat).copy() for model in (host, device))
-        yield Row("its gradient against NumPy's, ‖difference‖ / ‖gradient‖", dtype, relative(found, expected), close)
+        expected, found = (
+            model.backend.to_host(model.backward(dlogp).flat).copy() for model in (host, device)
+        )
+        yield Row(
+            "its gradient against NumPy's, ‖difference‖ / ‖gradient‖",
+            dtype,
+            relative(found, expected),
+            close,
+        )
         device.gradients.flat[:] = 0
         device.forward(tree, 0.7)
         again = device.backend.to_host(device.backward(dlogp).flat)
-        yield Row("the same once more, numbers with other bits", dtype, float((again != found).sum()), 0)
-        yield Row("frequencies of drawn tokens against softmax, largest z", dtype, largest_z(device), 4.5)
+        yield Row(
+            "the same once more, numbers with other bits", dtype, float((again != found).sum()), 0
+        )
+        yield Row(
+            "frequencies of drawn tokens against softmax, largest z", dtype, largest_z(device), 4.5
+        )
         rollouts, rng = roll(device), np.random.default_rng(2)
-        theorem = check_equivalence(device, rollouts, rng.standard_normal(len(rollouts.tree.paths)), rng)
-        yield Row("Theorem 1, tree against padded rows, worst relative difference", dtype, theorem.worst, close)
+        theorem = check_equivalence(
+            device, rollouts, rng.standard_normal(len(rollouts.tree.paths)), rng
+        )
+        yield Row(
+            "Theorem 1, tree against padded rows, worst relative difference",
+            dtype,
+            theorem.worst,
+            close,
+        )
     ours, theirs = roll(opinionated("numpy", "float64")), roll(opinionated(backend, "float64"))
-    yield Row("sampled with the same seed, completions other than NumPy's", "float64", that_differ(ours, theirs), 0)
-    (first, losses), (device_first, device_losses) = (ten_steps(replace(TEN, backend=name)) for name in ("numpy", backend))
-    yield Row("first rollouts of a run, completions other than NumPy's", "float64", that_differ(first, device_first), 0)
+    yield Row(
+        "sampled with the same seed, completions other than NumPy's",
+        "float64",
+        that_differ(ours, theirs),
+        0,
+    )
+    (first, losses), (device_first, device_losses) = (
+        ten_steps(replace(TEN, backend=name)) for name in ("numpy", backend)
+    )
+    yield Row(
+        "first rollouts of a run, completions other than NumPy's",
+        "float64",
+        that_differ(first, device_first),
+        0,
+    )
     apart = float(np.abs(np.subtract(device_losses, losses)).max())
-    yield Row(f"losses of ten steps (up to {np.abs(losses).max():.2g}), largest difference", "float64", apart, 1e-10)
+    yield Row(
+        f"losses of ten steps (up to {np.abs(losses).max():.2g}), largest difference",
+        "float64",
+        apart,
+        1e-10,
+    )
     for one, other in (("numpy", backend), (backend, "numpy")):
-        yield Row(f"begun on {one}, resumed on {other}: largest difference of a parameter", "float64", moved(one, other), 1e-8)
+        yield Row(
+            f"begun on {one}, resumed on {other}: largest difference of a parameter",
+            "float64",
+            moved(one, other),
+            1e-8,
+        )
 
 
 def opinionated(backend: str, dtype: str) -> Transformer:
     """A random model whose distributions are far from uniform."""
     model, rng = Transformer(CONFIG, backend=backend, dtype=dtype), np.random.default_rng(0)
     for view in model.parameters.values():
-        view[...] = model.backend.to_device(0.35 * rng.standard_normal(view.shape) + (view.ndim == 1), dtype=model.dtype)
+        view[...] = model.backend.to_device(
+            0.35 * rng.standard_normal(view.shape) + (view.ndim == 1), dtype=model.dtype
+        )
     return model
 
 
@@ -88,7 +134,9 @@ def roll(model: Transformer) -> Rollouts:
 
 def largest_z(model: Transformer) -> float:
     """Of the frequencies of first tokens, in standard errors."""
-    drawn = sample(model, [[1, 2, 3]], DRAWS, np.random.default_rng(5), max_new_tokens=1).completions[0]
+    drawn = sample(
+        model, [[1, 2, 3]], DRAWS, np.random.default_rng(5), max_new_tokens=1
+    ).completions[0]
     logits = model.logits(np.array([1, 2, 3]))[-1].astype(np.float64)
     p = np.exp(logits - logits.max())
     p /= p.sum()
@@ -101,7 +149,9 @@ def ten_steps(settings: TrainSettings) -> tuple[Rollouts, list[float]]:
     model, task = make_policy(settings)
     state = TrainState(model, make_optimizer(settings, model), np.random.default_rng(settings.seed))
     state.reference = model.parameters.flat.copy()
-    steps = [grpo_step(state, task, settings.make_objective(), settings) for _ in range(settings.steps)]
+    steps = [
+        grpo_step(state, task, settings.make_objective(), settings) for _ in range(settings.steps)
+    ]
     return steps[0][1], [metrics["loss"] for metrics, _, _ in steps]
 
 
@@ -112,7 +162,9 @@ def moved(one: str, other: str) -> float:
         checkpoints(Path(folder) / "run")[-1].unlink()
         train(replace(TEN, backend=other), Path(folder) / "run", resume=True, progress=False)
         arrays, _ = load_checkpoint(checkpoints(Path(folder) / "run")[-1])
-        return float(np.abs(arrays["parameters"] - whole.backend.to_host(whole.parameters.flat)).max())
+        return float(
+            np.abs(arrays["parameters"] - whole.backend.to_host(whole.parameters.flat)).max()
+        )
 
 
 def that_differ(a: Rollouts, b: Rollouts) -> float:
@@ -128,9 +180,18 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """Print a Markdown table; with --out write it as JSON too.   -> exit code"""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_exactness", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--backend", choices=("cupy", "numpy"), default="cupy", help="numpy: a rehearsal, all differences are 0")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers here too (JSON)")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu_exactness", description=__doc__.split("\n\n")[0]
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("cupy", "numpy"),
+        default="cupy",
+        help="numpy: a rehearsal, all differences are 0",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the numbers here too (JSON)"
+    )
     a = parser.parse_args(argv)
     try:
         get_backend(a.backend)
@@ -142,9 +203,14 @@ def main(argv: list[str] | None = None) -> int:
     for row in exactness(a.backend):
         rows.append(row)
         verdict = "ok" if row.value <= row.limit else "**too far**"
-        print(f"| {row.what} | {row.dtype} | {row.value:.2g} | {row.limit:g} | {verdict} |", flush=True)
+        print(
+            f"| {row.what} | {row.dtype} | {row.value:.2g} | {row.limit:g} | {verdict} |",
+            flush=True,
+        )
     if a.out:
-        a.out.write_text(json.dumps({"where": where, "checks": [row._asdict() for row in rows]}, indent=1) + "\n")
+        a.out.write_text(
+            json.dumps({"where": where, "checks": [row._asdict() for row in rows]}, indent=1) + "\n"
+        )
     return int(any(not row.value <= row.limit for row in rows))
 
 

@@ -15,12 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.backend import Backend
-from minigrpo.bench import WORKLOADS, Bench, Workload
-from minigrpo.parameters import TransformerConfig
+from minigrpo.engine.backend import Backend
+from minigrpo.engine.parameters import TransformerConfig
+from minigrpo.runs.bench import WORKLOADS, Bench, Workload
 
 ADAMW = 7  # reads θ, g, m, v; writes θ, m, v
-PEERS = {"torch": "PyTorch eager", "torch compiled": "compiled", "torch graphs": "compiled with CUDA graphs"}
+PEERS = {
+    "torch": "PyTorch eager",
+    "torch compiled": "compiled",
+    "torch graphs": "compiled with CUDA graphs",
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,9 @@ SMOLLM2 = TransformerConfig(49_152, 576, 30, 9, 3, 1536, max_seq_len=128, rope_b
 CASES = {
     "W1": Case(WORKLOADS["W1"]),
     "W3": Case(WORKLOADS["W3"]),
-    "SmolLM2": Case(Workload(SMOLLM2, n_prompts=8, prompt_length=74, group_size=8, new_tokens=5), preamble=66),  # as in `sums`
+    "SmolLM2": Case(
+        Workload(SMOLLM2, n_prompts=8, prompt_length=74, group_size=8, new_tokens=5), preamble=66
+    ),  # as in `sums`
 }
 
 
@@ -44,7 +50,14 @@ def toy(case: Case) -> Case:
     c, w = case.workload.config, case.workload
     config = replace(c, vocab_size=32, dim=12 * c.n_heads // c.n_kv_heads, n_layers=2, n_heads=2 * c.n_heads // c.n_kv_heads,
                      n_kv_heads=2, ffn_dim=32, head_dim=None)  # fmt: skip
-    small = replace(w, config=config, n_prompts=2, prompt_length=min(w.prompt_length, 12), group_size=4, new_tokens=3)
+    small = replace(
+        w,
+        config=config,
+        n_prompts=2,
+        prompt_length=min(w.prompt_length, 12),
+        group_size=4,
+        new_tokens=3,
+    )
     return Case(small, min(case.preamble, 8))
 
 
@@ -86,7 +99,9 @@ def seconds_of(do: Callable[[], Any], backend: Backend | None) -> float:
 def device_rates(backend: Backend, size: int, repeats: int = 20) -> dict[str, float]:
     """Best rates of a size × size product (operations a second) and of a copy of 4 such matrices (bytes a second)."""
     xp, rng = backend.xp, np.random.default_rng(0)
-    a, b = (backend.to_device(rng.standard_normal((size, size)), dtype=np.float32) for _ in range(2))
+    a, b = (
+        backend.to_device(rng.standard_normal((size, size)), dtype=np.float32) for _ in range(2)
+    )
     out = xp.empty((size, size), dtype=np.float32)
     source = xp.zeros((4 * size, size), dtype=np.float32)
     target = xp.zeros_like(source)
@@ -99,11 +114,21 @@ def device_rates(backend: Backend, size: int, repeats: int = 20) -> dict[str, fl
     return {"operations": 2.0 * size**3 / product, "bytes": 2.0 * source.nbytes / copied}
 
 
-def floor(config: TransformerConfig, new_tokens: int, flops: dict[str, float], rates: dict[str, float]) -> dict[str, float]:
+def floor(
+    config: TransformerConfig, new_tokens: int, flops: dict[str, float], rates: dict[str, float]
+) -> dict[str, float]:
     """Seconds that each phase cannot go below.   flops: of the phases sample, forward, backward"""
     weights = 4.0 * sum(np.prod(shape) for shape in config.shapes().values())  # bytes
-    passes = {"sample": new_tokens, "forward": 1, "backward": 2, "optimizer": ADAMW}  # backward reads weights, writes gradients
-    return {p: max(flops.get(p, 0.0) / rates["operations"], n * weights / rates["bytes"]) for p, n in passes.items()}
+    passes = {
+        "sample": new_tokens,
+        "forward": 1,
+        "backward": 2,
+        "optimizer": ADAMW,
+    }  # backward reads weights, writes gradients
+    return {
+        p: max(flops.get(p, 0.0) / rates["operations"], n * weights / rates["bytes"])
+        for p, n in passes.items()
+    }
 
 
 def table(results: dict[str, Any]) -> Iterator[str]:
@@ -123,8 +148,13 @@ def table(results: dict[str, Any]) -> Iterator[str]:
     yield "|---" * (len(titles) + 1) + "|"
     for name, row in results["workloads"].items():
         ms = {side: 1e3 * value for side, value in row["seconds"].items()}
-        peers = [f"{ms[s]:.2f} (**{row['ratio'][s]:.2f}**)" if s in ms else "not measured" for s in PEERS]
-        memory = [f"{m / 1e9:.2f}" if (m := row["memory"].get(side)) is not None else "–" for side in ("minigrpo", "torch")]
+        peers = [
+            f"{ms[s]:.2f} (**{row['ratio'][s]:.2f}**)" if s in ms else "not measured" for s in PEERS
+        ]
+        memory = [
+            f"{m / 1e9:.2f}" if (m := row["memory"].get(side)) is not None else "–"
+            for side in ("minigrpo", "torch")
+        ]
         share, far = f"{row['distinct share']:.2f}", f"{row['step / floor']:.1f}"
         cells = [name, share, f"{ms['minigrpo']:.2f}", *peers, far, ", ".join(memory)]
         yield f"| {' | '.join(cells)} |"

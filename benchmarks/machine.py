@@ -11,22 +11,37 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info
 
-from minigrpo.backend import get_backend
-from minigrpo.profiling import peak_rate
+from minigrpo.engine.backend import get_backend
+from minigrpo.engine.profiling import peak_rate
 
 
 def describe() -> dict[str, Any]:
     """The machine, the libraries and their rates, as a flat dict."""
-    return libraries() | {"numpy sgemm GFLOP/s": round(peak_rate(get_backend("numpy"), size=2048) / 1e9, 1)} | _torch_rate()
+    return (
+        libraries()
+        | {"numpy sgemm GFLOP/s": round(peak_rate(get_backend("numpy"), size=2048) / 1e9, 1)}
+        | _torch_rate()
+    )
 
 
 def libraries() -> dict[str, Any]:
     """The machine and the libraries, as a flat dict."""
-    blas = [library for library in threadpool_info() if library["user_api"] == "blas" and "numpy" in library["filepath"]]
+    blas = [
+        library
+        for library in threadpool_info()
+        if library["user_api"] == "blas" and "numpy" in library["filepath"]
+    ]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = {"processor": _processor(), "cores": cores, "python": platform.python_version(), "numpy": np.__version__}
+    found = {
+        "processor": _processor(),
+        "cores": cores,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
     if blas:
-        found["numpy's BLAS"] = f"{blas[0]['internal_api']} {blas[0]['version']} ({blas[0]['architecture']})"
+        found["numpy's BLAS"] = (
+            f"{blas[0]['internal_api']} {blas[0]['version']} ({blas[0]['architecture']})"
+        )
     if "torch" in sys.modules:
         found["torch"] = sys.modules["torch"].__version__
     return found
@@ -36,7 +51,11 @@ def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    vectors = [name for name in ("avx2", "avx512f") if any(name in line.split() for line in lines if line.startswith("flags"))]
+    vectors = [
+        name
+        for name in ("avx2", "avx512f")
+        if any(name in line.split() for line in lines if line.startswith("flags"))
+    ]
     return f"{names[0] if names else platform.processor()} ({', '.join(vectors)})"
 
 

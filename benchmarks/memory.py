@@ -12,8 +12,8 @@ CODE = """
 import sys
 from benchmarks.memory import peak_mib
 from benchmarks.steps import TorchStep
-from minigrpo.bench import WORKLOADS, Bench
-from minigrpo.profiling import Stopwatch
+from minigrpo.runs.bench import WORKLOADS, Bench
+from minigrpo.engine.profiling import Stopwatch
 
 who, name, micro_batch = sys.argv[1:]
 ours = Bench(WORKLOADS[name])
@@ -33,7 +33,9 @@ def peak_mib() -> float:
     status = Path("/proc/self/status")
     if status.exists():
         return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )
 
 
 def measure(who: str, workload: str, micro_batch: int | None = None) -> dict[str, float]:

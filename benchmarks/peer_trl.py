@@ -21,7 +21,13 @@ import numpy as np
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    TrainerCallback,
+)
 from trl import GRPOConfig, GRPOTrainer
 
 from minigrpo import TransformerConfig
@@ -32,7 +38,9 @@ def make_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     words = {str(token): token for token in range(vocab_size)} | {"<eos>": vocab_size}
     tokenizer = Tokenizer(models.WordLevel(words))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>", padding_side="left")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>", padding_side="left"
+    )
 
 
 def make_model(config: TransformerConfig, seed: int = 0) -> LlamaForCausalLM:
@@ -53,7 +61,9 @@ def make_model(config: TransformerConfig, seed: int = 0) -> LlamaForCausalLM:
         eos_token_id=None,
     )
     model = LlamaForCausalLM(settings).float()
-    model.config.eos_token_id = model.generation_config.eos_token_id = config.vocab_size  # as the tokenizer's
+    model.config.eos_token_id = model.generation_config.eos_token_id = (
+        config.vocab_size
+    )  # as the tokenizer's
     return model
 
 
@@ -90,24 +100,31 @@ def trl_step_times(
     batch = n_prompts * group_size
     micro_batch = micro_batch or batch
     if batch % micro_batch or warmup < 1:
-        raise ValueError(f"micro_batch {micro_batch} must divide the batch of {batch}, and warmup ({warmup}) be at least 1")
+        raise ValueError(
+            f"micro_batch {micro_batch} must divide the batch of {batch}, and warmup ({warmup}) be at least 1"
+        )
 
     def share_of_even(completion_ids: list[list[int]], **_: object) -> list[float]:
         ids = np.array(completion_ids)  # (B,T), or ragged, which raises
         if ids.shape != (batch, new_tokens):
-            raise RuntimeError(f"expected {batch} completions of {new_tokens} tokens, got {ids.shape}")
+            raise RuntimeError(
+                f"expected {batch} completions of {new_tokens} tokens, got {ids.shape}"
+            )
         return (ids % 2 == 0).mean(1).tolist()
 
     rng = np.random.default_rng(seed)
     prompts = rng.integers(config.vocab_size, size=((warmup + steps) * n_prompts, prompt_length))
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # TRL and transformers, about each other's names
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # TRL and transformers, about each other's names
         settings = GRPOConfig(
             output_dir=folder,
             # the work
             per_device_train_batch_size=micro_batch,
-            gradient_accumulation_steps=batch // micro_batch,  # completions are sampled once for all of these
+            gradient_accumulation_steps=batch
+            // micro_batch,  # completions are sampled once for all of these
             num_generations=group_size,
             max_completion_length=new_tokens,
             max_steps=warmup + steps,
@@ -136,7 +153,9 @@ def trl_step_times(
             model=make_model(config, seed),
             reward_funcs=share_of_even,
             args=settings,
-            train_dataset=Dataset.from_dict({"prompt": [" ".join(map(str, prompt)) for prompt in prompts.tolist()]}),
+            train_dataset=Dataset.from_dict(
+                {"prompt": [" ".join(map(str, prompt)) for prompt in prompts.tolist()]}
+            ),
             processing_class=make_tokenizer(config.vocab_size),
             callbacks=[clock],
         )
@@ -146,5 +165,7 @@ def trl_step_times(
 
 
 if __name__ == "__main__":
-    times = trl_step_times(TransformerConfig(64, 128, 4, 4, 4, 344, max_seq_len=64), 16, 16, 16, 32, steps=3)
+    times = trl_step_times(
+        TransformerConfig(64, 128, 4, 4, 4, 344, max_seq_len=64), 16, 16, 16, 32, steps=3
+    )
     print("seconds a step:", " ".join(f"{seconds:.2f}" for seconds in times))

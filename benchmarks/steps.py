@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.bench import WORKLOADS, Bench, Workload, unique_share
+from minigrpo.runs.bench import WORKLOADS, Bench, Workload, unique_share
 from minigrpo.tree import PrefixTree
 
 PAUSE = 0.5  # seconds: the threads of a BLAS go on spinning for a while, and would disturb whoever comes next
@@ -22,7 +22,9 @@ def compare(name: str, rounds: int, progress: Any = print) -> dict[str, Any]:
     ours, peer = Bench(workload), TorchStep(workload)
     peer.model_from(ours)
     peer.choose(ours)
-    progress(f"{name}: PyTorch is fastest with micro_batch={peer.peer.micro_batch}, attention={peer.attention}")
+    progress(
+        f"{name}: PyTorch is fastest with micro_batch={peer.peer.micro_batch}, attention={peer.attention}"
+    )
     rows: list[dict[str, float]] = []
     for i in range(rounds + 1):
         time.sleep(PAUSE)
@@ -48,12 +50,16 @@ def compare(name: str, rounds: int, progress: Any = print) -> dict[str, Any]:
                 "peak GFLOP/s": peak / 1e9,
                 "GFLOP": sum(watch.flops.values()) / 1e9,
                 "step / floor": (spent["sample"] + update) * peak / sum(watch.flops.values()),
-                "update / floor": update * peak / (watch.flops["forward"] + watch.flops["backward"]),
+                "update / floor": update
+                * peak
+                / (watch.flops["forward"] + watch.flops["backward"]),
                 "distinct share": unique_share(rollouts),
                 "tree and weights": (tree + spent["score"]) / (spent["sample"] + update),
             }
         )
-        progress(f"  round {i}: minigrpo {rows[-1]['minigrpo step']:.3f} s, PyTorch {rows[-1]['torch step']:.3f} s")
+        progress(
+            f"  round {i}: minigrpo {rows[-1]['minigrpo step']:.3f} s, PyTorch {rows[-1]['torch step']:.3f} s"
+        )
     found: dict[str, Any] = {key: float(np.median([row[key] for row in rows])) for key in rows[0]}
     found |= {"best peak GFLOP/s": max(row["peak GFLOP/s"] for row in rows), "rounds": rounds}
     found |= {"torch micro_batch": peer.peer.micro_batch, "torch attention": peer.attention}
@@ -74,7 +80,9 @@ class TorchStep:
         from benchmarks.peer_pytorch import PyTorchGRPO
 
         parameters, rate = ours.model.parameters, ours.learning_rate
-        self.peer = PyTorchGRPO(self.workload.config, parameters, learning_rate=rate, attention=self.attention)
+        self.peer = PyTorchGRPO(
+            self.workload.config, parameters, learning_rate=rate, attention=self.attention
+        )
 
     def choose(self, ours: Bench) -> None:
         """Find the micro-batch and the attention kernel with which the peer is fastest."""
@@ -97,7 +105,12 @@ class TorchStep:
         started = time.perf_counter()
         tokens = self.peer.sample(np.array(ours.prompts), w.group_size, w.new_tokens)
         sampled = time.perf_counter()
-        rewards = (tokens[:, w.prompt_length :] % 2 == 0).to(torch.float32).mean(1).view(w.n_prompts, w.group_size)
+        rewards = (
+            (tokens[:, w.prompt_length :] % 2 == 0)
+            .to(torch.float32)
+            .mean(1)
+            .view(w.n_prompts, w.group_size)
+        )
         self.peer.update(tokens, rewards, w.prompt_length)
         return sampled - started, time.perf_counter() - sampled
 

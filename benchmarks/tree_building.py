@@ -13,7 +13,14 @@ import numpy as np
 
 from minigrpo import get_backend, lambda_weights
 
-SIZES = [(6, 1024), (36, 1024), (36, 4096), (128, 4096), (256, 4096), (1024, 4096)]  # k completions of n tokens
+SIZES = [
+    (6, 1024),
+    (36, 1024),
+    (36, 4096),
+    (128, 4096),
+    (256, 4096),
+    (1024, 4096),
+]  # k completions of n tokens
 BY_DEFINITION = 36 * 4096  # tokens up to which the definition is tried: it takes k² n comparisons
 
 
@@ -35,15 +42,25 @@ def by_definition(sequences: list[np.ndarray]) -> list[np.ndarray]:
 
 def measure(authors: str | None = None, repeats: int = 25) -> list[dict[str, Any]]:
     """Medians in seconds for every size.   authors: a file with their class InfPRMTree"""
-    get_backend("numpy")  # as in any run; from then on freed memory is used again, for the others too
+    get_backend(
+        "numpy"
+    )  # as in any run; from then on freed memory is used again, for the others too
     theirs = load_authors(authors) if authors else None
     found = []
     for k, n in SIZES:
         sequences = group(k, n)
-        row: dict[str, Any] = {"k": k, "n": n, "tokens": k * n, "minigrpo": _median(lambda s=sequences: lambda_weights(s), repeats)}
+        row: dict[str, Any] = {
+            "k": k,
+            "n": n,
+            "tokens": k * n,
+            "minigrpo": _median(lambda s=sequences: lambda_weights(s), repeats),
+        }
         if k * n <= BY_DEFINITION:
             expected = by_definition(sequences)
-            assert all(np.array_equal(a, b) for a, b in zip(lambda_weights(sequences), expected, strict=True))
+            assert all(
+                np.array_equal(a, b)
+                for a, b in zip(lambda_weights(sequences), expected, strict=True)
+            )
             row["by definition"] = _median(lambda s=sequences: by_definition(s), repeats)
         if theirs and k <= 36:
             for ours, scales in zip(lambda_weights(sequences), theirs(sequences), strict=True):
@@ -55,7 +72,11 @@ def measure(authors: str | None = None, repeats: int = 25) -> list[dict[str, Any
 
 def slope(found: list[dict[str, Any]]) -> float:
     """Of log time against log tokens, least squares over all sizes."""
-    return float(np.polyfit(np.log([row["tokens"] for row in found]), np.log([row["minigrpo"] for row in found]), 1)[0])
+    return float(
+        np.polyfit(
+            np.log([row["tokens"] for row in found]), np.log([row["minigrpo"] for row in found]), 1
+        )[0]
+    )
 
 
 def load_authors(file: str) -> Any:
@@ -66,7 +87,9 @@ def load_authors(file: str) -> Any:
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return lambda sequences: module.InfPRMTree([torch.from_numpy(sequence) for sequence in sequences]).loss_scales()
+    return lambda sequences: module.InfPRMTree(
+        [torch.from_numpy(sequence) for sequence in sequences]
+    ).loss_scales()
 
 
 def _median(do: Any, repeats: int) -> float:

@@ -3,11 +3,13 @@
 Read in this order: tree, objectives, rewards, ops, transformer, sampler, trainer.
 """
 
-TYPE_CHECKING = False  # what type checkers take for true; `typing` is not loaded yet when Ctrl-C may come
+TYPE_CHECKING = (
+    False  # what type checkers take for true; `typing` is not loaded yet when Ctrl-C may come
+)
 if TYPE_CHECKING:
-    from minigrpo.backend import get_backend
+    from minigrpo.engine.backend import get_backend
+    from minigrpo.engine.parameters import TransformerConfig
     from minigrpo.objectives import Objective, advantages, step_advantages
-    from minigrpo.parameters import TransformerConfig
     from minigrpo.rewards import monte_carlo_step_rewards, step_rewards
     from minigrpo.sampler import Rollouts, sample
     from minigrpo.transformer import Transformer
@@ -30,7 +32,15 @@ __all__ = [
     "step_advantages",
     "step_rewards",
 ]
-_MODULES = ("tree", "objectives", "rewards", "parameters", "sampler", "transformer", "backend")
+_MODULES = (
+    "tree",
+    "objectives",
+    "rewards",
+    "engine.parameters",
+    "sampler",
+    "transformer",
+    "engine.backend",
+)
 
 
 def __getattr__(name: str) -> object:

@@ -4,7 +4,7 @@ import atexit
 import signal
 import sys
 
-from minigrpo.signals import ENDING, end_at_once
+from minigrpo.system.signals import ENDING, end_at_once
 
 
 def main() -> int:
@@ -12,8 +12,10 @@ def main() -> int:
     for number in ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, end_at_once)
-            atexit.register(signal.signal, number, signal.SIG_IGN)  # what has ended keeps its exit code
-    from minigrpo.cli import main as command
+            atexit.register(
+                signal.signal, number, signal.SIG_IGN
+            )  # what has ended keeps its exit code
+    from minigrpo.command.cli import main as command
 
     return command()
 

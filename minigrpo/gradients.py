@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.lanes import run_lanes
+from minigrpo.engine.lanes import run_lanes
+from minigrpo.engine.plan import prune_tree, split_tree
+from minigrpo.engine.profiling import Stopwatch
 from minigrpo.objectives import Coefficients, Objective
-from minigrpo.plan import prune_tree, split_tree
-from minigrpo.profiling import Stopwatch
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree
 
@@ -41,7 +41,9 @@ def compute_gradients(
         with watch("forward"):
             logp = lane.forward(part, temperature)
         part_ref = None if ref is None else ref[nodes]
-        loss, dlogp = objective.evaluate(coefficients.at(nodes, part.scored), logp, old[nodes], part_ref)
+        loss, dlogp = objective.evaluate(
+            coefficients.at(nodes, part.scored), logp, old[nodes], part_ref
+        )
         with watch("backward"):
             lane.backward(dlogp, add)
         logp_now[nodes[part.scored]] = logp[part.scored]
@@ -50,7 +52,9 @@ def compute_gradients(
     return float(sum(visit_parts(model, parts, visit))), logp_now
 
 
-def parts_to_learn_from(model: Transformer, tree: PrefixTree, coefficients: Coefficients, max_nodes: int) -> Parts:
+def parts_to_learn_from(
+    model: Transformer, tree: PrefixTree, coefficients: Coefficients, max_nodes: int
+) -> Parts:
     """The parts of a tree without what has no share in the gradient of a first update without KL: dead groups, above all."""
     live, nodes = prune_tree(tree, coefficients.positive + coefficients.negative != 0)
     if live is None:
@@ -81,7 +85,9 @@ def visit_parts(
     return found
 
 
-def log_probabilities(model: Transformer, parts: Parts, temperature: float, n_nodes: int) -> np.ndarray:
+def log_probabilities(
+    model: Transformer, parts: Parts, temperature: float, n_nodes: int
+) -> np.ndarray:
     """log p of every scored node of a tree that was split into parts, 0 elsewhere.   -> (N,)"""
     logp = np.zeros(n_nodes)
 

@@ -34,7 +34,13 @@ from minigrpo.tree import PrefixTree
 CHOICES = {
     "baseline": ("group_mean", "leave_one_out", "none"),
     "scale": ("group_std", "batch_std", "none"),
-    "aggregation": ("group_token_mean", "batch_token_mean", "sequence_mean", "sequence_sum", "constant"),
+    "aggregation": (
+        "group_token_mean",
+        "batch_token_mean",
+        "sequence_mean",
+        "sequence_sum",
+        "constant",
+    ),
     "process_reward": ("outcome", "tree"),
     "kl": ("k1", "k2", "k3"),
 }
@@ -58,11 +64,15 @@ def advantages(
     """
     for field, value in (("baseline", baseline), ("scale", scale)):
         if value not in CHOICES[field]:
-            raise ValueError(f"{field} {value!r} is unknown: choose from {', '.join(CHOICES[field])}")
+            raise ValueError(
+                f"{field} {value!r} is unknown: choose from {', '.join(CHOICES[field])}"
+            )
     rewards = check_rewards(rewards, np.asarray(group))
     _, group, size = np.unique(group, return_inverse=True, return_counts=True)
     if size.min(initial=2) < 2 and (baseline != "none" or scale == "group_std"):
-        raise ValueError("a group of one completion has nothing to be compared with: take a group size of at least 2")
+        raise ValueError(
+            "a group of one completion has nothing to be compared with: take a group size of at least 2"
+        )
     shifted, mean, divisor, unit = _standardise(rewards, group, 1.0, scale, ddof, eps)
     out = rewards / unit if baseline == "none" else shifted - mean
     if baseline == "leave_one_out":
@@ -89,21 +99,33 @@ def step_advantages(
     std r, which R̂ does not tell where completions are equal.  0 in the trunk.  (Paper, section 3.)
     Raises ValueError as `advantages` does, and for values that are missing or not finite.
     """
-    rewards, group, nodes = check_rewards(rewards, tree), tree.completion_group, np.flatnonzero(tree.group >= 0)
+    rewards, group, nodes = (
+        check_rewards(rewards, tree),
+        tree.completion_group,
+        np.flatnonzero(tree.group >= 0),
+    )
     advantages(rewards, group, scale=scale, ddof=ddof, eps=eps)  # refuses what cannot work
     owner, out = tree.group[nodes], np.zeros(tree.n_nodes)
     if values is None:
         shifted, mean, divisor, _ = _standardise(rewards, group, 1.0, scale, ddof, eps)
-        first = np.searchsorted(group, owner)  # a member of each node's group: all have the group's mean and std
+        first = np.searchsorted(
+            group, owner
+        )  # a member of each node's group: all have the group's mean and std
         out[nodes] = (step_rewards(tree, shifted)[nodes] - mean[first]) / divisor[first]
         return out
     values = np.asarray(values, dtype=np.float64)
     if values.shape != out.shape:
-        raise ValueError(f"{tree.n_nodes} nodes need as many process rewards, not an array of shape {values.shape}")
+        raise ValueError(
+            f"{tree.n_nodes} nodes need as many process rewards, not an array of shape {values.shape}"
+        )
     bad = nodes[~(np.abs(values[nodes]) <= LARGEST)]
     if len(bad):
-        raise ValueError(f"the process reward of node {bad[0]} is {values[bad[0]]}: it must be a finite number up to {LARGEST:g}")
-    shifted, mean, divisor, _ = _standardise(values[nodes], owner, tree.count[nodes], scale, ddof, eps)
+        raise ValueError(
+            f"the process reward of node {bad[0]} is {values[bad[0]]}: it must be a finite number up to {LARGEST:g}"
+        )
+    shifted, mean, divisor, _ = _standardise(
+        values[nodes], owner, tree.count[nodes], scale, ddof, eps
+    )
     out[nodes] = (shifted - mean) / divisor
     return out
 
@@ -133,7 +155,11 @@ def _standardise(
     shifted, mean = about_mean(together)
     squares, n = np.bincount(together, times * (shifted - mean) ** 2), np.bincount(together, times)
     std = np.sqrt(squares / np.maximum(n - ddof, 1))[together]
-    return *about_mean(group), np.where((scale != "none") & (std > 0), std + eps / unit, 1 / unit), unit
+    return (
+        *about_mean(group),
+        np.where((scale != "none") & (std > 0), std + eps / unit, 1 / unit),
+        unit,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,12 +176,17 @@ class Coefficients:
     def only_counted(self, *logps: np.ndarray | None) -> list[np.ndarray | None]:
         """Log-probabilities in float64, 0 where nothing counts: what is masked must not overflow, for 0 · inf is NaN."""
         counts = self.tokens > 0
-        return [None if values is None else np.where(counts, np.asarray(values, dtype=np.float64), 0.0) for values in logps]
+        return [
+            None if values is None else np.where(counts, np.asarray(values, dtype=np.float64), 0.0)
+            for values in logps
+        ]
 
     def at(self, nodes: np.ndarray, scored: np.ndarray) -> Coefficients:
         """The coefficients of a part of the tree, 0 where the part does not score the node."""
         names = self.__dataclass_fields__
-        return Coefficients(**{name: np.where(scored, getattr(self, name)[nodes], 0.0) for name in names})
+        return Coefficients(
+            **{name: np.where(scored, getattr(self, name)[nodes], 0.0) for name in names}
+        )
 
 
 @dataclass(frozen=True)
@@ -184,21 +215,35 @@ class Objective:
     def __post_init__(self) -> None:
         for field, allowed in CHOICES.items():
             if getattr(self, field) not in allowed:
-                raise ValueError(f"{field} {getattr(self, field)!r} is unknown: choose from {', '.join(allowed)}")
+                raise ValueError(
+                    f"{field} {getattr(self, field)!r} is unknown: choose from {', '.join(allowed)}"
+                )
         if self.ddof not in (0, 1) or isinstance(self.ddof, bool):
-            raise ValueError(f"ddof is {self.ddof}: take 1 for the sample standard deviation, 0 for the population's")
+            raise ValueError(
+                f"ddof is {self.ddof}: take 1 for the sample standard deviation, 0 for the population's"
+            )
         if self.process_reward == "tree" and self.baseline != "group_mean":
-            raise ValueError("the tree's process rewards are centred on the group's mean: take baseline group_mean")
+            raise ValueError(
+                "the tree's process rewards are centred on the group's mean: take baseline group_mean"
+            )
         if self.process_reward == "tree" and self.mask_truncated:
-            raise ValueError("the tree's process rewards are means over all members: they do not go with mask_truncated")
+            raise ValueError(
+                "the tree's process rewards are means over all members: they do not go with mask_truncated"
+            )
         if not isinstance(self.mask_truncated, bool):
             raise ValueError(f"mask_truncated is {self.mask_truncated!r}: it must be true or false")
         for field in ("alpha", "beta", "std_eps", "clip_low", "clip_high"):
             value = getattr(self, field)
             allowed = value is None and field.startswith("clip")
-            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST
+            number = (
+                isinstance(value, int | float)
+                and not isinstance(value, bool)
+                and 0 <= value <= LARGEST
+            )
             if not (allowed or number):
-                raise ValueError(f"{field} is {value!r}: it must be a finite number, at least 0 and at most {LARGEST:g}")
+                raise ValueError(
+                    f"{field} is {value!r}: it must be a finite number, at least 0 and at most {LARGEST:g}"
+                )
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Objective:
@@ -207,17 +252,25 @@ class Objective:
             raise ValueError(f"unknown objective {name!r}: choose from {', '.join(PRESETS)}")
         unknown = set(changes) - set(cls.__dataclass_fields__)
         if unknown:
-            now = ": write alpha=0 for none, alpha=1 for inverse_count" if "process_weight" in unknown else ""
+            now = (
+                ": write alpha=0 for none, alpha=1 for inverse_count"
+                if "process_weight" in unknown
+                else ""
+            )
             raise ValueError(f"an objective has no field {', '.join(sorted(unknown))}{now}")
         return replace(cls(name=name, **PRESETS[name]), **changes)
 
-    def coefficients(self, rollouts: Rollouts, rewards: np.ndarray, process_rewards: np.ndarray | None = None) -> Coefficients:
+    def coefficients(
+        self, rollouts: Rollouts, rewards: np.ndarray, process_rewards: np.ndarray | None = None
+    ) -> Coefficients:
         """Carry the outcome rewards to the nodes.   rewards (B,); process_rewards (N,), one's own: see `step_advantages`
 
         Raises ValueError for missing or non-finite rewards, groups that are too small, process rewards that would not be used.
         """
         if process_rewards is not None and self.process_reward != "tree":
-            raise ValueError('process rewards are given, but process_reward is "outcome": take "tree", as the preset prm has')
+            raise ValueError(
+                'process rewards are given, but process_reward is "outcome": take "tree", as the preset prm has'
+            )
         tree = rollouts.tree
         rewards = check_rewards(rewards, tree)
         group, lengths = tree.completion_group, tree.lengths
@@ -232,7 +285,9 @@ class Objective:
             up = tree.sum_over_members(counted & (advantage > 0))
             down = tree.sum_over_members(counted & (advantage < 0))
         else:
-            step = step_advantages(tree, rewards, process_rewards, self.scale, self.ddof, self.std_eps)
+            step = step_advantages(
+                tree, rewards, process_rewards, self.scale, self.ddof, self.std_eps
+            )
             positive, negative = weight * np.maximum(step, 0), weight * np.minimum(step, 0)
             up, down = tokens * (step > 0), tokens * (step < 0)
         w = np.maximum(tokens, 1) ** -self.alpha
@@ -246,10 +301,16 @@ class Objective:
             return np.full(n_completions, 1 / max(lengths.sum(), 1))
         if self.aggregation == "sequence_mean":
             return 1 / (n_completions * np.maximum(lengths, 1))
-        return np.full(n_completions, 1 / (n_completions * (limit if self.aggregation == "constant" else 1)))
+        return np.full(
+            n_completions, 1 / (n_completions * (limit if self.aggregation == "constant" else 1))
+        )
 
     def evaluate(
-        self, coefficients: Coefficients, logp: np.ndarray, old: np.ndarray, ref: np.ndarray | None = None
+        self,
+        coefficients: Coefficients,
+        logp: np.ndarray,
+        old: np.ndarray,
+        ref: np.ndarray | None = None,
     ) -> tuple[float, np.ndarray]:
         """The loss and its derivative with respect to each node's log-probability.   logp, old, ref (N,) -> loss, (N,) float64
 
@@ -267,25 +328,45 @@ class Objective:
             if ref is None:
                 raise ValueError("beta > 0 needs the log-probabilities of a reference policy")
             divergence, d_divergence = kl_estimate(self.kl, logp, ref)
-            loss, dlogp = loss + self.beta * (c.weight * divergence).sum(), dlogp + self.beta * c.weight * d_divergence
+            loss, dlogp = (
+                loss + self.beta * (c.weight * divergence).sum(),
+                dlogp + self.beta * c.weight * d_divergence,
+            )
         return float(loss), dlogp
 
     def __call__(
-        self, rollouts: Rollouts, rewards: np.ndarray, logp: np.ndarray, old: np.ndarray, ref: np.ndarray | None = None
+        self,
+        rollouts: Rollouts,
+        rewards: np.ndarray,
+        logp: np.ndarray,
+        old: np.ndarray,
+        ref: np.ndarray | None = None,
     ) -> tuple[float, np.ndarray]:
         """`coefficients`, then `evaluate`."""
         return self.evaluate(self.coefficients(rollouts, rewards), logp, old, ref)
 
     def metrics(
-        self, coefficients: Coefficients, logp: np.ndarray, old: np.ndarray, ref: np.ndarray | None = None
+        self,
+        coefficients: Coefficients,
+        logp: np.ndarray,
+        old: np.ndarray,
+        ref: np.ndarray | None = None,
     ) -> dict[str, float]:
         """Shares of tokens whose term is clipped on either side, and the mean k3 estimate of KL(π‖π_ref) if ref is given."""
         c = coefficients
         logp, old, ref = c.only_counted(logp, old, ref)
         ratio = np.exp(logp - old)
         tokens = max(c.tokens.sum(), 1)
-        low = 0.0 if self.clip_low is None else (c.tokens_down * (ratio < 1 - self.clip_low)).sum() / tokens
-        high = 0.0 if self.clip_high is None else (c.tokens_up * (ratio > 1 + self.clip_high)).sum() / tokens
+        low = (
+            0.0
+            if self.clip_low is None
+            else (c.tokens_down * (ratio < 1 - self.clip_low)).sum() / tokens
+        )
+        high = (
+            0.0
+            if self.clip_high is None
+            else (c.tokens_up * (ratio > 1 + self.clip_high)).sum() / tokens
+        )
         out = {"clip_ratio/low_mean": float(low), "clip_ratio/high_mean": float(high)}
         if ref is not None:
             out["kl"] = float((c.tokens * kl_estimate("k3", logp, ref)[0]).sum() / tokens)
@@ -309,9 +390,22 @@ def kl_estimate(kind: str, logp: np.ndarray, ref: np.ndarray) -> tuple[np.ndarra
 PRESETS: dict[str, dict[str, Any]] = {
     "reinforce": {"baseline": "none", "scale": "none", "aggregation": "sequence_sum"},
     "rloo": {"baseline": "leave_one_out", "scale": "none", "aggregation": "sequence_sum"},
-    "grpo": {"clip_low": 0.2, "clip_high": 0.2},  # the token-mean form that the paper's theorem is about
-    "grpo_original": {"aggregation": "sequence_mean", "clip_low": 0.2, "clip_high": 0.2, "beta": 0.04},  # DeepSeekMath
-    "dapo": {"aggregation": "batch_token_mean", "clip_low": 0.2, "clip_high": 0.28, "mask_truncated": True},
+    "grpo": {
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+    },  # the token-mean form that the paper's theorem is about
+    "grpo_original": {
+        "aggregation": "sequence_mean",
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "beta": 0.04,
+    },  # DeepSeekMath
+    "dapo": {
+        "aggregation": "batch_token_mean",
+        "clip_low": 0.2,
+        "clip_high": 0.28,
+        "mask_truncated": True,
+    },
     "dr_grpo": {"aggregation": "constant", "scale": "none", "clip_low": 0.2, "clip_high": 0.2},
     "lambda_grpo": {"alpha": 1.0, "clip_low": 0.2, "clip_high": 0.2},
     "prm": {"process_reward": "tree"},  # equal to grpo where nothing is clipped: Theorem 1

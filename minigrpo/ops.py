@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.backend import array_module
-from minigrpo.segments import Array, SegmentSum, segment_sum
+from minigrpo.engine.backend import array_module
+from minigrpo.engine.segments import Array, SegmentSum, segment_sum
 
 Cache = tuple
 
@@ -140,16 +140,26 @@ def attention(q: Array, k: Array, v: Array, block: AttentionBlock, y: Array) -> 
     forks, rows, n_queries = block.query.shape
     n_prefix = block.prefix.shape[1]
     grouped = (forks, rows, n_queries, kv_heads, heads // kv_heads, width)
-    q = xp.ascontiguousarray(q[block.query].reshape(grouped).transpose(0, 3, 4, 1, 2, 5))  # (F,K,H/K,R,Q,E)
+    q = xp.ascontiguousarray(
+        q[block.query].reshape(grouped).transpose(0, 3, 4, 1, 2, 5)
+    )  # (F,K,H/K,R,Q,E)
     q *= 1 / math.sqrt(width)
-    k_own, v_own = (x[block.query].transpose(0, 3, 1, 2, 4)[:, :, None] for x in (k, v))  # (F,K,1,R,Q,E)
+    k_own, v_own = (
+        x[block.query].transpose(0, 3, 1, 2, 4)[:, :, None] for x in (k, v)
+    )  # (F,K,1,R,Q,E)
     k_prefix, v_prefix = (x[block.prefix].transpose(0, 2, 1, 3) for x in (k, v))  # (F,K,P,E)
-    together = forks, kv_heads, heads // kv_heads * rows * n_queries  # they read the keys of their prefix in one product
+    together = (
+        forks,
+        kv_heads,
+        heads // kv_heads * rows * n_queries,
+    )  # they read the keys of their prefix in one product
     p = xp.empty((*q.shape[:5], n_prefix + n_queries), dtype=q.dtype)  # (F,K,H/K,R,Q,P+Q)
     xp.matmul(q, k_own.swapaxes(-1, -2), out=p[..., n_prefix:])
     p[..., n_prefix:] += block.causal
     if n_prefix:
-        p[..., :n_prefix] = (q.reshape(*together, width) @ k_prefix.swapaxes(-1, -2)).reshape(*q.shape[:5], n_prefix)
+        p[..., :n_prefix] = (q.reshape(*together, width) @ k_prefix.swapaxes(-1, -2)).reshape(
+            *q.shape[:5], n_prefix
+        )
         if block.mask is not None:
             p[..., :n_prefix] += block.mask
     p -= p.max(-1, keepdims=True)
@@ -163,7 +173,9 @@ def attention(q: Array, k: Array, v: Array, block: AttentionBlock, y: Array) -> 
     return q, k_own, v_own, k_prefix, v_prefix, p_own, p_prefix
 
 
-def attention_backward(dy: Array, cache: Cache, block: AttentionBlock, dq: Array, dk: Array, dv: Array) -> None:
+def attention_backward(
+    dy: Array, cache: Cache, block: AttentionBlock, dq: Array, dk: Array, dv: Array
+) -> None:
     """Adds to dq (N,H,E), dk and dv (N,K,E) in place.   dy (N,H,E)"""
     q, k_own, v_own, k_prefix, v_prefix, p_own, p_prefix = cache
     forks, kv_heads, per_kv, rows, n_queries, width = q.shape
@@ -201,7 +213,11 @@ def attention_backward(dy: Array, cache: Cache, block: AttentionBlock, dq: Array
         dk_prefix = ds_prefix.swapaxes(-1, -2) @ q.reshape(*together, width)  # (F,K,P,E)
         dv_prefix = p_prefix.swapaxes(-1, -2) @ do.reshape(*together, width)
         for d, d_prefix in ((dk, dk_prefix), (dv, dv_prefix)):
-            segment_sum(d_prefix.transpose(0, 2, 1, 3).reshape(forks * n_prefix, kv_heads, width), block.prefix_sum, d)
+            segment_sum(
+                d_prefix.transpose(0, 2, 1, 3).reshape(forks * n_prefix, kv_heads, width),
+                block.prefix_sum,
+                d,
+            )
     dq_rows *= 1 / math.sqrt(width)
     dq[block.nodes] += to_nodes(dq_rows, kv_heads * per_kv)
 
@@ -220,13 +236,25 @@ class CachedRows:
     mask: Array | None
 
 
-def attention_to_cache(q: Array, prompt_k: Array, prompt_v: Array, own_k: Array, own_v: Array, rows: CachedRows, y: Array) -> None:
+def attention_to_cache(
+    q: Array,
+    prompt_k: Array,
+    prompt_v: Array,
+    own_k: Array,
+    own_v: Array,
+    rows: CachedRows,
+    y: Array,
+) -> None:
     """y[row] = softmax(q kᵀ/√E) v, over the keys of the row's prompt and over its own.   No backward: it serves sampling.
 
     q and y (R,H,E), prompt_k and prompt_v (G,K,P,E), own_k and own_v (R,K,S,E)
     """
     xp = array_module(q)
-    (n, heads, width), (n_prompts, kv_heads, n_keys, _), each = q.shape, prompt_k.shape, rows.row.shape[1]
+    (n, heads, width), (n_prompts, kv_heads, n_keys, _), each = (
+        q.shape,
+        prompt_k.shape,
+        rows.row.shape[1],
+    )
     per_kv = heads // kv_heads
 
     def by_prompt(x: Array) -> Array:
@@ -293,7 +321,9 @@ def log_softmax_gather(logits: Array, row: Array, token: Array) -> tuple[Array, 
     return chosen - xp.log(total)[row, 0], (p,)
 
 
-def log_softmax_gather_backward(row_sum: Array, pair_row: Array, pair_token: Array, pair_sum: Array, cache: Cache) -> Array:
+def log_softmax_gather_backward(
+    row_sum: Array, pair_row: Array, pair_token: Array, pair_sum: Array, cache: Cache
+) -> Array:
     """dlogits[r] = Σ_{j in row r} dlogp[j] · (onehot(token[j]) - softmax(logits[r])).   -> (P,V), in place of the cache
 
     The sums over j come ready: row_sum (P,) = Σ_j dlogp[j] by row, pair_sum (U,) = the same by distinct (row, token).

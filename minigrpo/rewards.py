@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 LARGEST = 1e100  # of a reward; sums of squares of what is much larger overflow, and nothing would be learned, silently
 
 
-def check_rewards(rewards: Sequence[float] | np.ndarray, tree: PrefixTree | np.ndarray) -> np.ndarray:
+def check_rewards(
+    rewards: Sequence[float] | np.ndarray, tree: PrefixTree | np.ndarray
+) -> np.ndarray:
     """The outcome rewards as a float64 array (B,).   tree: or the group of each completion, (B,)
 
     Raises ValueError if there is not one for each completion, or if one is not finite or above 1e100 in size (naming it).
@@ -36,7 +38,9 @@ def check_rewards(rewards: Sequence[float] | np.ndarray, tree: PrefixTree | np.n
     if len(bad):
         group = int(owner[bad[0]])
         which = f"completion {(owner[: bad[0]] == group).sum()} of prompt {group}"
-        raise ValueError(f"the reward of {which} is {rewards[bad[0]]}: rewards must be finite numbers, up to {LARGEST:g} in size")
+        raise ValueError(
+            f"the reward of {which} is {rewards[bad[0]]}: rewards must be finite numbers, up to {LARGEST:g} in size"
+        )
     return rewards
 
 
@@ -45,7 +49,9 @@ def numbers(found: Any, n: int, what: str) -> np.ndarray:
     array, found = None, list(islice(found, n + 1)) if isinstance(found, Iterator) else found
     with suppress(Exception):  # whatever NumPy says of other people's types
         given = np.asarray(found)
-        array = given.astype(np.float64) if given.dtype.kind in "biufO" else None  # no texts, no complex numbers
+        array = (
+            given.astype(np.float64) if given.dtype.kind in "biufO" else None
+        )  # no texts, no complex numbers
     if array is None or array.shape != (n,):
         came = reprlib.repr(found) if array is None else f"an array of shape {array.shape}"
         raise ValueError(f"{n} completions need as many {what}, not {came}")
@@ -58,7 +64,9 @@ def step_rewards(tree: PrefixTree, rewards: Sequence[float] | np.ndarray) -> np.
     It is a Monte-Carlo estimate of the value of the node's prefix.  Prompt nodes belong to no process step and get 0.
     Raises ValueError for missing or non-finite rewards.  (Paper, section 3, equation for R̂.)
     """
-    return np.where(tree.group >= 0, tree.sum_over_members(check_rewards(rewards, tree)) / tree.count, 0.0)
+    return np.where(
+        tree.group >= 0, tree.sum_over_members(check_rewards(rewards, tree)) / tree.count, 0.0
+    )
 
 
 def monte_carlo_step_rewards(
@@ -87,23 +95,47 @@ def monte_carlo_step_rewards(
             ends_someone = any(int(tree.lengths[i]) == step.end for i in step.members)
             if step.nodes and not ends_someone:
                 member = step.members[0] - first
-                jobs.append((list(step.nodes), group, rollouts.completions[group][member][: step.end]))
+                jobs.append(
+                    (list(step.nodes), group, rollouts.completions[group][member][: step.end])
+                )
     if not jobs:
         return values
-    jobs.sort(key=lambda job: -len(job[2]))  # what has the same number of tokens left is sampled together
+    jobs.sort(
+        key=lambda job: -len(job[2])
+    )  # what has the same number of tokens left is sampled together
     whole, truncated = [], []
     for begun_length, batch in groupby(jobs, key=lambda job: len(job[2])):
         begun = [(rollouts.prompts[group], tokens) for _, group, tokens in batch]
         room = rollouts.max_new_tokens - begun_length
         prompts = [np.concatenate(both) for both in begun]
-        more = sample(model, prompts, n_rollouts, rng, max_new_tokens=room, eos=eos, temperature=rollouts.temperature)
-        whole += [[np.concatenate([b, end]) for end in ends] for (_, b), ends in zip(begun, more.completions, strict=True)]
+        more = sample(
+            model,
+            prompts,
+            n_rollouts,
+            rng,
+            max_new_tokens=room,
+            eos=eos,
+            temperature=rollouts.temperature,
+        )
+        whole += [
+            [np.concatenate([b, end]) for end in ends]
+            for (_, b), ends in zip(begun, more.completions, strict=True)
+        ]
         truncated.append(more.truncated)
     own_prompts = [rollouts.prompts[group] for _, group, _ in jobs]
     tree = PrefixTree.from_groups(own_prompts, whole)
     nothing = np.zeros(tree.n_nodes)
     cut = np.concatenate(truncated)
-    finished = Rollouts(own_prompts, whole, tree, nothing, nothing, cut, rollouts.temperature, rollouts.max_new_tokens)
+    finished = Rollouts(
+        own_prompts,
+        whole,
+        tree,
+        nothing,
+        nothing,
+        cut,
+        rollouts.temperature,
+        rollouts.max_new_tokens,
+    )
     outcome = check_rewards(score(finished), tree).reshape(len(jobs), n_rollouts)
     for (nodes, _, _), value in zip(jobs, outcome.mean(1), strict=True):
         values[nodes] = value

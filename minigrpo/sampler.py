@@ -17,10 +17,10 @@ from functools import partial
 
 import numpy as np
 
-from minigrpo.backend import array_module
-from minigrpo.divergence import OVERFLOW, DivergenceError
-from minigrpo.kv_cache import KVCache
-from minigrpo.lanes import limited, run_lanes
+from minigrpo.engine.backend import array_module
+from minigrpo.engine.divergence import OVERFLOW, DivergenceError
+from minigrpo.engine.kv_cache import KVCache
+from minigrpo.engine.lanes import limited, run_lanes
 from minigrpo.ops import Array
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree, Tokens, token_arrays
@@ -28,7 +28,9 @@ from minigrpo.tree import PrefixTree, Tokens, token_arrays
 LANE_WORK = 14_000  # distinct prefixes × width that make a lane of sampling worth its overhead
 TEMPERATURES = 1e-6, 1e6  # the lowest and the highest one
 STRETCH = 512  # a token is drawn in two stages: first a block of 512 tokens, then a token in it
-Stop = Callable[[np.ndarray], np.ndarray]  # tokens of n completions so far, (n,t), to which of them end with the newest one, (n,)
+Stop = Callable[
+    [np.ndarray], np.ndarray
+]  # tokens of n completions so far, (n,t), to which of them end with the newest one, (n,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +38,16 @@ class Rollouts:
     """G prompts with k completions each, as a tree, and what the sampling policy thought of them."""
 
     prompts: list[np.ndarray]  # G arrays of token ids
-    completions: list[list[np.ndarray]]  # G lists of k arrays; an EOS that was drawn is the last token
+    completions: list[
+        list[np.ndarray]
+    ]  # G lists of k arrays; an EOS that was drawn is the last token
     tree: PrefixTree  # over prompts and completions; completions are numbered through, group after group
-    logp: np.ndarray  # (N,) log-probability of each scored node under the sampling policy, 0 elsewhere
-    entropy: np.ndarray  # (N,) entropy in nats of the distribution that the node's token was drawn from, 0 elsewhere
+    logp: (
+        np.ndarray
+    )  # (N,) log-probability of each scored node under the sampling policy, 0 elsewhere
+    entropy: (
+        np.ndarray
+    )  # (N,) entropy in nats of the distribution that the node's token was drawn from, 0 elsewhere
     truncated: np.ndarray  # (B,) bool: stopped by the length limit, not by EOS
     temperature: float
     max_new_tokens: int
@@ -74,11 +82,17 @@ def sample(
     if temperature != 0:
         check_temperature(temperature)
     if eos is not None and not 0 <= eos < model.config.vocab_size:
-        raise ValueError(f"eos {eos} is outside the model's vocabulary of {model.config.vocab_size}")
+        raise ValueError(
+            f"eos {eos} is outside the model's vocabulary of {model.config.vocab_size}"
+        )
     if eos is not None and eos >= model.config.n_logits:
-        raise ValueError(f"eos {eos} cannot be drawn: the model draws tokens below {model.config.n_logits}")
+        raise ValueError(
+            f"eos {eos} cannot be drawn: the model draws tokens below {model.config.n_logits}"
+        )
     arrays = token_arrays(prompts, lambda i: f"prompt {i}")
-    prompts = [(p if hasattr(p, "text") else ids).copy() for p, ids in zip(prompts, arrays, strict=True)]  # the rollouts keep them
+    prompts = [
+        (p if hasattr(p, "text") else ids).copy() for p, ids in zip(prompts, arrays, strict=True)
+    ]  # the rollouts keep them
     if not prompts or any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("every prompt needs at least one token (and sampling at least one prompt)")
     longest = max(len(prompt) for prompt in prompts)
@@ -88,21 +102,32 @@ def sample(
     if check:
         model.check_weights()
     batch = len(prompts) * group_size
-    uniform = rng.random((batch, max_new_tokens)) if temperature > 0 else np.zeros((batch, max_new_tokens))
+    uniform = (
+        rng.random((batch, max_new_tokens))
+        if temperature > 0
+        else np.zeros((batch, max_new_tokens))
+    )
     tokens = np.full((batch, max_new_tokens), -1, dtype=np.int64)  # -1 past the end
     logp = np.zeros((batch, max_new_tokens))
     entropy = np.zeros((batch, max_new_tokens))
     ended = np.full(batch, eos is None and stop is None)
 
     cache = KVCache(model.config, prompts, batch, max_new_tokens, model.backend, model.dtype)
-    logits = model.extend(cache.attend_in_prompts, cache.prompts.token, cache.prompts.position, cache.prompts.ends)  # (G,V)
+    logits = model.extend(
+        cache.attend_in_prompts, cache.prompts.token, cache.prompts.position, cache.prompts.ends
+    )  # (G,V)
 
     def complete(some: slice) -> None:
         rows = slice(some.start * group_size, some.stop * group_size)
-        part, out = cache.part(some, rows.stop - rows.start), (tokens[rows], logp[rows], entropy[rows], ended[rows])
+        part, out = (
+            cache.part(some, rows.stop - rows.start),
+            (tokens[rows], logp[rows], entropy[rows], ended[rows]),
+        )
         _complete(model, part, logits[some], uniform[rows], eos, stop, temperature, *out)
 
-    run_lanes([partial(complete, some) for some in _divide(model, logits, uniform[:, 0], temperature)])
+    run_lanes(
+        [partial(complete, some) for some in _divide(model, logits, uniform[:, 0], temperature)]
+    )
     if not np.isfinite(entropy).all():  # one logit that is not finite, and its row's entropy is not
         raise DivergenceError(OVERFLOW)
     length = (tokens >= 0).sum(1)
@@ -127,11 +152,15 @@ def check_temperature(temperature: float) -> None:
     """Raise ValueError for one that cannot be meant: logits over it would overflow, or all be equal."""
     low, high = TEMPERATURES
     if not low <= temperature <= high:
-        allowed = f"from {low:g} to {high:g} (or 0 for the likeliest token, where nothing is trained)"
+        allowed = (
+            f"from {low:g} to {high:g} (or 0 for the likeliest token, where nothing is trained)"
+        )
         raise ValueError(f"temperature is {temperature}: it must be {allowed}")
 
 
-def _divide(model: Transformer, logits: Array, uniform: np.ndarray, temperature: float) -> list[slice]:
+def _divide(
+    model: Transformer, logits: Array, uniform: np.ndarray, temperature: float
+) -> list[slice]:
     """Prompts that are sampled side by side, if there is enough to do: the first tokens tell how much completions agree."""
     n_prompts, vocab_size = logits.shape
     if min(model.lanes, n_prompts) == 1:
@@ -163,10 +192,14 @@ def _complete(
     batch, limit = tokens.shape
     vocab_size = model.config.vocab_size
     # A live row is a distinct prefix that somebody still continues.  At first: one a prompt, however many share it.
-    row = np.repeat(np.arange(len(logits)), batch // len(logits))  # (B,) the row each completion stands on
+    row = np.repeat(
+        np.arange(len(logits)), batch // len(logits)
+    )  # (B,) the row each completion stands on
     live = np.arange(batch)  # completions that have not ended
     for step in range(limit):
-        drawn, drawn_logp, drawn_entropy = _draw(model, logits, row[live], uniform[live, step], temperature)
+        drawn, drawn_logp, drawn_entropy = _draw(
+            model, logits, row[live], uniform[live, step], temperature
+        )
         tokens[live, step], logp[live, step], entropy[live, step] = drawn, drawn_logp, drawn_entropy
         if eos is not None:
             ended[live] |= drawn == eos
@@ -206,7 +239,9 @@ def _draw(
         logits /= temperature
     logits -= logits.max(-1, keepdims=True)
     stretch = min(vocab_size, STRETCH)
-    p = xp.zeros((n_rows, -(-vocab_size // stretch), stretch), dtype=logits.dtype)  # exp(logits), padded with 0
+    p = xp.zeros(
+        (n_rows, -(-vocab_size // stretch), stretch), dtype=logits.dtype
+    )  # exp(logits), padded with 0
     flat = p.reshape(n_rows, -1)[:, :vocab_size]
     xp.exp(logits, out=flat)
     mass = p.sum(-1, dtype=np.float64)  # (R, stretches)

@@ -17,12 +17,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from minigrpo import ops
-from minigrpo.backend import Backend, get_backend
-from minigrpo.divergence import OVERFLOW, DivergenceError
-from minigrpo.lanes import LANES, limited
+from minigrpo.engine.backend import Backend, get_backend
+from minigrpo.engine.divergence import OVERFLOW, DivergenceError
+from minigrpo.engine.lanes import LANES, limited
+from minigrpo.engine.parameters import Layer, Parameters, TransformerConfig
+from minigrpo.engine.plan import Predictions, TreePlan, plan_tree
 from minigrpo.ops import Array
-from minigrpo.parameters import Layer, Parameters, TransformerConfig
-from minigrpo.plan import Predictions, TreePlan, plan_tree
 from minigrpo.tree import PrefixTree
 
 MAX_LANE_PARAMETERS = 8_000_000  # each lane has gradients of its own
@@ -41,7 +41,11 @@ class Transformer:
     """
 
     def __init__(
-        self, config: TransformerConfig, seed: int | None = 0, backend: str | Backend = "numpy", dtype: str = "float32"
+        self,
+        config: TransformerConfig,
+        seed: int | None = 0,
+        backend: str | Backend = "numpy",
+        dtype: str = "float32",
     ) -> None:
         if str(dtype) not in ("float32", "float64"):
             raise ValueError(f"dtype {dtype!r} is not supported: choose float32 or float64")
@@ -64,16 +68,24 @@ class Transformer:
         """Those of the positions below `length` and within the context.   -> (T,1,E/2)"""
         positions = np.arange(min(length, self.config.max_seq_len))
         turns = ops.rotation(positions, self.config.head_dim, self.config.rope_base)[:, None]
-        return self.backend.to_device(turns, dtype=np.complex64 if self.dtype == np.float32 else np.complex128)
+        return self.backend.to_device(
+            turns, dtype=np.complex64 if self.dtype == np.float32 else np.complex128
+        )
 
     def _start(self, rng: np.random.Generator) -> None:
         for name, view in self.parameters.items():
             if view.ndim == 1:
                 view[...] = 1
             else:
-                writes = 2 * self.config.n_layers if name.endswith(("o_proj.weight", "down_proj.weight")) else 1
+                writes = (
+                    2 * self.config.n_layers
+                    if name.endswith(("o_proj.weight", "down_proj.weight"))
+                    else 1
+                )
                 scale = 0.02 if "embed" in name else 1 / math.sqrt(view.shape[1] * writes)
-                view[...] = self.backend.to_device(rng.standard_normal(view.shape) * scale, dtype=self.dtype)
+                view[...] = self.backend.to_device(
+                    rng.standard_normal(view.shape) * scale, dtype=self.dtype
+                )
 
     def settings(self) -> dict[str, Any]:
         """The config as a plain dict, to be written down and given to TransformerConfig again."""
@@ -92,7 +104,9 @@ class Transformer:
         while len(self._twins) < n - 1:
             twin = copy(self)
             twin.gradients = Parameters(self.config.shapes(), self.backend.xp, self.dtype)
-            twin._layer_gradients = [Layer.of(twin.gradients, i) for i in range(self.config.n_layers)]
+            twin._layer_gradients = [
+                Layer.of(twin.gradients, i) for i in range(self.config.n_layers)
+            ]
             twin._plans, twin._saved, twin._twins = WeakKeyDictionary(), None, []
             self._twins.append(twin)
         return [self, *self._twins[: n - 1]]
@@ -108,7 +122,9 @@ class Transformer:
         """
         plan = self._plan(tree)
         x, saved = self._body(plan.token, plan.position, self._attend_in_tree(plan), keep)
-        h, norm = ops.rmsnorm(x[plan.predictor], self.parameters["model.norm.weight"], self.config.norm_eps)  # (P,D)
+        h, norm = ops.rmsnorm(
+            x[plan.predictor], self.parameters["model.norm.weight"], self.config.norm_eps
+        )  # (P,D)
         logp = np.zeros(tree.n_nodes, dtype=self.dtype)
         softmax = None
         for block in plan.predictions:
@@ -116,8 +132,17 @@ class Transformer:
             logp[block.child] = self.backend.to_host(chosen)
         if not np.isfinite(logp).all():
             raise DivergenceError(OVERFLOW)
-        if keep:  # the softmax of one block is kept; of more, each is computed again on the way back
-            self._saved = plan, temperature, saved, norm, h, softmax if len(plan.predictions) == 1 else None
+        if (
+            keep
+        ):  # the softmax of one block is kept; of more, each is computed again on the way back
+            self._saved = (
+                plan,
+                temperature,
+                saved,
+                norm,
+                h,
+                softmax if len(plan.predictions) == 1 else None,
+            )
         return logp
 
     def _predict(self, h: Array, block: Predictions, temperature: float) -> tuple[Array, ops.Cache]:
@@ -134,11 +159,15 @@ class Transformer:
         Undoes the last `forward`; raises RuntimeError if there is none to undo.
         """
         if self._saved is None:
-            raise RuntimeError("backward needs a forward (with keep=True) before it, one for each backward")
+            raise RuntimeError(
+                "backward needs a forward (with keep=True) before it, one for each backward"
+            )
         plan, temperature, saved, norm, h, softmax = self._saved
         self._saved = None
         device, gradients = self.backend.to_device, self.gradients
-        if not any(dlogp[block.child].any() for block in plan.predictions):  # a group of equal rewards: all gradients are 0
+        if not any(
+            dlogp[block.child].any() for block in plan.predictions
+        ):  # a group of equal rewards: all gradients are 0
             if not add:
                 gradients.flat[:] = 0
             return gradients
@@ -150,7 +179,9 @@ class Transformer:
         dh = self.backend.xp.empty_like(h)  # (P,D)
         for i, block in enumerate(plan.predictions):
             c = dlogp[block.child] / temperature
-            row_sum = np.bincount(block.row_of_child, c, minlength=block.rows.stop - block.rows.start)
+            row_sum = np.bincount(
+                block.row_of_child, c, minlength=block.rows.stop - block.rows.start
+            )
             pair_sum = np.bincount(block.pair_of_child, c, minlength=len(block.pair_row))
             dlogits = ops.log_softmax_gather_backward(
                 device(row_sum, self.dtype),
@@ -160,7 +191,9 @@ class Transformer:
                 softmax or self._predict(h, block, temperature)[1],
             )  # (P,V)
             head = h[block.rows], self._head_of(self.parameters)
-            dh[block.rows] = ops.linear_backward(dlogits, head, self._head_of(gradients), add or i > 0)
+            dh[block.rows] = ops.linear_backward(
+                dlogits, head, self._head_of(gradients), add or i > 0
+            )
         dx = self.backend.xp.zeros((len(plan.token), self.config.dim), dtype=self.dtype)
         dx[plan.predictor] = ops.rmsnorm_backward(dh, norm, gradients["model.norm.weight"])
         dx = self._body_backward(dx, saved, plan, add)
@@ -196,14 +229,18 @@ class Transformer:
         """The residual stream after the last layer, at every token of one sequence.   (T,) -> (T,D)"""
         tokens = np.asarray(sequence)
         self.check(tokens, len(tokens))
-        tree = PrefixTree.from_groups([tokens], [[[0]]])  # one more token, so that every token of the sequence is an inner node
+        tree = PrefixTree.from_groups(
+            [tokens], [[[0]]]
+        )  # one more token, so that every token of the sequence is an inner node
         plan = plan_tree(tree, self.backend, self.dtype)
         return self._body(plan.token, plan.position, self._attend_in_tree(plan), keep=False)[0]
 
     # -- over some nodes only, with the keys and values of earlier ones in a cache (for the sampler) ------------------
 
     @limited
-    def extend(self, attend: Any, token: np.ndarray, position: np.ndarray, wanted: Any = slice(None)) -> Array:
+    def extend(
+        self, attend: Any, token: np.ndarray, position: np.ndarray, wanted: Any = slice(None)
+    ) -> Array:
         """Compute more nodes, which attend as attend(layer, q, k, v, y) does (see `kv_cache.py`), and return their logits.
 
         token and position (n,) on the host; wanted: of which nodes -> (P,V)
@@ -228,7 +265,13 @@ class Transformer:
             heads = qkv.reshape(n, n_rotated + config.n_kv_heads, e)  # (N, H+K+K, E)
             ops.rope(heads[:, :n_rotated], turn)
             y = xp.empty((n, config.n_heads, e), dtype=self.dtype)
-            attended = attend(i, heads[:, : config.n_heads], heads[:, config.n_heads : n_rotated], heads[:, n_rotated:], y)
+            attended = attend(
+                i,
+                heads[:, : config.n_heads],
+                heads[:, config.n_heads : n_rotated],
+                heads[:, n_rotated:],
+                y,
+            )
             o, linear2 = ops.linear(y.reshape(n, config.n_heads * e), layer.o)  # (N,D)
             x += o
             h, norm2 = ops.rmsnorm(x, layer.ffn_norm, config.norm_eps)  # (N,D)
@@ -237,7 +280,9 @@ class Transformer:
             y, linear4 = ops.linear(y, layer.down)  # (N,D)
             x += y
             if keep:
-                saved.append((norm1, linear1, attended, linear2, norm2, linear3, activated, linear4, turn))
+                saved.append(
+                    (norm1, linear1, attended, linear2, norm2, linear3, activated, linear4, turn)
+                )
         return x, saved
 
     def _body_backward(self, dx: Array, saved: list, plan: TreePlan, add: bool) -> Array:
@@ -246,7 +291,9 @@ class Transformer:
         n, f, e = len(dx), config.ffn_dim, config.head_dim
         n_rotated = config.n_heads + config.n_kv_heads
         for i in reversed(range(config.n_layers)):
-            norm1, linear1, attended, linear2, norm2, linear3, activated, linear4, turn = saved.pop()
+            norm1, linear1, attended, linear2, norm2, linear3, activated, linear4, turn = (
+                saved.pop()
+            )
             layer, grad = self._layers[i], self._layer_gradients[i]
             dy = ops.linear_backward(dx, linear4, grad.down, add)  # (N,F)
             dgate_up = xp.empty((n, 2 * f), dtype=self.dtype)
@@ -255,7 +302,11 @@ class Transformer:
             dx += ops.rmsnorm_backward(dh, norm2, grad.ffn_norm)
             dy = ops.linear_backward(dx, linear2, grad.o, add).reshape(n, config.n_heads, e)
             dheads = xp.zeros((n, n_rotated + config.n_kv_heads, e), dtype=self.dtype)
-            dq, dk, dv = dheads[:, : config.n_heads], dheads[:, config.n_heads : n_rotated], dheads[:, n_rotated:]
+            dq, dk, dv = (
+                dheads[:, : config.n_heads],
+                dheads[:, config.n_heads : n_rotated],
+                dheads[:, n_rotated:],
+            )
             for block, cache in zip(plan.blocks, attended, strict=True):
                 ops.attention_backward(dy, cache, block, dq, dk, dv)
             ops.rope_backward(dheads[:, :n_rotated], turn)
@@ -281,14 +332,20 @@ class Transformer:
             self.check(tree.token, int(tree.row_end.max()))
             last, drawable = tree.token[tree.scored].max(initial=0), self.config.n_logits
             if last >= drawable:
-                raise ValueError(f"token id {last} of a completion cannot be drawn: the model draws those below {drawable}")
-            plan = self._plans[tree] = plan_tree(tree, self.backend, self.dtype, max(MAX_LOGITS // self.config.vocab_size, 1))
+                raise ValueError(
+                    f"token id {last} of a completion cannot be drawn: the model draws those below {drawable}"
+                )
+            plan = self._plans[tree] = plan_tree(
+                tree, self.backend, self.dtype, max(MAX_LOGITS // self.config.vocab_size, 1)
+            )
         return plan
 
     def check(self, token: np.ndarray, length: int) -> None:
         """Raise ValueError if a token is outside the vocabulary or a sequence of this length outside the context."""
         if len(token) and token.max() >= self.config.vocab_size:
-            raise ValueError(f"token id {token.max()} is outside the model's vocabulary of {self.config.vocab_size}")
+            raise ValueError(
+                f"token id {token.max()} is outside the model's vocabulary of {self.config.vocab_size}"
+            )
         if length > self.config.max_seq_len:
             raise ValueError(
                 f"a prompt with its completion takes {length} tokens, the model's context (max_seq_len) holds "

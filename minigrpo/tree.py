@@ -88,7 +88,9 @@ class PrefixTree:
         copy of its prompt and tokens (the usual "flat" batch, as a degenerate tree).
         """
         if len(prompts) != len(completions):
-            raise ValueError(f"{len(prompts)} prompts but {len(completions)} groups of completions: give one group a prompt")
+            raise ValueError(
+                f"{len(prompts)} prompts but {len(completions)} groups of completions: give one group a prompt"
+            )
         sizes = np.array([len(group) for group in completions], dtype=np.int64)
         if not len(sizes) or not sizes.all():
             empty = f"group {int(np.argmin(sizes))}" if len(sizes) else "the batch"
@@ -96,7 +98,9 @@ class PrefixTree:
         group = np.repeat(np.arange(len(prompts)), sizes)  # (B,)
         prompt_arrays = token_arrays(prompts, lambda i: f"prompt {i}")
         within = np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group]
-        parts = token_arrays(list(chain(*completions)), lambda i: f"completion {within[i]} of group {group[i]}")
+        parts = token_arrays(
+            list(chain(*completions)), lambda i: f"completion {within[i]} of group {group[i]}"
+        )
         prompt_length = np.array([len(p) for p in prompt_arrays], dtype=np.int64)[group]  # (B,)
         length = prompt_length + [len(p) for p in parts]  # (B,)
 
@@ -105,10 +109,19 @@ class PrefixTree:
         column = np.arange(width)
         symbols = np.zeros((len(group), width), dtype=np.uint32)  # (B,L+1)
         markers = (MAX_TOKEN + 1 + np.arange(len(prompts), dtype=np.int64))[:, None]
-        filled = [piece for g, p in zip(group.tolist(), parts, strict=True) for piece in (prompt_arrays[g], markers[g], p)]
+        filled = [
+            piece
+            for g, p in zip(group.tolist(), parts, strict=True)
+            for piece in (prompt_arrays[g], markers[g], p)
+        ]
         symbols[column <= length[:, None]] = np.concatenate(filled) + 1
         order, same = _sort_rows(symbols, length + 1)
-        symbols, prompt_length, length, row_group = symbols[order], prompt_length[order], length[order], group[order]
+        symbols, prompt_length, length, row_group = (
+            symbols[order],
+            prompt_length[order],
+            length[order],
+            group[order],
+        )
 
         # How much of each row is shared with the row before it.  The marker is no token: it only keeps groups apart.
         start = np.zeros(len(group), dtype=np.int64)
@@ -122,7 +135,9 @@ class PrefixTree:
         added = length - start
         first = np.cumsum(added) - added
         base = np.where(start[:, None] <= column, (first - start)[:, None], -1)
-        rows = np.maximum.accumulate(base, axis=0) + column  # (B,L): first - start never decreases down the rows
+        rows = (
+            np.maximum.accumulate(base, axis=0) + column
+        )  # (B,L): first - start never decreases down the rows
         inside = column < length[:, None]
         rows[~inside] = -1
 
@@ -187,7 +202,9 @@ class PrefixTree:
 
     def sum_over_members(self, values: np.ndarray) -> np.ndarray:
         """Σ_{i ∈ λ(node)} values[i]: the one operation by which a number of a completion reaches nodes.   (B,) -> (N,) float64"""
-        return np.bincount(self._nodes_of_tokens, np.repeat(values, self.lengths), minlength=self.n_nodes)
+        return np.bincount(
+            self._nodes_of_tokens, np.repeat(values, self.lengths), minlength=self.n_nodes
+        )
 
     def on_tokens(self, values: np.ndarray, fill: float = 0.0) -> np.ndarray:
         """Read a quantity on nodes along every completion.   (N,) -> (B,T), `fill` past the end"""
@@ -205,13 +222,19 @@ class PrefixTree:
     def is_step_head(self) -> np.ndarray:
         """(N,) bool: the first token of a process step, where the process set is smaller than the parent's."""
         parent = np.maximum(self.parent, 0)
-        inherits = (self.parent >= 0) & (self.group[parent] == self.group) & (self.count[parent] == self.count)
+        inherits = (
+            (self.parent >= 0)
+            & (self.group[parent] == self.group)
+            & (self.count[parent] == self.count)
+        )
         return (self.group >= 0) & ~inherits
 
     @cached_property
     def is_leaf_step(self) -> np.ndarray:
         """(N,) bool: the node's process step is a leaf, so nothing in the batch continues after that step."""
-        step = np.cumsum(self.is_step_head) - 1  # the nodes of a step are numbered one after the other
+        step = (
+            np.cumsum(self.is_step_head) - 1
+        )  # the nodes of a step are numbered one after the other
         inner = np.zeros(self.n_nodes, dtype=bool)
         inner[self.parent[self.parent >= 0]] = True
         is_open = np.zeros(self.n_nodes + 1, dtype=bool)
@@ -227,23 +250,33 @@ class PrefixTree:
         """
         everyone = tuple(np.flatnonzero(self.completion_group == group).tolist())
         if not everyone:
-            raise ValueError(f"there is no group {group}: the tree has {self.n_groups}, counted from 0")
+            raise ValueError(
+                f"there is no group {group}: the tree has {self.n_groups}, counted from 0"
+            )
         nodes = np.flatnonzero(self.group == group)
         if not len(nodes):
             return [ProcessStep(everyone, 0, 0, None, ())]
-        origin = int(self.depth[nodes[0]])  # prompt length: the first node of a group is the first token of its first row
+        origin = int(
+            self.depth[nodes[0]]
+        )  # prompt length: the first node of a group is the first token of its first row
         heads = nodes[self.is_step_head[nodes]]
         bounds = np.append(np.searchsorted(nodes, heads), len(nodes))
         steps: list[ProcessStep] = []
         if self.count[heads[0]] < len(everyone):
             steps.append(ProcessStep(everyone, 0, 0, None, ()))
         index_of: dict[int, int] = {}
-        for head, lo, hi in zip(heads.tolist(), bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        for head, lo, hi in zip(
+            heads.tolist(), bounds[:-1].tolist(), bounds[1:].tolist(), strict=True
+        ):
             chain = tuple(nodes[lo:hi].tolist())
             start = int(self.depth[head]) - origin
             parent = index_of.get(int(self.parent[head]), 0 if steps else None)
             index_of.update(dict.fromkeys(chain, len(steps)))
-            steps.append(ProcessStep(tuple(self.members(head).tolist()), start, start + len(chain), parent, chain))
+            steps.append(
+                ProcessStep(
+                    tuple(self.members(head).tolist()), start, start + len(chain), parent, chain
+                )
+            )
         return steps
 
     # -- the statistics of section 3.2 -------------------------------------------------------------------------------
@@ -251,7 +284,9 @@ class PrefixTree:
     @cached_property
     def path_depth(self) -> np.ndarray:
         """(B,) number of intermediate process sets between the root and each completion's leaf."""
-        root = self.count == self.group_sizes[self.group]  # nodes of the whole group; leaves and roots are not in between
+        root = (
+            self.count == self.group_sizes[self.group]
+        )  # nodes of the whole group; leaves and roots are not in between
         between = self.is_step_head & ~root & ~self.is_leaf_step
         return self.on_tokens(between.astype(np.int64)).sum(1)
 
@@ -280,12 +315,18 @@ def lambda_weights(sequences: Sequence[Tokens]) -> list[np.ndarray]:
     k, length = len(rows), np.array([len(row) for row in rows], dtype=np.int64)
     if not k:
         raise ValueError("group 0 has no completions: a tree needs at least one")
-    symbols = np.full((k, int(length.max()) + 1), MAX_TOKEN + 1, dtype=np.uint32)  # what pads is no token
+    symbols = np.full(
+        (k, int(length.max()) + 1), MAX_TOKEN + 1, dtype=np.uint32
+    )  # what pads is no token
     for symbol, row in zip(symbols, rows, strict=True):
         symbol[: len(row)] = row
     order, same = _sort_rows(symbols, length)
-    weights = np.ones(symbols.shape)  # of the rows in order, in which a process set is a run of rows
-    growing = [(0, 0)]  # sets that the next row may join: (end of the step, first row), shorter steps first
+    weights = np.ones(
+        symbols.shape
+    )  # of the rows in order, in which a process set is a run of rows
+    growing = [
+        (0, 0)
+    ]  # sets that the next row may join: (end of the step, first row), shorter steps first
     for row, common in enumerate([*same.tolist(), 0], start=1):
         first = row - 1
         while growing[-1][0] > common:
@@ -293,7 +334,9 @@ def lambda_weights(sequences: Sequence[Tokens]) -> list[np.ndarray]:
             weights[first:row, max(growing[-1][0], common) : end] = 1 / (row - first)
         if growing[-1][0] < common:
             growing.append((common, first))
-    return [weights[row, :n] for row, n in zip(np.argsort(order).tolist(), length.tolist(), strict=True)]
+    return [
+        weights[row, :n] for row, n in zip(np.argsort(order).tolist(), length.tolist(), strict=True)
+    ]
 
 
 def _sort_rows(symbols: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -316,8 +359,18 @@ def token_arrays(sequences: Sequence[Tokens], name: Callable[[int], str]) -> lis
                 f"not {array.dtype} of {array.ndim} dimensions"
             )
     short = [array for array in arrays if 0 < array.size < LONG]
-    pieces = [array for array in arrays if array.size >= LONG] + ([np.concatenate(short)] if short else [])
-    if any(piece.astype(np.int64, copy=False).view(np.uint64).max() > MAX_TOKEN for piece in pieces):  # -1 reads as 2**64 - 1
-        i = next(i for i, array in enumerate(arrays) if array.size and (array.min() < 0 or array.max() > MAX_TOKEN))
-        raise ValueError(f"{name(i)} holds a token id outside [0, 2**31): {int(arrays[i].min())} … {int(arrays[i].max())}")
+    pieces = [array for array in arrays if array.size >= LONG] + (
+        [np.concatenate(short)] if short else []
+    )
+    if any(
+        piece.astype(np.int64, copy=False).view(np.uint64).max() > MAX_TOKEN for piece in pieces
+    ):  # -1 reads as 2**64 - 1
+        i = next(
+            i
+            for i, array in enumerate(arrays)
+            if array.size and (array.min() < 0 or array.max() > MAX_TOKEN)
+        )
+        raise ValueError(
+            f"{name(i)} holds a token id outside [0, 2**31): {int(arrays[i].min())} … {int(arrays[i].max())}"
+        )
     return [array.astype(np.int64, copy=False).ravel() for array in arrays]

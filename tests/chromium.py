@@ -8,20 +8,24 @@ import subprocess
 
 import pytest
 
-from minigrpo.explorer import explorer_page
-from minigrpo.groups import read_groups
+from minigrpo.logs.groups import read_groups
+from minigrpo.show.explorer import explorer_page
 
 
 def find_chromium():
     """The path of a Chromium or Chrome that starts, or None (some distributions install a stub in its name)."""
-    for path in filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))):
+    for path in filter(
+        None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))
+    ):
         if not subprocess.run([path, "--version"], capture_output=True).returncode:
             return path
     return None
 
 
 CHROMIUM = find_chromium()
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on the path: the explorer's page cannot run")
+in_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium or Chrome on the path: the explorer's page cannot run"
+)
 
 
 def browse(folder, page, script):
@@ -36,8 +40,20 @@ def browse(folder, page, script):
     file = folder / "page.html"
     assert page.count("</body>") == 1
     file.write_text(page.replace("</body>", f"<script>{attempt}</script></body>"), encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
-    done = subprocess.run([CHROMIUM, *flags, file.as_uri()], capture_output=True, text=True, encoding="utf-8", timeout=120)
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={folder / 'profile'}",
+        "--dump-dom",
+    ]
+    done = subprocess.run(
+        [CHROMIUM, *flags, file.as_uri()],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+    )
     found = re.search(r'<pre id="out">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found, done.stdout[-300:] + done.stderr[-300:]
     outcome = json.loads(html.unescape(found[1]))

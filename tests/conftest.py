@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from minigrpo.backend import Backend, get_backend
+from minigrpo.engine.backend import Backend, get_backend
 
 
 def pytest_configure() -> None:
@@ -31,7 +31,12 @@ def pytest_configure() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--backend", choices=("numpy", "cupy"), default="numpy", help="where the transformer computes")
+    parser.addoption(
+        "--backend",
+        choices=("numpy", "cupy"),
+        default="numpy",
+        help="where the transformer computes",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -23,14 +23,53 @@ from pathlib import Path
 
 import numpy as np
 
-from minigrpo.groups import group_statistics, make_groups, statistics_text, tree_text
-from minigrpo.log_files import NAMES, read_log
-from minigrpo.logs import choose_steps, read_completions
+from minigrpo.logs.files import NAMES, read_log
+from minigrpo.logs.formats import choose_steps, read_completions
+from minigrpo.logs.groups import group_statistics, make_groups, statistics_text, tree_text
 
-ODD = [None, True, False, 0, -1, 1.5, 1e400, -1e300, float("nan"), 10**400, "", "7", "nan", " \n", "\ud800", "\0", "日\u2028"]
-ODD += [[], [[]], [1], [1, -1], [1.5], ["a", 1], [None], [["a", "b"], [1]], {}, {"a": 1}, {"a": [1, 2]}, {"content": 3}]
-ODD += ["[1, 2]", "[1 2 3]", '[{"role": "assistant", "content": "x"}]', "[{'role': 'user'", {"0": "a", "1": "b"}]
-ODD += [[{"content": part}] for part in (None, [{"type": "text", "text": "x"}], [{"type": "image"}])]
+ODD = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1.5,
+    1e400,
+    -1e300,
+    float("nan"),
+    10**400,
+    "",
+    "7",
+    "nan",
+    " \n",
+    "\ud800",
+    "\0",
+    "日\u2028",
+]
+ODD += [
+    [],
+    [[]],
+    [1],
+    [1, -1],
+    [1.5],
+    ["a", 1],
+    [None],
+    [["a", "b"], [1]],
+    {},
+    {"a": 1},
+    {"a": [1, 2]},
+    {"content": 3},
+]
+ODD += [
+    "[1, 2]",
+    "[1 2 3]",
+    '[{"role": "assistant", "content": "x"}]',
+    "[{'role': 'user'",
+    {"0": "a", "1": "b"},
+]
+ODD += [
+    [{"content": part}] for part in (None, [{"type": "text", "text": "x"}], [{"type": "image"}])
+]
 FIELDS = [
     *(n for known in NAMES.values() for n in known),
     "acc_reward",
@@ -55,13 +94,24 @@ def document(rng: np.random.Generator) -> tuple[list[dict], str]:
         step, prompt = int(rng.integers(2)), f"p{rng.integers(2)}"
         texts = [f"{'ab '[rng.integers(3)]}{'xyz'[rng.integers(3)]}<{g}.{i}>" for i in range(n)]
         kind = rng.integers(4)
-        contents = [[{"role": "assistant", "content": t}] if kind == 0 else [t, "!"] if kind == 1 else t for t in texts]
+        contents = [
+            [{"role": "assistant", "content": t}] if kind == 0 else [t, "!"] if kind == 1 else t
+            for t in texts
+        ]
         a, b = rng.integers(0, 2, n).astype(float), rng.normal(size=n)
         total = a + (b if rng.random() < 0.5 else 0)
         columns = {"prompt": [prompt] * n, "completion": contents, "step": [step] * n}
-        columns |= {"reward": a.tolist()} if rng.random() < 0.5 else {"acc_reward": a.tolist(), "length": b.tolist()}
+        columns |= (
+            {"reward": a.tolist()}
+            if rng.random() < 0.5
+            else {"acc_reward": a.tolist(), "length": b.tolist()}
+        )
         if rng.random() < 0.5:
-            columns["advantage"] = ((total - total.mean()) / (total.std(ddof=1) + 1e-4 if n > 1 else 1)).round(4).tolist()
+            columns["advantage"] = (
+                ((total - total.mean()) / (total.std(ddof=1) + 1e-4 if n > 1 else 1))
+                .round(4)
+                .tolist()
+            )
         if rng.random() < 0.3:
             columns["uid"] = [f"u{rng.integers(2)}"] * n
         if style == "columns":
@@ -112,11 +162,19 @@ def written(objects: list[dict], style: str, rng: np.random.Generator) -> tuple[
     how = rng.integers(5)
     if how == 0 and style == "rows":
         mark = ",\t;"[rng.integers(3)]
-        cells = [[item.get(k) if isinstance(item.get(k), str) else json.dumps(item.get(k)) for k in keys] for item in objects]
-        quoted = ["\u007f".join(keys), *("\u007f".join('"' + c.replace('"', '""') + '"' for c in row) for row in cells)]
+        cells = [
+            [item.get(k) if isinstance(item.get(k), str) else json.dumps(item.get(k)) for k in keys]
+            for item in objects
+        ]
+        quoted = [
+            "\u007f".join(keys),
+            *("\u007f".join('"' + c.replace('"', '""') + '"' for c in row) for row in cells),
+        ]
         text = "\n".join(quoted).replace("\u007f", mark)
     elif how == 1 and style == "rows":
-        text = json.dumps({"columns": keys, "data": [[item.get(k) for k in keys] for item in objects]})
+        text = json.dumps(
+            {"columns": keys, "data": [[item.get(k) for k in keys] for item in objects]}
+        )
     elif how == 2:
         text = json.dumps(objects, indent=int(rng.integers(3)) or None)
     else:
@@ -126,7 +184,9 @@ def written(objects: list[dict], style: str, rng: np.random.Generator) -> tuple[
     data = text.encode("utf-8", "surrogatepass")
     if rng.random() < 0.1:
         others = ["utf-16", "utf-16-le"][rng.integers(2)]
-        data = codecs.BOM_UTF8 + data if rng.random() < 0.5 else text.encode(others, "surrogatepass")
+        data = (
+            codecs.BOM_UTF8 + data if rng.random() < 0.5 else text.encode(others, "surrogatepass")
+        )
     return data, ".csv" if how == 0 and style == "rows" else [".json", ".jsonl"][rng.integers(2)]
 
 
@@ -140,7 +200,21 @@ def spoil(data: bytes, rng: np.random.Generator) -> bytes:
         return data[:at] + data[to:]
     if what == 2:
         return data + data[at:to]
-    pieces = [b"[" * 3000, b'"', b"{", b"}", b",", b"\n", b"1e999", b"9" * 5000, b"null", b"\xff", b"\0", b"NaN", b"\\u0000"]
+    pieces = [
+        b"[" * 3000,
+        b'"',
+        b"{",
+        b"}",
+        b",",
+        b"\n",
+        b"1e999",
+        b"9" * 5000,
+        b"null",
+        b"\xff",
+        b"\0",
+        b"NaN",
+        b"\\u0000",
+    ]
     piece = pieces[rng.integers(len(pieces))]
     return data[:at] + piece + data[at + (what == 3) :]
 
@@ -175,10 +249,18 @@ def run_one(rng: np.random.Generator, folder: Path) -> str:
     assert n >= len(items) - sum(1 for _, item, _ in items if [] in item.values()), "a line is lost"
     if whole:
         marks = Counter(re.findall(r"<\d+\.\d+>", json.dumps(objects)))
-        again = Counter(m for group in groups for t in group.texts for m in re.findall(r"<\d+\.\d+>", t))
+        again = Counter(
+            m for group in groups for t in group.texts for m in re.findall(r"<\d+\.\d+>", t)
+        )
         assert again == marks, "completions are lost"
     for group in groups:
-        tree_text(group.tree, group.rewards, group.labels, prompt=group.prompt, ascii_only=bool(rng.integers(2)))
+        tree_text(
+            group.tree,
+            group.rewards,
+            group.labels,
+            prompt=group.prompt,
+            ascii_only=bool(rng.integers(2)),
+        )
     if any(len(group.sequences) > 1 for group in groups):
         stats = group_statistics(groups)
         assert stats["completions"] + stats["skipped_groups"] == n, "a completion is not counted"
@@ -215,14 +297,18 @@ def _too_long(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--n", type=int, default=60_000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     try:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (5 << 29, 5 << 29))  # 2 GB and what is loaded: more is a MemoryError
+        resource.setrlimit(
+            resource.RLIMIT_AS, (5 << 29, 5 << 29)
+        )  # 2 GB and what is loaded: more is a MemoryError
     except ImportError:
         pass
     warnings.simplefilter("error")

@@ -28,7 +28,23 @@ from minigrpo.models import load_model, save_hugging_face
 SECONDS = 20  # after which a case counts as hanging
 ROOM = 2 << 30  # bytes that loading may take beyond what the process has
 TOKENS = np.array([5, 250, 17, 99, 3])
-NUMBERS = (0, 1, -1, 2, 3, 7, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1)
+NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    255,
+    2**16,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**40,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+)
 NASTY: tuple[Any, ...] = (
     *NUMBERS, -(2**63), 10**400, 0.5, -0.0, 1e-320, 1e-30, 1e30, 1e308, float("nan"), float("inf"), -float("inf"),
     True, False, None, "", "x", "\x00", "2", "nan", "silu", "linear", "é\n\ud800", "y" * 10_000, "../a",
@@ -43,7 +59,9 @@ GGUF_KEYS = (
     "llama.logit_scale", "llama.attention.clamp_kqv", "tokenizer.ggml.add_bos_token", "tokenizer.ggml.bos_token_id",
     "tokenizer.ggml.add_space_prefix", "general.alignment", "general.name", "general.type", "llama.vocab_size", "foo.bar",
 )  # fmt: skip
-SCALARS = "BbHhIif?  Qqd"  # struct letters of GGUF's types 0 … 12, of which 8 is a string and 9 an array
+SCALARS = (
+    "BbHhIif?  Qqd"  # struct letters of GGUF's types 0 … 12, of which 8 is a string and 9 an array
+)
 STRING, ARRAY = 8, 9
 
 
@@ -57,7 +75,9 @@ class Hangs(KeyboardInterrupt):
 def any_bytes(data: bytes, rng: random.Random, end: int | None = None) -> bytes:
     """Flipped bits, nasty numbers, parts cut out, doubled or lost; the first `end` bytes (a header) are hit more often."""
     out = bytearray(data)
-    place = lambda: rng.randrange(min(end or len(out), len(out)) if rng.random() < 0.8 else len(out))  # noqa: E731
+    place = lambda: rng.randrange(  # noqa: E731
+        min(end or len(out), len(out)) if rng.random() < 0.8 else len(out)
+    )
     for _ in range(rng.choice((1, 1, 1, 2, 5))):
         if len(out) < 16:
             break
@@ -67,7 +87,9 @@ def any_bytes(data: bytes, rng: random.Random, end: int | None = None) -> bytes:
         elif how == 2:
             size = rng.choice((4, 8))
             start = place()
-            out[start : start + size] = (rng.choice(NUMBERS) % 2 ** (8 * size)).to_bytes(size, "little")
+            out[start : start + size] = (rng.choice(NUMBERS) % 2 ** (8 * size)).to_bytes(
+                size, "little"
+            )
         elif how == 3:
             del out[place() :]
         else:
@@ -95,7 +117,9 @@ def any_json(value: Any, rng: random.Random) -> Any:
     elif how == 1 and isinstance(parent, dict):
         parent[rng.choice(KEYS)] = rng.choice(NASTY)
     elif how == 2 and isinstance(at, int | float) and not isinstance(at, bool):
-        parent[key] = rng.choice((at + 1, at - 1, at * 2, -at, float(at), str(at), [at], at * 10**9))
+        parent[key] = rng.choice(
+            (at + 1, at - 1, at * 2, -at, float(at), str(at), [at], at * 10**9)
+        )
     elif how == 3 and isinstance(parent, dict):
         parent[key] = parent[rng.choice(list(parent))]
     else:
@@ -111,7 +135,14 @@ def to_json(value: Any, rng: random.Random) -> bytes:
         text = "[" * 20_000 + "]" * 20_000
     data = text.encode()
     if rng.random() < 0.1 and text.startswith("{") and len(text) > 2:
-        data = b'{"%s": %s, ' % (rng.choice((*KEYS, "hidden_size")).encode(), json.dumps(rng.choice(NUMBERS)).encode()) + data[1:]
+        data = (
+            b'{"%s": %s, '
+            % (
+                rng.choice((*KEYS, "hidden_size")).encode(),
+                json.dumps(rng.choice(NUMBERS)).encode(),
+            )
+            + data[1:]
+        )
     return any_bytes(data, rng) if rng.random() < 0.1 else data
 
 
@@ -128,10 +159,17 @@ def gguf_value(value: Any, rng: random.Random) -> bytes:
     if isinstance(value, float):
         return struct.pack("<Id", 12, value)
     if isinstance(value, int):
-        return struct.pack("<II", 4, value % 2**32) if rng.random() < 0.5 else struct.pack("<IQ", 10, value % 2**64)
+        return (
+            struct.pack("<II", 4, value % 2**32)
+            if rng.random() < 0.5
+            else struct.pack("<IQ", 10, value % 2**64)
+        )
     item = rng.choice([i for i in range(13) if i != ARRAY])
     n = rng.choice((0, 1, 2, 100))
-    body = b"".join(struct.pack("<Q", 1) + b"x" if item == STRING else bytes(struct.calcsize(SCALARS[item])) for _ in range(n))
+    body = b"".join(
+        struct.pack("<Q", 1) + b"x" if item == STRING else bytes(struct.calcsize(SCALARS[item]))
+        for _ in range(n)
+    )
     return struct.pack("<IIQ", ARRAY, item, n) + body
 
 
@@ -145,7 +183,9 @@ class Gguf:
         self.tensors = []
         for _ in range(n_tensors):
             name, n = self.take_string(), self.take("I")
-            self.tensors.append([name, [self.take("Q") for _ in range(n)], self.take("I"), self.take("Q")])
+            self.tensors.append(
+                [name, [self.take("Q") for _ in range(n)], self.take("I"), self.take("Q")]
+            )
         self.end = self.at
         self.data = data[-(-self.at // 32) * 32 :]
 
@@ -172,7 +212,9 @@ class Gguf:
             out += [struct.pack("<Q", len(key)), key, value]
         for name, shape, kind, offset in self.tensors:
             out += [struct.pack("<Q", len(name)), name, struct.pack("<I", len(shape))]
-            out += [struct.pack("<Q", n % 2**64) for n in shape] + [struct.pack("<IQ", kind % 2**32, offset % 2**64)]
+            out += [struct.pack("<Q", n % 2**64) for n in shape] + [
+                struct.pack("<IQ", kind % 2**32, offset % 2**64)
+            ]
         head = b"".join(out)
         return head + bytes(-len(head) % 32) + self.data
 
@@ -190,16 +232,34 @@ def any_gguf(base: bytes, rng: random.Random) -> bytes:
     elif how == 3:
         file.values.append((rng.choice(GGUF_KEYS).encode(), gguf_value(rng.choice(NASTY), rng)))
     elif how == 4:
-        rng.choice((lambda: file.values.pop(place), lambda: file.values.append((key, value)), lambda: rng.shuffle(file.values)))()
+        rng.choice(
+            (
+                lambda: file.values.pop(place),
+                lambda: file.values.append((key, value)),
+                lambda: rng.shuffle(file.values),
+            )
+        )()
     elif how == 5:
-        file.values[place] = key, any_bytes(value, rng) if len(value) > 16 else bytes(rng.randrange(256) for _ in value)
+        file.values[place] = (
+            key,
+            any_bytes(value, rng) if len(value) > 16 else bytes(rng.randrange(256) for _ in value),
+        )
     elif how == 6:
         tensor, other = rng.choice(file.tensors), rng.choice(file.tensors)
         field = rng.randrange(4)
         if field == 1:
-            tensor[1] = rng.choice((tensor[1][::-1], [*tensor[1], 1], tensor[1][:-1], [rng.choice(NUMBERS)] * len(tensor[1])))
+            tensor[1] = rng.choice(
+                (
+                    tensor[1][::-1],
+                    [*tensor[1], 1],
+                    tensor[1][:-1],
+                    [rng.choice(NUMBERS)] * len(tensor[1]),
+                )
+            )
         elif field and rng.random() < 0.7:
-            tensor[field] = rng.choice((*NUMBERS, tensor[field] + 1, tensor[field] + 32, rng.randrange(40)))
+            tensor[field] = rng.choice(
+                (*NUMBERS, tensor[field] + 1, tensor[field] + 32, rng.randrange(40))
+            )
         else:
             tensor[field] = other[field]
     else:  # a weight that is not finite, or huge
@@ -223,21 +283,29 @@ def any_safetensors(base: bytes, rng: random.Random) -> bytes:
         header = any_json(header, rng)
     elif how == 2:
         name = rng.choice(list(header))
-        header[rng.choice(list(header)) if rng.random() < 0.5 else f"model.{name}.rotary_emb.inv_freq"] = header.pop(name)
+        header[
+            rng.choice(list(header)) if rng.random() < 0.5 else f"model.{name}.rotary_emb.inv_freq"
+        ] = header.pop(name)
     elif how == 3:
         name = rng.choice([name for name in header if name != "__metadata__"])
         header[name] |= rng.choice(
             (
                 {"dtype": rng.choice(("F16", "BF16", "F64", "I32", "F8_E4M3", "", None))},
                 {"shape": header[name]["shape"][::-1]},
-                {"data_offsets": [x + rng.choice((-4, 1, 4)) for x in header[name]["data_offsets"]]},
+                {
+                    "data_offsets": [
+                        x + rng.choice((-4, 1, 4)) for x in header[name]["data_offsets"]
+                    ]
+                },
             )
         )
     else:
         size = rng.choice((2, 4, 8))
         start = rng.randrange(len(data) // 8) * 8
         letter = {2: "<e", 4: "<f", 8: "<d"}[size]
-        data[start : start + size] = struct.pack(letter, rng.choice((float("nan"), float("inf"), 6e4)))
+        data[start : start + size] = struct.pack(
+            letter, rng.choice((float("nan"), float("inf"), 6e4))
+        )
     text = to_json(header, rng)
     return struct.pack("<Q", len(text)) + text + bytes(data)
 
@@ -245,13 +313,23 @@ def any_safetensors(base: bytes, rng: random.Random) -> bytes:
 def any_folder(base: dict[str, bytes], rng: random.Random) -> dict[str, bytes]:
     """A folder with one damaged file; an index or a part of the weights may be there too."""
     files = dict(base)
-    name = rng.choice(("config.json", "config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"))
+    name = rng.choice(
+        (
+            "config.json",
+            "config.json",
+            "tokenizer.json",
+            "model.safetensors",
+            "model.safetensors.index.json",
+        )
+    )
     if name == "model.safetensors":
         files[name] = any_safetensors(files[name], rng)
     elif name.endswith("index.json"):
         files["part.safetensors"] = files.pop("model.safetensors")
         weight_map = dict.fromkeys(("lm_head.weight", "model.norm.weight"), "part.safetensors")
-        files[name] = to_json(any_json({"metadata": {"total_size": 1}, "weight_map": weight_map}, rng), rng)
+        files[name] = to_json(
+            any_json({"metadata": {"total_size": 1}, "weight_map": weight_map}, rng), rng
+        )
         if rng.random() < 0.2:
             files["other.safetensors"] = any_safetensors(files["part.safetensors"], rng)
     else:
@@ -270,16 +348,34 @@ def bases(folder: Path) -> tuple[list[bytes], list[dict[str, bytes]]]:
     for shape in ("mha_tied", "gqa_untied"):
         model, tokenizer = make(shape, n_layers=1)
         for kind in ("F32", "Q4_0", "F16"):
-            ggufs.append(write_gguf(folder / "m.gguf", model, kind, {"general.quantization_version": 2}).read_bytes())
+            ggufs.append(
+                write_gguf(
+                    folder / "m.gguf", model, kind, {"general.quantization_version": 2}
+                ).read_bytes()
+            )
         saved = save_hugging_face(model, tokenizer, folder / shape)
-        folders.append({file.name: file.read_bytes() for file in saved.iterdir() if file.name != "tokenizer_config.json"})
+        folders.append(
+            {
+                file.name: file.read_bytes()
+                for file in saved.iterdir()
+                if file.name != "tokenizer_config.json"
+            }
+        )
         stored = {name: weight.astype(np.float64) for name, weight in half_split(model).items()}
         header, offset = {}, 0
         for name, weight in stored.items():
-            header[name] = {"dtype": "F64", "shape": weight.shape, "data_offsets": [offset, offset + weight.nbytes]}
+            header[name] = {
+                "dtype": "F64",
+                "shape": weight.shape,
+                "data_offsets": [offset, offset + weight.nbytes],
+            }
             offset += weight.nbytes
         text = json.dumps(header).encode()
-        weights = struct.pack("<Q", len(text)) + text + b"".join(weight.tobytes() for weight in stored.values())
+        weights = (
+            struct.pack("<Q", len(text))
+            + text
+            + b"".join(weight.tobytes() for weight in stored.values())
+        )
         folders.append(folders[-1] | {"model.safetensors": weights})
     return ggufs, folders
 
@@ -300,11 +396,15 @@ def outcome(path: Path) -> str:
         return "traceback"
     tokens = TOKENS[: model.config.max_seq_len] % model.config.vocab_size
     with np.errstate(all="ignore"):
-        finite = np.isfinite(model.parameters.flat).all() and np.isfinite(model.logits(tokens)).all()
+        finite = (
+            np.isfinite(model.parameters.flat).all() and np.isfinite(model.logits(tokens)).all()
+        )
     return "loaded" if finite else "not finite"
 
 
-def run(n: int, seed: int, only: int | None = None, report: Callable[[str], Any] = print) -> Counter:
+def run(
+    n: int, seed: int, only: int | None = None, report: Callable[[str], Any] = print
+) -> Counter:
     """n damaged models.   -> how many came out how"""
 
     def hangs(*_: Any) -> None:
@@ -321,7 +421,9 @@ def run(n: int, seed: int, only: int | None = None, report: Callable[[str], Any]
             import resource
 
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, resource.getrlimit(resource.RLIMIT_AS)[1]))
+            resource.setrlimit(
+                resource.RLIMIT_AS, (used + ROOM, resource.getrlimit(resource.RLIMIT_AS)[1])
+            )
         for i in range(n) if only is None else (only,):
             rng = random.Random(f"{seed} {i}")
             if i % 2:

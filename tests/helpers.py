@@ -7,8 +7,19 @@ from minigrpo import PrefixTree, Rollouts, Transformer, TransformerConfig
 
 def tiny_model(vocab_size=5, seed=0, dtype="float64", max_seq_len=64, **shape):
     """A random transformer whose distributions are far from uniform (as initialised, they are nearly uniform)."""
-    settings = {"dim": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 24, "tie_embeddings": False} | shape
-    model = Transformer(TransformerConfig(vocab_size=vocab_size, max_seq_len=max_seq_len, **settings), seed=seed, dtype=dtype)
+    settings = {
+        "dim": 16,
+        "n_layers": 2,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "ffn_dim": 24,
+        "tie_embeddings": False,
+    } | shape
+    model = Transformer(
+        TransformerConfig(vocab_size=vocab_size, max_seq_len=max_seq_len, **settings),
+        seed=seed,
+        dtype=dtype,
+    )
     rng = np.random.default_rng(seed)
     for view in model.parameters.values():
         view[...] = 0.35 * rng.standard_normal(view.shape) + (view.ndim == 1)
@@ -31,8 +42,19 @@ def rollouts_of(prompts, completions, truncated=None, max_new_tokens=None):
     """Rollouts that no model has drawn: a tree and flags, log-probabilities 0."""
     tree = PrefixTree.from_groups(prompts, completions)
     nothing = np.zeros(tree.n_nodes)
-    truncated = np.zeros(len(tree.paths), dtype=bool) if truncated is None else np.asarray(truncated)
-    return Rollouts(prompts, completions, tree, nothing, nothing, truncated, 1.0, max_new_tokens or max(1, int(tree.lengths.max())))
+    truncated = (
+        np.zeros(len(tree.paths), dtype=bool) if truncated is None else np.asarray(truncated)
+    )
+    return Rollouts(
+        prompts,
+        completions,
+        tree,
+        nothing,
+        nothing,
+        truncated,
+        1.0,
+        max_new_tokens or max(1, int(tree.lengths.max())),
+    )
 
 
 def random_rollouts(rng, n_groups=3, k=6, length=8, vocab_size=3, p_truncated=0.0):
@@ -45,7 +67,9 @@ def random_rollouts(rng, n_groups=3, k=6, length=8, vocab_size=3, p_truncated=0.
 def random_logps(rng, tree, apart=0.6):
     """logp, old and ref on the nodes, as far apart as after several inner epochs: many ratios leave any clip range."""
     old = np.where(tree.scored, -rng.exponential(1.0, tree.n_nodes) - 0.01, 0.0)
-    logp, ref = (np.where(tree.scored, old + rng.uniform(-apart, apart, tree.n_nodes), 0.0) for _ in range(2))
+    logp, ref = (
+        np.where(tree.scored, old + rng.uniform(-apart, apart, tree.n_nodes), 0.0) for _ in range(2)
+    )
     return logp, old, ref
 
 

@@ -44,13 +44,20 @@ def rope_backward__complex(dy, position, base):
 
 def draw__argmax(logits, temperature, uniform):
     z = logits / temperature
-    logp = z - z.max(1, keepdims=True) - np.log(np.exp(z - z.max(1, keepdims=True)).sum(1, keepdims=True))
+    logp = (
+        z
+        - z.max(1, keepdims=True)
+        - np.log(np.exp(z - z.max(1, keepdims=True)).sum(1, keepdims=True))
+    )
     return (np.exp(logp).cumsum(1) > uniform[:, None]).argmax(1)
 
 
 def draw__searchsorted(logits, temperature, uniform):
     p = np.exp(logits / temperature)
-    return [int(np.searchsorted(np.cumsum(row), u * row.sum(), side="right")) for row, u in zip(p, uniform, strict=True)]
+    return [
+        int(np.searchsorted(np.cumsum(row), u * row.sum(), side="right"))
+        for row, u in zip(p, uniform, strict=True)
+    ]
 
 
 def completion_logps__loop(logits, tokens, n_prompt, temperature):
@@ -98,7 +105,9 @@ def group_advantages__loop(rewards):
 def clipped_loss__by_sign(logp, old, advantage, low, high):
     ratio = np.exp(logp - old)
     bounded = np.where(advantage > 0, np.minimum(ratio, 1 + high), np.maximum(ratio, 1 - low))
-    return -np.mean(bounded * advantage), np.where(bounded == ratio, -ratio * advantage, 0) / len(ratio)
+    return -np.mean(bounded * advantage), np.where(bounded == ratio, -ratio * advantage, 0) / len(
+        ratio
+    )
 
 
 def process_sets_by_hand__other_order():
@@ -107,7 +116,9 @@ def process_sets_by_hand__other_order():
 
 
 def process_set__loop(completions, i, t):
-    found = np.array([len(c) > t and all(c[s] == completions[i][s] for s in range(t + 1)) for c in completions])
+    found = np.array(
+        [len(c) > t and all(c[s] == completions[i][s] for s in range(t + 1)) for c in completions]
+    )
     return np.flatnonzero(found)
 
 
@@ -125,7 +136,10 @@ def flawed_group__longer():
 
 
 def placebo_weights__shuffle(completions, rng):
-    weights = [[1 / sum(o[: t + 1] == c[: t + 1] for o in completions) for t in range(len(c))] for c in completions]
+    weights = [
+        [1 / sum(o[: t + 1] == c[: t + 1] for o in completions) for t in range(len(c))]
+        for c in completions
+    ]
     pool = [w for row in weights for w in row]
     rng.shuffle(pool)
     return [[pool.pop() for _ in row] for row in weights]
@@ -135,7 +149,10 @@ def pushed_down__by_sums(completions, rewards):
     a = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
     out, down = ([], [], [], []), set()
     for i, own in enumerate(completions):
-        sets = [[j for j, o in enumerate(completions) if o[: t + 1] == own[: t + 1]] for t in range(len(own))]
+        sets = [
+            [j for j, o in enumerate(completions) if o[: t + 1] == own[: t + 1]]
+            for t in range(len(own))
+        ]
         sums = [sum(a[j] for j in members) for members in sets]
         means = [s / len(members) for s, members in zip(sums, sets, strict=True)]
         values = [sum(rewards[j] for j in members) / len(members) for members in sets]
@@ -168,7 +185,12 @@ def logits_gradient__by_child(dlogp, token, parent, logits):
 
 def to_neighbouring_pairs__loop(weight, n_heads):
     width = len(weight) // n_heads
-    rows = [weight[h * width + j + half] for h in range(n_heads) for j in range(width // 2) for half in (0, width // 2)]
+    rows = [
+        weight[h * width + j + half]
+        for h in range(n_heads)
+        for j in range(width // 2)
+        for half in (0, width // 2)
+    ]
     return np.stack(rows)
 
 

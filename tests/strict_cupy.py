@@ -32,11 +32,44 @@ import numpy as np
 
 UFUNC = ("*", "out", "dtype", "casting")  # what a CuPy ufunc takes
 DTYPES = "?bBhHiIlLqQefdFD"
-ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift")
+ARITHMETIC = (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "and",
+    "or",
+    "xor",
+    "lshift",
+    "rshift",
+)
 COMPARISON = ("lt", "le", "eq", "ne", "gt", "ge")
 NO_IN_PLACE = ("matmul",)  # CuPy has no @=
-NOT_FOR_US = ("get", "set", "item", "tolist", "tobytes", "data", "dump", "flat", "scatter_add", "scatter_max", "scatter_min")
-VIEWS = ("reshape", "transpose", "swapaxes", "view", "empty", "empty_like")  # cost no kernel, unless reshape must copy
+NOT_FOR_US = (
+    "get",
+    "set",
+    "item",
+    "tolist",
+    "tobytes",
+    "data",
+    "dump",
+    "flat",
+    "scatter_add",
+    "scatter_max",
+    "scatter_min",
+)
+VIEWS = (
+    "reshape",
+    "transpose",
+    "swapaxes",
+    "view",
+    "empty",
+    "empty_like",
+)  # cost no kernel, unless reshape must copy
 COUNTS: Counter[str] = Counter()
 WAITS = ("bool", "int", "complex", "index", "iter", "contains")
 
@@ -85,31 +118,41 @@ class DeviceArray:
 
     def __getitem__(self, index: Any) -> DeviceArray:
         index = _index(index)
-        COUNTS["operations"] += any(isinstance(part, np.ndarray) for part in index)  # a slice is a view
+        COUNTS["operations"] += any(
+            isinstance(part, np.ndarray) for part in index
+        )  # a slice is a view
         return DeviceArray(self._numpy[index])
 
     def __setitem__(self, index: Any, value: Any) -> None:
         COUNTS["operations"] += 1
         value = _operand(value)
         index = _index(index)
-        if isinstance(value, np.ndarray) and any(isinstance(part, np.ndarray) and part.dtype != bool for part in index):
+        if isinstance(value, np.ndarray) and any(
+            isinstance(part, np.ndarray) and part.dtype != bool for part in index
+        ):
             places = np.arange(self._numpy.size).reshape(self._numpy.shape)[index]
             if len(np.unique(places)) < places.size:
-                raise ValueError("an assignment names a place twice: on a GPU it is left open which value wins")
+                raise ValueError(
+                    "an assignment names a place twice: on a GPU it is left open which value wins"
+                )
         self._numpy[index] = value
 
     def __getattr__(self, name: str) -> Any:
         if name not in ARRAY_NAMES:
             raise AttributeError(f"cupy.ndarray has no {name!r}")
         if name in NOT_FOR_US:
-            raise AttributeError(f"cupy.ndarray.{name} exists, but asarray and asnumpy are the border here, and sums have an order")
+            raise AttributeError(
+                f"cupy.ndarray.{name} exists, but asarray and asnumpy are the border here, and sums have an order"
+            )
         value = getattr(self._numpy, name)
         return _function(value, name, ARRAY_NAMES[name]) if callable(value) else _result(value)
 
 
 def _refuse_to_wait(name: str) -> Any:
     def refuse(self: DeviceArray, *args: Any) -> None:
-        raise TypeError(f"__{name}__ of a device array waits for the device: carry it over with asnumpy")
+        raise TypeError(
+            f"__{name}__ of a device array waits for the device: carry it over with asnumpy"
+        )
 
     return refuse
 
@@ -171,15 +214,26 @@ def _index(index: Any) -> tuple:
     for part in index if isinstance(index, tuple) else (index,):
         if isinstance(part, DeviceArray):
             if part._numpy.dtype.kind not in "biu":
-                raise IndexError(f"arrays used as indices must be of integer or boolean type, not {part._numpy.dtype}")
+                raise IndexError(
+                    f"arrays used as indices must be of integer or boolean type, not {part._numpy.dtype}"
+                )
             part = part._numpy
         elif isinstance(part, slice):
-            if any(isinstance(bound, (DeviceArray, np.ndarray)) for bound in (part.start, part.stop, part.step)):
+            if any(
+                isinstance(bound, (DeviceArray, np.ndarray))
+                for bound in (part.start, part.stop, part.step)
+            ):
                 raise TypeError("the bounds of a slice are numbers on the host")
         elif not (part is None or part is Ellipsis or isinstance(part, (int, np.integer))):
-            raise TypeError(f"a {type(part)} as an index is copied to the device at every use: carry it over once with asarray")
+            raise TypeError(
+                f"a {type(part)} as an index is copied to the device at every use: carry it over once with asarray"
+            )
         parts.append(part)
-    return tuple(parts) if Ellipsis in [p for p in parts if not isinstance(p, np.ndarray)] else (*parts, ...)  # no host scalars
+    return (
+        tuple(parts)
+        if Ellipsis in [p for p in parts if not isinstance(p, np.ndarray)]
+        else (*parts, ...)
+    )  # no host scalars
 
 
 def _argument(value: Any) -> Any:
@@ -194,7 +248,11 @@ def _argument(value: Any) -> Any:
 def _result(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         return DeviceArray(np.asarray(value))
-    return type(value)(_result(v) for v in value) if type(value) in (list, tuple) and len(value) and not _plain(value) else value
+    return (
+        type(value)(_result(v) for v in value)
+        if type(value) in (list, tuple) and len(value) and not _plain(value)
+        else value
+    )
 
 
 def _plain(values: Any) -> bool:
@@ -211,7 +269,9 @@ def _function(function: Any, name: str, parameters: tuple[str, ...] | None) -> A
             raise TypeError(f"cupy's {name} takes no {', '.join(sorted(unknown))}")
         COUNTS["operations"] += name not in VIEWS
         out = kwargs.get("out")
-        result = function(*_argument(args), **{key: _argument(value) for key, value in kwargs.items()})
+        result = function(
+            *_argument(args), **{key: _argument(value) for key, value in kwargs.items()}
+        )
         return out if isinstance(out, DeviceArray) else _result(result)
 
     return call
@@ -236,24 +296,38 @@ class StrictCupy(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if name not in MODULE_NAMES or not hasattr(np, name):
-            raise AttributeError(f"cupy has no {name!r}" if name not in MODULE_NAMES else f"the stand-in has no {name!r}")
+            raise AttributeError(
+                f"cupy has no {name!r}"
+                if name not in MODULE_NAMES
+                else f"the stand-in has no {name!r}"
+            )
         value = getattr(np, name)
         if isinstance(value, ModuleType):
             raise AttributeError(f"the stand-in has no module {name!r}")
-        return _function(value, name, MODULE_NAMES[name]) if callable(value) and not isinstance(value, type) else value
+        return (
+            _function(value, name, MODULE_NAMES[name])
+            if callable(value) and not isinstance(value, type)
+            else value
+        )
 
     @staticmethod
     def asarray(value: Any, dtype: Any = None) -> DeviceArray:
         """Carry a host array over (always a copy); a device array of this dtype is returned as it is."""
         if isinstance(value, DeviceArray):
-            return value if dtype in (None, value._numpy.dtype) else DeviceArray(value._numpy.astype(dtype))
+            return (
+                value
+                if dtype in (None, value._numpy.dtype)
+                else DeviceArray(value._numpy.astype(dtype))
+            )
         COUNTS["to device"] += 1
         return DeviceArray(np.array(value, dtype=dtype, order="C"))
 
     @staticmethod
     def array(value: Any, dtype: Any = None) -> DeviceArray:
         """As asarray, but always a copy."""
-        return DeviceArray(np.array(value._numpy if isinstance(value, DeviceArray) else value, dtype=dtype))
+        return DeviceArray(
+            np.array(value._numpy if isinstance(value, DeviceArray) else value, dtype=dtype)
+        )
 
     @staticmethod
     def asnumpy(array: Any) -> np.ndarray:
@@ -286,16 +360,33 @@ def list_names(cupy: ModuleType) -> list[str]:
             return "(ufunc)"
         try:
             return "(" + ",".join(inspect.signature(value).parameters) + ")"
-        except (TypeError, ValueError):  # compiled: the first line of its documentation is its signature
-            first = re.match(r"[\w.]+\((.*)\)(?: ->.*)?$", (getattr(value, "__doc__", None) or "").split("\n")[0])
-            names = re.findall(r"(\*?\w+)(?:=[^,]*)?(?:,|$)", first[1]) if first and callable(value) else []
+        except (
+            TypeError,
+            ValueError,
+        ):  # compiled: the first line of its documentation is its signature
+            first = re.match(
+                r"[\w.]+\((.*)\)(?: ->.*)?$", (getattr(value, "__doc__", None) or "").split("\n")[0]
+            )
+            names = (
+                re.findall(r"(\*?\w+)(?:=[^,]*)?(?:,|$)", first[1])
+                if first and callable(value)
+                else []
+            )
             return f"({','.join(names)})" if names else ""
 
     lines = [f"# cupy {cupy.__version__}: what the module and ndarray offer, with parameters"]
     for prefix, owner in (("", cupy), ("ndarray.", cupy.ndarray)):
-        public = [name for name in sorted(dir(owner)) if not name.startswith("_") and not inspect.isclass(getattr(owner, name))]
+        public = [
+            name
+            for name in sorted(dir(owner))
+            if not name.startswith("_") and not inspect.isclass(getattr(owner, name))
+        ]
         lines += [prefix + name + parameters(getattr(owner, name)) for name in public]
-        lines += [name for name in sorted(dir(owner)) if not prefix and name[0] != "_" and inspect.isclass(getattr(owner, name))]
+        lines += [
+            name
+            for name in sorted(dir(owner))
+            if not prefix and name[0] != "_" and inspect.isclass(getattr(owner, name))
+        ]
     return lines
 
 

@@ -10,12 +10,14 @@ import strict_cupy
 from helpers import tiny_model
 from strict_cupy import DeviceArray, StrictCupy
 
-from minigrpo import Rollouts, Transformer, get_backend, plan, sample
-from minigrpo.checkpoint import checkpoints
-from minigrpo.equivalence import check_equivalence
-from minigrpo.optim import SGD, AdamW, clip_gradient, global_norm
-from minigrpo.plan import split_tree
-from minigrpo.trainer import TrainSettings, train
+from minigrpo import Rollouts, Transformer, get_backend, sample
+from minigrpo.engine import plan
+from minigrpo.engine.optim import SGD, AdamW, clip_gradient, global_norm
+from minigrpo.engine.plan import split_tree
+from minigrpo.runs.checkpoint import checkpoints
+from minigrpo.runs.train import train
+from minigrpo.trainer import TrainSettings
+from minigrpo.verify.equivalence import check_equivalence
 
 PROMPTS = [[1, 2, 3], [1, 2], [4]]
 
@@ -35,7 +37,15 @@ def pair(dtype: str) -> tuple[Transformer, Transformer]:
 
 
 def roll(model: Transformer, temperature: float = 1.0) -> Rollouts:
-    return sample(model, PROMPTS, 6, np.random.default_rng(3), max_new_tokens=9, eos=0, temperature=temperature)
+    return sample(
+        model,
+        PROMPTS,
+        6,
+        np.random.default_rng(3),
+        max_new_tokens=9,
+        eos=0,
+        temperature=temperature,
+    )
 
 
 # -- the same numbers ----------------------------------------------------------------------------------------------------
@@ -43,7 +53,9 @@ def roll(model: Transformer, temperature: float = 1.0) -> Rollouts:
 
 @pytest.mark.parametrize("one_block", [0, plan.ONE_BLOCK])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_forward_and_backward(dtype: str, one_block: int, cupy: StrictCupy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forward_and_backward(
+    dtype: str, one_block: int, cupy: StrictCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(plan, "ONE_BLOCK", one_block)
     host, device = pair(dtype)
     tree = roll(host).tree
@@ -51,7 +63,9 @@ def test_forward_and_backward(dtype: str, one_block: int, cupy: StrictCupy, monk
     expected, got = host.forward(tree, 0.7), device.forward(tree, 0.7)
     assert type(got) is np.ndarray
     np.testing.assert_array_equal(got, expected)
-    np.testing.assert_array_equal(cupy.asnumpy(device.backward(dlogp).flat), host.backward(dlogp).flat)
+    np.testing.assert_array_equal(
+        cupy.asnumpy(device.backward(dlogp).flat), host.backward(dlogp).flat
+    )
     for part, nodes in split_tree(tree, 8):
         device.forward(part)
         device.backward(dlogp[nodes])
@@ -70,7 +84,9 @@ def test_sampling(temperature: float, cupy: StrictCupy) -> None:
 
 def test_logits_and_initial_weights(cupy: StrictCupy) -> None:
     host, device = pair("float64")
-    np.testing.assert_array_equal(device.logits(np.array([1, 2, 3])), host.logits(np.array([1, 2, 3])))
+    np.testing.assert_array_equal(
+        device.logits(np.array([1, 2, 3])), host.logits(np.array([1, 2, 3]))
+    )
     fresh = [Transformer(host.config, seed=4, backend=name) for name in ("numpy", "cupy")]
     np.testing.assert_array_equal(cupy.asnumpy(fresh[1].parameters.flat), fresh[0].parameters.flat)
 
@@ -87,7 +103,9 @@ def test_optimisers(make, cupy: StrictCupy) -> None:
             assert global_norm(model.gradients) == pytest.approx(2.0)
             optimizer.step(model.parameters, model.gradients, 0.01)
         assert all(type(a) is type(model.parameters.flat) for a in optimizer.arrays().values())
-    np.testing.assert_allclose(cupy.asnumpy(device.parameters.flat), host.parameters.flat, rtol=1e-13)
+    np.testing.assert_allclose(
+        cupy.asnumpy(device.parameters.flat), host.parameters.flat, rtol=1e-13
+    )
 
 
 def test_equivalence(cupy: StrictCupy) -> None:
@@ -117,7 +135,10 @@ def test_training_with_a_reference_policy_and_resuming(cupy: StrictCupy, tmp_pat
 
 REFUSED = {
     "becoming a host array": (TypeError, lambda cp, d, h: np.asarray(d)),
-    "becoming one in a host assignment": (TypeError, lambda cp, d, h: h.__setitem__(slice(None), d)),
+    "becoming one in a host assignment": (
+        TypeError,
+        lambda cp, d, h: h.__setitem__(slice(None), d),
+    ),
     "indexing a host array": ((TypeError, IndexError), lambda cp, d, h: h[cp.asarray([0])]),
     "device + host": (TypeError, lambda cp, d, h: d + h),
     "host + device": (TypeError, lambda cp, d, h: h + d),
@@ -132,15 +153,24 @@ REFUSED = {
     "out on the host": (TypeError, lambda cp, d, h: cp.exp(d, out=h)),
     "a method of a host array": (TypeError, lambda cp, d, h: d.dot(h)),
     "a NumPy function of a device array": (TypeError, lambda cp, d, h: np.exp(d)),
-    "another NumPy function of a device array": (TypeError, lambda cp, d, h: np.concatenate([d, d])),
+    "another NumPy function of a device array": (
+        TypeError,
+        lambda cp, d, h: np.concatenate([d, d]),
+    ),
     "assigning a host array": (TypeError, lambda cp, d, h: d.__setitem__(slice(None), h)),
     "a host array as index": (TypeError, lambda cp, d, h: d[np.array([0, 1])]),
     "a host mask as index": (TypeError, lambda cp, d, h: d[h > 0]),
     "a list as index": (TypeError, lambda cp, d, h: d[[0, 1]]),
     "a device number as bound of a slice": (TypeError, lambda cp, d, h: d[: cp.asarray(2)]),
     "an index of floats": (IndexError, lambda cp, d, h: d[d]),
-    "an index out of bounds": (IndexError, lambda cp, d, h: d[cp.asarray([3])]),  # CuPy wraps around in silence
-    "assigning to a place twice": (ValueError, lambda cp, d, h: d.__setitem__(cp.asarray([1, 1]), d[:2])),
+    "an index out of bounds": (
+        IndexError,
+        lambda cp, d, h: d[cp.asarray([3])],
+    ),  # CuPy wraps around in silence
+    "assigning to a place twice": (
+        ValueError,
+        lambda cp, d, h: d.__setitem__(cp.asarray([1, 1]), d[:2]),
+    ),
     "a truth value": (TypeError, lambda cp, d, h: bool(d[0] > 0)),
     "an int": (TypeError, lambda cp, d, h: int(d[0])),
     "a range": (TypeError, lambda cp, d, h: range(cp.asarray(3))),
@@ -158,7 +188,10 @@ REFUSED = {
     "atomic additions": (AttributeError, lambda cp, d, h: cp.add.at(d, cp.asarray([0, 0]), 1.0)),
     "strings": (ValueError, lambda cp, d, h: cp.asarray(np.array(["a"]))),
     "objects": (ValueError, lambda cp, d, h: cp.asarray(np.array([None]))),
-    "another width on a strided last axis": (ValueError, lambda cp, d, h: cp.zeros((4, 4))[:, ::2].view("complex128")),
+    "another width on a strided last axis": (
+        ValueError,
+        lambda cp, d, h: cp.zeros((4, 4))[:, ::2].view("complex128"),
+    ),
 }
 
 
@@ -185,7 +218,9 @@ def test_the_stand_in_computes(cupy: StrictCupy) -> None:
     x.view("complex128")[0] *= 1j
     expected = [[-1, 0, -3, 2], [5, 6, 7, 8], [8, 9, 10, 11]]
     np.testing.assert_array_equal(cupy.asnumpy(x), expected)
-    np.testing.assert_array_equal(cupy.asnumpy(1 - x[cupy.asarray([2, 0]), cupy.asarray([0, 1])]), [-7, 1])
+    np.testing.assert_array_equal(
+        cupy.asnumpy(1 - x[cupy.asarray([2, 0]), cupy.asarray([0, 1])]), [-7, 1]
+    )
     assert np.isnan(cupy.asnumpy(cupy.empty(3))).all()
     assert isinstance(x[0, 0], DeviceArray)
     assert isinstance(cupy.maximum(x, np.float64(3)), DeviceArray)

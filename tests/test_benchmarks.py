@@ -10,13 +10,16 @@ from helpers import tiny_model
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import compare, curves, tree_building
 from minigrpo import lambda_weights
-from minigrpo.bench import Bench, Workload
+from minigrpo.runs.bench import Bench, Workload
 
 
 @pytest.mark.parametrize(("k", "n"), [(1, 5), (6, 40), (20, 30)])
 def test_weights_by_definition(k, n):
     group = tree_building.group(k, n, seed=k)
-    expected = [[1 / sum((other[: t + 1] == row[: t + 1]).all() for other in group) for t in range(n)] for row in group]
+    expected = [
+        [1 / sum((other[: t + 1] == row[: t + 1]).all() for other in group) for t in range(n)]
+        for row in group
+    ]
     for found in (tree_building.by_definition(group), lambda_weights(group)):
         np.testing.assert_array_equal(found, expected)
     if k > 1:
@@ -31,7 +34,15 @@ def test_slopes():
 
 
 def test_forced_completions_share_what_they_should():
-    bench = Bench(Workload(tiny_model(vocab_size=50).config, n_prompts=2, prompt_length=3, group_size=4, new_tokens=20))
+    bench = Bench(
+        Workload(
+            tiny_model(vocab_size=50).config,
+            n_prompts=2,
+            prompt_length=3,
+            group_size=4,
+            new_tokens=20,
+        )
+    )
     for shared in (0.0, 0.5, 0.95):
         tree = curves.forced(bench, shared).tree
         count = tree.on_tokens(tree.count)
@@ -41,7 +52,10 @@ def test_forced_completions_share_what_they_should():
 
 
 def test_the_figure_of_the_curves(tmp_path):
-    grown = {name: [{"value": x, "seconds": 0.1 * x, "nodes": 1} for x in (1, 2)] for name in curves.workloads()}
+    grown = {
+        name: [{"value": x, "seconds": 0.1 * x, "nodes": 1} for x in (1, 2)]
+        for name in curves.workloads()
+    }
     shared = [{"shared": s, "nodes": 100 * (1 - s), "seconds": 1 - s} for s in (0.0, 0.5)]
     trees = [{"tokens": t, "minigrpo": 1e-6 * t, "by definition": 1e-5 * t} for t in (10, 100)]
     curves.figure(grown, shared, trees, tmp_path / "curves.png")

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import strict_cupy
 
-from minigrpo import Rollouts, Transformer, TransformerConfig, optim
-from minigrpo.backend import Backend
-from minigrpo.checkpoint import checkpoints, load_checkpoint
-from minigrpo.cli import main
-from minigrpo.optim import AdamW
-from minigrpo.policy import load_run, make_optimizer, make_policy
-from minigrpo.runs import read_metrics
+from minigrpo import Rollouts, Transformer, TransformerConfig
+from minigrpo.command.cli import main
+from minigrpo.engine import optim
+from minigrpo.engine.backend import Backend
+from minigrpo.engine.optim import AdamW
+from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
+from minigrpo.runs.folder import read_metrics
+from minigrpo.runs.policy import load_run, make_optimizer, make_policy
 from minigrpo.sampler import sample
 from minigrpo.trainer import TrainSettings, TrainState, grpo_step
 
@@ -30,7 +31,9 @@ SMALL = "--task treewalk --dim 16 --n-layers 2 --n-heads 2 --n-kv-heads 1 --grou
 @pytest.fixture
 def cupy(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """CuPy, if the command line asked for it; else the stand-in."""
-    return backend.xp if backend.name == "cupy" else strict_cupy.install(monkeypatch, other_order=True)
+    return (
+        backend.xp if backend.name == "cupy" else strict_cupy.install(monkeypatch, other_order=True)
+    )
 
 
 def ten_steps(backend: str, **changes) -> tuple[Rollouts, list[float], np.ndarray]:
@@ -42,13 +45,23 @@ def ten_steps(backend: str, **changes) -> tuple[Rollouts, list[float], np.ndarra
     model, task = make_policy(settings)
     state = TrainState(model, make_optimizer(settings, model), np.random.default_rng(settings.seed))
     state.reference = model.parameters.flat.copy()
-    steps = [grpo_step(state, task, settings.make_objective(), settings) for _ in range(settings.steps)]
-    return steps[0][1], [metrics["loss"] for metrics, _, _ in steps], model.backend.to_host(model.parameters.flat)
+    steps = [
+        grpo_step(state, task, settings.make_objective(), settings) for _ in range(settings.steps)
+    ]
+    return (
+        steps[0][1],
+        [metrics["loss"] for metrics, _, _ in steps],
+        model.backend.to_host(model.parameters.flat),
+    )
 
 
-@pytest.mark.parametrize("changes", [{}, {"inner_epochs": 2, "objective": "grpo_original", "temperature": 0.7}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"inner_epochs": 2, "objective": "grpo_original", "temperature": 0.7}], ids=str
+)
 def test_the_same_rollouts_and_ten_losses(changes: dict, cupy: ModuleType) -> None:
-    (rollouts, losses, end), (ours, on_device, device_end) = (ten_steps(name, **changes) for name in BACKENDS)
+    (rollouts, losses, end), (ours, on_device, device_end) = (
+        ten_steps(name, **changes) for name in BACKENDS
+    )
     np.testing.assert_array_equal(ours.tree.token, rollouts.tree.token)
     np.testing.assert_array_equal(ours.tree.paths, rollouts.tree.paths)
     np.testing.assert_allclose(ours.logp, rollouts.logp, rtol=0, atol=1e-12)
@@ -60,17 +73,35 @@ def test_the_same_rollouts_and_ten_losses(changes: dict, cupy: ModuleType) -> No
 
 
 @pytest.mark.parametrize("first", BACKENDS)
-def test_a_run_that_is_begun_on_one_backend_and_resumed_on_the_other(first: str, cupy: ModuleType, tmp_path: Path) -> None:
+def test_a_run_that_is_begun_on_one_backend_and_resumed_on_the_other(
+    first: str, cupy: ModuleType, tmp_path: Path
+) -> None:
     second = BACKENDS[1 - BACKENDS.index(first)]
-    flags = ["train", *SMALL.split(), "--objective-option", "beta=0.04", "--steps", "4", "--checkpoint-every", "2"]
+    flags = [
+        "train",
+        *SMALL.split(),
+        "--objective-option",
+        "beta=0.04",
+        "--steps",
+        "4",
+        "--checkpoint-every",
+        "2",
+    ]
     for name in ("whole", "moved"):
         assert main([*flags, "--backend", first, "--out", str(tmp_path / name)]) == 0
     checkpoints(tmp_path / "moved")[-1].unlink()  # as if killed after step 2
     assert main(["train", "--resume", str(tmp_path / "moved"), "--backend", second]) == 0
-    (whole, state), (moved, moved_state) = (load_checkpoint(checkpoints(tmp_path / n)[-1]) for n in ("whole", "moved"))
+    (whole, state), (moved, moved_state) = (
+        load_checkpoint(checkpoints(tmp_path / n)[-1]) for n in ("whole", "moved")
+    )
     for each in (state, moved_state):
         each["records"].pop("metrics.jsonl")  # of which the times are a part
-    assert state == moved_state and set(whole) == set(moved) == {"parameters", "m", "v", "reference"}
+    assert state == moved_state and set(whole) == set(moved) == {
+        "parameters",
+        "m",
+        "v",
+        "reference",
+    }
     for name in whole:
         np.testing.assert_allclose(moved[name], whole[name], rtol=0, atol=1e-10)
     losses = [[m["loss"] for m in read_metrics(tmp_path / n)] for n in ("whole", "moved")]
@@ -93,24 +124,41 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from minigrpo.models import save_hugging_face
 
-    return save_hugging_face(*make("gqa_untied", max_seq_len=400), tmp_path_factory.mktemp("model") / "m")
+    return save_hugging_face(
+        *make("gqa_untied", max_seq_len=400), tmp_path_factory.mktemp("model") / "m"
+    )
 
 
-def test_a_language_model_loads_one_tensor_at_a_time_and_samples(model_folder: Path, cupy: ModuleType, monkeypatch) -> None:
+def test_a_language_model_loads_one_tensor_at_a_time_and_samples(
+    model_folder: Path, cupy: ModuleType, monkeypatch
+) -> None:
     from minigrpo.models import load_model
 
     carried, to_device = [], Backend.to_device
-    monkeypatch.setattr(Backend, "to_device", lambda self, a, dtype=None: carried.append(a.size) or to_device(self, a, dtype))
+    monkeypatch.setattr(
+        Backend,
+        "to_device",
+        lambda self, a, dtype=None: carried.append(a.size) or to_device(self, a, dtype),
+    )
     device, tokenizer = load_model(model_folder, backend="cupy")
-    assert max(carried) == max(view.size for view in device.parameters.values()) < device.parameters.flat.size / 2
+    assert (
+        max(carried)
+        == max(view.size for view in device.parameters.values())
+        < device.parameters.flat.size / 2
+    )
     host, _ = load_model(model_folder)
-    np.testing.assert_array_equal(device.backend.to_host(device.parameters.flat), host.parameters.flat)
-    (host, _), (device, _) = (load_model(model_folder, backend=name, dtype="float64") for name in BACKENDS)
+    np.testing.assert_array_equal(
+        device.backend.to_host(device.parameters.flat), host.parameters.flat
+    )
+    (host, _), (device, _) = (
+        load_model(model_folder, backend=name, dtype="float64") for name in BACKENDS
+    )
     limits = {"max_new_tokens": 16, "eos": tokenizer.eos, "stop": tokenizer.stops_at("+")}
     prompts = [tokenizer.encode(text) for text in ("ab + ab", "abc", "ab + a")]
     for temperature in (0.0, 0.8, 1.0):
         ours, theirs = (
-            sample(model, prompts, 40, np.random.default_rng(2), temperature=temperature, **limits) for model in (host, device)
+            sample(model, prompts, 40, np.random.default_rng(2), temperature=temperature, **limits)
+            for model in (host, device)
         )
         np.testing.assert_array_equal(theirs.tree.paths, ours.tree.paths)
         np.testing.assert_array_equal(theirs.tree.token, ours.tree.token)
@@ -121,10 +169,31 @@ def test_a_language_model_loads_one_tensor_at_a_time_and_samples(model_folder: P
 
 
 @pytest.mark.parametrize("first", BACKENDS)
-def test_a_language_model_trains_and_moves(first: str, model_folder: Path, cupy: ModuleType, tmp_path: Path) -> None:
+def test_a_language_model_trains_and_moves(
+    first: str, model_folder: Path, cupy: ModuleType, tmp_path: Path
+) -> None:
     second, out = BACKENDS[1 - BACKENDS.index(first)], str(tmp_path / "run")
-    flags = ["train", "--model", str(model_folder), "--task", f"{TASK}:Spaces", "--steps", "2", "--checkpoint-every", "1"]
-    flags += ["--objective-option", "beta=0.04", "--learning-rate", "1e-3", "--eval-every", "2", "--eval-prompts", "4"]
+    flags = [
+        "train",
+        "--model",
+        str(model_folder),
+        "--task",
+        f"{TASK}:Spaces",
+        "--steps",
+        "2",
+        "--checkpoint-every",
+        "1",
+    ]
+    flags += [
+        "--objective-option",
+        "beta=0.04",
+        "--learning-rate",
+        "1e-3",
+        "--eval-every",
+        "2",
+        "--eval-prompts",
+        "4",
+    ]
     flags += ["--dtype", "float64", "--group-size", "4", "--prompts-per-step", "2"]
     assert main([*flags, "--out", out, "--backend", first]) == 0
     arrays, _ = load_checkpoint(checkpoints(tmp_path / "run")[-1])
@@ -134,7 +203,11 @@ def test_a_language_model_trains_and_moves(first: str, model_folder: Path, cupy:
     assert main(["train", "--resume", out, "--backend", second]) == 0
     arrays, _ = load_checkpoint(checkpoints(tmp_path / "run")[-1])
     np.testing.assert_allclose(arrays["parameters"], expected, rtol=0, atol=1e-9)
-    for command in (["evaluate", out, "--prompts", "2"], ["sample", out, "--group-size", "2"], ["export", out, "--out", out + "x"]):
+    for command in (
+        ["evaluate", out, "--prompts", "2"],
+        ["sample", out, "--group-size", "2"],
+        ["export", out, "--out", out + "x"],
+    ):
         assert main(command) == 0
 
 
@@ -164,7 +237,9 @@ def test_sampling_waits_three_times_a_token(monkeypatch: pytest.MonkeyPatch) -> 
     strict_cupy.install(monkeypatch)
     for n_layers in (1, 3):
         model = Transformer(TransformerConfig(7, 16, n_layers, 2, max_seq_len=32), backend="cupy")
-        draw = lambda n, m=model: sample(m, [[1, 2], [3]], 8, np.random.default_rng(0), max_new_tokens=n)  # noqa: E731
+        draw = lambda n, m=model: sample(  # noqa: E731
+            m, [[1, 2], [3]], 8, np.random.default_rng(0), max_new_tokens=n
+        )
         assert [asked(lambda n=n, d=draw: d(n))[1] for n in (1, 5, 9)] == [4, 16, 28]
 
 

@@ -16,7 +16,7 @@ pytest.importorskip("tokenizers", reason="language models need the extra lm")
 pytest.importorskip("gguf", reason="language models need the extra lm")
 from campaigns import cases, damages, ground, kills, rivals
 
-from minigrpo.checkpoint import checkpoints
+from minigrpo.runs.checkpoint import checkpoints
 
 RESULTS = Path(__file__).parents[1] / "results"
 SHORT = {"kills": 6, "damages": 24, "flips": 24, "rivals": 2, "threads": 2}
@@ -111,6 +111,12 @@ def test_the_table_is_made_of_the_counts():
     assert (RESULTS / "reliability.md").read_text(encoding="utf-8") == cases.table(data)
     found = data["Now"]["campaigns"]
     assert found["kills"]["stopped"] >= 1000 and found["damages"]["cases"] >= 5000
-    assert found["rivals"]["cases"] >= 50 and found["rivals"]["refused"] > 0 and found["threads"]["cases"] >= 15
-    assert found["flips"]["cases"] == found["flips"]["refused"] > 5000  # every bit of a settings.json
+    assert (
+        found["rivals"]["cases"] >= 50
+        and found["rivals"]["refused"] > 0
+        and found["threads"]["cases"] >= 15
+    )
+    assert (
+        found["flips"]["cases"] == found["flips"]["refused"] > 5000
+    )  # every bit of a settings.json
     assert not any(counts[kind] for counts in found.values() for kind in cases.PROBLEMS)

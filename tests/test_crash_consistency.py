@@ -15,15 +15,26 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from minigrpo import files, runs
-from minigrpo.checkpoint import checkpoints, load_checkpoint
-from minigrpo.files import read_records
-from minigrpo.settings import TrainSettings
-from minigrpo.trainer import train
+from minigrpo.runs import folder as runs
+from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.train import train
+from minigrpo.system import files
+from minigrpo.system.files import read_records
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the recorder asks Linux for the names of open files")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the recorder asks Linux for the names of open files"
+)
 
-TINY = {"dim": 8, "n_layers": 1, "n_heads": 2, "group_size": 3, "steps": 4, "checkpoint_every": 2, "log_samples_every": 1}
+TINY = {
+    "dim": 8,
+    "n_layers": 1,
+    "n_heads": 2,
+    "group_size": 3,
+    "steps": 4,
+    "checkpoint_every": 2,
+    "log_samples_every": 1,
+}
 SETTINGS = TrainSettings(**TINY, eval_every=4, eval_prompts=2, objective_options={"beta": 0.1})
 VARIANTS = 10  # what may be left, after each event: four extremes, and six drawn
 
@@ -31,7 +42,10 @@ VARIANTS = 10  # what may be left, after each event: four extremes, and six draw
 @contextmanager
 def recorded(folder, monkeypatch):
     """A list of what happens in a folder, as (event, name, …)."""
-    journal, real = [], {name: getattr(os, name) for name in ("fsync", "replace", "unlink", "truncate", "mkdir")}
+    journal, real = (
+        [],
+        {name: getattr(os, name) for name in ("fsync", "replace", "unlink", "truncate", "mkdir")},
+    )
 
     def note(event, path, *rest):
         path = os.path.relpath(path, folder)
@@ -63,7 +77,11 @@ def recorded(folder, monkeypatch):
     def named(event):
         def function(path, *rest, **options):
             real[event](path, *rest, **options)
-            note(event, path, *(os.path.relpath(r, folder) if event == "replace" else r for r in rest))
+            note(
+                event,
+                path,
+                *(os.path.relpath(r, folder) if event == "replace" else r for r in rest),
+            )
 
         return function
 
@@ -81,9 +99,14 @@ class Disk:
     """A folder as processes see it, and what of it would be left after a power cut."""
 
     def __init__(self, contents=()):
-        self.versions = [[data] for _, data in contents]  # of each file: what is synced, then what was written since
+        self.versions = [
+            [data] for _, data in contents
+        ]  # of each file: what is synced, then what was written since
         self.names = {name: i for i, (name, _) in enumerate(contents)}
-        self.synced_names, self.changes = dict(self.names), []  # of the folder: changes since its last sync
+        self.synced_names, self.changes = (
+            dict(self.names),
+            [],
+        )  # of the folder: changes since its last sync
 
     def apply(self, event, name, *rest):
         file = self.names.get(name)
@@ -91,7 +114,11 @@ class Disk:
             self.versions.append([b""])
             self._change({name: len(self.versions) - 1})
         elif event == "write":
-            parts = rest[0][: len(rest[0]) // 2], bytes(len(rest[0])), rest[0]  # half of it, room for it, all of it
+            parts = (
+                rest[0][: len(rest[0]) // 2],
+                bytes(len(rest[0])),
+                rest[0],
+            )  # half of it, room for it, all of it
             self.versions[file] += [self.versions[file][-1] + part for part in parts]
         elif event == "truncate":
             self.versions[file].append(self.versions[file][-1][: rest[0]])
@@ -115,21 +142,33 @@ class Disk:
     def after_power_cut(self, variant):
         """What may be left.   -> name -> bytes"""
         rng = np.random.default_rng(variant)
-        names_survive, data_survives = {0: (0, 0), 1: (1, 1), 2: (1, 0), 3: (0, 1)}.get(variant, (0.5, None))
+        names_survive, data_survives = {0: (0, 0), 1: (1, 1), 2: (1, 0), 3: (0, 1)}.get(
+            variant, (0.5, None)
+        )
         names = self.synced_names
         for change in self.changes:
             if rng.random() < names_survive:
                 names = self._changed(names, change)
-        pick = {0: lambda versions: versions[0], 1: lambda versions: versions[-1], None: lambda versions: rng.choice(len(versions))}
+        pick = {
+            0: lambda versions: versions[0],
+            1: lambda versions: versions[-1],
+            None: lambda versions: rng.choice(len(versions)),
+        }
         chosen = [pick[data_survives](versions) for versions in self.versions]
-        return {name: v if isinstance(v := chosen[file], bytes) else self.versions[file][v] for name, file in names.items()}
+        return {
+            name: v if isinstance(v := chosen[file], bytes) else self.versions[file][v]
+            for name, file in names.items()
+        }
 
 
 def end_of(folder):
     """What a run ends in, but for times."""
     arrays, state = load_checkpoint(checkpoints(folder)[-1])
     state["records"].pop("metrics.jsonl")
-    metrics = [{k: v for k, v in record.items() if k != "step_time"} for record in read_records(folder / "metrics.jsonl")]
+    metrics = [
+        {k: v for k, v in record.items() if k != "step_time"}
+        for record in read_records(folder / "metrics.jsonl")
+    ]
     samples = (folder / "samples.jsonl").read_bytes()
     return {name: array.tobytes() for name, array in arrays.items()}, state, metrics, samples
 
@@ -150,7 +189,12 @@ def power_cuts(journal, disk, base, reference, capsys, enough=10**6):
             for name, data in left.items():
                 (folder / name).write_bytes(data)
             try:
-                train(SETTINGS, folder, resume="settings.json" in left or bool(checkpoints(folder)), progress=False)
+                train(
+                    SETTINGS,
+                    folder,
+                    resume="settings.json" in left or bool(checkpoints(folder)),
+                    progress=False,
+                )
                 assert end_of(folder) == reference
                 assert capsys.readouterr().err == ""
             except (ValueError, AssertionError) as error:
@@ -169,7 +213,11 @@ def whole(tmp_path, monkeypatch):
 
 def test_a_new_run(whole, tmp_path, capsys):
     folder, journal = whole
-    assert [sum(event[0] == kind for event in journal) for kind in ("write", "sync", "unlink")] > [20, 20, 1]
+    assert [sum(event[0] == kind for event in journal) for kind in ("write", "sync", "unlink")] > [
+        20,
+        20,
+        1,
+    ]
     n, wrong = power_cuts(journal, Disk(), tmp_path, end_of(folder), capsys)
     assert not wrong
     assert n > 50
@@ -181,7 +229,9 @@ def test_a_run_that_is_resumed(whole, tmp_path, monkeypatch, capsys):
     reference = end_of(folder)
     checkpoints(folder)[-1].unlink()
     (folder / ".checkpoint-000004.mgc.1.tmp").write_bytes(b"half")
-    contents = [(file.name, file.read_bytes()) for file in sorted(folder.iterdir()) if file.name != "lock"]
+    contents = [
+        (file.name, file.read_bytes()) for file in sorted(folder.iterdir()) if file.name != "lock"
+    ]
     with recorded(folder, monkeypatch) as journal:
         train(SETTINGS, folder, resume=True, progress=False)
     assert {"truncate", "unlink"} < {event[0] for event in journal}
@@ -190,10 +240,14 @@ def test_a_run_that_is_resumed(whole, tmp_path, monkeypatch, capsys):
     assert n > 25
 
 
-@pytest.mark.parametrize("forgotten", [r"metrics\.jsonl", r"samples\.jsonl", r"\.", r"\.checkpoint.*"])
+@pytest.mark.parametrize(
+    "forgotten", [r"metrics\.jsonl", r"samples\.jsonl", r"\.", r"\.checkpoint.*"]
+)
 def test_without_a_sync_it_is_found_out(forgotten, whole, tmp_path, capsys):
     """The test can fail: each kind of sync is needed."""
     folder, journal = whole
-    fewer = [event for event in journal if not (event[0] == "sync" and re.fullmatch(forgotten, event[1]))]
+    fewer = [
+        event for event in journal if not (event[0] == "sync" and re.fullmatch(forgotten, event[1]))
+    ]
     assert len(fewer) < len(journal)
     assert power_cuts(fewer, Disk(), tmp_path, end_of(folder), capsys, enough=1)[1]

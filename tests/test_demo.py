@@ -11,18 +11,40 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from minigrpo import demo as demo_module
-from minigrpo.demo import ARITHMETIC, NAMES, RATES, _learning_sections, _theorem_section, _tree_sections, demo
-from minigrpo.equivalence import Equivalence
+from minigrpo.command import demo as demo_module
+from minigrpo.command.demo import (
+    ARITHMETIC,
+    NAMES,
+    RATES,
+    _learning_sections,
+    _theorem_section,
+    _tree_sections,
+    demo,
+)
 from minigrpo.experiments.many_walks import BLOCK, GROUP_SIZE, LAST, run_walks
 from minigrpo.experiments.table1 import frequency, summary
-from minigrpo.files import read_records
-from minigrpo.groups import group_statistics, read_groups
-from minigrpo.settings import TrainSettings
-from minigrpo.trainer import train
+from minigrpo.logs.groups import group_statistics, read_groups
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.train import train
+from minigrpo.system.files import read_records
+from minigrpo.verify.equivalence import Equivalence
 
-FIGURES = ["tree.png", "trees.png", "statistics.png", "curves-n1.png", "curves-n2.png", "metrics.png"]
-DATA = ["explorer.html", "groups.jsonl", "equivalence.json", "table.json", "curves.json", "metrics.jsonl"]
+FIGURES = [
+    "tree.png",
+    "trees.png",
+    "statistics.png",
+    "curves-n1.png",
+    "curves-n2.png",
+    "metrics.png",
+]
+DATA = [
+    "explorer.html",
+    "groups.jsonl",
+    "equivalence.json",
+    "table.json",
+    "curves.json",
+    "metrics.jsonl",
+]
 STEPS, SEEDS = 60, 18
 KEYS = [(n, rate, objective) for n in (1, 2) for rate in RATES for objective in NAMES]
 
@@ -32,11 +54,17 @@ def made(tmp_path_factory):
     """The folder of a demo in small, what it said, the curves that it drew."""
     folder, said, drawn = tmp_path_factory.mktemp("demo") / "new" / "demo", [], []
     with pytest.MonkeyPatch.context() as patch:
-        small = replace(ARITHMETIC, warm_start_steps=60, warm_start_batch=8, dim=16, n_layers=1, n_heads=2)
+        small = replace(
+            ARITHMETIC, warm_start_steps=60, warm_start_batch=8, dim=16, n_layers=1, n_heads=2
+        )
         patch.setattr(demo_module, "ARITHMETIC", small)
         patch.setattr(demo_module, "GROUPS", 4)
         draw = demo_module.learning_curves
-        patch.setattr(demo_module, "learning_curves", lambda curves, **options: drawn.append(curves) or draw(curves, **options))
+        patch.setattr(
+            demo_module,
+            "learning_curves",
+            lambda curves, **options: drawn.append(curves) or draw(curves, **options),
+        )
         report = demo(folder, seeds=SEEDS, steps=STEPS, processes=2, say=said.append)
     assert report == folder / "report.html"
     return folder, "\n".join(said), drawn
@@ -56,7 +84,11 @@ class Page(HTMLParser):
         if tag == "img":
             self.images.append(attributes["src"])
             assert attributes["alt"]
-        self.links += [value for name, value in attributes.items() if name in ("href", "src", "srcset", "data", "action")]
+        self.links += [
+            value
+            for name, value in attributes.items()
+            if name in ("href", "src", "srcset", "data", "action")
+        ]
         self.resources += tag in ("script", "link", "iframe", "object")
         if tag not in ("img", "meta"):
             self.open.append(tag)
@@ -74,7 +106,9 @@ def page(made):
 
 
 def test_all_files_are_there(made):
-    assert sorted(file.name for file in made[0].iterdir()) == sorted([*FIGURES, *DATA, "report.html"])
+    assert sorted(file.name for file in made[0].iterdir()) == sorted(
+        [*FIGURES, *DATA, "report.html"]
+    )
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -90,7 +124,9 @@ def test_the_report_stands_alone(made, page):
     assert page.resources == 0
     assert page.links == [*page.images, "explorer.html"]  # which lies beside it
     wanted = [(made[0] / name).read_bytes() for name in FIGURES]
-    found = [base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in page.images]
+    found = [
+        base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in page.images
+    ]
     assert found == wanted
     css = (made[0] / "report.html").read_text().partition("<style>")[2].partition("</style>")[0]
     assert "url(" not in css
@@ -104,11 +140,17 @@ def test_the_report_has_the_numbers_of_the_data(made, page):
     for row in rows:
         assert row["seeds"] == SEEDS
         assert row["low"] <= row["target_frequency"] <= row["high"]
-        numbers = "{target_frequency:.3f}  [{low:.3f}, {high:.3f}]  found by {found:.0%}".format(**row)
+        numbers = "{target_frequency:.3f}  [{low:.3f}, {high:.3f}]  found by {found:.0%}".format(
+            **row
+        )
         assert numbers in page.text
         assert numbers in said
     theorem = json.loads((folder / "equivalence.json").read_text())
-    for words in (f"{theorem['grpo_loss']:+.15f}", f"{theorem['prm_loss']:+.15f}", f"{theorem['unique_tokens']} of them distinct"):
+    for words in (
+        f"{theorem['grpo_loss']:+.15f}",
+        f"{theorem['prm_loss']:+.15f}",
+        f"{theorem['unique_tokens']} of them distinct",
+    ):
         assert words in page.text
         assert words in said
     worst = max(theorem["value_difference"], *theorem["gradient_difference"].values())
@@ -118,8 +160,13 @@ def test_the_report_has_the_numbers_of_the_data(made, page):
     stats = group_statistics(groups)
     assert (stats["groups"], stats["completions"]) == (4, 32)
     assert f"Of 4 groups, {stats['flat_groups']} have no shared prefix" in page.text
-    assert f"{theorem['flat_tokens']} tokens, of which {theorem['unique_tokens']} are distinct" in page.text
-    assert 0 <= theorem["flat_tokens"] - stats["flat_tokens"] <= 32  # an EOS for most completions, which the texts do not have
+    assert (
+        f"{theorem['flat_tokens']} tokens, of which {theorem['unique_tokens']} are distinct"
+        in page.text
+    )
+    assert (
+        0 <= theorem["flat_tokens"] - stats["flat_tokens"] <= 32
+    )  # an EOS for most completions, which the texts do not have
     assert f"last {LAST} of {STEPS} steps" in page.text
     assert re.search(r"Made by minigrpo demo in \d+ seconds", page.text)
     assert not re.search(r"BODY|SECONDS|\bnan\b", page.text)
@@ -137,31 +184,49 @@ def test_the_table_is_the_mean_of_the_curves_and_the_curves_are_the_runs(made):
         assert (curve["n"], curve["learning_rate"], curve["objective"]) == (n, rate, objective)
         np.testing.assert_array_equal(made[2][n - 1][f"{NAMES[objective]}, {rate:g}"], values)
     again = run_walks("lambda_grpo", 2, -1.0, "adamw", RATES[0], runs=1, first_seed=17, steps=STEPS)
-    assert curves[KEYS.index((2, RATES[0], "lambda_grpo"))]["target_frequency"][17] == [h / BLOCK / GROUP_SIZE for h in again[0]]
+    assert curves[KEYS.index((2, RATES[0], "lambda_grpo"))]["target_frequency"][17] == [
+        h / BLOCK / GROUP_SIZE for h in again[0]
+    ]
 
 
 def test_the_metrics_are_those_of_a_run(made):
     metrics = read_records(made[0] / "metrics.jsonl")
     assert len(metrics) == STEPS
-    settings = TrainSettings.for_task("treewalk", objective="lambda_grpo", learning_rate=RATES[-1], steps=3)
+    settings = TrainSettings.for_task(
+        "treewalk", objective="lambda_grpo", learning_rate=RATES[-1], steps=3
+    )
     _, again = train(settings, progress=False)
-    assert [m["loss"] for m in metrics[:3]] == pytest.approx([m["loss"] for m in again], rel=1e-4, abs=1e-6)
+    assert [m["loss"] for m in metrics[:3]] == pytest.approx(
+        [m["loss"] for m in again], rel=1e-4, abs=1e-6
+    )
 
 
 def test_the_readme_shows_what_the_demo_prints():
     """Its 64 runs are the first 64 of table 1's cells (`run_walks` with the same seeds)."""
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    stored = json.loads((Path(__file__).parents[1] / "results/table1.json").read_text(encoding="utf-8"))["rows"]
+    stored = json.loads(
+        (Path(__file__).parents[1] / "results/table1.json").read_text(encoding="utf-8")
+    )["rows"]
     for n in (1, 2):
         for rate, written in zip(RATES, ("3e-4", "6e-4"), strict=True):
             cells, shares = [], []
             for arm in NAMES:
-                wanted = {"arm": arm, "n": n, "r_neg": -1.0, "optimizer": "adamw", "learning_rate": rate, "targets": "drawn"}
+                wanted = {
+                    "arm": arm,
+                    "n": n,
+                    "r_neg": -1.0,
+                    "optimizer": "adamw",
+                    "learning_rate": rate,
+                    "targets": "drawn",
+                }
                 (row,) = (row for row in stored if wanted.items() <= row.items())
                 found = summary(frequency(arm, row["hits_of_run"][:64]))
                 cells.append("{target_frequency:.3f} [{low:.3f}, {high:.3f}]".format(**found))
                 shares.append(f"{found['found']:.0%}".replace("%", " %"))
-            assert f"| n = {n}, r_neg = −1, learning rate {written} | {' | '.join(cells)} | {', '.join(shares)} |" in readme
+            assert (
+                f"| n = {n}, r_neg = −1, learning rate {written} | {' | '.join(cells)} | {', '.join(shares)} |"
+                in readme
+            )
 
 
 # -- words that follow the data ------------------------------------------------------------------------------------------
@@ -171,7 +236,8 @@ def learning_words(grpo, fixed):
     """The sentences about n = 1, for (mean, low, high) of both objectives at the first rate; at the second they are exchanged."""
     names = ("target_frequency", "low", "high")
     rows = [
-        {"objective": objective, "n": n, "learning_rate": rate, "found": 0.25} | dict(zip(names, values, strict=True))
+        {"objective": objective, "n": n, "learning_rate": rate, "found": 0.25}
+        | dict(zip(names, values, strict=True))
         for n in (1, 2)
         for rate, both in ((RATES[0], (grpo, fixed)), (RATES[1], (fixed, grpo)))
         for objective, values in zip(NAMES, both, strict=True)
@@ -197,14 +263,21 @@ def learning_words(grpo, fixed):
 def test_the_verdict_on_learning(grpo, fixed, relation, intervals):
     text = learning_words(grpo, fixed)
     for rate, one in zip(RATES, relation, strict=True):
-        assert f"at learning rate {rate:g} λ-GRPO's mean is {one} GRPO's (the 95 % intervals {intervals})" in text
+        assert (
+            f"at learning rate {rate:g} λ-GRPO's mean is {one} GRPO's (the 95 % intervals {intervals})"
+            in text
+        )
     assert "last 50 of 250 steps" in text
 
 
-@pytest.mark.parametrize(("off", "words"), [(3e-15, "They agree to rounding"), (2e-3, "They DISAGREE")])
+@pytest.mark.parametrize(
+    ("off", "words"), [(3e-15, "They agree to rounding"), (2e-3, "They DISAGREE")]
+)
 def test_the_verdict_on_the_theorem(off, words):
     for differences in ((off, 0.0), (0.0, off)):
-        theorem = Equivalence(0.25, 0.25, differences[0], {"a": differences[1], "b": 0.0}, 10, 20, True)
+        theorem = Equivalence(
+            0.25, 0.25, differences[0], {"a": differences[1], "b": 0.0}, 10, 20, True
+        )
         _, text, _, numbers = _theorem_section(theorem)
         assert f"{words}" in text
         assert f"largest relative difference is {off:.1e}" in text
@@ -213,10 +286,18 @@ def test_the_verdict_on_the_theorem(off, words):
 
 
 def test_what_is_said_of_trees():
-    groups = read_groups('[{"completions": ["ab", "ac"], "rewards": [1, 0]}, {"completions": ["a", "b"], "rewards": [1, 1]}]')
+    groups = read_groups(
+        '[{"completions": ["ab", "ac"], "rewards": [1, 0]}, {"completions": ["a", "b"], "rewards": [1, 1]}]'
+    )
     sections = _tree_sections(groups, groups[0], group_statistics(groups), 0.37)
-    assert "it is right on 37% of 100 held-out problems. It wrote the 2 completions below" in sections[0][1]
-    assert "Of 2 groups, 1 have no shared prefix at all. Their completions have 6 tokens, of which 5 are distinct" in sections[1][1]
+    assert (
+        "it is right on 37% of 100 held-out problems. It wrote the 2 completions below"
+        in sections[0][1]
+    )
+    assert (
+        "Of 2 groups, 1 have no shared prefix at all. Their completions have 6 tokens, of which 5 are distinct"
+        in sections[1][1]
+    )
     assert "+0.71" in sections[0][3]
 
 

@@ -16,17 +16,28 @@ from helpers import rollouts_of, tiny_model
 
 import minigrpo
 from minigrpo import sample
-from minigrpo.checkpoint import load_checkpoint, save_checkpoint
-from minigrpo.cli import main
-from minigrpo.divergence import DivergenceError
-from minigrpo.policy import load_run
+from minigrpo.command.cli import main
+from minigrpo.engine.divergence import DivergenceError
 from minigrpo.rewards import check_rewards
-from minigrpo.runs import checkpoints
-from minigrpo.trainer import TrainSettings, train
+from minigrpo.runs.checkpoint import load_checkpoint, save_checkpoint
+from minigrpo.runs.folder import checkpoints
+from minigrpo.runs.policy import load_run
+from minigrpo.runs.train import train
+from minigrpo.trainer import TrainSettings
 from minigrpo.tree import PrefixTree
 
-TINY = {"dim": 8, "n_layers": 1, "n_heads": 2, "group_size": 8, "prompts_per_step": 1, "steps": 4, "log_samples_every": 1}
-UNEQUAL = {"task_options": {"depth": 3, "target": "LLL"}}  # rewards that differ within the first group
+TINY = {
+    "dim": 8,
+    "n_layers": 1,
+    "n_heads": 2,
+    "group_size": 8,
+    "prompts_per_step": 1,
+    "steps": 4,
+    "log_samples_every": 1,
+}
+UNEQUAL = {
+    "task_options": {"depth": 3, "target": "LLL"}
+}  # rewards that differ within the first group
 HUGE = {"float32": 1e30, "float64": 1e200}
 
 
@@ -54,7 +65,11 @@ def good_until(folder: Path, step: int) -> None:
     assert all(np.isfinite(array).all() for array in arrays.values())
     load_run(folder)
     for name in ("metrics.jsonl", "samples.jsonl"):
-        records = strictly((folder / name).read_text(encoding="utf-8")) if (folder / name).exists() else []
+        records = (
+            strictly((folder / name).read_text(encoding="utf-8"))
+            if (folder / name).exists()
+            else []
+        )
         assert {record["step"] for record in records} <= set(range(step + 1))
         assert step == 0 or records
 
@@ -79,7 +94,10 @@ def test_a_run_stops_at_the_step_that_diverges(what: str, dtype: str, tmp_path: 
     if what == "finite weights, too large" and dtype == "float64":
         rate = 1e60
     changes = DIVERGING[what] | {"learning_rate": rate, "dtype": dtype, "checkpoint_every": 1}
-    with pytest.raises(DivergenceError, match=r"^training diverged at step 1: the model's weights are not finite, or so large"):
+    with pytest.raises(
+        DivergenceError,
+        match=r"^training diverged at step 1: the model's weights are not finite, or so large",
+    ):
         train(TrainSettings(**TINY | UNEQUAL | changes), tmp_path / "run", progress=False)
     good_until(tmp_path / "run", 0)
 
@@ -91,11 +109,12 @@ def test_what_the_message_advises_works(tmp_path: Path, capsys: pytest.CaptureFi
     run = tmp_path / "run"
     assert main([*command.split(), "--objective-option", "beta=1e100", "--out", str(run)]) == 1
     said = capsys.readouterr().err
-    start = (
-        r"minigrpo train: training diverged at step 2: the norm of its gradient is (nan|inf); the checkpoint of step 1 is kept: "
-    )
+    start = r"minigrpo train: training diverged at step 2: the norm of its gradient is (nan|inf); the checkpoint of step 1 is kept: "
     assert re.match(start, said)
-    assert said.endswith(f"another --out, from its weights with --init {run}\n") and said.count("\n") == 1
+    assert (
+        said.endswith(f"another --out, from its weights with --init {run}\n")
+        and said.count("\n") == 1
+    )
     good_until(run, 1)
     advice = shlex.split(said[said.index("--init") :])
     again = tmp_path / "again"
@@ -109,15 +128,30 @@ def test_what_the_message_advises_works(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_warm_start_that_diverges_leaves_no_run(dtype: str, steps: int, tmp_path: Path) -> None:
-    changes = {"task": "arithmetic", "warm_start_steps": steps, "warm_start_learning_rate": HUGE[dtype], "dtype": dtype}
-    with pytest.raises(DivergenceError, match=r"^training diverged at warm-start step 1: .*; lower warm_start_learning_rate$"):
+    changes = {
+        "task": "arithmetic",
+        "warm_start_steps": steps,
+        "warm_start_learning_rate": HUGE[dtype],
+        "dtype": dtype,
+    }
+    with pytest.raises(
+        DivergenceError,
+        match=r"^training diverged at warm-start step 1: .*; lower warm_start_learning_rate$",
+    ):
         train(TrainSettings(**TINY | changes), tmp_path, progress=False)
     assert not checkpoints(tmp_path)
 
 
-def test_a_metric_that_is_not_finite_stops_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(minigrpo.trainer, "tree_metrics", lambda tree: {"tree/mean_count": float("nan")})
-    with pytest.raises(DivergenceError, match=r"step 1: the metric tree/mean_count is nan; the checkpoint of step 0 is kept"):
+def test_a_metric_that_is_not_finite_stops_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        minigrpo.trainer, "tree_metrics", lambda tree: {"tree/mean_count": float("nan")}
+    )
+    with pytest.raises(
+        DivergenceError,
+        match=r"step 1: the metric tree/mean_count is nan; the checkpoint of step 0 is kept",
+    ):
         train(TrainSettings(**TINY), tmp_path, progress=False)
     good_until(tmp_path, 0)
 
@@ -131,17 +165,32 @@ def test_a_language_model_diverges_likewise(tmp_path: Path, capsys: pytest.Captu
 
     model = save_hugging_face(*make(max_seq_len=400), tmp_path / "model")
     task = Path(__file__).parent / "text_task.py"
-    command = ["train", "--model", str(model), "--task", f"{task}:Spaces", "--steps", "3", "--group-size", "4"]
+    command = [
+        "train",
+        "--model",
+        str(model),
+        "--task",
+        f"{task}:Spaces",
+        "--steps",
+        "3",
+        "--group-size",
+        "4",
+    ]
     assert main([*command, "--learning-rate", "1e38", "--out", str(tmp_path / "run")]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("minigrpo train: training diverged at step 1: ") and said.count("\n") == 1
+    assert (
+        said.startswith("minigrpo train: training diverged at step 1: ") and said.count("\n") == 1
+    )
     good_until(tmp_path / "run", 0)
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"weight_decay": 1e308}, r"^weight_decay \(1e\+308\) × learning_rate \(0\.0001\) is above 1: every step would turn"),
+        (
+            {"weight_decay": 1e308},
+            r"^weight_decay \(1e\+308\) × learning_rate \(0\.0001\) is above 1: every step would turn",
+        ),
         ({"weight_decay": 11.0, "learning_rate": 0.1}, "is above 1"),
         *(
             ({"temperature": t}, r"^temperature is .*: it must be from 1e-06 to 1e\+06")
@@ -162,9 +211,15 @@ def test_settings_that_somebody_may_mean_are_not() -> None:
 # -- rewards ---------------------------------------------------------------------------------------------------------------
 
 BAD_REWARDS = {
-    "nan": (float("nan"), "the reward of completion 1 of prompt 1 is nan: rewards must be finite numbers"),
+    "nan": (
+        float("nan"),
+        "the reward of completion 1 of prompt 1 is nan: rewards must be finite numbers",
+    ),
     "inf": (float("inf"), "the reward of completion 1 of prompt 1 is inf"),
-    "a sum that overflows": (1e308, r"the reward of completion 1 of prompt 1 is 1e\+308: .*, up to 1e\+100 in size"),
+    "a sum that overflows": (
+        1e308,
+        r"the reward of completion 1 of prompt 1 is 1e\+308: .*, up to 1e\+100 in size",
+    ),
     "another": (-1e308, r"the reward of completion 1 of prompt 1 is -1e\+308"),
     "squares that overflow": (1e160, r"is 1e\+160"),
     "float32's nan": (np.float32("nan"), "is nan"),
@@ -189,8 +244,13 @@ def test_other_numbers_are_rewards(value: object) -> None:
 
 
 def test_rewards_too_large_for_the_dtype_stop_the_run(tmp_path: Path) -> None:
-    changes = {"task_options": {"depth": 3, "r_neg": -1e100, "target": "RRR"}, "objective": "dr_grpo"}
-    with pytest.raises(DivergenceError, match=r"step 1: the norm of its gradient is (nan|inf); .*smaller rewards"):
+    changes = {
+        "task_options": {"depth": 3, "r_neg": -1e100, "target": "RRR"},
+        "objective": "dr_grpo",
+    }
+    with pytest.raises(
+        DivergenceError, match=r"step 1: the norm of its gradient is (nan|inf); .*smaller rewards"
+    ):
         train(TrainSettings(**TINY | changes), tmp_path, progress=False)
     good_until(tmp_path, 0)
 
@@ -228,32 +288,51 @@ COMMANDS = {
 FLOAT64 = "equivalence", 1e30  # it computes in float64, which has room for these
 
 
-@pytest.mark.parametrize(("command", "value"), sorted({*product(COMMANDS, (np.nan, np.inf, -np.inf, 1e30))} - {FLOAT64}, key=str))
-def test_a_checkpoint_of_such_weights_is_refused(command: str, value: float, run: Path, tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize(
+    ("command", "value"),
+    sorted({*product(COMMANDS, (np.nan, np.inf, -np.inf, 1e30))} - {FLOAT64}, key=str),
+)
+def test_a_checkpoint_of_such_weights_is_refused(
+    command: str, value: float, run: Path, tmp_path: Path, capsys
+) -> None:
     bad = rewritten(run, tmp_path / "bad", "parameters", value, everywhere=value == 1e30)
     assert main(COMMANDS[command].format(run=bad, out=tmp_path / "out").split()) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert f"{bad} cannot be used: the model's weights are not finite, or so large that what it computes overflows" in said
+    assert (
+        f"{bad} cannot be used: the model's weights are not finite, or so large that what it computes overflows"
+        in said
+    )
     assert not checkpoints(tmp_path / "out") and not (tmp_path / "out" / "config.json").exists()
 
 
 @pytest.mark.parametrize("name", ["parameters", "m", "v"])
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
-def test_such_a_checkpoint_is_not_gone_on_with(name: str, value: float, run: Path, tmp_path: Path, capsys) -> None:
+def test_such_a_checkpoint_is_not_gone_on_with(
+    name: str, value: float, run: Path, tmp_path: Path, capsys
+) -> None:
     bad = rewritten(run, tmp_path / "bad", name, value)
     before = {file.name: file.read_bytes() for file in bad.iterdir()}
     assert main(["train", "--resume", str(bad)]) == 2
     said = capsys.readouterr().err
-    assert f"the run's newest checkpoint cannot be used (its {name} are not all finite numbers): delete it to go on" in said
-    assert said.count("\n") == 1 and {file.name: file.read_bytes() for file in bad.iterdir() if file.name in before} == before
+    assert (
+        f"the run's newest checkpoint cannot be used (its {name} are not all finite numbers): delete it to go on"
+        in said
+    )
+    assert (
+        said.count("\n") == 1
+        and {file.name: file.read_bytes() for file in bad.iterdir() if file.name in before}
+        == before
+    )
 
 
 def test_float64_weights_that_float32_cannot_hold_are_refused(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "bad")
     file = checkpoints(tmp_path / "bad")[-1]
     arrays, state = load_checkpoint(file)
-    save_checkpoint(file, {name: array.astype(np.float64) + 1e100 for name, array in arrays.items()}, state)
+    save_checkpoint(
+        file, {name: array.astype(np.float64) + 1e100 for name, array in arrays.items()}, state
+    )
     with pytest.raises(ValueError, match="cannot be used: the model's weights are not finite"):
         load_run(tmp_path / "bad")
 
@@ -271,7 +350,10 @@ def test_one_weight_that_is_no_number_stops_sampling(name: str, dtype: str) -> N
             sample(model, [[1], [2, 3]], 4, np.random.default_rng(0), max_new_tokens=3)
 
 
-@pytest.mark.parametrize(("dtype", "value"), [("float32", 1e15), ("float32", 1e30), ("float64", 1e120), ("float64", 1e300)])
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [("float32", 1e15), ("float32", 1e30), ("float64", 1e120), ("float64", 1e300)],
+)
 def test_weights_that_overflow_stop_sampling(dtype: str, value: float) -> None:
     """All of them at once: squares of the residual stream overflow, a norm makes 0 of it, and every logit is an innocent 0."""
     model = tiny_model(dtype=dtype)
@@ -296,7 +378,9 @@ def test_logits_that_overflow_stop_sampling(monkeypatch: pytest.MonkeyPatch) -> 
         sample(model, [[1]], 4, np.random.default_rng(0), max_new_tokens=3)
 
 
-@pytest.mark.parametrize("name", ["model.norm.weight", "lm_head.weight", "model.layers.1.mlp.down_proj.weight"])
+@pytest.mark.parametrize(
+    "name", ["model.norm.weight", "lm_head.weight", "model.layers.1.mlp.down_proj.weight"]
+)
 def test_a_forward_of_such_weights_says_so(name: str) -> None:
     model = tiny_model(dtype="float32")
     model.parameters[name].flat[0] = np.nan
@@ -321,7 +405,9 @@ def test_no_file_of_the_package_can_hold_nan() -> None:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and node.attr in ("dumps", "dump"):
                 loose[file.name] += 1
-            if isinstance(node, ast.Call) and any(k.arg == "allow_nan" and not k.value.value for k in node.keywords):
+            if isinstance(node, ast.Call) and any(
+                k.arg == "allow_nan" and not k.value.value for k in node.keywords
+            ):
                 loose[file.name] -= 1
                 strict += 1
     assert strict > 10

@@ -7,15 +7,22 @@ import pytest
 from helpers import relative, rollouts_of, tiny_model
 
 from minigrpo import Objective, sample, step_advantages
-from minigrpo.equivalence import check_equivalence
-from minigrpo.policy import make_model
-from minigrpo.settings import TrainSettings
+from minigrpo.runs.policy import make_model
+from minigrpo.runs.settings import TrainSettings
 from minigrpo.tasks import load_task, sampling_limits
+from minigrpo.verify.equivalence import check_equivalence
 
-PROMPTS = [[1], [2, 3], [1], [2, 3, 0, 4]]  # one token; twice the same; one that begins like another
+PROMPTS = [
+    [1],
+    [2, 3],
+    [1],
+    [2, 3, 0, 4],
+]  # one token; twice the same; one that begins like another
 
 
-def rollouts_and_rewards(model, seed=0, prompts=PROMPTS, group_size=8, max_new_tokens=7, eos=0, temperature=1.0):
+def rollouts_and_rewards(
+    model, seed=0, prompts=PROMPTS, group_size=8, max_new_tokens=7, eos=0, temperature=1.0
+):
     rng = np.random.default_rng(seed)
     settings = {"max_new_tokens": max_new_tokens, "eos": eos, "temperature": temperature}
     rollouts = sample(model, prompts, group_size, rng, **settings)
@@ -52,7 +59,9 @@ def test_theorem_1_holds_on_real_rollouts(shape, seed):
     assert f"{result.grpo_loss:+.15f}" in result.text()
 
 
-@pytest.mark.parametrize("changes", [{"beta": 0.0}, {"step": 0.0}, {"step": 0.1}, {"beta": 0.0, "step": 0.0}])
+@pytest.mark.parametrize(
+    "changes", [{"beta": 0.0}, {"step": 0.0}, {"step": 0.1}, {"beta": 0.0, "step": 0.0}]
+)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_theorem_1_at_other_policies_and_temperatures(changes, temperature):
     model = tiny_model()
@@ -60,7 +69,9 @@ def test_theorem_1_at_other_policies_and_temperatures(changes, temperature):
     assert check(model, rollouts, rewards, **changes).worst < 1e-12
 
 
-@pytest.mark.parametrize("settings", [{"eos": None}, {"group_size": 2}, {"prompts": [[3]]}, {"group_size": 40}])
+@pytest.mark.parametrize(
+    "settings", [{"eos": None}, {"group_size": 2}, {"prompts": [[3]]}, {"group_size": 40}]
+)
 def test_theorem_1_on_other_batches(settings):
     model = tiny_model(seed=2)
     assert check(model, *rollouts_and_rewards(model, **settings)).worst < 1e-12
@@ -74,7 +85,9 @@ def test_in_float32_up_to_its_rounding():
 @pytest.mark.parametrize("reward", [0.0, 0.1, 0.7])
 def test_equal_rewards_leave_the_kl_term_and_say_so(reward):
     model = tiny_model()
-    rollouts, rewards = rollouts_and_rewards(model, group_size=6)  # the mean of six times 0.7 is not 0.7
+    rollouts, rewards = rollouts_and_rewards(
+        model, group_size=6
+    )  # the mean of six times 0.7 is not 0.7
     result = check(model, rollouts, np.full_like(rewards, reward))
     assert result.worst < 1e-12
     assert not result.informative
@@ -87,24 +100,35 @@ def test_no_false_alarm_where_terms_cancel(n_prompts, k):
     """Few completions, often equal: their advantages cancel in whole or in part, and so do loss and gradients."""
     task, cancelled = load_task("treewalk"), 0
     for seed in range(6):
-        model, rng = make_model(TrainSettings(task="treewalk", seed=seed, dtype="float64"), task), np.random.default_rng(seed)
+        model, rng = (
+            make_model(TrainSettings(task="treewalk", seed=seed, dtype="float64"), task),
+            np.random.default_rng(seed),
+        )
         rollouts = sample(model, task.prompts(rng, n_prompts), k, rng, **sampling_limits(task))
         rewards = task.score(rollouts)
-        for r, beta in product((rewards, np.full(n_prompts * k, 0.7), np.arange(n_prompts * k)), (0.0, 0.04)):
+        for r, beta in product(
+            (rewards, np.full(n_prompts * k, 0.7), np.arange(n_prompts * k)), (0.0, 0.04)
+        ):
             result = check(model, rollouts, r, beta=beta)
             assert result.worst < 1e-12
             cancelled += bool(0 < abs(result.grpo_loss) < 1e-6)
     assert cancelled > 2
 
 
-@pytest.mark.parametrize("completions", [[[1, 1], [1, 1]], [[1, 1], [1, 2]], [[3], [3], [3]], [[0], [1]], [[2, 2, 2], [2]]])
+@pytest.mark.parametrize(
+    "completions",
+    [[[1, 1], [1, 1]], [[1, 1], [1, 2]], [[3], [3], [3]], [[0], [1]], [[2, 2, 2], [2]]],
+)
 @pytest.mark.parametrize("beta", [0.0, 0.04, 2.0])
 def test_no_false_alarm_on_copies_and_single_tokens(completions, beta):
     """Copies with unequal rewards: Σ aᵢ of every node is 0, or a rounding on one side."""
     model = tiny_model()
     rollouts = rollouts_of([[1], [1, 1, 1]], [completions] * 2)
     for rewards in ([0.1, 0.7, 0.4], [0.3, 0.3, 0.3], [1e12, 1e12 + 1, 1e12 + 2]):
-        assert check(model, rollouts, np.array(rewards[: len(completions)] * 2), beta=beta).worst < 1e-12
+        assert (
+            check(model, rollouts, np.array(rewards[: len(completions)] * 2), beta=beta).worst
+            < 1e-12
+        )
 
 
 def test_no_false_alarm_after_training():
@@ -142,7 +166,9 @@ def test_one_reward_off_by_a_hundredth_makes_the_check_fail():
         result = check(model, rollouts, rewards, prm_rewards=wrong)
         assert result.value_difference > 1e-6
         assert min(result.gradient_difference.values()) > 1e-6  # in every parameter
-        assert check(model, rollouts, wrong, prm_rewards=wrong).worst < 1e-12  # no more than a difference of both sides
+        assert (
+            check(model, rollouts, wrong, prm_rewards=wrong).worst < 1e-12
+        )  # no more than a difference of both sides
 
 
 def test_one_count_off_by_a_hundredth_makes_the_check_fail():
@@ -180,7 +206,9 @@ def test_sequence_mean_breaks_the_theorem():
         return model.gradients.flat.copy()
 
     for aggregation, differs in (("group_token_mean", False), ("sequence_mean", True)):
-        grpo, prm = (gradient(Objective.preset(name, aggregation=aggregation)) for name in ("grpo", "prm"))
+        grpo, prm = (
+            gradient(Objective.preset(name, aggregation=aggregation)) for name in ("grpo", "prm")
+        )
         assert (relative(prm, grpo) > 1e-3) == differs
         assert differs or relative(prm, grpo) < 1e-12
 

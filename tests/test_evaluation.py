@@ -7,13 +7,14 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from minigrpo import evaluation, sample
-from minigrpo.evaluation import evaluate, is_correct, pass_at_k
-from minigrpo.policy import load_run, make_model
-from minigrpo.settings import TrainSettings
-from minigrpo.stored_settings import signed
+from minigrpo import sample
+from minigrpo.runs import evaluation
+from minigrpo.runs.evaluation import evaluate, is_correct, pass_at_k
+from minigrpo.runs.policy import load_run, make_model
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.stored_settings import signed
+from minigrpo.runs.train import train
 from minigrpo.tasks import load_task
-from minigrpo.trainer import train
 
 TINY = {"dim": 16, "n_layers": 1, "n_heads": 2, "dtype": "float64"}
 
@@ -27,17 +28,27 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_one(n):
             assert pass_at_k(n, correct, k) == pytest.approx(share, abs=1e-15)
     assert pass_at_k(n, n, 1) == 1
     for k in (0, n + 1, -1):
-        with pytest.raises(ValueError, match=re.escape(f"pass@{k} cannot be estimated from {n} samples: take at least k")):
+        with pytest.raises(
+            ValueError,
+            match=re.escape(f"pass@{k} cannot be estimated from {n} samples: take at least k"),
+        ):
             pass_at_k(n, 0, k)
 
 
 def test_pass_at_k_is_unbiased():
     """Its mean over binomial counts is the true 1 - (1-p)^k."""
     p, n = 0.3, 8
-    chances = np.array([np.prod([n - i for i in range(c)]) / np.prod([i + 1 for i in range(c)]) for c in range(n + 1)])
+    chances = np.array(
+        [
+            np.prod([n - i for i in range(c)]) / np.prod([i + 1 for i in range(c)])
+            for c in range(n + 1)
+        ]
+    )
     chances *= p ** np.arange(n + 1) * (1 - p) ** (n - np.arange(n + 1))
     for k in (1, 3, 8):
-        assert sum(chances * [pass_at_k(n, c, k) for c in range(n + 1)]) == pytest.approx(1 - (1 - p) ** k, rel=1e-12)
+        assert sum(chances * [pass_at_k(n, c, k) for c in range(n + 1)]) == pytest.approx(
+            1 - (1 - p) ** k, rel=1e-12
+        )
 
 
 def walker(task, sharpness):
@@ -54,22 +65,37 @@ def walker(task, sharpness):
     return model
 
 
-@pytest.mark.parametrize(("sharpness", "path"), [(50.0, "LLLL"), (-50.0, "RLRL")])  # the prompt is L
+@pytest.mark.parametrize(
+    ("sharpness", "path"), [(50.0, "LLLL"), (-50.0, "RLRL")]
+)  # the prompt is L
 def test_a_policy_that_always_walks_one_path(sharpness, path):
     for target, right, reward in ((path, 1.0, 1.0), ("LLRR", 0.0, -1.0 if path[0] == "L" else 0.7)):
         task = load_task("treewalk", target=target, root="L")
-        result = evaluate(walker(task, sharpness), task, n_prompts=70, samples=3, ks=(1, 3), progress=False)
+        result = evaluate(
+            walker(task, sharpness), task, n_prompts=70, samples=3, ks=(1, 3), progress=False
+        )
         assert result.pop("eval/reward_greedy") == pytest.approx(reward)
-        assert result == {"eval/pass@1_greedy": right, "eval/pass@1": right, "eval/pass@3": right, "eval/prompts": 70}
+        assert result == {
+            "eval/pass@1_greedy": right,
+            "eval/pass@1": right,
+            "eval/pass@3": right,
+            "eval/prompts": 70,
+        }
 
 
 def test_a_policy_that_walks_at_random():
     task = load_task("treewalk", depth=2, target="LR", root="L")
-    result = evaluate(walker(task, 0.0), task, n_prompts=300, samples=6, ks=(1, 2, 6), progress=False)
+    result = evaluate(
+        walker(task, 0.0), task, n_prompts=300, samples=6, ks=(1, 2, 6), progress=False
+    )
     for k in (1, 2, 6):
         chance = 1 - 0.75**k
-        assert abs(result[f"eval/pass@{k}"] - chance) < 4 * np.sqrt(chance * (1 - chance) / (1800 / k))
-    sharper = evaluate(walker(task, -0.1), task, n_prompts=300, samples=6, temperature=0.05, progress=False)
+        assert abs(result[f"eval/pass@{k}"] - chance) < 4 * np.sqrt(
+            chance * (1 - chance) / (1800 / k)
+        )
+    sharper = evaluate(
+        walker(task, -0.1), task, n_prompts=300, samples=6, temperature=0.05, progress=False
+    )
     assert sharper["eval/pass@1"] < 0.01 < result["eval/pass@1"]  # it turns: RL
 
 
@@ -103,7 +129,11 @@ def test_the_same_seed_takes_the_same_problems_whatever_was_trained():
 
 
 def test_in_chunks_as_at_once(monkeypatch):
-    shape = TINY | {"warm_start_steps": 70, "warm_start_batch": 16, "warm_start_learning_rate": 0.02}
+    shape = TINY | {
+        "warm_start_steps": 70,
+        "warm_start_batch": 16,
+        "warm_start_learning_rate": 0.02,
+    }
     settings = TrainSettings(**shape, task="arithmetic", task_options={"digits": 1}, steps=0)
     task = load_task("arithmetic", digits=1)
     model, _ = train(settings, progress=False)
@@ -114,10 +144,20 @@ def test_in_chunks_as_at_once(monkeypatch):
     assert results[0] == results[1]
     # And by hand: the share of right answers among the greedy ones.
     prompts = task.prompts(np.random.default_rng(0), 10, "train")
-    greedy = sample(model, prompts, 1, np.random.default_rng(9), max_new_tokens=task.max_new_tokens, eos=13, temperature=0)
+    greedy = sample(
+        model,
+        prompts,
+        1,
+        np.random.default_rng(9),
+        max_new_tokens=task.max_new_tokens,
+        eos=13,
+        temperature=0,
+    )
     sums = [eval_sum(task.tokenizer.decode(p)) for p in prompts]
     answers = [task.tokenizer.decode(group[0]).rpartition(";")[2] for group in greedy.completions]
-    assert results[0]["eval/pass@1_greedy"] == np.mean([a == b for a, b in zip(answers, sums, strict=True)])
+    assert results[0]["eval/pass@1_greedy"] == np.mean(
+        [a == b for a, b in zip(answers, sums, strict=True)]
+    )
     assert 0 < results[0]["eval/pass@1_greedy"] < 1
 
 
@@ -130,10 +170,21 @@ def test_problems_are_judged_one_by_one():
 
         def score(self, rollouts):
             return np.array(
-                [1.0 - prompt[0] for prompt, group in zip(rollouts.prompts, rollouts.completions, strict=True) for _ in group]
+                [
+                    1.0 - prompt[0]
+                    for prompt, group in zip(rollouts.prompts, rollouts.completions, strict=True)
+                    for _ in group
+                ]
             )
 
-    result = evaluate(walker(Halves(root="L"), 0.0), Halves(root="L"), n_prompts=90, samples=4, ks=(1, 2, 4), progress=False)
+    result = evaluate(
+        walker(Halves(root="L"), 0.0),
+        Halves(root="L"),
+        n_prompts=90,
+        samples=4,
+        ks=(1, 2, 4),
+        progress=False,
+    )
     assert {name: value for name, value in result.items() if "@" in name} == dict.fromkeys(
         ["eval/pass@1_greedy", "eval/pass@1", "eval/pass@2", "eval/pass@4"], 0.5
     )
@@ -158,7 +209,10 @@ def test_what_counts_as_right():
     ("arguments", "message"),
     [
         ({"n_prompts": 0}, "0 problems give no estimate: take at least 1"),
-        ({"samples": 2, "ks": (1, 4)}, "pass@4 cannot be estimated from 2 samples: take at least 4 samples"),
+        (
+            {"samples": 2, "ks": (1, 4)},
+            "pass@4 cannot be estimated from 2 samples: take at least 4 samples",
+        ),
         ({"split": "dev"}, "there is no split 'dev'"),
     ],
 )
@@ -182,6 +236,8 @@ def test_a_stored_run_is_what_was_trained(tmp_path):
 
 
 def test_a_run_from_a_gpu_can_be_looked_at_without_one(tmp_path):
-    (tmp_path / "settings.json").write_bytes(signed(asdict(TrainSettings(**TINY, steps=0, backend="cupy"))))
+    (tmp_path / "settings.json").write_bytes(
+        signed(asdict(TrainSettings(**TINY, steps=0, backend="cupy")))
+    )
     train(TrainSettings(**TINY, steps=0, backend="numpy"), tmp_path, resume=True, progress=False)
     assert load_run(tmp_path)[2].backend == "auto"

@@ -16,8 +16,8 @@ import other_right_answers
 import pytest
 from test_cli import run  # noqa: F401
 
-from minigrpo.checks.grading import WrongAnswer, ask, compare, compare_rows, text
-from minigrpo.checks.runner import CHAPTERS, RIGHT, TO_DO, WRONG, check, load, tasks_of, verdict
+from minigrpo.course.grading import WrongAnswer, ask, compare, compare_rows, text
+from minigrpo.course.runner import CHAPTERS, RIGHT, TO_DO, WRONG, check, load, tasks_of, verdict
 
 ROOT = Path(__file__).parent.parent
 STUBS, SOLUTIONS = ROOT / "tutorials/exercises", ROOT / "tutorials/solutions"
@@ -48,7 +48,9 @@ def label(chapter, n, task):
 
 
 def graded(chapter, n, task, function):
-    return verdict(label(chapter, n, task), task, types.SimpleNamespace(**{task.function: function}))
+    return verdict(
+        label(chapter, n, task), task, types.SimpleNamespace(**{task.function: function})
+    )
 
 
 # -- stubs, solutions, wrong answers -------------------------------------------------------------------------------------
@@ -59,7 +61,12 @@ def test_there_is_enough_to_do():
     assert all(len(tasks_of(chapter)) >= 3 for chapter in CHAPTERS)
     per_task = [sum(task is other for _, _, other, _ in MISTAKES) for _, _, task in TASKS]
     assert min(per_task) >= 2
-    everything = [name for chapter in CHAPTERS for name in vars(load(WRONG_ANSWERS / f"{chapter}.py")) if "__" in name.strip("_")]
+    everything = [
+        name
+        for chapter in CHAPTERS
+        for name in vars(load(WRONG_ANSWERS / f"{chapter}.py"))
+        if "__" in name.strip("_")
+    ]
     assert len(everything) == len(MISTAKES)  # none belongs to no task
 
 
@@ -77,15 +84,22 @@ def test_the_stub_names_its_task(chapter, n, task):
 
 @pytest.mark.parametrize(("chapter", "n", "task"), TASKS, ids=identity)
 def test_the_solution_passes(chapter, n, task, answers):
-    assert graded(chapter, n, task, getattr(answers[chapter], task.function)).text() == f"{label(chapter, n, task)} … right"
+    assert (
+        graded(chapter, n, task, getattr(answers[chapter], task.function)).text()
+        == f"{label(chapter, n, task)} … right"
+    )
 
 
-@pytest.mark.parametrize(("chapter", "n", "task", "name", "function"), OTHER_WAYS, ids=[way[3] for way in OTHER_WAYS])
+@pytest.mark.parametrize(
+    ("chapter", "n", "task", "name", "function"), OTHER_WAYS, ids=[way[3] for way in OTHER_WAYS]
+)
 def test_other_ways_pass(chapter, n, task, name, function):
     assert graded(chapter, n, task, function).text() == f"{label(chapter, n, task)} … right"
 
 
-@pytest.mark.parametrize(("chapter", "n", "task", "name"), MISTAKES, ids=[f"{m[0]}-{m[3]}" for m in MISTAKES])
+@pytest.mark.parametrize(
+    ("chapter", "n", "task", "name"), MISTAKES, ids=[f"{m[0]}-{m[3]}" for m in MISTAKES]
+)
 def test_a_wrong_answer_is_told_what_is_wrong(chapter, n, task, name):
     function = getattr(load(WRONG_ANSWERS / f"{chapter}.py"), name)
     got, again = graded(chapter, n, task, function), graded(chapter, n, task, function)
@@ -106,7 +120,9 @@ def test_the_examples_of_the_stubs_are_true(chapter, answers):
     stubs, names = load(STUBS / f"{chapter}.py"), {"np": np, **vars(answers[chapter])}
     runner, n = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS), 0
     for task in tasks_of(chapter):
-        test = doctest.DocTestParser().get_doctest(getattr(stubs, task.function).__doc__, dict(names), task.function, None, 0)
+        test = doctest.DocTestParser().get_doctest(
+            getattr(stubs, task.function).__doc__, dict(names), task.function, None, 0
+        )
         n += len(test.examples)
         runner.run(test)
     assert runner.summarize(verbose=False).failed == 0
@@ -124,7 +140,8 @@ def test_files_are_short_and_of_one_shape(chapter, answers):
         code, other = getattr(stubs, name).__code__, getattr(answers[chapter], name).__code__
         assert code.co_varnames[: code.co_argcount] == other.co_varnames[: other.co_argcount]
     assert all(
-        len((f / f"{chapter}.py").read_text(encoding="utf-8").splitlines()) <= 330 for f in (STUBS, SOLUTIONS, WRONG_ANSWERS)
+        len((f / f"{chapter}.py").read_text(encoding="utf-8").splitlines()) <= 330
+        for f in (STUBS, SOLUTIONS, WRONG_ANSWERS)
     )
 
 
@@ -175,7 +192,9 @@ def test_any_kind_of_answer_gets_a_message(chapter, n, task):
         ([[1]] * 9, 7),
     ]
     for kind in kinds:
-        if not (task.function == "verify" and isinstance(kind, int)):  # sometimes right: it fails on another text
+        if not (
+            task.function == "verify" and isinstance(kind, int)
+        ):  # sometimes right: it fails on another text
             got = graded(chapter, n, task, lambda *arguments, kind=kind: kind)
             assert got.state == WRONG, kind
             assert "expected" in got.message.lower(), kind
@@ -208,7 +227,14 @@ def said(call, *arguments, **options):
     ],
 )
 def test_common_mistakes_are_recognised(got, words):
-    message = said(compare, got, [1.0, 2.0, 4.0], "something", axes=("place",), hints={"you took 7.": [1.0, 7.0, 4.0]})
+    message = said(
+        compare,
+        got,
+        [1.0, 2.0, 4.0],
+        "something",
+        axes=("place",),
+        hints={"you took 7.": [1.0, 7.0, 4.0]},
+    )
     assert message.startswith("Given something:\n")
     assert words in message
 
@@ -216,12 +242,16 @@ def test_common_mistakes_are_recognised(got, words):
 def test_rows_of_different_lengths():
     right = [np.ones(2), np.zeros(0), np.arange(3.0)]
     compare_rows([[1, 1], [], [0, 1, 2]], right, "")
-    assert "Expected a list with an array for each completion, got int" in said(compare_rows, 3, right, "")
+    assert "Expected a list with an array for each completion, got int" in said(
+        compare_rows, 3, right, ""
+    )
     assert "list of 3 arrays, got 2" in said(compare_rows, right[:2], right, "")
     assert "Completion 2 needs one number a token: expected shape (3,), got shape (2,)" in said(
         compare_rows, [*right[:2], [0, 1]], right, ""
     )
-    assert "At completion 2, position 1: expected 1, got 5" in said(compare_rows, [*right[:2], [0, 5, 2]], right, "")
+    assert "At completion 2, position 1: expected 1, got 5" in said(
+        compare_rows, [*right[:2], [0, 5, 2]], right, ""
+    )
 
 
 def test_what_stops_or_returns_nothing():
@@ -258,7 +288,9 @@ def test_check_from_the_root_from_tutorials_and_by_path(run, desk, monkeypatch):
         monkeypatch.chdir(folder)
         assert run("check", "5") == (1, out.replace("tutorials/exercises", path), "")
     assert run("check", "ch05", SOLUTIONS / "ch05.py")[0] == 0
-    assert run("check", "ch05", SOLUTIONS)[1].endswith(f"all 6 tasks are right ({SOLUTIONS / 'ch05.py'})\n")
+    assert run("check", "ch05", SOLUTIONS)[1].endswith(
+        f"all 6 tasks are right ({SOLUTIONS / 'ch05.py'})\n"
+    )
 
 
 def test_check_one_task_while_it_is_being_done(run, desk):
@@ -275,23 +307,35 @@ def test_check_one_task_while_it_is_being_done(run, desk):
         ),
         ("    return rewards.shape(1)", 1, "TypeError: 'tuple' object is not callable (line"),
     ):
-        file.write_text(stub.replace(todo, line), encoding="utf-8")  # at once, so a cached file would be noticed
+        file.write_text(
+            stub.replace(todo, line), encoding="utf-8"
+        )  # at once, so a cached file would be noticed
         got = run("check", "ch04", "--task", 4)
         assert (got[0], got[2]) == (code, "")
         assert words in got[1]
     file.write_text(stub.replace("def dead_groups", "def dead"), encoding="utf-8")
-    assert "Expected def dead_groups(…), as in the stub, got a file without it" in run("check", "ch04", "--task", 4)[1]
-    assert run("check", "ch04")[1].endswith("0 of 5 tasks are right; 1 not right yet, 4 to do (tutorials/exercises/ch04.py)\n")
+    assert (
+        "Expected def dead_groups(…), as in the stub, got a file without it"
+        in run("check", "ch04", "--task", 4)[1]
+    )
+    assert run("check", "ch04")[1].endswith(
+        "0 of 5 tasks are right; 1 not right yet, 4 to do (tutorials/exercises/ch04.py)\n"
+    )
 
 
 def test_check_everything(run, desk):
-    assert "check your answers to a chapter's exercises" in " ".join(run("check", "--help")[1].split())
+    assert "check your answers to a chapter's exercises" in " ".join(
+        run("check", "--help")[1].split()
+    )
     code, out, err = run("check", "all")
     assert (code, err) == (1, "")
     assert len(out.splitlines()) == len(CHAPTERS) + 1
     assert out.splitlines()[-1] == f"0 of {len(TASKS)} tasks are right; {len(TASKS)} to do"
     shutil.copy(SOLUTIONS / "ch01.py", desk / "exercises")
-    assert "ch01 policy gradients             all 4 tasks are right" in run("check", "all", desk / "exercises")[1]
+    assert (
+        "ch01 policy gradients             all 4 tasks are right"
+        in run("check", "all", desk / "exercises")[1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -303,8 +347,14 @@ def test_check_everything(run, desk):
         ("check ch05 --task 0", "ch05 has no task 0"),
         ("check ch05 gone.py", "there is no file 'gone.py': give the path of your ch05.py"),
         ("check ch05 notes.txt", "notes.txt is no Python file"),
-        ("check ch05 broken.py", "broken.py cannot be imported: SyntaxError: invalid syntax (broken.py, line 2)"),
-        ("check ch05 raises.py", "raises.py cannot be imported: NameError: name 'nothing' is not defined"),
+        (
+            "check ch05 broken.py",
+            "broken.py cannot be imported: SyntaxError: invalid syntax (broken.py, line 2)",
+        ),
+        (
+            "check ch05 raises.py",
+            "raises.py cannot be imported: NameError: name 'nothing' is not defined",
+        ),
         ("check ch05 leaves.py", "leaves.py cannot be imported: SystemExit: 0"),
         ("check all raises.py", "all chapters have a file each"),
         ("check all --task 1", "all chapters have a file each"),
@@ -314,7 +364,12 @@ def test_check_everything(run, desk):
 )
 def test_bad_input_is_one_line(run, line, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    files = {"broken.py": "x = 1\ndef f(:\n", "raises.py": "x = nothing\n", "leaves.py": "exit(0)\n", "notes.txt": "x = 1\n"}
+    files = {
+        "broken.py": "x = 1\ndef f(:\n",
+        "raises.py": "x = nothing\n",
+        "leaves.py": "exit(0)\n",
+        "notes.txt": "x = 1\n",
+    }
     for name, code in files.items():
         (tmp_path / name).write_text(code)
     code, out, err = run(*line.split())
@@ -330,7 +385,10 @@ def test_the_library_raises_the_same():
 
 
 @pytest.mark.parametrize("error", ["1 / 0", "sys.exit(0)", "raise MemoryError"])
-@pytest.mark.parametrize("method", [f"__{name}__" for name in ("repr", "len", "iter", "eq", "str", "float", "array", "getitem")])
+@pytest.mark.parametrize(
+    "method",
+    [f"__{name}__" for name in ("repr", "len", "iter", "eq", "str", "float", "array", "getitem")],
+)
 def test_an_answer_that_cannot_be_looked_at_is_a_wrong_one(method, error, tmp_path):
     """Whatever its own methods raise; and the other tasks are still checked."""
     odd = f"import sys\nclass Odd(list):\n    def {method}(self, *_, **__): {error}\n"
@@ -352,5 +410,12 @@ def test_an_answer_that_cannot_be_shown_does_not_end_the_chapter(error, run, des
     code, out, err = run("check", "ch05", file)
     assert (code, err) == (1, "")
     said = " ".join(out.split())
-    assert "task 1: process sets by hand … not right yet Expected an answer that can be looked at and compared, got " in said
-    assert "(line 2 of ch05.py, in __repr__: def" in said and "ch05 task 6" in said and out.count("… right") == 5
+    assert (
+        "task 1: process sets by hand … not right yet Expected an answer that can be looked at and compared, got "
+        in said
+    )
+    assert (
+        "(line 2 of ch05.py, in __repr__: def" in said
+        and "ch05 task 6" in said
+        and out.count("… right") == 5
+    )

@@ -10,8 +10,8 @@ from helpers import rollouts_of, tiny_model
 from minigrpo import PrefixTree, sample
 from minigrpo.experiments import flaw
 from minigrpo.experiments.flaw import CASES, OBJECTIVES, path_probability
-from minigrpo.settings import TrainSettings
-from minigrpo.trainer import train
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.train import train
 
 COMMITTED = json.loads((Path(__file__).parents[1] / "results" / "flaw.json").read_text())
 
@@ -31,13 +31,19 @@ def test_pushes_by_their_definition(trees, case):
     assert len(CASES[case]) == 16 and rewards.argmax() == 0
     for row in trees:
         if row["case"] == case:
-            members = [i for i, (walk, _) in enumerate(CASES[case]) if walk[: len(row["prefix"])] == row["prefix"]]
+            members = [
+                i
+                for i, (walk, _) in enumerate(CASES[case])
+                if walk[: len(row["prefix"])] == row["prefix"]
+            ]
             assert row["count"] == len(members)
             assert row["mean_reward"] == pytest.approx(rewards[members].mean())
             expected = a[members].sum() if row["objective"] == "grpo" else a[members].mean()
             assert row["push"] == pytest.approx(expected, abs=1e-12)
     for objective in OBJECTIVES:
-        nodes = {row["prefix"] for row in trees if (row["case"], row["objective"]) == (case, objective)}
+        nodes = {
+            row["prefix"] for row in trees if (row["case"], row["objective"]) == (case, objective)
+        }
         assert nodes == {walk[:t] for walk, _ in CASES[case] for t in range(1, 5)}
 
 
@@ -48,7 +54,9 @@ def test_a_step_is_the_gradient_of_the_objective_in_logits():
     push = np.where(tree.scored, np.random.default_rng(0).standard_normal(tree.n_nodes), 0.0)
     parents = sorted(set(tree.parent[tree.scored].tolist()))
     node_of = {(int(tree.parent[n]), int(tree.token[n])): n for n in np.flatnonzero(tree.scored)}
-    count = np.array([[tree.count[node_of[q, t]] if (q, t) in node_of else 0 for t in (0, 1)] for q in parents])
+    count = np.array(
+        [[tree.count[node_of[q, t]] if (q, t) in node_of else 0 for t in (0, 1)] for q in parents]
+    )
     logits = np.log((count + 0.5) / (count.sum(1, keepdims=True) + 1))
 
     def log_softmax(x):
@@ -71,11 +79,17 @@ def test_a_step_is_the_gradient_of_the_objective_in_logits():
 
 
 def test_exploration_the_best_walk_falls_under_grpo_and_rises_under_lambda_grpo(trees):
-    before, grpo = (path_probability(trees, "exploration", "grpo", column) for column in ("before", "after"))
+    before, grpo = (
+        path_probability(trees, "exploration", "grpo", column) for column in ("before", "after")
+    )
     assert before == pytest.approx(1 / 16)
-    assert grpo == pytest.approx(0.0554, abs=1e-4)  # as in RESULTS.md
-    assert path_probability(trees, "exploration", "lambda_grpo", "after") == pytest.approx(0.0717, abs=1e-4)
-    path = {row["prefix"]: row["push"] for row in trees if row["best"] and row["case"] == "exploration"}
+    assert grpo == pytest.approx(0.0554, abs=1e-4)  # as in results/README.md
+    assert path_probability(trees, "exploration", "lambda_grpo", "after") == pytest.approx(
+        0.0717, abs=1e-4
+    )
+    path = {
+        row["prefix"]: row["push"] for row in trees if row["best"] and row["case"] == "exploration"
+    }
     assert path["R"] < 0 < path["RRRR"]
 
 
@@ -86,7 +100,11 @@ def test_exploitation_all_steps_of_the_best_walk_are_pushed_up_and_one_loses(tre
         assert all(at[objective, "LRRR"[:t]]["push"] > 0 for t in range(1, 5))
         lost[objective] = at[objective, "LR"]["before"] - at[objective, "LR"]["after"]
     assert lost["grpo"] > 2 * lost["lambda_grpo"] > 0  # mitigated, not removed
-    within = {(o, c): path_probability(trees, "exploitation", o, c, skip=1) for o in OBJECTIVES for c in ("before", "after")}
+    within = {
+        (o, c): path_probability(trees, "exploitation", o, c, skip=1)
+        for o in OBJECTIVES
+        for c in ("before", "after")
+    }
     assert within["grpo", "after"] < within["grpo", "before"] < within["lambda_grpo", "after"]
 
 
@@ -101,7 +119,9 @@ def test_counts_of_a_step_by_brute_force():
         model.parameters.flat[:] = before
         rollouts = sample(model, [[0]], 12, np.random.default_rng(seed), max_new_tokens=4)
         walks = [tuple(c.tolist()) for c in rollouts.completions[0]]
-        rewards = np.array([1.0 if w == (1, 1, 1, 1) else -1.0 if w[0] == 1 else 0.7 for w in walks])
+        rewards = np.array(
+            [1.0 if w == (1, 1, 1, 1) else -1.0 if w[0] == 1 else 0.7 for w in walks]
+        )
         now = before * (1 + 1e-3 * np.random.default_rng(seed).standard_normal(before.shape))
         model.parameters.flat[:] = now
         counts = flaw.step_counts(model, before, target, rollouts, rewards)
@@ -109,7 +129,9 @@ def test_counts_of_a_step_by_brute_force():
 
         a = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
         size = {w[:t]: sum(v[:t] == w[:t] for v in walks) for w in walks for t in range(1, 5)}
-        pushes = {"grpo": {p: sum(a[i] for i, w in enumerate(walks) if w[: len(p)] == p) for p in size}}
+        pushes = {
+            "grpo": {p: sum(a[i] for i, w in enumerate(walks) if w[: len(p)] == p) for p in size}
+        }
         pushes["lambda_grpo"] = {p: x / size[p] for p, x in pushes["grpo"].items()}
         good = [w[:t] for w, x in zip(walks, a, strict=True) if x > 0 for t in range(1, 5)]
         assert counts["good_tokens"] == len(good)
@@ -120,7 +142,9 @@ def test_counts_of_a_step_by_brute_force():
         hits = walks.count((1, 1, 1, 1))
         assert counts["hits"] == (0 < hits < 12)
         if not counts["hits"]:
-            assert not any(counts[x] for x in counts if x.startswith(("falls", "shared", "tail", "points")))
+            assert not any(
+                counts[x] for x in counts if x.startswith(("falls", "shared", "tail", "points"))
+            )
             continue
         seen += 1
         path = [(1,) * t for t in range(1, 5)]
@@ -129,8 +153,12 @@ def test_counts_of_a_step_by_brute_force():
         start = model.forward(target, keep=False).sum()
         assert counts["falls"] == (moved < start)
         for name, push in pushes.items():
-            assert counts[f"shared_{name}"] == pytest.approx(sum(push[p] for p in path if size[p] > hits))
-            assert counts[f"tail_{name}"] == pytest.approx(sum(push[p] for p in path if size[p] == hits))
+            assert counts[f"shared_{name}"] == pytest.approx(
+                sum(push[p] for p in path if size[p] > hits)
+            )
+            assert counts[f"tail_{name}"] == pytest.approx(
+                sum(push[p] for p in path if size[p] == hits)
+            )
             on_nodes = np.zeros(rollouts.tree.n_nodes)
             for walk, nodes in zip(walks, rollouts.tree.paths, strict=True):
                 on_nodes[nodes] = [push[walk[:t]] for t in range(1, 5)]
@@ -138,8 +166,12 @@ def test_counts_of_a_step_by_brute_force():
             model.gradients.flat[:] = 0
             model.forward(rollouts.tree)
             model.backward(on_nodes)
-            model.parameters.flat[:] = before + 1e-7 * model.gradients.flat  # a step up the objective
-            assert counts[f"points_down_{name}"] == (model.forward(target, keep=False).sum() < start)
+            model.parameters.flat[:] = (
+                before + 1e-7 * model.gradients.flat
+            )  # a step up the objective
+            assert counts[f"points_down_{name}"] == (
+                model.forward(target, keep=False).sum() < start
+            )
     assert seen >= 4
 
 
@@ -153,13 +185,24 @@ def test_the_run_is_the_same_as_plain_training(objective, monkeypatch):
     met = [m["frac_correct"] > 0 and m["reward_std"] > 0 for m in metrics]
     assert (early["steps"], whole["steps"]) == (4, 12)
     assert (early["hits"], whole["hits"]) == (sum(met[:4]), sum(met))
-    assert all(early[name] <= whole[name] for name in early if name.startswith(("good", "up", "down", "hits", "falls")))
+    assert all(
+        early[name] <= whole[name]
+        for name in early
+        if name.startswith(("good", "up", "down", "hits", "falls"))
+    )
 
 
 def test_statistics_are_means_of_the_seeds_own_ratios():
     names = ["good_tokens_down", "good_tokens", "falls", "hits"]
-    names += [f"{part}_{o}" for o in OBJECTIVES for part in ("down", "up", "points_down", "shared", "tail")]
-    runs = [{"n": 1, "trained_with": "grpo", "seed": s, "steps": 50} | dict.fromkeys(names, 1.0) for s in range(3)]
+    names += [
+        f"{part}_{o}"
+        for o in OBJECTIVES
+        for part in ("down", "up", "points_down", "shared", "tail")
+    ]
+    runs = [
+        {"n": 1, "trained_with": "grpo", "seed": s, "steps": 50} | dict.fromkeys(names, 1.0)
+        for s in range(3)
+    ]
     runs[0] |= {"falls": 1.0, "hits": 4.0, "shared_grpo": -3.0}
     runs[1] |= {"falls": 3.0, "hits": 4.0}
     runs[2] |= {"falls": 0.0, "hits": 0.0}  # never met the target
@@ -172,11 +215,21 @@ def test_statistics_are_means_of_the_seeds_own_ratios():
 
 def test_differences_are_taken_seed_by_seed():
     names = ["good_tokens", "good_tokens_down", "hits", "falls"]
-    names += [f"{part}_{o}" for o in OBJECTIVES for part in ("down", "up", "points_down", "shared", "tail")]
-    runs = [{"n": 1, "trained_with": o, "seed": s, "steps": 50} | dict.fromkeys(names, 1.0) for o in OBJECTIVES for s in (0, 1, 2)]
+    names += [
+        f"{part}_{o}"
+        for o in OBJECTIVES
+        for part in ("down", "up", "points_down", "shared", "tail")
+    ]
+    runs = [
+        {"n": 1, "trained_with": o, "seed": s, "steps": 50} | dict.fromkeys(names, 1.0)
+        for o in OBJECTIVES
+        for s in (0, 1, 2)
+    ]
     for run in runs:  # falls: 0.1, 0.5 under GRPO, 0.3, 0.7 under λ-GRPO; the third pair has a run without the target
         run["falls"] = 0.1 + 0.4 * run["seed"] + 0.2 * (run["trained_with"] == "lambda_grpo")
-        run["points_down_grpo"] = 4.0 if run["trained_with"] == "grpo" else 9.0  # GRPO's batches count
+        run["points_down_grpo"] = (
+            4.0 if run["trained_with"] == "grpo" else 9.0
+        )  # GRPO's batches count
     runs[-1]["hits"] = 0.0
     (row,) = flaw.differences(runs)
     assert (row["n"], row["steps"], row["seeds"]) == (1, 50, 2)
@@ -191,17 +244,30 @@ def test_committed_groups_by_hand_can_be_regenerated(trees):
     """All rows, to the six digits that are written."""
     assert len(trees) == len(COMMITTED["trees"])
     for row, committed in zip(trees, COMMITTED["trees"], strict=True):
-        assert row == {name: pytest.approx(x, rel=1e-5) if isinstance(x, float) else x for name, x in committed.items()}
+        assert row == {
+            name: pytest.approx(x, rel=1e-5) if isinstance(x, float) else x
+            for name, x in committed.items()
+        }
 
 
 def test_committed_training_can_be_regenerated():
     """Three of the 20 seeds for the first 50 steps: their mean within 3.5 standard errors, as the table's interval gives them."""
-    runs = [row for seed in range(3) for row in flaw.training_run("grpo", 2, seed, steps=flaw.EARLY)]
+    runs = [
+        row for seed in range(3) for row in flaw.training_run("grpo", 2, seed, steps=flaw.EARLY)
+    ]
     (row,) = flaw.statistics(runs)
-    (committed,) = (r for r in COMMITTED["training"] if (r["n"], r["trained_with"], r["steps"]) == (2, "grpo", flaw.EARLY))
+    (committed,) = (
+        r
+        for r in COMMITTED["training"]
+        if (r["n"], r["trained_with"], r["steps"]) == (2, "grpo", flaw.EARLY)
+    )
     assert row.keys() == committed.keys()
     for name in (name for name in row if f"{name}_low" in row):
-        of_one_seed = (committed[f"{name}_high"] - committed[f"{name}_low"]) / (2 * 1.96) * np.sqrt(committed["seeds"])
+        of_one_seed = (
+            (committed[f"{name}_high"] - committed[f"{name}_low"])
+            / (2 * 1.96)
+            * np.sqrt(committed["seeds"])
+        )
         assert abs(row[name] - committed[name]) < 3.5 * of_one_seed / np.sqrt(3), name
 
 

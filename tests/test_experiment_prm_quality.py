@@ -9,9 +9,16 @@ from helpers import rollouts_of, tiny_model
 
 from minigrpo import PrefixTree, Rollouts
 from minigrpo.experiments import first_error, prm_quality
-from minigrpo.experiments.prm_quality import brute_force, draw, exact_moments, heap_index, means_below, value_row
+from minigrpo.experiments.prm_quality import (
+    brute_force,
+    draw,
+    exact_moments,
+    heap_index,
+    means_below,
+    value_row,
+)
 from minigrpo.experiments.prm_quality_plots import first_error_figure, text, values_figure
-from minigrpo.plots import save
+from minigrpo.show.plots import save
 from minigrpo.tasks.arithmetic import CHARACTERS, Arithmetic, first_wrong_step, write_steps
 from minigrpo.tasks.treewalk import TreeWalk
 
@@ -39,7 +46,11 @@ def test_exact_values_are_the_conditional_means_of_enumerated_paths():
     p = {path: probability(model, path) for path in paths}
     assert len(values) == 15 and sum(p.values()) == pytest.approx(1, abs=1e-12)
     for prefix in {path[:d] for path in paths for d in range(4)}:
-        through = [(p[path], r) for path, r in zip(paths, rewards, strict=True) if path[: len(prefix)] == prefix]
+        through = [
+            (p[path], r)
+            for path, r in zip(paths, rewards, strict=True)
+            if path[: len(prefix)] == prefix
+        ]
         mean = sum(q * r for q, r in through) / sum(q for q, _ in through)
         variance = sum(q * (r - mean) ** 2 for q, r in through) / sum(q for q, _ in through)
         assert values[place(prefix)] == pytest.approx(mean, abs=1e-12)
@@ -52,7 +63,9 @@ def test_exact_values_agree_with_real_rollouts_within_the_standard_error():
     rollouts, rewards = draw(model, TASK, 1, 40_000, np.random.default_rng(0))
     tree, index = rollouts.tree, heap_index(rollouts.tree)
     nodes = np.flatnonzero(tree.scored & (spread[index] > 1e-9) & (tree.count > 100))
-    z = (tree.sum_over_members(rewards) / tree.count - exact[index])[nodes] / np.sqrt(spread[index] / tree.count)[nodes]
+    z = (tree.sum_over_members(rewards) / tree.count - exact[index])[nodes] / np.sqrt(
+        spread[index] / tree.count
+    )[nodes]
     root = (rewards.mean() - exact[0]) / np.sqrt(spread[0] / len(rewards))
     assert len(nodes) >= 2 and np.abs([*z, root]).max() < 3.5
     assert 0.05 / np.sqrt(spread[0] / len(rewards)) > 7  # an error of 0.05 would not have passed
@@ -62,7 +75,12 @@ def test_brute_force_compares_both_sources():
     rows = brute_force(0, 0, 60_000)
     assert [row["source"] for row in rows] == ["enumerated policy", "sampler"]
     for row in rows:
-        assert abs(row["z"]) < 3.5 and row["max_abs_z"] < 4 and row["chi2_per_dof"] < 2.5 and row["prefixes"] == 4
+        assert (
+            abs(row["z"]) < 3.5
+            and row["max_abs_z"] < 4
+            and row["chi2_per_dof"] < 2.5
+            and row["prefixes"] == 4
+        )
         assert row["z"] == pytest.approx((row["estimate"] - row["value"]) / row["standard_error"])
 
 
@@ -70,7 +88,10 @@ def test_brute_force_compares_both_sources():
 
 
 def test_value_row_against_loops():
-    p, outcome = np.random.default_rng(1).dirichlet(np.ones(8)), np.random.default_rng(2).normal(size=8)
+    p, outcome = (
+        np.random.default_rng(1).dirichlet(np.ones(8)),
+        np.random.default_rng(2).normal(size=8),
+    )
     exact = means_below(p, outcome)
     spread = means_below(p, outcome**2) - exact**2
     k, n_groups = 5, 6
@@ -94,12 +115,18 @@ def test_value_row_against_loops():
             gains.append(value - exact[place(prefix[:1])])
     assert row["nodes"] == len(errors) / n_groups
     assert row["bias"] == pytest.approx(np.mean(errors))
-    assert row["rmse"] ** 2 == pytest.approx(row["bias"] ** 2 + row["sd"] ** 2) == pytest.approx(np.mean(np.square(errors)))
+    assert (
+        row["rmse"] ** 2
+        == pytest.approx(row["bias"] ** 2 + row["sd"] ** 2)
+        == pytest.approx(np.mean(np.square(errors)))
+    )
     assert row["predicted"] == pytest.approx(np.sqrt(np.mean(expected)))
     assert row["move"] == pytest.approx(np.corrcoef(moves, gains)[0, 1])
     assert row["centred"] == pytest.approx(np.corrcoef(*zip(*nodes, strict=True))[0, 1])
     for name, pairs in (("own_weight", own), ("slope_nodes", nodes), ("slope_tokens", tokens)):
-        assert row[name] == pytest.approx([sum(a * b for a, b in pairs), sum(b * b for _, b in pairs)])
+        assert row[name] == pytest.approx(
+            [sum(a * b for a, b in pairs), sum(b * b for _, b in pairs)]
+        )
 
 
 def test_r_hat_is_unbiased_and_its_variance_and_shrinkage_are_as_derived():
@@ -129,7 +156,9 @@ def test_equal_tokens_counts_every_token_that_a_monte_carlo_prm_samples(monkeypa
         return rollouts
 
     monkeypatch.setattr(prm_quality, "MONTE_CARLO", [(4, 2)])
-    monkeypatch.setattr(sampler, "sample", counting)  # where `monte_carlo_step_rewards` looks it up; groups are not counted
+    monkeypatch.setattr(
+        sampler, "sample", counting
+    )  # where `monte_carlo_step_rewards` looks it up; groups are not counted
     steps, prefixes = prm_quality.equal_tokens(0, 0, n_groups=8)
     assert steps["tokens"] * 8 == sum(sampled) + 8 * 4 * 4
     assert prefixes["tokens"] > steps["tokens"] and steps["hidden_k"] == round(steps["tokens"] / 4)
@@ -140,10 +169,16 @@ def test_tables_text_and_figures(tmp_path, monkeypatch):
     monkeypatch.setattr(prm_quality, "MONTE_CARLO", [(4, 1), (4, 2)])
     found = {"value_errors": {}, "equal_tokens": {}}
     for steps in (0, 1):
-        found["value_errors"][steps] = [prm_quality.value_errors(seed, steps, completions=256) for seed in (0, 1)]
-        found["equal_tokens"][steps] = [prm_quality.equal_tokens(seed, steps, n_groups=4) for seed in (0, 1)]
+        found["value_errors"][steps] = [
+            prm_quality.value_errors(seed, steps, completions=256) for seed in (0, 1)
+        ]
+        found["equal_tokens"][steps] = [
+            prm_quality.equal_tokens(seed, steps, n_groups=4) for seed in (0, 1)
+        ]
     table = prm_quality.tables(found) | {"brute_force": brute_force(0, 0, 1000)}
-    table |= first_error.table({writing: [pupil_marks(writing, 0)] for writing in first_error.TASKS})
+    table |= first_error.table(
+        {writing: [pupil_marks(writing, 0)] for writing in first_error.TASKS}
+    )
     row = table["value_errors"][0]
     seeds = [rows[0] for rows in found["value_errors"][0]]
     assert row["rmse"] == pytest.approx(np.mean([r["rmse"] for r in seeds]), rel=1e-5)
@@ -161,11 +196,16 @@ def test_committed_table_can_be_regenerated(monkeypatch):
     monkeypatch.setattr(prm_quality, "SIZES", prm_quality.SIZES[:1])
     monkeypatch.setattr(prm_quality, "MONTE_CARLO", prm_quality.MONTE_CARLO[:1])
     functions = (prm_quality.value_errors, prm_quality.equal_tokens)
-    table = prm_quality.tables({f.__name__: {0: [f(seed, steps=0) for seed in range(8)]} for f in functions})
+    table = prm_quality.tables(
+        {f.__name__: {0: [f(seed, steps=0) for seed in range(8)]} for f in functions}
+    )
     assert [len(rows) for rows in table.values()] == [TreeWalk().depth, 2]
     for name, rows in table.items():
         for row, expected in zip(rows, committed[name], strict=False):
-            assert row == {key: pytest.approx(x, rel=0.01, abs=1e-3) if isinstance(x, float) else x for key, x in expected.items()}
+            assert row == {
+                key: pytest.approx(x, rel=0.01, abs=1e-3) if isinstance(x, float) else x
+                for key, x in expected.items()
+            }
 
 
 # -- the first wrong step ------------------------------------------------------------------------------------------------
@@ -182,7 +222,16 @@ def pupil_rollouts(task, prompts, k, rng):
         completions.append([CHARACTERS.encode_with_eos(text) for text in texts])
     tree = PrefixTree.from_groups(prompts, completions)
     nothing = np.zeros(tree.n_nodes)
-    return Rollouts(prompts, completions, tree, nothing, nothing, np.zeros(len(tree.paths), bool), 1.0, task.max_new_tokens)
+    return Rollouts(
+        prompts,
+        completions,
+        tree,
+        nothing,
+        nothing,
+        np.zeros(len(tree.paths), bool),
+        1.0,
+        task.max_new_tokens,
+    )
 
 
 def pupil_marks(writing, seed):
@@ -190,7 +239,11 @@ def pupil_marks(writing, seed):
     with pytest.MonkeyPatch.context() as patch:
         task = first_error.TASKS[writing]()
         patch.setattr(first_error, "load_weights", lambda model, folder: None)
-        patch.setattr(first_error, "sample", lambda model, prompts, k, rng, **_: pupil_rollouts(task, prompts, k, rng))
+        patch.setattr(
+            first_error,
+            "sample",
+            lambda model, prompts, k, rng, **_: pupil_rollouts(task, prompts, k, rng),
+        )
         return first_error.marks(writing, "", seed, 20)
 
 
@@ -199,14 +252,24 @@ def test_summands_in_any_order_stay_right():
     for _ in range(50):
         written = first_error.shuffle_summands(write_steps(358, 467), rng)
         seen.add(written)
-        assert first_wrong_step("358+467=", written) is None and len(written) == len(write_steps(358, 467))
+        assert first_wrong_step("358+467=", written) is None and len(written) == len(
+            write_steps(358, 467)
+        )
     assert len(seen) > 10
     pairs = first_error.AnyOrder(forget=0.0).demonstrations(rng, 20)
-    assert all(first_wrong_step(CHARACTERS.decode(p), CHARACTERS.decode(c)) is None and c[-1] == CHARACTERS.eos for p, c in pairs)
+    assert all(
+        first_wrong_step(CHARACTERS.decode(p), CHARACTERS.decode(c)) is None
+        and c[-1] == CHARACTERS.eos
+        for p, c in pairs
+    )
 
 
 def test_step_ends():
-    assert first_error.step_ends("8+7=15;5+6=11;1", 16).tolist() == [6, 13, 15]  # 15 characters and EOS
+    assert first_error.step_ends("8+7=15;5+6=11;1", 16).tolist() == [
+        6,
+        13,
+        15,
+    ]  # 15 characters and EOS
     assert first_error.step_ends("8+7=15;5+", 9).tolist() == [6, 8]  # cut by the length limit
     assert first_error.step_ends("8+7=15;", 7).tolist() == [6]
 
@@ -225,7 +288,16 @@ def test_count_on_a_typed_example():
     #                     true false  found accused exact  of the shuffle
     assert by_rule[0] == [2, 1, 2, 1, 0, 0, 0, 0]  # negative
     assert by_rule[1] == [2, 1, 2, 0, 1, 0, 0, 0]  # zero
-    assert by_rule[2] == [1, 2, 1, 1, 0, 1, 0, 1]  # drop; the shuffled value falls at the second step too
+    assert by_rule[2] == [
+        1,
+        2,
+        1,
+        1,
+        0,
+        1,
+        0,
+        1,
+    ]  # drop; the shuffled value falls at the second step too
     assert by_rule[3] == [length - 7, 7, length - 10, 7, 0, 0, 0, 0]  # token
     profile = np.array(numbers[32:]).reshape(5, 3).tolist()
     assert profile == [[0, 0, 0], [1, 1, 0], [1, 1, 0], [1, 1, 0], [0, 0, 0]]  # offsets -2 … 2
@@ -237,7 +309,12 @@ def test_count_on_a_typed_example():
         ("6+8=14;14;", 1, 3, 2),  # a step too many, of EOS alone
         ("6+8=14;14;", 0, 2, 1),  # the same, cut by the length limit: it broke off in the last step
         ("6+8=14;14;;;", 1, 5, 2),
-        ("6+8=14", 1, 1, 0),  # the answer is missing: the step that ends with EOS is where it should have gone on
+        (
+            "6+8=14",
+            1,
+            1,
+            0,
+        ),  # the answer is missing: the step that ends with EOS is where it should have gone on
         ("6+8=14;", 1, 2, 1),
         ("6+8=14;", 0, 1, 0),
         ("", 1, 1, 0),
@@ -264,7 +341,9 @@ def test_marks_take_completions_of_every_kind(monkeypatch):
     """Also one without any token, which says nothing, and such as are too long or too short."""
     task = first_error.TASKS["one order"](digits=1)
     texts = ["6+8=14;14", "6+8=14;14;", "6+8=14", "", ";", "6+8=13;13", "14;14", ";;"]
-    completions = [CHARACTERS.encode_with_eos(text) for text in texts[:-1]] + [CHARACTERS.encode(texts[-1])]
+    completions = [CHARACTERS.encode_with_eos(text) for text in texts[:-1]] + [
+        CHARACTERS.encode(texts[-1])
+    ]
     completions[3] = completions[3][:0]
     rollouts = rollouts_of([CHARACTERS.encode("6+8=")], [completions])
     monkeypatch.setattr(first_error, "SIZES", (8,))
@@ -281,7 +360,11 @@ def test_with_one_right_text_the_sign_never_fails_and_chance_does():
     of = {(row["k"], row["rule"], row["detector"]): row for row in table}
     for k in first_error.SIZES:
         row = of[k, "negative", "hidden"]
-        assert row["precision"] == row["recall"] == row["exact"] == 1 and row["false_alarms"] == 0 and row["groups"] >= 5
+        assert (
+            row["precision"] == row["recall"] == row["exact"] == 1
+            and row["false_alarms"] == 0
+            and row["groups"] >= 5
+        )
         chance, everything = of[k, "negative", "shuffled"], of[k, "negative", "outcome"]
         assert chance["recall"] < 0.8 and chance["exact"] < 0.8
         assert everything["recall"] == everything["false_alarms"] == 1

@@ -33,7 +33,10 @@ def test_the_rollouts_are_what_the_table_needs(batch):
     coefficients = grpo.coefficients(batch.rollouts, batch.rewards)
     active = grpo.metrics(coefficients, batch.tree_logp["now"], batch.tree_logp["old"])
     assert min(active.values()) > 0.05  # clipping on both sides
-    assert max(grpo.metrics(coefficients, batch.tree_logp["old"], batch.tree_logp["old"]).values()) == 0
+    assert (
+        max(grpo.metrics(coefficients, batch.tree_logp["old"], batch.tree_logp["old"]).values())
+        == 0
+    )
     both_signs = (coefficients.tokens_up > 0) & (coefficients.tokens_down > 0)
     ratio = np.exp(batch.tree_logp["now"] - batch.tree_logp["old"])
     assert (both_signs & (np.abs(ratio - 1) > 0.2)).sum() > 5  # where (a) and (b) must fail
@@ -83,13 +86,23 @@ def test_a_wrong_computation_is_found(wrong, batch, monkeypatch):
         honest = theorem.process_numbers
 
         def process_numbers(kind, objective, tree, rewards, limit):
-            return honest(kind, objective, tree, rewards * np.where(np.arange(len(rewards)) == 3, 1.01, 1.0), limit)
+            return honest(
+                kind,
+                objective,
+                tree,
+                rewards * np.where(np.arange(len(rewards)) == 3, 1.01, 1.0),
+                limit,
+            )
 
         monkeypatch.setattr(theorem, "process_numbers", process_numbers)
         expected = 35  # all that were exact
     else:  # (a) is claimed for sequence_mean too
         honest_claim = theorem.is_exact
-        monkeypatch.setattr(theorem, "is_exact", lambda *at: honest_claim(*at) or (at[0] == "token" and at[3] == "mean"))
+        monkeypatch.setattr(
+            theorem,
+            "is_exact",
+            lambda *at: honest_claim(*at) or (at[0] == "token" and at[3] == "mean"),
+        )
         expected = 1 + 1 + 5  # sequence_mean unclipped in two epochs, all clipped
     found = theorem.violations(theorem.measure(0, ("none",), ("none",)))
     entries = {line.rsplit("_", 1)[0] for line in found}  # without measure and number
@@ -98,8 +111,12 @@ def test_a_wrong_computation_is_found(wrong, batch, monkeypatch):
 
 def test_scale_and_kl_change_no_entry(rows):
     for row in rows:
-        plain = next(r for r in rows if all(r[x] == row[x] for x in ("ratio", "epoch", "aggregation")))
-        assert [theorem.cell(row, kind)[1] < 1e-12 for kind in KINDS] == [theorem.cell(plain, kind)[1] < 1e-12 for kind in KINDS]
+        plain = next(
+            r for r in rows if all(r[x] == row[x] for x in ("ratio", "epoch", "aggregation"))
+        )
+        assert [theorem.cell(row, kind)[1] < 1e-12 for kind in KINDS] == [
+            theorem.cell(plain, kind)[1] < 1e-12 for kind in KINDS
+        ]
 
 
 # -- the two sides -------------------------------------------------------------------------------------------------------
@@ -108,7 +125,9 @@ def test_scale_and_kl_change_no_entry(rows):
 @pytest.mark.parametrize("kl", ["k1", "k2", "k3"])
 @pytest.mark.parametrize("aggregation", theorem.AGGREGATIONS)
 def test_the_sequence_ratio_by_its_definition(batch, aggregation, kl):
-    objective = Objective(scale="none", aggregation=aggregation, clip_low=0.1, clip_high=0.3, beta=0.1, kl=kl)
+    objective = Objective(
+        scale="none", aggregation=aggregation, clip_low=0.1, clip_high=0.3, beta=0.1, kl=kl
+    )
     rollouts, logp = batch.rollouts, batch.flat_logp["now"]
     loss, dlogp = theorem.outcome_side(objective, "sequence", batch, logp)
     expected, lengths = 0.0, rollouts.tree.lengths
@@ -128,8 +147,13 @@ def test_the_sequence_ratio_by_its_definition(batch, aggregation, kl):
         }[aggregation]
         expected -= share * (length * min(s * a, np.clip(s, 0.9, 1.3) * a) - 0.1 * divergence.sum())
     assert loss == pytest.approx(expected, rel=1e-12)
-    direction = np.where(rollouts.tree.paths >= 0, np.random.default_rng(1).standard_normal(logp.shape), 0.0)
-    up, down = (theorem.outcome_side(objective, "sequence", batch, logp + h * direction)[0] for h in (1e-6, -1e-6))
+    direction = np.where(
+        rollouts.tree.paths >= 0, np.random.default_rng(1).standard_normal(logp.shape), 0.0
+    )
+    up, down = (
+        theorem.outcome_side(objective, "sequence", batch, logp + h * direction)[0]
+        for h in (1e-6, -1e-6)
+    )
     assert (up - down) / 2e-6 == pytest.approx((dlogp * direction).sum(), rel=1e-6)
 
 
@@ -141,7 +165,10 @@ def test_the_gradient_of_the_process_side(batch, kind):
     logp, old, ref = (batch.tree_logp[name] for name in ("now", "old", "ref"))
     _, dlogp = theorem.process_side(numbers, objective, (logp, old, ref))
     direction = np.where(tree.scored, np.random.default_rng(1).standard_normal(len(logp)), 0.0)
-    up, down = (theorem.process_side(numbers, objective, (logp + h * direction, old, ref))[0] for h in (1e-6, -1e-6))
+    up, down = (
+        theorem.process_side(numbers, objective, (logp + h * direction, old, ref))[0]
+        for h in (1e-6, -1e-6)
+    )
     assert (up - down) / 2e-6 == pytest.approx(dlogp @ direction, rel=1e-6)
 
 
@@ -155,10 +182,17 @@ def test_process_numbers_of_a_group_by_hand():
     for kind, share, up, down in [
         ("mean", "sequence_sum", 2 / 3 * (1 / 2 - 1 / 3), 0),
         ("two_sums", "sequence_sum", 1 / 3 * 2 / 3, -1 / 3 * 1 / 3),
-        ("length_weighted", "sequence_mean", (1 / 6 + 1 / 9) * ((1 / 2) / (1 / 2 + 1 / 3) - 1 / 3), 0),
+        (
+            "length_weighted",
+            "sequence_mean",
+            (1 / 6 + 1 / 9) * ((1 / 2) / (1 / 2 + 1 / 3) - 1 / 3),
+            0,
+        ),
         ("two_sums", "group_token_mean", 1 / 6 * 2 / 3, -1 / 6 * 1 / 3),
     ]:
-        numbers = theorem.process_numbers(kind, Objective(scale="none", aggregation=share), tree, rewards, 3)
+        numbers = theorem.process_numbers(
+            kind, Objective(scale="none", aggregation=share), tree, rewards, 3
+        )
         np.testing.assert_allclose(numbers[:2, shared], [up, down], rtol=1e-12, atol=1e-15)
 
 
@@ -166,7 +200,9 @@ def test_process_numbers_of_a_group_by_hand():
 
 
 def test_run_writes_table_and_figure(tmp_path, rows, monkeypatch):
-    monkeypatch.setattr(theorem, "run_jobs", lambda function, jobs, **_: [[dict(row) for row in rows] for _ in jobs])
+    monkeypatch.setattr(
+        theorem, "run_jobs", lambda function, jobs, **_: [[dict(row) for row in rows] for _ in jobs]
+    )
     text = theorem.run(tmp_path, seeds=2)
     assert text.splitlines()[-1] == "120 settings, 0 contradict the derivations"
     assert len(text.splitlines()) == 1 + 30 + 1

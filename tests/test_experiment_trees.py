@@ -10,8 +10,16 @@ import pytest
 from helpers import tiny_model
 
 from minigrpo.experiments import trees
-from minigrpo.experiments.trees import settings_of, tables, temperature_figure, text, train_and_measure, training_figure, tree_at
-from minigrpo.plots import save
+from minigrpo.experiments.trees import (
+    settings_of,
+    tables,
+    temperature_figure,
+    text,
+    train_and_measure,
+    training_figure,
+    tree_at,
+)
+from minigrpo.show.plots import save
 from minigrpo.tasks import load_task
 
 COMMITTED = json.loads((Path(__file__).parents[1] / "results" / "trees.json").read_text())
@@ -20,11 +28,20 @@ SMALL = {"dim": 16, "n_heads": 2, "warm_start_steps": 2}
 
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory):
-    return trees.warm_policy(settings_of("countdown", **SMALL), tmp_path_factory.mktemp("warm") / "policy")
+    return trees.warm_policy(
+        settings_of("countdown", **SMALL), tmp_path_factory.mktemp("warm") / "policy"
+    )
 
 
 def small_run(warm, **changes):
-    settings = SMALL | {"task": "countdown", "init": warm, "group_size": 3, "prompts_per_step": 2, "steps": 3, "seed": 0}
+    settings = SMALL | {
+        "task": "countdown",
+        "init": warm,
+        "group_size": 3,
+        "prompts_per_step": 2,
+        "steps": 3,
+        "seed": 0,
+    }
     return train_and_measure(settings | changes, n_groups=4)
 
 
@@ -40,11 +57,17 @@ def test_tree_at_by_definition(monkeypatch):
     shared, distinct, one = [], 0, 0
     for group in seen[0].completions:
         texts = [tuple(c.tolist()) for c in group]
-        shared += [sum(other[: t + 1] == c[: t + 1] for other in texts) for c in texts for t in range(len(c))]
+        shared += [
+            sum(other[: t + 1] == c[: t + 1] for other in texts)
+            for c in texts
+            for t in range(len(c))
+        ]
         distinct += len({c[: t + 1] for c in texts for t in range(len(c))})
         one += len(set(texts)) == 1
     counts = Counter(shared)
-    assert found["counts"] == pytest.approx([counts[n] / len(shared) for n in range(1, k + 1)], abs=1e-6)
+    assert found["counts"] == pytest.approx(
+        [counts[n] / len(shared) for n in range(1, k + 1)], abs=1e-6
+    )
     assert found["distinct_share"] == pytest.approx(distinct / len(shared))
     assert found["one_text"] == one / 30
     assert 0 < found["distinct_share"] < 1 and found["counts"][0] > 0
@@ -83,21 +106,33 @@ def test_a_run_is_a_function_of_its_settings(warm):
     assert [(row["policy"], row["temperature"]) for row in run["temperature"]] == [
         (policy, t) for policy in ("start", "end") for t in trees.TEMPERATURES
     ]
-    still = small_run(warm, learning_rate=1e-30)["temperature"]  # a policy that does not move: start and end are the same
+    still = small_run(warm, learning_rate=1e-30)[
+        "temperature"
+    ]  # a policy that does not move: start and end are the same
     half = len(still) // 2
     assert [r | {"policy": ""} for r in still[:half]] == [r | {"policy": ""} for r in still[half:]]
 
 
 def test_tables_and_figures(warm, tmp_path):
     runs = {
-        (task, k): [small_run(warm, seed=seed, group_size=k) for seed in (0, 1)] for task in ("countdown",) for k in trees.SIZES
+        (task, k): [small_run(warm, seed=seed, group_size=k) for seed in (0, 1)]
+        for task in ("countdown",)
+        for k in trees.SIZES
     }
     table = tables(runs)
-    assert [(r["from_step"], r["to_step"]) for r in table["training"]] == [(1, 1), (2, 2), (3, 3)] * 2
+    assert [(r["from_step"], r["to_step"]) for r in table["training"]] == [
+        (1, 1),
+        (2, 2),
+        (3, 3),
+    ] * 2
     rewards = [run["training"]["path_depth"][1] for run in runs["countdown", 6]]
     assert table["training"][1]["path_depth"] == pytest.approx(np.mean(rewards), rel=1e-5)
     row = table["temperature"][-1]
-    assert row["policy"] == "end" and len(row["counts"]) == 36 and sum(row["counts"]) == pytest.approx(1, abs=1e-3)
+    assert (
+        row["policy"] == "end"
+        and len(row["counts"]) == 36
+        and sum(row["counts"]) == pytest.approx(1, abs=1e-3)
+    )
     assert "countdown k=36" in text(table)
     for name, figure in (("a", training_figure), ("b", temperature_figure)):
         assert save(figure(table), tmp_path / f"{name}.png").stat().st_size > 10_000
@@ -118,15 +153,24 @@ def test_committed_table_fits_the_code_and_itself():
     """Cells and blocks as the code has them; a token that n members share is one of n, so distinct / all tokens is Σ counts / n."""
     cells = [(task, k) for task in trees.SETTINGS for k in trees.SIZES]
     blocks = {
-        task: [(int(b[0]) + 1, int(b[-1]) + 1) for b in np.array_split(np.arange(s["steps"]), trees.BLOCKS)]
+        task: [
+            (int(b[0]) + 1, int(b[-1]) + 1)
+            for b in np.array_split(np.arange(s["steps"]), trees.BLOCKS)
+        ]
         for task, s in trees.SETTINGS.items()
     }
     training = [(r["task"], r["k"], (r["from_step"], r["to_step"])) for r in COMMITTED["training"]]
     assert training == [(task, k, block) for task, k in cells for block in blocks[task]]
     rows = COMMITTED["temperature"]
-    policies = [(policy, temperature) for policy in ("start", "end") for temperature in trees.TEMPERATURES]
-    assert [(r["task"], r["k"], (r["policy"], r["temperature"])) for r in rows] == [(*cell, p) for cell in cells for p in policies]
+    policies = [
+        (policy, temperature) for policy in ("start", "end") for temperature in trees.TEMPERATURES
+    ]
+    assert [(r["task"], r["k"], (r["policy"], r["temperature"])) for r in rows] == [
+        (*cell, p) for cell in cells for p in policies
+    ]
     for r in rows:
         counts = np.array(r["counts"])
         assert len(counts) == r["k"] and counts.sum() == pytest.approx(1, abs=1e-4)
-        assert (counts / np.arange(1, r["k"] + 1)).sum() == pytest.approx(r["distinct_share"], abs=3e-5)
+        assert (counts / np.arange(1, r["k"] + 1)).sum() == pytest.approx(
+            r["distinct_share"], abs=3e-5
+        )

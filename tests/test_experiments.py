@@ -11,24 +11,40 @@ import pytest
 from helpers import random_rollouts, relative, tiny_model
 
 from minigrpo import Objective, sample
-from minigrpo.cli import main
+from minigrpo.command.cli import main
+from minigrpo.engine.optim import global_norm
 from minigrpo.experiments import alpha, committed, learning, parallel, table1, when
 from minigrpo.experiments.arms import CONTROLS, PRESETS, gradients_of_arm, shuffled_weights
 from minigrpo.experiments.learning import table as learning_table
 from minigrpo.experiments.parallel import cache_line, code_of, read_cache, run_jobs
-from minigrpo.experiments.table1 import ARMS, CHUNK, PUBLISHED, RATES, best, comparison, sign_test, table, text, walk
+from minigrpo.experiments.table1 import (
+    ARMS,
+    CHUNK,
+    PUBLISHED,
+    RATES,
+    best,
+    comparison,
+    sign_test,
+    table,
+    text,
+    walk,
+)
 from minigrpo.experiments.table1_plots import best_figure, paper_figure, sweep_figure
-from minigrpo.files import Lock, read_records
-from minigrpo.optim import global_norm
-from minigrpo.plots import bootstrap_interval
+from minigrpo.show.plots import bootstrap_interval
+from minigrpo.system.files import Lock, read_records
 from minigrpo.trainer import TrainSettings
 
 COMMITTED = Path(__file__).parents[1] / "results"
 
 
 def test_published_tables_are_found_in_the_repository():
-    assert committed("results/table1.json") == json.loads((COMMITTED / "table1.json").read_text(encoding="utf-8"))
-    with pytest.raises(ValueError, match=r"^there is no 'results/x\.json' in this installation: install the package again"):
+    assert committed("results/table1.json") == json.loads(
+        (COMMITTED / "table1.json").read_text(encoding="utf-8")
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"^there is no 'results/x\.json' in this installation: install the package again",
+    ):
         committed("results/x.json")
 
 
@@ -83,7 +99,9 @@ def in_this_process(monkeypatch):
 JOBS = [{"x": x} for x in (3, 1, 2)]
 
 
-def test_a_kill_at_any_byte_loses_the_line_that_was_being_written(tmp_path, in_this_process, monkeypatch):
+def test_a_kill_at_any_byte_loses_the_line_that_was_being_written(
+    tmp_path, in_this_process, monkeypatch
+):
     monkeypatch.setattr(parallel, "code_of", lambda function: "code")
     cache = tmp_path / "cache.jsonl"
     assert run_jobs(square, JOBS[:2], title="", cache=cache) == [9, 1]
@@ -99,14 +117,23 @@ def test_a_kill_at_any_byte_loses_the_line_that_was_being_written(tmp_path, in_t
 def test_each_result_is_on_the_disk_before_the_next(tmp_path, in_this_process, monkeypatch):
     cache, synced = tmp_path / "cache.jsonl", []
     sync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda file: (sync(file), synced.append(cache.exists() and cache.read_bytes().count(b"\n"))))
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda file: (
+            sync(file),
+            synced.append(cache.exists() and cache.read_bytes().count(b"\n")),
+        ),
+    )
     run_jobs(square, JOBS, title="", cache=cache)
     assert synced[-3:] == [1, 2, 3]
 
 
 def test_no_changed_bit_of_a_cache_changes_a_result(tmp_path):
     cache, results = tmp_path / "cache.jsonl", [{"a": 0.5, "b": [1, None]}, "é"]
-    lines = [cache_line(f'["m", "f", {{"x": {i}}}]', "c", result) for i, result in enumerate(results)]
+    lines = [
+        cache_line(f'["m", "f", {{"x": {i}}}]', "c", result) for i, result in enumerate(results)
+    ]
     cache.write_bytes(b"".join(lines))
     good, rng = read_cache(cache), np.random.default_rng(0)
     assert [record["result"] for record in good] == results
@@ -117,23 +144,46 @@ def test_no_changed_bit_of_a_cache_changes_a_result(tmp_path):
             data[at] = byte ^ (1 << bit)
             cache.write_bytes(data)
             try:
-                assert read_cache(cache) in (good, good[:1])  # the end of the last line: as if it was cut short
+                assert read_cache(cache) in (
+                    good,
+                    good[:1],
+                )  # the end of the last line: as if it was cut short
             except ValueError as error:
                 line = data[:at].count(b"\n") + 1
-                assert str(error).startswith(f"{cache}, line {line} is damaged, was edited, or is of an earlier version (")
+                assert str(error).startswith(
+                    f"{cache}, line {line} is damaged, was edited, or is of an earlier version ("
+                )
                 refused += 1
     assert refused > 0.98 * 2 * sum(map(len, lines))
 
 
-@pytest.mark.parametrize("line", ['{"job": "x", "result": 1}', "[]", "7", "null", '{"job": ["x"]}', "", "NaN", "[" * 10**5, "\x00"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"job": "x", "result": 1}',
+        "[]",
+        "7",
+        "null",
+        '{"job": ["x"]}',
+        "",
+        "NaN",
+        "[" * 10**5,
+        "\x00",
+    ],
+)
 def test_a_line_that_is_no_finished_job_is_refused_by_its_number(line, tmp_path):
     cache = tmp_path / "cache.jsonl"
     cache.write_bytes(cache_line("job", "code", 1) + line.encode() + b"\n")
-    with pytest.raises(ValueError, match=r"cache\.jsonl, line 2 is damaged, was edited, .*: delete the line to run its job again"):
+    with pytest.raises(
+        ValueError,
+        match=r"cache\.jsonl, line 2 is damaged, was edited, .*: delete the line to run its job again",
+    ):
         run_jobs(square, JOBS, title="", cache=cache)
 
 
-def test_results_of_other_code_are_not_taken_unless_asked_for(tmp_path, in_this_process, monkeypatch, capsys):
+def test_results_of_other_code_are_not_taken_unless_asked_for(
+    tmp_path, in_this_process, monkeypatch, capsys
+):
     cache = tmp_path / "cache.jsonl"
     monkeypatch.setattr(parallel, "code_of", lambda function: "before")
     run_jobs(square, JOBS[:2], title="", cache=cache)
@@ -144,14 +194,26 @@ def test_results_of_other_code_are_not_taken_unless_asked_for(tmp_path, in_this_
     in_this_process.clear()
     assert run_jobs(cube, JOBS, title="", cache=cache, any_code=True) == [9, 1, 8]
     assert in_this_process == [2]
-    assert capsys.readouterr().err == f"note: 2 results in {cache} are of other code than this, and are taken as they are\n"
+    assert (
+        capsys.readouterr().err
+        == f"note: 2 results in {cache} are of other code than this, and are taken as they are\n"
+    )
     assert run_jobs(cube, JOBS, title="", cache=cache) == [27, 1, 8]
     assert in_this_process == [2, 3, 1]
-    assert capsys.readouterr().err == f"note: 2 results in {cache} are of other code than this, and are computed again\n"
-    assert run_jobs(cube, JOBS, title="", cache=cache, any_code=True) == [27, 1, 8]  # its own are preferred
+    assert (
+        capsys.readouterr().err
+        == f"note: 2 results in {cache} are of other code than this, and are computed again\n"
+    )
+    assert run_jobs(cube, JOBS, title="", cache=cache, any_code=True) == [
+        27,
+        1,
+        8,
+    ]  # its own are preferred
     monkeypatch.setattr(parallel, "code_of", lambda function: "before")
     in_this_process.clear()
-    assert run_jobs(cube, JOBS[:2], title="", cache=cache) == [9, 1] and not in_this_process  # they are still there
+    assert (
+        run_jobs(cube, JOBS[:2], title="", cache=cache) == [9, 1] and not in_this_process
+    )  # they are still there
 
 
 def test_the_code_is_that_of_the_package_and_of_the_function(tmp_path, monkeypatch):
@@ -176,7 +238,10 @@ def test_the_code_is_that_of_the_package_and_of_the_function(tmp_path, monkeypat
 def test_a_cache_that_another_process_uses_is_refused(tmp_path, in_this_process):
     cache = tmp_path / "cache.jsonl"
     lock = Lock(tmp_path, ".cache.jsonl.lock")
-    with pytest.raises(ValueError, match=f"is in use by another process .pid {os.getpid()}.: wait until that has ended"):
+    with pytest.raises(
+        ValueError,
+        match=f"is in use by another process .pid {os.getpid()}.: wait until that has ended",
+    ):
         run_jobs(square, JOBS, title="", cache=cache)
     assert run_jobs(square, JOBS, title="", cache=tmp_path / "other.jsonl") == [9, 1, 4]
     lock.release()
@@ -202,7 +267,9 @@ def fails_or_sleeps(fails):
 def test_no_worker_outlives_a_failure_or_an_interruption():
     before = set(multiprocessing.active_children())
     with pytest.raises(ValueError, match="this one fails"):
-        run_jobs(fails_or_sleeps, [{"fails": False}, {"fails": True}], title="test", processes=2)  # the sleeper has ten minutes
+        run_jobs(
+            fails_or_sleeps, [{"fails": False}, {"fails": True}], title="test", processes=2
+        )  # the sleeper has ten minutes
     assert set(multiprocessing.active_children()) == before
 
 
@@ -210,7 +277,10 @@ def short_walk(**job):
     """Fifty steps of a `walk` of two runs, noted in a file.   With INTERRUPT set, some jobs end as if by Ctrl-C."""
     with open(os.environ["WALKED"], "a") as file:
         file.write(json.dumps(job) + "\n")
-    if "INTERRUPT" in os.environ and (job["arm"], job["learning_rate"]) == ("placebo", RATES["adamw"][2]):
+    if "INTERRUPT" in os.environ and (job["arm"], job["learning_rate"]) == (
+        "placebo",
+        RATES["adamw"][2],
+    ):
         raise KeyboardInterrupt
     return walk(**(job | {"runs": 2}), steps=50) * (CHUNK // 2)
 
@@ -245,9 +315,13 @@ def test_an_interrupted_experiment_goes_on_to_the_same_table(tmp_path, monkeypat
 
     code, resumed = reproduce("stopped", "second.log")
     assert code == 0
-    assert by_value(kept + resumed) == by_value(jobs)  # each once: what was kept is not computed again
+    assert by_value(kept + resumed) == by_value(
+        jobs
+    )  # each once: what was kept is not computed again
     assert len(read_records(cache)) == len(jobs)
-    first, second = ((tmp_path / folder / "table1.json").read_bytes() for folder in ("whole", "stopped"))
+    first, second = (
+        (tmp_path / folder / "table1.json").read_bytes() for folder in ("whole", "stopped")
+    )
     assert first == second
     assert len({row["target_frequency"] for row in json.loads(first)["rows"]}) > 2
 
@@ -272,7 +346,9 @@ def test_norm_matched_arms_have_one_direction_and_the_other_norm():
     assert abs(b_norm / grpo_norm - 1) < 1e-12
     assert relative(a / a_norm, grpo / grpo_norm) < 1e-12
     assert relative(b / b_norm, fixed / fixed_norm) < 1e-12
-    assert relative(grpo / grpo_norm, fixed / fixed_norm) > 1e-2  # else the controls would say nothing
+    assert (
+        relative(grpo / grpo_norm, fixed / fixed_norm) > 1e-2
+    )  # else the controls would say nothing
 
 
 def test_arms_of_the_family_lie_between_grpo_and_lambda_grpo():
@@ -283,7 +359,10 @@ def test_arms_of_the_family_lie_between_grpo_and_lambda_grpo():
     logp = model.forward(rollouts.tree)
     expected = model.backward(half(rollouts, rewards, logp, rollouts.logp)[1]).flat
     assert relative(gradient("alpha=0.5")[0], expected) < 1e-12
-    assert min(relative(gradient("alpha=0.5")[0], gradient(arm)[0]) for arm in ("grpo", "lambda_grpo")) > 1e-2
+    assert (
+        min(relative(gradient("alpha=0.5")[0], gradient(arm)[0]) for arm in ("grpo", "lambda_grpo"))
+        > 1e-2
+    )
 
 
 def test_placebo_has_the_weights_of_lambda_grpo_on_other_tokens():
@@ -292,7 +371,9 @@ def test_placebo_has_the_weights_of_lambda_grpo_on_other_tokens():
     rewards = np.random.default_rng(4).normal(size=len(tree.paths))
     grpo, fixed = Objective.preset("grpo"), Objective.preset("lambda_grpo")
     shuffled = shuffled_weights(grpo, rollouts, rewards, np.random.default_rng(5))
-    assert np.isclose(shuffled.weight.sum(), fixed.coefficients(rollouts, rewards).weight.sum(), rtol=1e-12)
+    assert np.isclose(
+        shuffled.weight.sum(), fixed.coefficients(rollouts, rewards).weight.sum(), rtol=1e-12
+    )
     assert relative(shuffled.weight, fixed.coefficients(rollouts, rewards).weight) > 1e-2
 
     class Unshuffled:
@@ -308,14 +389,26 @@ def test_unknown_arm_is_refused():
     model, rollouts, rewards = group()
     with pytest.raises(ValueError, match=r"unknown arm 'x': choose from .*placebo"):
         gradients_of_arm("x", model, rollouts, rewards, np.random.default_rng(0))
-    for bad, message in (("alpha=x", "float: 'x'"), ("alpha=-1", r"alpha is -1\.0"), ("grpoalpha=1", "unknown arm 'grpoalpha=1'")):
+    for bad, message in (
+        ("alpha=x", "float: 'x'"),
+        ("alpha=-1", r"alpha is -1\.0"),
+        ("grpoalpha=1", "unknown arm 'grpoalpha=1'"),
+    ):
         with pytest.raises(ValueError, match=message):
             gradients_of_arm(bad, model, rollouts, rewards, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_walk_is_a_function_of_its_arguments(arm):
-    job = {"arm": arm, "n": 1, "r_neg": -1.0, "optimizer": "sgd", "learning_rate": 0.3, "runs": 3, "steps": 60}
+    job = {
+        "arm": arm,
+        "n": 1,
+        "r_neg": -1.0,
+        "optimizer": "sgd",
+        "learning_rate": 0.3,
+        "runs": 3,
+        "steps": 60,
+    }
     hits = walk(**job, targets="drawn", first_seed=3)
     assert hits == walk(**job, targets="drawn", first_seed=3)
     assert len(hits) == 3
@@ -337,10 +430,20 @@ def test_the_rate_is_chosen_on_one_half_and_told_of_the_other():
     assert [row["target_frequency"] for row in rows] == [0.3, 0.625, 0.5, 0.875]
     assert [row["first_half"] for row in rows] == [0.5, 0.25, 0.0, 1.0]
     chosen = {row["arm"]: row for row in best(rows)}
-    assert (chosen["grpo"]["learning_rate"], chosen["grpo"]["target_frequency"], chosen["grpo"]["found"]) == (0.1, 0.1, 0.0)
-    assert (chosen["lambda_grpo"]["learning_rate"], chosen["lambda_grpo"]["target_frequency"]) == (1.0, 0.75)
+    assert (
+        chosen["grpo"]["learning_rate"],
+        chosen["grpo"]["target_frequency"],
+        chosen["grpo"]["found"],
+    ) == (0.1, 0.1, 0.0)
+    assert (chosen["lambda_grpo"]["learning_rate"], chosen["lambda_grpo"]["target_frequency"]) == (
+        1.0,
+        0.75,
+    )
     assert not chosen["grpo"]["inside"]  # 0.1 is the smallest rate
-    assert "grpo                 0.100  [0.100, 0.100]  found by 0% of 4  at 0.1 (edge of the sweep)" in text(rows)
+    assert (
+        "grpo                 0.100  [0.100, 0.100]  found by 0% of 4  at 0.1 (edge of the sweep)"
+        in text(rows)
+    )
 
 
 def test_the_comparison_is_paired():
@@ -348,7 +451,13 @@ def test_the_comparison_is_paired():
     by = {(row["rates"], row["grpo_rate"]): row for row in comparison(rows)}
     assert len(by) == 3
     row = by["best", 0.1]
-    assert (row["grpo"], row["lambda_grpo"], row["difference"], row["low"], row["high"]) == (0.1, 0.75, 0.65, 0.65, 0.65)
+    assert (row["grpo"], row["lambda_grpo"], row["difference"], row["low"], row["high"]) == (
+        0.1,
+        0.75,
+        0.65,
+        0.65,
+        0.65,
+    )
     assert (row["only_grpo"], row["only_lambda_grpo"], row["p"]) == (0, 4, 0.125)
     assert (row["paper_seeds_grpo"], row["paper_seeds_lambda_grpo"]) == (0, 4)
     assert (row["paper_p_grpo"], row["paper_p_lambda_grpo"]) == (1.0, 1.0)  # shares found 0 and 1
@@ -381,25 +490,40 @@ def test_table_figures_show_the_numbers_of_the_table():
 
 def test_runs_must_be_balanced(tmp_path):
     for experiment in (table1, when):
-        with pytest.raises(ValueError, match=r"40 runs do not walk to each of the 16 targets equally often.*multiple of 32"):
+        with pytest.raises(
+            ValueError,
+            match=r"40 runs do not walk to each of the 16 targets equally often.*multiple of 32",
+        ):
             experiment.run(tmp_path, seeds=40)
 
 
 def test_learning_table_counts_steps_to_90_percent_of_the_peak():
     run = [
-        {"step": 5 * i, "tokens": 100 * i, "greedy": 0.5, "pass@1": p, "pass@4": 1.0} for i, p in enumerate((0.1, 0.73, 0.8, 0.7))
+        {"step": 5 * i, "tokens": 100 * i, "greedy": 0.5, "pass@1": p, "pass@4": 1.0}
+        for i, p in enumerate((0.1, 0.73, 0.8, 0.7))
     ]
     (row,) = learning_table({("arithmetic", "grpo", 0.0, 1e-4): [run, run]})
-    assert (row["steps_to_90"], row["tokens_to_90"], row["peak"], row["pass@1"]) == (5, 100, 0.8, 0.7)
+    assert (row["steps_to_90"], row["tokens_to_90"], row["peak"], row["pass@1"]) == (
+        5,
+        100,
+        0.8,
+        0.7,
+    )
 
 
 def alpha_rows():
     """Two seeds of three α: pass@1 at the end 0.4 and 0.8 under α = 0, other α 0.1 and 0.3 more; the peak is the end."""
     curves = {}
     for power, more in ((0, (0.0, 0.0)), (0.5, (0.1, 0.3)), (1.5, (-0.1, 0.1))):
-        runs = [[(0, 0.1), (5, 0.1), (10, end + m)] for end, m in zip((0.4, 0.8), more, strict=True)]
+        runs = [
+            [(0, 0.1), (5, 0.1), (10, end + m)] for end, m in zip((0.4, 0.8), more, strict=True)
+        ]
         curves["arithmetic", f"alpha={power:g}", 0.0, 1e-4] = [
-            [{"step": s, "tokens": 9 * s, "greedy": 1 - p, "pass@1": p, "pass@4": 1.0} for s, p in run] for run in runs
+            [
+                {"step": s, "tokens": 9 * s, "greedy": 1 - p, "pass@1": p, "pass@4": 1.0}
+                for s, p in run
+            ]
+            for run in runs
         ]
     return alpha.table(curves)
 
@@ -407,12 +531,27 @@ def alpha_rows():
 def test_alpha_table_compares_with_alpha_0_seed_by_seed():
     grpo, half, last = alpha_rows()
     assert [row["alpha"] for row in (grpo, half, last)] == [0, 0.5, 1.5]
-    assert half["pass@1_diff"] == 0.2 and (half["pass@1_diff_low"], half["pass@1_diff_high"]) == (0.1, 0.3)  # of two seeds
-    assert half["greedy_diff"] == -0.2 and half["mean_pass@1_diff"] == pytest.approx(0.2 / 3, abs=1e-4)
-    assert last["pass@1_diff"] == 0 and last["pass@1_diff_high"] == 0.1 and last["steps_to_90_diff"] == 0
-    assert all(grpo[f"{name}_diff{end}"] == 0 for name in alpha.MEASURES for end in ("", "_low", "_high"))
-    assert half["pass@1_of_seed"] == [0.5, 1.1] and half["mean_pass@1"] == pytest.approx((0.7 + 1.3) / 6, abs=1e-4)
-    assert "0.5" in alpha.text([grpo, half]) and "+0.200 [+0.100, +0.300]" in alpha.text([grpo, half])
+    assert half["pass@1_diff"] == 0.2 and (half["pass@1_diff_low"], half["pass@1_diff_high"]) == (
+        0.1,
+        0.3,
+    )  # of two seeds
+    assert half["greedy_diff"] == -0.2 and half["mean_pass@1_diff"] == pytest.approx(
+        0.2 / 3, abs=1e-4
+    )
+    assert (
+        last["pass@1_diff"] == 0
+        and last["pass@1_diff_high"] == 0.1
+        and last["steps_to_90_diff"] == 0
+    )
+    assert all(
+        grpo[f"{name}_diff{end}"] == 0 for name in alpha.MEASURES for end in ("", "_low", "_high")
+    )
+    assert half["pass@1_of_seed"] == [0.5, 1.1] and half["mean_pass@1"] == pytest.approx(
+        (0.7 + 1.3) / 6, abs=1e-4
+    )
+    assert "0.5" in alpha.text([grpo, half]) and "+0.200 [+0.100, +0.300]" in alpha.text(
+        [grpo, half]
+    )
 
 
 def test_alpha_figure_shows_the_numbers_of_the_table():
@@ -420,9 +559,13 @@ def test_alpha_figure_shows_the_numbers_of_the_table():
     ends, _, differences = alpha.figure(rows).axes
     for ax, name in ((ends, "pass@1"), (differences, "pass@1_diff")):
         (bars,) = ax.containers
-        np.testing.assert_array_equal(bars.lines[0].get_xydata(), [[row["alpha"], row[name]] for row in rows])
+        np.testing.assert_array_equal(
+            bars.lines[0].get_xydata(), [[row["alpha"], row[name]] for row in rows]
+        )
         lines = np.array([segment[:, 1] for segment in bars.lines[2][0].get_segments()])
-        np.testing.assert_allclose(lines, [[row[f"{name}_low"], row[f"{name}_high"]] for row in rows], atol=1e-12)
+        np.testing.assert_allclose(
+            lines, [[row[f"{name}_low"], row[f"{name}_high"]] for row in rows], atol=1e-12
+        )
     assert [label.get_text() for label in ends.get_xticklabels()] == ["0\nGRPO", "0.5", "1.5"]
 
 
@@ -430,16 +573,22 @@ def test_committed_alpha_table_fits_the_code_and_itself():
     rows = committed("results/alpha.json")
     keys = [(row["task"], row["arm"], row["beta"], row["learning_rate"]) for row in rows]
     rates = {task: rates[1] for task, rates in learning.RATES.items()}
-    assert keys == [(task, f"alpha={a:g}", 0.0, rate) for task, rate in rates.items() for a in alpha.ALPHAS]
+    assert keys == [
+        (task, f"alpha={a:g}", 0.0, rate) for task, rate in rates.items() for a in alpha.ALPHAS
+    ]
     for i, row in enumerate(rows):
         grpo = rows[i // len(alpha.ALPHAS) * len(alpha.ALPHAS)]
-        assert row["seeds"] == grpo["seeds"] >= 6 and row["curve"][0] == grpo["curve"][0]  # one policy
+        assert (
+            row["seeds"] == grpo["seeds"] >= 6 and row["curve"][0] == grpo["curve"][0]
+        )  # one policy
         for name in alpha.MEASURES:
             own, base = np.array(row[f"{name}_of_seed"]), np.array(grpo[f"{name}_of_seed"])
             assert len(own) == row["seeds"]
             low, high = bootstrap_interval(own - base, np.random.default_rng(0))
             found = [row[f"{name}_diff{end}"] for end in ("", "_low", "_high")]
-            np.testing.assert_allclose(found, [(own - base).mean(), low, high], rtol=2e-3, atol=1e-4)
+            np.testing.assert_allclose(
+                found, [(own - base).mean(), low, high], rtol=2e-3, atol=1e-4
+            )
         assert row["mean_pass@1"] == pytest.approx(np.mean(row["curve"]), abs=2e-4)
 
 
@@ -457,26 +606,46 @@ def test_committed_learning_table_fits_the_code_and_itself():
         assert row["curve"][-1] == pytest.approx(row["pass@1"], abs=1e-3)
         if row["learning_rate"] == learning.RATES[row["task"]][1]:
             assert row["learning_rate"] == settings.learning_rate
-    assert len({(row["task"], row["curve"][0]) for row in rows}) == 2  # all runs of a task begin with one policy
+    assert (
+        len({(row["task"], row["curve"][0]) for row in rows}) == 2
+    )  # all runs of a task begin with one policy
 
 
 def test_committed_table_can_be_regenerated():
     """Two runs of four cells, with plain SGD, which does not magnify a machine's rounding as Adam does."""
     stored = json.loads((COMMITTED / "table1.json").read_text())
     for arm in ("grpo", "lambda_grpo", "placebo", "monte_carlo_prm"):
-        cell = {"arm": arm, "n": 2, "r_neg": -1.0, "optimizer": "sgd", "learning_rate": RATES["sgd"][2], "targets": "drawn"}
+        cell = {
+            "arm": arm,
+            "n": 2,
+            "r_neg": -1.0,
+            "optimizer": "sgd",
+            "learning_rate": RATES["sgd"][2],
+            "targets": "drawn",
+        }
         (row,) = (r for r in stored["rows"] if cell.items() <= r.items())
-        again = walk(**cell, first_seed=0, runs=CHUNK if arm in ("placebo", "monte_carlo_prm") else 2)[:2]
+        again = walk(
+            **cell, first_seed=0, runs=CHUNK if arm in ("placebo", "monte_carlo_prm") else 2
+        )[:2]
         whole = 50 * (4 if arm == "monte_carlo_prm" else 16)
-        np.testing.assert_allclose(np.array(again) / whole, np.array(row["hits_of_run"][:2]) / whole, atol=0.02)
+        np.testing.assert_allclose(
+            np.array(again) / whole, np.array(row["hits_of_run"][:2]) / whole, atol=0.02
+        )
 
 
 def test_committed_table_fits_itself():
     """The comparisons are those of the rows; every best rate lies inside its sweep."""
     stored = json.loads((COMMITTED / "table1.json").read_text())
     assert comparison(stored["rows"]) == stored["comparison"]
-    assert [{name: row[name] for name in row if name != "hits_of_run"} for row in best(stored["rows"])] == stored["best"]
+    assert [
+        {name: row[name] for name in row if name != "hits_of_run"} for row in best(stored["rows"])
+    ] == stored["best"]
     assert all(row["inside"] for row in stored["best"])
-    assert table({tuple(r[name] for name in table1.NAMES): r["hits_of_run"] for r in stored["rows"]}) == stored["rows"]
-    assert {(r["n"], r["r_neg"]) for r in stored["rows"] if r["targets"] == "drawn"} >= set(PUBLISHED)
+    assert (
+        table({tuple(r[name] for name in table1.NAMES): r["hits_of_run"] for r in stored["rows"]})
+        == stored["rows"]
+    )
+    assert {(r["n"], r["r_neg"]) for r in stored["rows"] if r["targets"] == "drawn"} >= set(
+        PUBLISHED
+    )
     assert all(r["runs"] % 32 == 0 and r["runs"] >= 96 for r in stored["rows"])

@@ -12,10 +12,10 @@ from chromium import browse, in_browser, page_of
 from helpers import random_group, rollouts_of
 
 import minigrpo as mg
-from minigrpo.cli import main
+from minigrpo.command.cli import main
 from minigrpo.experiments.flaw import push
-from minigrpo.explorer import MAX_TOKENS, PRESETS, explorer_page
-from minigrpo.groups import read_groups
+from minigrpo.logs.groups import read_groups
+from minigrpo.show.explorer import MAX_TOKENS, PRESETS, explorer_page
 
 N_GROUPS = 200
 
@@ -28,7 +28,10 @@ def random_objects(rng, n):
     alphabets = [list("a</😀 "), [" so", " so", "\n=", "  12"], None, ["un", " un", "\n", ""]]
     for g in range(n):
         k = int(rng.integers(2, 10))
-        ids, alphabet = random_group(rng, k, length=int(rng.integers(0, 9)), vocab_size=4), alphabets[g % 4]
+        ids, alphabet = (
+            random_group(rng, k, length=int(rng.integers(0, 9)), vocab_size=4),
+            alphabets[g % 4],
+        )
         if g % 5 == 0:  # all begin alike: the advantages of the first step cancel but for rounding
             ids = [np.append(0, s) for s in ids]
         if alphabet is None:
@@ -36,8 +39,21 @@ def random_objects(rng, n):
         else:
             completions = [[alphabet[t] for t in s] for s in ids]
             completions = ["".join(c) for c in completions] if g % 4 < 2 else completions
-        kinds = [rng.integers(2, size=k), rng.standard_normal(k), np.full(k, 0.1), 1e3 * rng.random(k), rng.choice([-1, 0.7, 1], k)]
-        yield g % 4, {"prompt": f"{g}", "completions": completions, "rewards": kinds[rng.integers(len(kinds))].tolist()}
+        kinds = [
+            rng.integers(2, size=k),
+            rng.standard_normal(k),
+            np.full(k, 0.1),
+            1e3 * rng.random(k),
+            rng.choice([-1, 0.7, 1], k),
+        ]
+        yield (
+            g % 4,
+            {
+                "prompt": f"{g}",
+                "completions": completions,
+                "rewards": kinds[rng.integers(len(kinds))].tolist(),
+            },
+        )
 
 
 @in_browser
@@ -59,17 +75,29 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
                   a: current.advantages, ends: document.querySelectorAll("#tree .end").length};
         });"""
     found = browse(tmp_path, explorer_page(*groups), of_everyone.replace("N}", f"{N_GROUPS}}}"))
-    seen = dict.fromkeys(("copies", "prefix", "empty", "equal", "all empty", "one step", "down", "fork"), 0)
+    seen = dict.fromkeys(
+        ("copies", "prefix", "empty", "equal", "all empty", "one step", "down", "fork"), 0
+    )
     for group, page in zip(groups, found, strict=True):
         tree, rewards = group.tree, group.rewards
-        rollouts = rollouts_of([np.array([0])], [group.sequences])  # with a prompt, as a policy would have drawn them
-        np.testing.assert_allclose(page["a"], mg.advantages(rewards, tree.completion_group), rtol=1e-9, atol=1e-12)
-        node = {"count": tree.count, "value": mg.step_rewards(tree, rewards), "advantage": mg.step_advantages(tree, rewards)}
+        rollouts = rollouts_of(
+            [np.array([0])], [group.sequences]
+        )  # with a prompt, as a policy would have drawn them
+        np.testing.assert_allclose(
+            page["a"], mg.advantages(rewards, tree.completion_group), rtol=1e-9, atol=1e-12
+        )
+        node = {
+            "count": tree.count,
+            "value": mg.step_rewards(tree, rewards),
+            "advantage": mg.step_advantages(tree, rewards),
+        }
         expected = {name: [values[p[p >= 0]] for p in tree.paths] for name, values in node.items()}
         pushes = {name: push(name, rollouts, rewards) for name in ("grpo", "lambda_grpo")}
         for name, values in zip(("grpo", "lambda"), pushes.values(), strict=True):
             expected[name] = [values[p[p >= 0]] for p in rollouts.tree.paths]
-            np.testing.assert_allclose(page["sums"][name], [p.sum() for p in expected[name]], rtol=1e-9, atol=1e-10)
+            np.testing.assert_allclose(
+                page["sums"][name], [p.sum() for p in expected[name]], rtol=1e-9, atol=1e-10
+            )
         for name, rows in expected.items():
             assert [len(row) for row in page[name]] == tree.lengths.tolist()
             for ours, theirs in zip(page[name], rows, strict=True):
@@ -77,10 +105,16 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
         steps = {(s.members, s.start, s.end): s.nodes[0] for s in tree.steps() if s.nodes}
         assert sorted((tuple(m), start, end) for m, start, end in page["steps"]) == sorted(steps)
         assert page["ends"] == len(group.sequences)
-        for (members, start, end), box in zip(page["steps"], page["boxes"], strict=True):  # what is on the screen
+        for (members, start, end), box in zip(
+            page["steps"], page["boxes"], strict=True
+        ):  # what is on the screen
             i = steps[tuple(members), start, end]
             printed = [float(text.replace("−", "-").split()[-1]) for text in box[1:]]
-            values = [node["value"][i], node["advantage"][i], *(expected[name][members[0]][start] for name in ("grpo", "lambda"))]
+            values = [
+                node["value"][i],
+                node["advantage"][i],
+                *(expected[name][members[0]][start] for name in ("grpo", "lambda")),
+            ]
             assert box[0] == f"×{len(members)}"
             np.testing.assert_allclose(printed, values, rtol=0, atol=0.005 + 1e-9)
         best = int(np.argmax(rewards))
@@ -94,7 +128,9 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
         assert ("All rewards are equal" in page["said"]) == (np.ptp(rewards) == 0)
         assert ("the group is flat" in page["said"]) == (np.ptp(rewards) > 0 and tree.is_flat.all())
         if np.ptp(rewards) == 0:
-            assert not any(page["a"]) and not any(map(any, page["advantage"] + page["grpo"] + page["lambda"]))
+            assert not any(page["a"]) and not any(
+                map(any, page["advantage"] + page["grpo"] + page["lambda"])
+            )
         seen["down"] += down
         seen["fork"] += fork
         texts, everyone = [tuple(s) for s in group.sequences], len(group.sequences)
@@ -110,8 +146,15 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
 @in_browser
 def test_rounding_has_no_colour_and_no_reward_is_too_large_to_compare(tmp_path):
     """A step that all share has Â = 0; rewards that differ in late digits only differ; those whose squares overflow are refused."""
-    items = [(["a", "a"], [1, 0.3]), (["a", "a", "a"], [0.1, 1, 0.3]), (["a", "b"], [1e16, 1e16 + 2]), (["a", "b"], [1e99, -1e99])]
-    page = explorer_page(*(read_groups(json.dumps({"completions": c, "rewards": r}))[0] for c, r in items))
+    items = [
+        (["a", "a"], [1, 0.3]),
+        (["a", "a", "a"], [0.1, 1, 0.3]),
+        (["a", "b"], [1e16, 1e16 + 2]),
+        (["a", "b"], [1e99, -1e99]),
+    ]
+    page = explorer_page(
+        *(read_groups(json.dumps({"completions": c, "rewards": r}))[0] for c, r in items)
+    )
     script = """
         const out = [0, 1, 2, 3].map((g) => {
           choose(g);
@@ -124,7 +167,9 @@ def test_rounding_has_no_colour_and_no_reward_is_too_large_to_compare(tmp_path):
     for group in found["out"][:2]:
         assert [tint for tint in group["tints"] if tint] == ["--tint: 0%"]
     for group, (_, rewards) in zip(found["out"][2:], items[2:], strict=True):
-        np.testing.assert_allclose(group["a"], mg.advantages(rewards, np.zeros(2, dtype=int)), rtol=1e-12)
+        np.testing.assert_allclose(
+            group["a"], mg.advantages(rewards, np.zeros(2, dtype=int)), rtol=1e-12
+        )
     assert found["problem"] == "y0 has a reward above 1e+100 in size: give it a number."
 
 
@@ -137,7 +182,9 @@ def test_the_notes_of_the_presets_are_true():
         group = read_groups(json.dumps(groups[name]), unit=groups[name]["unit"])[0]
         rollouts = rollouts_of([np.array([0])], [group.sequences])
         paths = rollouts.tree.paths
-        grpo, fixed = (push(objective, rollouts, group.rewards) for objective in ("grpo", "lambda_grpo"))
+        grpo, fixed = (
+            push(objective, rollouts, group.rewards) for objective in ("grpo", "lambda_grpo")
+        )
         return group, paths, grpo, fixed, mg.step_rewards(rollouts.tree, group.rewards)
 
     _, paths, _, _, values = numbers("A sum in steps")
@@ -148,12 +195,24 @@ def test_the_notes_of_the_presets_are_true():
     assert grpo[paths[0]].sum() < 0 < fixed[paths[0]].sum()
     group, paths, grpo, fixed, values = numbers("The paper’s example")
     averages = [np.mean(group.rewards), values[paths[2, 2]], values[paths[3, 4]]]
-    assert np.round(averages, 2).tolist() == [0.42, 0.33, 0]  # the group, JKL, JKLNQ: the numbers of the authors' figure
-    assert np.round(fixed[paths[[0, 2, 2, 3, 5], [0, 2, 3, 4, 0]]], 2).tolist() == [0.22, -0.22, 1.55, -1.11, 0.22]
+    assert np.round(averages, 2).tolist() == [
+        0.42,
+        0.33,
+        0,
+    ]  # the group, JKL, JKLNQ: the numbers of the authors' figure
+    assert np.round(fixed[paths[[0, 2, 2, 3, 5], [0, 2, 3, 4, 0]]], 2).tolist() == [
+        0.22,
+        -0.22,
+        1.55,
+        -1.11,
+        0.22,
+    ]
     assert group.texts[int(np.argmax(group.rewards))] == "JKLM"
     np.testing.assert_allclose(grpo[paths[2, :4]], [3, 3, 3, 1] * fixed[paths[2, :4]], rtol=1e-12)
     population = mg.advantages(group.rewards, np.zeros(6, dtype=int), ddof=0)
-    assert np.mean(population[2:5]).round(2) == -0.24  # so the figure's −0.22 takes the std of a sample
+    assert (
+        np.mean(population[2:5]).round(2) == -0.24
+    )  # so the figure's −0.22 takes the std of a sample
     _, paths, grpo, fixed, _ = numbers("Exploitation")
     assert (fixed[paths[0]] > 0).all()
     assert grpo[paths[2, 1]] / grpo[paths[0, 1]] == pytest.approx(3, abs=0.05)
@@ -178,15 +237,22 @@ def test_one_small_file_that_asks_nothing_of_a_network():
     page = explorer_page()
     assert len(page.encode()) < 60_000
     assert "default-src 'none'" in page
-    assert not re.search(r"https?:|\bsrc=|\bhref=|url\(|@import|\bimport\(|fetch\(|XMLHttp|innerHTML|insertAdjacent|\beval\(", page)
+    assert not re.search(
+        r"https?:|\bsrc=|\bhref=|url\(|@import|\bimport\(|fetch\(|XMLHttp|innerHTML|insertAdjacent|\beval\(",
+        page,
+    )
     assert not re.search(r"/\* (STYLE|SCRIPT|GROUPS) \*/", page)
 
 
 def test_its_parts_are_installed_with_the_package():
     root = Path(mg.__file__).parent
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    project = tomllib.loads(
+        (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    )
     listed = project["tool"]["setuptools"]["package-data"]["minigrpo"]
-    assert sorted(listed) == sorted(f.name for f in root.iterdir() if f.is_file() and f.suffix != ".py")
+    assert sorted(listed) == sorted(
+        f.name for f in root.iterdir() if f.is_file() and f.suffix != ".py"
+    )
 
 
 # -- which groups --------------------------------------------------------------------------------------------------------
@@ -197,20 +263,39 @@ def offered(page):
 
 
 def test_the_given_groups_come_first():
-    page = page_of({"prompt": "2+3=", "completions": ["5", "6"], "rewards": [1, 0]}, {"completions": ["a b", "a c"]})
+    page = page_of(
+        {"prompt": "2+3=", "completions": ["5", "6"], "rewards": [1, 0]},
+        {"completions": ["a b", "a c"]},
+    )
     first, second, *presets = offered(page)
-    assert first == {"name": "2+3=", "note": "", "unit": "words", "completions": ["5", "6"], "rewards": [1, 0]}
-    assert (second["name"], second["rewards"], "start at 0" in second["note"]) == ("Your group", [0, 0], True)
+    assert first == {
+        "name": "2+3=",
+        "note": "",
+        "unit": "words",
+        "completions": ["5", "6"],
+        "rewards": [1, 0],
+    }
+    assert (second["name"], second["rewards"], "start at 0" in second["note"]) == (
+        "Your group",
+        [0, 0],
+        True,
+    )
     assert presets == PRESETS
-    ids, pieces = offered(page_of({"completions": [[5, 7], []]}, {"completions": [["un", " it"], ["", "\n"]]}))[:2]
+    ids, pieces = offered(
+        page_of({"completions": [[5, 7], []]}, {"completions": [["un", " it"], ["", "\n"]]})
+    )[:2]
     assert (ids["unit"], ids["completions"]) == ("tokens", ["5 7", ""])
     assert (pieces["unit"], pieces["completions"]) == ("tokens", ["un ␣it", "∎ \n"])
 
 
 def test_groups_that_it_cannot_show():
-    with pytest.raises(ValueError, match="Your group: one completion has nothing to be compared with"):
+    with pytest.raises(
+        ValueError, match="Your group: one completion has nothing to be compared with"
+    ):
         page_of({"completions": ["a"], "rewards": [1]})
-    with pytest.raises(ValueError, match="q: 8000 characters are too many for the explorer, which takes up to 4000"):
+    with pytest.raises(
+        ValueError, match="q: 8000 characters are too many for the explorer, which takes up to 4000"
+    ):
         page_of({"prompt": "q", "completions": ["a" * MAX_TOKENS] * 2})
 
 
@@ -220,12 +305,20 @@ def test_the_command(capsys, monkeypatch, tmp_path):
         code = main(["tree", "-", "--html", str(tmp_path / "page.html"), *flags])
         return code, *capsys.readouterr()
 
-    log = [{"prompt": p, "completion": c, "reward": 0} for p, c in ("pa", "qa", "qb", "ra", "rb", "sa", "sb")]
+    log = [
+        {"prompt": p, "completion": c, "reward": 0}
+        for p, c in ("pa", "qa", "qb", "ra", "rb", "sa", "sb")
+    ]
     code, out, err = run("\n".join(map(json.dumps, log)), "--show", "2")
     assert (code, err) == (0, "")
     assert f"explorer, for a browser: {tmp_path / 'page.html'}" in out
-    names = [choice["name"] for choice in offered((tmp_path / "page.html").read_text(encoding="utf-8"))]
+    names = [
+        choice["name"] for choice in offered((tmp_path / "page.html").read_text(encoding="utf-8"))
+    ]
     assert names[:3] == ["q", "r", PRESETS[0]["name"]]  # p has one completion
     code, _, err = run('{"completions": ["ab"]}')
     assert code == 2
-    assert err == "minigrpo tree: Your group: one completion has nothing to be compared with, so the explorer needs at least two\n"
+    assert (
+        err
+        == "minigrpo tree: Your group: one completion has nothing to be compared with, so the explorer needs at least two\n"
+    )

@@ -7,8 +7,8 @@ import pytest
 from chromium import browse, in_browser, page_of
 
 import minigrpo as mg
-from minigrpo.explorer import PRESETS, explorer_page
-from minigrpo.groups import read_groups
+from minigrpo.logs.groups import read_groups
+from minigrpo.show.explorer import PRESETS, explorer_page
 
 SENTENCES = {
     "A sum in steps": ["The same text: y0 and y2.", "no other way at a fork is pushed up harder"],
@@ -37,7 +37,9 @@ SENTENCES = {
 @in_browser
 def test_what_is_said_of_the_presets(tmp_path):
     script = "return choices.map((c, i) => { choose(i); return [c.name, document.getElementById('statement').textContent]; });"
-    said = {name: text.replace("\u2060", "") for name, text in browse(tmp_path, explorer_page(), script)}
+    said = {
+        name: text.replace("\u2060", "") for name, text in browse(tmp_path, explorer_page(), script)
+    }
     assert list(said) == list(SENTENCES) == [p["name"] for p in PRESETS]
     for name, sentences in SENTENCES.items():
         for sentence in sentences:
@@ -88,10 +90,14 @@ def test_an_edit_is_seen_at_once(tmp_path):
         document.querySelector("#choices button").click();
         out.again = [boxes(), texts().map((t) => t.value)];
         return out;"""
-    out = browse(tmp_path, page_of({"completions": ["ab", "ac", "b"], "rewards": [1, 0, 0]}), HANDS + script)
+    out = browse(
+        tmp_path, page_of({"completions": ["ab", "ac", "b"], "rewards": [1, 0, 0]}), HANDS + script
+    )
     assert out["before"] == ["a×2", "b×1", "c×1", "b×1"]
     assert out["typed"] == ["a×2", "b×1", "c×1", "xc×1"]
-    assert out["a"] == [f"{x:+.2f}".replace("-", "−") for x in mg.advantages([1, 0, 2.5], np.zeros(3, dtype=int))]
+    assert out["a"] == [
+        f"{x:+.2f}".replace("-", "−") for x in mg.advantages([1, 0, 2.5], np.zeros(3, dtype=int))
+    ]
     assert out["pressed"] == 0
     assert (out["problem"], out["solved"]) == ("y2 has no reward: give it a number.", "")
     assert out["kept"]
@@ -124,7 +130,9 @@ def test_keys_and_pointer_highlight_the_members(tmp_path):
         box.click();
         out.click = [seen(), document.activeElement.getAttribute("aria-label"), $$("#tree [tabindex='0']").length];
         return out;"""
-    out = browse(tmp_path, page_of({"completions": ["ab", "ac", "b"], "rewards": [1, 0, 0]}), HANDS + script)
+    out = browse(
+        tmp_path, page_of({"completions": ["ab", "ac", "b"], "rewards": [1, 0, 0]}), HANDS + script
+    )
     assert out["stops"] == 1
     assert out["Home"][1:3] == [["y0", "y1", "y2"]] * 2
     assert out["Home"][3].startswith("The prompt. mean r = 0.33")
@@ -159,7 +167,9 @@ NASTY = [
 @in_browser
 @pytest.mark.parametrize("unit", ["words", "characters"])
 def test_texts_are_only_texts(tmp_path, unit):
-    page = page_of({"prompt": NASTY[0], "completions": NASTY, "rewards": [1, 0, 0, 0, 0]}, unit=unit)
+    page = page_of(
+        {"prompt": NASTY[0], "completions": NASTY, "rewards": [1, 0, 0, 0, 0]}, unit=unit
+    )
     assert page.count("<script") == explorer_page().count("<script") == page.count("</script")
     script = """
         const out = {values: texts().map((t) => t.value), states: state.completions, name: $$("#choices button")[0].textContent};
@@ -192,7 +202,9 @@ def test_it_fits_the_screen(tmp_path):
           const columns = getComputedStyle(document.querySelector("main")).gridTemplateColumns.split(" ").length;
           return [document.documentElement.scrollWidth, spills.length, Math.max(...rows) - Math.min(...rows), columns];
         });"""
-    inner = explorer_page().replace("</body>", f"<script>window.found = (() => {{ {measure} }})()</script></body>")
+    inner = explorer_page().replace(
+        "</body>", f"<script>window.found = (() => {{ {measure} }})()</script></body>"
+    )
     framed = """
         return [360, 390, 1280, 1920].map((width) => {
           const frame = document.body.appendChild(document.createElement("iframe"));

@@ -13,13 +13,13 @@ from matplotlib.text import Text
 from test_cli import TINY, run  # noqa: F401
 from test_cli_errors import one_line
 
-from minigrpo import plots
-from minigrpo.checkpoint import save_checkpoint
-from minigrpo.plots import LINES, compare_runs, learning_curves, metrics_figure
-from minigrpo.runs import read_metrics
-from minigrpo.settings import TrainSettings
-from minigrpo.stored_settings import signed
-from minigrpo.tree_plots import fonts_for
+from minigrpo.runs.checkpoint import save_checkpoint
+from minigrpo.runs.folder import read_metrics
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.stored_settings import signed
+from minigrpo.show import plots
+from minigrpo.show.plots import LINES, compare_runs, learning_curves, metrics_figure
+from minigrpo.show.tree_plots import fonts_for
 
 
 def make_run(folder, rewards, every=0, **changes):
@@ -28,12 +28,16 @@ def make_run(folder, rewards, every=0, **changes):
     own = {"steps": len(rewards), "eval_every": every, "learning_rate": 0.001}
     settings = asdict(TrainSettings()) | own | changes
     (folder / "settings.json").write_bytes(signed(settings))
-    records = [{"step": step, "loss": 0.0, "reward": reward} for step, reward in enumerate(rewards, 1)]
+    records = [
+        {"step": step, "loss": 0.0, "reward": reward} for step, reward in enumerate(rewards, 1)
+    ]
     for record in records:
         if every and record["step"] % every == 0:
             record["eval/pass@1_greedy"] = record["step"] / 10
     before = [{"step": 0, "eval/pass@1_greedy": 0.0, "eval/prompts": 1}] if every else []
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in before + records))
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in before + records)
+    )
     return folder
 
 
@@ -42,13 +46,21 @@ def add_checkpoint(folder):
     settings = json.loads((folder / "settings.json").read_text())
     settings.pop("sha256")
     nothing = [0, 0, hashlib.sha256().hexdigest()]
-    state = {"step": 2, "settings": settings, "files": {}, "records": {"metrics.jsonl": nothing, "samples.jsonl": nothing}}
+    state = {
+        "step": 2,
+        "settings": settings,
+        "files": {},
+        "records": {"metrics.jsonl": nothing, "samples.jsonl": nothing},
+    }
     save_checkpoint(folder / "checkpoint-000002.mgc", {}, state)
 
 
 def drawn(figure):
     """The lines of a figure: name -> [(step, mean)]."""
-    return {line.get_label(): [*zip(line.get_xdata(), line.get_ydata(), strict=True)] for line in figure.axes[0].lines}
+    return {
+        line.get_label(): [*zip(line.get_xdata(), line.get_ydata(), strict=True)]
+        for line in figure.axes[0].lines
+    }
 
 
 def texts(figure):
@@ -59,28 +71,49 @@ def texts(figure):
 
 
 def test_evaluations_stand_at_the_steps_at_which_they_were_made(tmp_path):
-    a, b = make_run(tmp_path / "a", [0.0] * 8, every=2), make_run(tmp_path / "b", [0.0] * 8, every=4, seed=1)
+    a, b = (
+        make_run(tmp_path / "a", [0.0] * 8, every=2),
+        make_run(tmp_path / "b", [0.0] * 8, every=4, seed=1),
+    )
     for folders in ([a], [a, b]):
         figure = compare_runs(folders, "eval/pass@1_greedy")
         name = "lambda_grpo" if folders == [a] else "eval_every=2"
         assert drawn(figure)[name] == [(0, 0), (2, 0.2), (4, 0.4), (6, 0.6), (8, 0.8)]
-        assert {"share of held-out problems", "training step"} <= {line for t in texts(figure) for line in t.split("\n")}
+        assert {"share of held-out problems", "training step"} <= {
+            line for t in texts(figure) for line in t.split("\n")
+        }
     assert drawn(figure)["eval_every=4"] == [(0, 0), (4, 0.4), (8, 0.8)]
-    panel = metrics_figure(read_metrics(a, before=True)).axes[-1]  # one run, all of its usual metrics
-    assert panel.get_title(loc="left") == "eval/pass@1_greedy" and panel.lines[0].get_xdata().tolist() == [0, 2, 4, 6, 8]
+    panel = metrics_figure(read_metrics(a, before=True)).axes[
+        -1
+    ]  # one run, all of its usual metrics
+    assert panel.get_title(loc="left") == "eval/pass@1_greedy" and panel.lines[
+        0
+    ].get_xdata().tolist() == [0, 2, 4, 6, 8]
     assert [record["step"] for record in read_metrics(a)] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_runs_as_they_are_trained(run, tmp_path, monkeypatch):
     """Evaluated at every step and at every second; two learning rates; the same twice."""
     curves = []
-    monkeypatch.setattr(plots, "learning_curves", lambda *a, **o: curves.append(o["steps"]) or learning_curves(*a, **o))
-    made = {"a": ["--eval-every", 1, "--eval-prompts", 1, "--seed", 0], "c": ["--learning-rate", 0.1]}
+    monkeypatch.setattr(
+        plots,
+        "learning_curves",
+        lambda *a, **o: curves.append(o["steps"]) or learning_curves(*a, **o),
+    )
+    made = {
+        "a": ["--eval-every", 1, "--eval-prompts", 1, "--seed", 0],
+        "c": ["--learning-rate", 0.1],
+    }
     made |= {"b": ["--eval-every", 2, "--eval-prompts", 1, "--seed", 1]}
     for name, changes in made.items():
         assert run("train", *TINY, *changes, "--out", tmp_path / name)[0] == 0
     a, b, c = (tmp_path / name for name in "abc")
-    assert run("plot", a, b, "--key", "eval/pass@1_greedy")[0] == run("plot", a, b)[0] == run("plot", a, c)[0] == 0
+    assert (
+        run("plot", a, b, "--key", "eval/pass@1_greedy")[0]
+        == run("plot", a, b)[0]
+        == run("plot", a, c)[0]
+        == 0
+    )
     assert curves[0] == {"eval_every=1": [0, 1, 2, 3, 4], "eval_every=2": [0, 2, 4]}
     assert curves[1] == {"lambda_grpo": [1, 2, 3, 4]}
     assert len(curves[2]) == 2 and "learning_rate=0.1" in curves[2]
@@ -98,16 +131,27 @@ def test_a_mean_stands_only_where_all_runs_have_a_value(tmp_path):
     assert drawn(compare_runs([gap])) == {"lambda_grpo": [(1, 4), (3, 6), (5, 8)]}
     late = make_run(tmp_path / "late", [float("nan"), 1], seed=3, steps=5)
     early = make_run(tmp_path / "early", [1, float("nan")], seed=4, steps=5)
-    with pytest.raises(ValueError, match="the runs of lambda_grpo have reward at no step in common"):
+    with pytest.raises(
+        ValueError, match="the runs of lambda_grpo have reward at no step in common"
+    ):
         compare_runs([late, early])
 
 
 def test_evaluations_of_seeds_that_were_resumed_with_gaps(tmp_path):
     """The same interval, but one run lost records: means stay step by step."""
-    a, b = make_run(tmp_path / "a", [0.0] * 8, every=2), make_run(tmp_path / "b", [0.0] * 8, every=2, seed=1)
-    kept = [line for line in (b / "metrics.jsonl").read_text().splitlines(keepends=True) if json.loads(line)["step"] not in (0, 4)]
+    a, b = (
+        make_run(tmp_path / "a", [0.0] * 8, every=2),
+        make_run(tmp_path / "b", [0.0] * 8, every=2, seed=1),
+    )
+    kept = [
+        line
+        for line in (b / "metrics.jsonl").read_text().splitlines(keepends=True)
+        if json.loads(line)["step"] not in (0, 4)
+    ]
     (b / "metrics.jsonl").write_text("".join(kept))
-    assert drawn(compare_runs([a, b], "eval/pass@1_greedy")) == {"lambda_grpo": [(2, 0.2), (6, 0.6), (8, 0.8)]}
+    assert drawn(compare_runs([a, b], "eval/pass@1_greedy")) == {
+        "lambda_grpo": [(2, 0.2), (6, 0.6), (8, 0.8)]
+    }
 
 
 @pytest.mark.parametrize("cut", [1, 9, 30])
@@ -120,7 +164,9 @@ def test_a_last_line_that_was_cut_short(cut, tmp_path):
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_a_run_of_a_single_step(seeds, tmp_path):
-    figure = compare_runs([make_run(tmp_path / str(seed), [seed], seed=seed) for seed in range(seeds)])
+    figure = compare_runs(
+        [make_run(tmp_path / str(seed), [seed], seed=seed) for seed in range(seeds)]
+    )
     assert drawn(figure) == {"lambda_grpo": [(1, (seeds - 1) / 2)]}
     assert figure.axes[0].get_xlim() == (0, 2)
     assert figure.axes[0].collections[0].get_linewidth() > 0  # else the band would not be seen
@@ -155,7 +201,9 @@ def test_settings_that_do_not_change_the_metric_do_not_part_seeds(changes, tmp_p
     a, b = make_run(tmp_path / "a", [0, 1]), make_run(tmp_path / "b", [2, 3], seed=1, **changes)
     assert drawn(compare_runs([a, b])) == {"lambda_grpo": [(1, 1), (2, 2)]}
     twin = make_run(tmp_path / "twin", [0, 1], **changes)
-    with pytest.raises(ValueError, match=r"a and .*twin are one run, not two seeds \(seed 0 and all settings"):
+    with pytest.raises(
+        ValueError, match=r"a and .*twin are one run, not two seeds \(seed 0 and all settings"
+    ):
         compare_runs([a, b, twin])
 
 
@@ -164,7 +212,9 @@ def test_other_settings_are_lines_named_by_them_and_never_seeds(changes, names, 
     a, b = make_run(tmp_path / "a", [0, 1]), make_run(tmp_path / "b", [2, 3], **changes)
     figure = compare_runs([a, b])
     assert drawn(figure) == {names[0]: [(1, 0), (2, 1)], names[1]: [(1, 2), (2, 3)]}
-    assert {*names, "one seed each", "reward on treewalk", "reward\nmean outcome reward"} <= set(texts(figure))
+    assert {*names, "one seed each", "reward on treewalk", "reward\nmean outcome reward"} <= set(
+        texts(figure)
+    )
     assert not any("seeds" in text for text in texts(figure))
 
 
@@ -174,10 +224,15 @@ def test_what_changes_one_metric_alone(tmp_path):
         make_run(tmp_path / "a", [0, 1], every=1),
         make_run(tmp_path / "b", [0, 1], every=1, eval_prompts=9, backend="cupy", seed=1),
     )
-    assert list(drawn(compare_runs([a, b], "eval/pass@1_greedy"))) == ["eval_prompts=200", "eval_prompts=9"]
+    assert list(drawn(compare_runs([a, b], "eval/pass@1_greedy"))) == [
+        "eval_prompts=200",
+        "eval_prompts=9",
+    ]
     for folder in (a, b):
         records = [record | {"step_time": 0.5} for record in read_metrics(folder)]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        (folder / "metrics.jsonl").write_text(
+            "".join(json.dumps(record) + "\n" for record in records)
+        )
     assert list(drawn(compare_runs([a, b], "step_time"))) == ["backend=numpy", "backend=cupy"]
     assert list(drawn(compare_runs([a, b]))) == ["lambda_grpo"]
 
@@ -185,19 +240,29 @@ def test_what_changes_one_metric_alone(tmp_path):
 def test_settings_of_an_older_version_are_the_defaults(tmp_path):
     a, b = make_run(tmp_path / "a", [0, 1]), make_run(tmp_path / "b", [2, 3], seed=1)
     settings = json.loads((b / "settings.json").read_text())
-    (b / "settings.json").write_bytes(signed({name: settings[name] for name in ("task", "steps", "seed", "learning_rate")}))
+    (b / "settings.json").write_bytes(
+        signed({name: settings[name] for name in ("task", "steps", "seed", "learning_rate")})
+    )
     assert drawn(compare_runs([a, b])) == {"lambda_grpo": [(1, 1), (2, 2)]}
 
 
 def test_names_of_lines_are_short_and_all_different(tmp_path):
     deep = "/a/very/long/way/that/no/legend/has/room/for"
-    runs = [make_run(tmp_path / name, [0, 1], init=f"{deep}/{name}/checkpoint-000050.mgc") for name in ("first", "second")]
+    runs = [
+        make_run(tmp_path / name, [0, 1], init=f"{deep}/{name}/checkpoint-000050.mgc")
+        for name in ("first", "second")
+    ]
     assert list(drawn(compare_runs(runs))) == ["init=first", "init=second"]
     assert list(drawn(compare_runs([*runs, make_run(tmp_path / "none", [0, 1])])))[2] == "init=None"
-    long = [make_run(tmp_path / f"l{i}", [0, 1], init="x" * 40 + str(i) + "y" * 40) for i in range(3)]
+    long = [
+        make_run(tmp_path / f"l{i}", [0, 1], init="x" * 40 + str(i) + "y" * 40) for i in range(3)
+    ]
     names = list(drawn(compare_runs(long)))
     assert len(set(names)) == 3 and max(map(len, names)) < 60
-    foreign = [make_run(tmp_path / f"f{i}", [0, 1], init=name) for i, name in enumerate(("模型/一", "модель\n"))]
+    foreign = [
+        make_run(tmp_path / f"f{i}", [0, 1], init=name)
+        for i, name in enumerate(("模型/一", "модель\n"))
+    ]
     if not fonts_for("模型一"):
         assert list(drawn(compare_runs(foreign))) == ["init=\\u6a21\\u578b/\\u4e00", "init=модель↵"]
 
@@ -216,26 +281,48 @@ def test_many_lines_can_be_told_apart_in_grey(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"task": "arithmetic"}, {"task_options": {"n": 2}}, {"model": "smollm2"}, {"task": "other.py:Walk", "seed": 1}],
+    [
+        {"task": "arithmetic"},
+        {"task_options": {"n": 2}},
+        {"model": "smollm2"},
+        {"task": "other.py:Walk", "seed": 1},
+    ],
     ids=str,
 )
 def test_runs_of_different_tasks_are_refused(changes, run, tmp_path):
     a, b = make_run(tmp_path / "a", [0, 1]), make_run(tmp_path / "b", [2, 3], **changes)
     err = one_line(run("plot", a, b))
-    assert "runs of different tasks cannot be compared, so plot them apart" in err and next(iter(changes)) in err
+    assert (
+        "runs of different tasks cannot be compared, so plot them apart" in err
+        and next(iter(changes)) in err
+    )
     assert not list(tmp_path.rglob("*.png"))
 
 
 @pytest.mark.parametrize(
-    "again", ["{a}", "{a}/", "{a}/../a", "{link}", "{a}/checkpoint-000002.mgc", "{copy}", "{link}/metrics.jsonl"]
+    "again",
+    [
+        "{a}",
+        "{a}/",
+        "{a}/../a",
+        "{link}",
+        "{a}/checkpoint-000002.mgc",
+        "{copy}",
+        "{link}/metrics.jsonl",
+    ],
 )
 def test_a_run_given_twice_is_not_two_seeds(again, run, tmp_path):
-    places = {"a": make_run(tmp_path / "a", [0, 1]), "copy": make_run(tmp_path / "copy", [0, 1]), "link": tmp_path / "link"}
+    places = {
+        "a": make_run(tmp_path / "a", [0, 1]),
+        "copy": make_run(tmp_path / "copy", [0, 1]),
+        "link": tmp_path / "link",
+    }
     add_checkpoint(places["a"])
     os.symlink(places["a"], places["link"])
     other = make_run(tmp_path / "other", [0, 1], seed=5)
-    assert "are one run, not two seeds (seed 0 and all settings that change reward are the same): leave one out" in one_line(
-        run("plot", places["a"], other, again.format(**places))
+    assert (
+        "are one run, not two seeds (seed 0 and all settings that change reward are the same): leave one out"
+        in one_line(run("plot", places["a"], other, again.format(**places)))
     )
 
 
@@ -248,24 +335,39 @@ def test_the_path_of_a_checkpoint_is_its_run(run, tmp_path):
 
 def test_the_key_is_honoured_for_one_run_too(run, tmp_path, monkeypatch):
     folder, drawn_keys = make_run(tmp_path / "a", [0, 1], every=1), []
-    monkeypatch.setattr(plots, "learning_curves", lambda *a, **o: drawn_keys.append(o["title"]) or learning_curves(*a, **o))
+    monkeypatch.setattr(
+        plots,
+        "learning_curves",
+        lambda *a, **o: drawn_keys.append(o["title"]) or learning_curves(*a, **o),
+    )
     assert run("plot", folder, "--key", "loss")[0] == 0
     assert run("plot", folder)[0] == 0
     assert drawn_keys == ["loss on treewalk"]
     for many in ([], [make_run(tmp_path / "b", [0, 1], seed=1)]):
         err = one_line(run("plot", folder, *many, "--key", "joy"))
         assert "there is no '' in" in one_line(run("plot", folder, *many, "--key", ""))
-        assert f"{folder}: there is no 'joy' in the metrics of a run: it has eval/pass@1_greedy, eval/prompts, loss, " in err
+        assert (
+            f"{folder}: there is no 'joy' in the metrics of a run: it has eval/pass@1_greedy, eval/prompts, loss, "
+            in err
+        )
 
 
 def test_a_run_without_the_key_is_named(run, tmp_path):
-    a, b = make_run(tmp_path / "a", [0, 1], every=1), make_run(tmp_path / "b", [float("nan"), None], seed=1)
-    assert f"{b}: there is no 'eval/pass@1_greedy'" in one_line(run("plot", a, b, "--key", "eval/pass@1_greedy"))
+    a, b = (
+        make_run(tmp_path / "a", [0, 1], every=1),
+        make_run(tmp_path / "b", [float("nan"), None], seed=1),
+    )
+    assert f"{b}: there is no 'eval/pass@1_greedy'" in one_line(
+        run("plot", a, b, "--key", "eval/pass@1_greedy")
+    )
     assert f"{b}: there is no 'reward'" in one_line(run("plot", a, b))
     assert f"{tmp_path / 'c'} holds no run" in one_line(run("plot", a, tmp_path / "c"))
 
 
-@pytest.mark.parametrize("line", ["5", "[]", "null", '{"loss": 1}', '{"step": "2", "loss": 1}', '{"step": NaN, "loss": 1}'])
+@pytest.mark.parametrize(
+    "line",
+    ["5", "[]", "null", '{"loss": 1}', '{"step": "2", "loss": 1}', '{"step": NaN, "loss": 1}'],
+)
 def test_a_line_that_is_no_step(line, run, tmp_path):
     folder = make_run(tmp_path / "a", [0, 1])
     with open(folder / "metrics.jsonl", "a") as file:
@@ -274,7 +376,9 @@ def test_a_line_that_is_no_step(line, run, tmp_path):
 
 
 def test_a_huge_value_does_not_blur_the_others(tmp_path):
-    assert drawn(compare_runs([make_run(tmp_path / "a", [1e30, 0.5, 0.25])]))["lambda_grpo"][1:] == [(2, 0.5), (3, 0.25)]
+    assert drawn(compare_runs([make_run(tmp_path / "a", [1e30, 0.5, 0.25])]))["lambda_grpo"][
+        1:
+    ] == [(2, 0.5), (3, 0.25)]
     figure = learning_curves({"a": np.array([[1e30, 2.0, 4.0, 6.0]])}, smooth=2)
     assert drawn(figure)["a"][2:] == [(3, 3), (4, 5)]
 
@@ -310,30 +414,46 @@ CALLED = {  # how two runs name their tasks and where the files were -> whether 
 @pytest.mark.parametrize("case", CALLED)
 def test_a_task_is_its_file_not_its_name(case, tmp_path):
     *called, same = CALLED[case]
-    own = [{"task": called[i]} | ({"task_file": called[i + 1]} if called[i + 1] else {}) for i in (0, 2)]
-    a, b = (make_run(tmp_path / str(seed), [seed, seed], seed=seed, **own[seed]) for seed in range(2))
+    own = [
+        {"task": called[i]} | ({"task_file": called[i + 1]} if called[i + 1] else {})
+        for i in (0, 2)
+    ]
+    a, b = (
+        make_run(tmp_path / str(seed), [seed, seed], seed=seed, **own[seed]) for seed in range(2)
+    )
     if same:
         assert drawn(compare_runs([a, b])) == {"lambda_grpo": [(1, 0.5), (2, 0.5)]}
     else:
-        with pytest.raises(ValueError, match=r"has task .* runs of different tasks cannot be compared"):
+        with pytest.raises(
+            ValueError, match=r"has task .* runs of different tasks cannot be compared"
+        ):
             compare_runs([a, b])
 
 
 def test_the_files_of_all_runs_are_compared(tmp_path):
     files = [{}, {"task_file": "/a/t.py"}, {"task_file": "/b/t.py"}]
-    runs = [make_run(tmp_path / str(i), [0], seed=i, task="t.py:T", **own) for i, own in enumerate(files)]
+    runs = [
+        make_run(tmp_path / str(i), [0], seed=i, task="t.py:T", **own)
+        for i, own in enumerate(files)
+    ]
     with pytest.raises(ValueError, match=r"1 has task '/a/t.py:T', .*2 has '/b/t.py:T'"):
         compare_runs(runs)
 
 
 def test_tasks_of_two_folders_as_they_are_trained(run, tmp_path, monkeypatch):
-    for seed, (place, name) in enumerate((("A", "task.py"), ("B", "task.py"), ("A", "../A/task.py"))):
+    for seed, (place, name) in enumerate(
+        (("A", "task.py"), ("B", "task.py"), ("A", "../A/task.py"))
+    ):
         (tmp_path / place).mkdir(exist_ok=True)
-        (tmp_path / place / "task.py").write_text("from minigrpo.tasks.treewalk import TreeWalk as T\n")
+        (tmp_path / place / "task.py").write_text(
+            "from minigrpo.tasks.treewalk import TreeWalk as T\n"
+        )
         monkeypatch.chdir(tmp_path / place)
         small = [*TINY, "--seed", seed, "--out", tmp_path / str(seed)]
         assert run("train", "--task", f"{name}:T", *small)[0] == 0
-    assert "runs of different tasks cannot be compared" in one_line(run("plot", tmp_path / "0", tmp_path / "1"))
+    assert "runs of different tasks cannot be compared" in one_line(
+        run("plot", tmp_path / "0", tmp_path / "1")
+    )
     assert list(drawn(compare_runs([tmp_path / "0", tmp_path / "2"]))) == ["lambda_grpo"]
 
 
@@ -351,7 +471,10 @@ def test_tasks_of_two_folders_as_they_are_trained(run, tmp_path, monkeypatch):
     ],
 )
 def test_options_that_are_the_defaults(task, options, same, tmp_path):
-    a, b = make_run(tmp_path / "a", [0], task=task), make_run(tmp_path / "b", [1], seed=1, task=task, task_options=options)
+    a, b = (
+        make_run(tmp_path / "a", [0], task=task),
+        make_run(tmp_path / "b", [1], seed=1, task=task, task_options=options),
+    )
     if same:
         assert drawn(compare_runs([a, b])) == {"lambda_grpo": [(1, 0.5)]}
     else:
@@ -377,7 +500,11 @@ def test_names_tell_lines_apart_by_what_differs(case, tmp_path):
     for name, changes in zip(names, MANY[case], strict=True):
         for key, value in (changes | changes.get("objective_options", {})).items():
             told = {"objective": "grpo", "init": "init=…xxxx"}.get(key, f"{key}={value}")
-            assert key == "objective_options" or told in name.split(",\n") or (key == "init" and name.startswith(told))
+            assert (
+                key == "objective_options"
+                or told in name.split(",\n")
+                or (key == "init" and name.startswith(told))
+            )
     figure.draw_without_rendering()
     (legend,) = figure.legends
     box, whole = legend.get_window_extent(), figure.bbox

@@ -13,7 +13,14 @@ pytest.importorskip("resource", reason="alarms that end what hangs are there on 
 
 def test_damaged_models_are_loaded_or_refused() -> None:
     """In a process of its own, whose memory is limited; a panic of the tokenizers package may write to stderr."""
-    command = [sys.executable, str(Path(__file__).parent / "fuzz_models.py"), "--n", "600", "--seed", "0"]
+    command = [
+        sys.executable,
+        str(Path(__file__).parent / "fuzz_models.py"),
+        "--n",
+        "600",
+        "--seed",
+        "0",
+    ]
     run = subprocess.run(command, capture_output=True, text=True)
     counts = json.loads(run.stdout.splitlines()[-1])
     assert run.returncode == 0 and counts.keys() == {"loaded", "refused"}, run.stdout + run.stderr

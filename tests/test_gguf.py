@@ -32,18 +32,24 @@ def test_the_same_model(shape: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "error"), [("F16", 5e-4), ("BF16", 4e-3), ("Q8_0", 5e-3), ("Q4_0", 0.1), ("Q4_1", 0.08), ("Q5_0", 0.05)]
+    ("kind", "error"),
+    [("F16", 5e-4), ("BF16", 4e-3), ("Q8_0", 5e-3), ("Q4_0", 0.1), ("Q4_1", 0.08), ("Q5_0", 0.05)],
 )
 def test_quantisations(kind: str, error: float, tmp_path: Path) -> None:
     """Dequantised weights are those of the gguf package's own reader, and near the ones that were quantised."""
     model, _ = make("gqa_untied")
     path = write_gguf(tmp_path / "m.gguf", model, kind)
     loaded, _ = load_model(path)
-    difference = np.linalg.norm(loaded.parameters.flat - model.parameters.flat) / np.linalg.norm(model.parameters.flat)
+    difference = np.linalg.norm(loaded.parameters.flat - model.parameters.flat) / np.linalg.norm(
+        model.parameters.flat
+    )
     assert 0 < difference < error
     for tensor in gguf.GGUFReader(path).tensors:
         expected = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        name = {"token_embd.weight": "model.embed_tokens.weight", "blk.1.attn_k.weight": "model.layers.1.self_attn.k_proj.weight"}
+        name = {
+            "token_embd.weight": "model.embed_tokens.weight",
+            "blk.1.attn_k.weight": "model.layers.1.self_attn.k_proj.weight",
+        }
         if tensor.name in name:
             np.testing.assert_array_equal(loaded.parameters[name[tensor.name]], expected)
 
@@ -51,18 +57,30 @@ def test_quantisations(kind: str, error: float, tmp_path: Path) -> None:
 def test_the_tokenizer_is_rebuilt(tmp_path: Path) -> None:
     _, expected = make()
     for pre in ("smollm", "gpt-2"):
-        tokenizer = load_tokenizer(write_gguf(tmp_path / f"{pre}.gguf", make()[0], metadata={"tokenizer.ggml.pre": pre}))
+        tokenizer = load_tokenizer(
+            write_gguf(tmp_path / f"{pre}.gguf", make()[0], metadata={"tokenizer.ggml.pre": pre})
+        )
         for text in ("abc + 12\n\n", "<end>abc", "é 🙂", ""):
             assert tokenizer.encode(text).tolist() == expected.encode(text).tolist()
             assert tokenizer.core.decode(tokenizer.encode(text), skip_special_tokens=False) == text
 
 
 def test_digits_stay_apart_only_where_the_model_wants_it(tmp_path: Path) -> None:
-    changes = {"tokenizer.ggml.tokens": [*TOKENS[:-1], "12", "<end>"], "tokenizer.ggml.merges": [*MERGES, "1 2"]}
-    changes |= {"tokenizer.ggml.token_type": [1] * len(TOKENS) + [3], "tokenizer.ggml.eos_token_id": EOS + 1}
+    changes = {
+        "tokenizer.ggml.tokens": [*TOKENS[:-1], "12", "<end>"],
+        "tokenizer.ggml.merges": [*MERGES, "1 2"],
+    }
+    changes |= {
+        "tokenizer.ggml.token_type": [1] * len(TOKENS) + [3],
+        "tokenizer.ggml.eos_token_id": EOS + 1,
+    }
     lengths = {}
     for pre in ("smollm", "gpt-2"):
-        tokenizer = load_tokenizer(write_gguf(tmp_path / f"{pre}.gguf", make()[0], metadata=changes | {"tokenizer.ggml.pre": pre}))
+        tokenizer = load_tokenizer(
+            write_gguf(
+                tmp_path / f"{pre}.gguf", make()[0], metadata=changes | {"tokenizer.ggml.pre": pre}
+            )
+        )
         lengths[pre] = len(tokenizer.encode("12"))
     assert lengths == {"smollm": 2, "gpt-2": 1}
 
@@ -70,7 +88,9 @@ def test_digits_stay_apart_only_where_the_model_wants_it(tmp_path: Path) -> None
 def test_a_tokenizer_beside_the_file(tmp_path: Path) -> None:
     model, tokenizer = make()
     path = write_gguf(tmp_path / "m.gguf", model, metadata={"tokenizer.ggml.model": "llama"})
-    with pytest.raises(ValueError, match=r"kind 'llama' .* put the model's tokenizer\.json beside the file"):
+    with pytest.raises(
+        ValueError, match=r"kind 'llama' .* put the model's tokenizer\.json beside the file"
+    ):
         load_model(path)
     (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
     assert load_model(path)[1].eos == EOS
@@ -80,9 +100,22 @@ ADDED = ["<think>", "  ", "<é>", "<end>", "<start>"]  # 260 … 264
 ADDED_TYPES = [1] * (len(TOKENS) - 1) + [4, 4, 4, 3, 3]
 
 
-def with_tokens(path: Path, tokens: list = [*TOKENS[:-1], *ADDED], types: list = ADDED_TYPES, **keys) -> Path:  # noqa: B006
-    metadata = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types, "tokenizer.ggml.eos_token_id": 263}
-    return write_gguf(path, make()[0], metadata=metadata | {f"tokenizer.ggml.{key}": value for key, value in keys.items()})
+def with_tokens(
+    path: Path,
+    tokens: list = [*TOKENS[:-1], *ADDED],
+    types: list = ADDED_TYPES,
+    **keys,  # noqa: B006
+) -> Path:
+    metadata = {
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.eos_token_id": 263,
+    }
+    return write_gguf(
+        path,
+        make()[0],
+        metadata=metadata | {f"tokenizer.ggml.{key}": value for key, value in keys.items()},
+    )
 
 
 def test_tokens_of_the_user_are_found_in_a_text(tmp_path: Path) -> None:
@@ -97,28 +130,42 @@ def test_tokens_of_the_user_are_found_in_a_text(tmp_path: Path) -> None:
         "a<thinkb": [a, *(TOKENS.index(c) for c in "<thinkb")],
     }.items():
         assert tokenizer.encode(text).tolist() == expected, text
-    assert tokenizer.core.decode([a, two_spaces, think, b], skip_special_tokens=False) == "a  <think>b"
+    assert (
+        tokenizer.core.decode([a, two_spaces, think, b], skip_special_tokens=False) == "a  <think>b"
+    )
 
 
 def test_texts_begin_with_bos_where_the_file_says_so(tmp_path: Path) -> None:
     start, end, a = 264, 263, TOKENS.index("a")
-    plain = load_tokenizer(with_tokens(tmp_path / "plain.gguf", add_bos_token=False, bos_token_id=start))
+    plain = load_tokenizer(
+        with_tokens(tmp_path / "plain.gguf", add_bos_token=False, bos_token_id=start)
+    )
     assert plain.encode("a").tolist() == [a] and plain.encode("").tolist() == []
-    tokenizer = load_tokenizer(with_tokens(tmp_path / "bos.gguf", add_bos_token=True, bos_token_id=start))
+    tokenizer = load_tokenizer(
+        with_tokens(tmp_path / "bos.gguf", add_bos_token=True, bos_token_id=start)
+    )
     assert tokenizer.encode("a<end>").tolist() == [start, a, end]
     assert tokenizer.encode("").tolist() == [start]
-    assert tokenizer.encode("<start>a").tolist() == [start, a], "a template that writes the BOS itself gets no second one"
+    assert tokenizer.encode("<start>a").tolist() == [start, a], (
+        "a template that writes the BOS itself gets no second one"
+    )
     (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
     assert load_tokenizer(tmp_path / "bos.gguf").encode("a").tolist() == [start, a]
     with pytest.raises(ValueError, match=r"begins with \[264\] there; add_bos_token is False here"):
         load_tokenizer(tmp_path / "plain.gguf")
     (tmp_path / "tokenizer.json").write_text(plain.to_json())
-    with pytest.raises(ValueError, match=r"begins with \[\d+\] there; add_bos_token is True here, and BOS 264"):
+    with pytest.raises(
+        ValueError, match=r"begins with \[\d+\] there; add_bos_token is True here, and BOS 264"
+    ):
         load_tokenizer(tmp_path / "bos.gguf")
 
 
-@pytest.mark.parametrize("what", ["of another model", "two tokens changed places", "without the EOS"])
-def test_a_tokenizer_beside_the_file_that_is_not_its_own_is_refused(what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "what", ["of another model", "two tokens changed places", "without the EOS"]
+)
+def test_a_tokenizer_beside_the_file_that_is_not_its_own_is_refused(
+    what: str, tmp_path: Path
+) -> None:
     model, tokenizer = make()
     write_gguf(tmp_path / "m.gguf", model)
     stored = json.loads(tokenizer.to_json())
@@ -143,12 +190,16 @@ def test_finite_weights_whose_products_overflow_are_refused(what: str, tmp_path:
     if what == "a norm's weight":
         model.parameters["model.layers.1.post_attention_layernorm.weight"][3] = 1e18
     elif what == "all weights":
-        model.parameters.flat[:] = np.random.default_rng(0).standard_normal(model.parameters.flat.size) * 1e12
+        model.parameters.flat[:] = (
+            np.random.default_rng(0).standard_normal(model.parameters.flat.size) * 1e12
+        )
     else:
         for name in ("gate", "up", "down"):
             model.parameters[f"model.layers.0.mlp.{name}_proj.weight"][:] *= 1e14
     path = write_gguf(tmp_path / "m.gguf", model)
-    with pytest.raises(ValueError, match="needs more than float32: the model's weights are not finite, or so large"):
+    with pytest.raises(
+        ValueError, match="needs more than float32: the model's weights are not finite, or so large"
+    ):
         load_model(path)
     if what == "a norm's weight":
         assert np.isfinite(load_model(path, dtype="float64")[0].logits([65, 66])).all()
@@ -159,12 +210,24 @@ def test_finite_weights_whose_products_overflow_are_refused(what: str, tmp_path:
     [
         ({"add_bos_token": True}, "begin with a BOS that it does not name"),
         ({"add_bos_token": True, "bos_token_id": 265}, "begin with a BOS that it does not name"),
-        ({"add_bos_token": True, "bos_token_id": "<start>"}, "begin with a BOS that it does not name"),
+        (
+            {"add_bos_token": True, "bos_token_id": "<start>"},
+            "begin with a BOS that it does not name",
+        ),
         ({"add_bos_token": "yes", "bos_token_id": 264}, "begin with a BOS that it does not name"),
-        ({"add_eos_token": True}, "(True): 'tokenizer.ggml.add_eos_token' of its header is not supported"),
+        (
+            {"add_eos_token": True},
+            "(True): 'tokenizer.ggml.add_eos_token' of its header is not supported",
+        ),
         ({"add_sep_token": True}, "'tokenizer.ggml.add_sep_token' of its header is not supported"),
-        ({"add_space_prefix": True}, "'tokenizer.ggml.add_space_prefix' of its header is not supported"),
-        ({"remove_extra_whitespaces": True}, "'tokenizer.ggml.remove_extra_whitespaces' of its header"),
+        (
+            {"add_space_prefix": True},
+            "'tokenizer.ggml.add_space_prefix' of its header is not supported",
+        ),
+        (
+            {"remove_extra_whitespaces": True},
+            "'tokenizer.ggml.remove_extra_whitespaces' of its header",
+        ),
         ({"precompiled_charsmap": [1, 2]}, "'tokenizer.ggml.precompiled_charsmap' of its header"),
         ({"normalizer.lowercase": True}, "'tokenizer.ggml.normalizer.lowercase' of its header"),
         ({"types": ADDED_TYPES[:-1]}, "its tokens need a type each"),
@@ -232,7 +295,11 @@ SCALED, UNKNOWN = "scales rotary positions", "has a key that may change what is 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("llama.rope.scaling.factor", 4.0, f"{SCALED} (4.0): 'llama.rope.scaling.factor' of its header is not supported"),
+        (
+            "llama.rope.scaling.factor",
+            4.0,
+            f"{SCALED} (4.0): 'llama.rope.scaling.factor' of its header is not supported",
+        ),
         ("llama.rope.scaling.factor", float("nan"), SCALED),
         ("llama.rope.scaling.type", "linear", f"{SCALED} (linear)"),
         ("llama.rope.scaling.type", ["none"], SCALED),
@@ -258,18 +325,32 @@ SCALED, UNKNOWN = "scales rotary positions", "has a key that may change what is 
         ("llama.use_parallel_residual", True, UNKNOWN),
         ("adapter.lora.alpha", 16.0, UNKNOWN),
         ("nobody.knows", 1, UNKNOWN),
-        ("llama.attention.layer_norm_rms_epsilon", float("inf"), "it should be a number from 1e-30 to 1"),
+        (
+            "llama.attention.layer_norm_rms_epsilon",
+            float("inf"),
+            "it should be a number from 1e-30 to 1",
+        ),
         ("llama.rope.freq_base", float("nan"), "it should be a number from 1 to 1e+30"),
         ("llama.rope.freq_base", 1e-40, "it should be a number from 1 to 1e+30"),
         ("llama.rope.freq_base", True, "it should be a number"),
         ("llama.block_count", True, "it should be a whole number above 0"),
-        ("llama.block_count", [1, 2], "llama.block_count is [1, 2], it should be a whole number above 0"),
+        (
+            "llama.block_count",
+            [1, 2],
+            "llama.block_count is [1, 2], it should be a whole number above 0",
+        ),
         ("general.architecture", "x" * 10_000, "holds a model of architecture 'xxx"),
         ("general.alignment", 24, "its alignment is 24, it should be a power of two"),
     ],
 )
-def test_keys_that_change_numbers_are_refused_by_name(key: str, value: object, message: str, tmp_path: Path) -> None:
-    path = write_gguf(tmp_path / "m.gguf", make(n_layers=1)[0], metadata={key: value} if key != "general.alignment" else None)
+def test_keys_that_change_numbers_are_refused_by_name(
+    key: str, value: object, message: str, tmp_path: Path
+) -> None:
+    path = write_gguf(
+        tmp_path / "m.gguf",
+        make(n_layers=1)[0],
+        metadata={key: value} if key != "general.alignment" else None,
+    )
     if key == "general.alignment":
         file = Gguf(path.read_bytes())
         file.values.append((key.encode(), struct.pack("<II", 4, value)))
@@ -290,7 +371,9 @@ def test_a_rotary_base_is_read_to_its_last_digit(tmp_path: Path) -> None:
 def test_a_long_context_takes_no_memory(tmp_path: Path) -> None:
     model, _ = make(n_layers=1)
     for context in (2**31 - 1, 2**32 - 1):
-        loaded, _ = load_model(write_gguf(tmp_path / "m.gguf", model, metadata={"llama.context_length": context}))
+        loaded, _ = load_model(
+            write_gguf(tmp_path / "m.gguf", model, metadata={"llama.context_length": context})
+        )
         assert loaded.config.max_seq_len == context
         np.testing.assert_array_equal(loaded.logits(TEXT), model.logits(TEXT))
 
@@ -300,12 +383,24 @@ REFUSED = {
     "rotary scaling": ({"llama.rope.scaling.type": "yarn"}, "scales rotary positions (yarn)"),
     "experts": ({"llama.expert_count": 8}, "mixture of experts"),
     "no layers": ({"llama.block_count": None}, "lacks llama.block_count"),
-    "a huge number of layers": ({"llama.block_count": 2**32 - 1}, "4294967295 layers but 20 tensors"),
+    "a huge number of layers": (
+        {"llama.block_count": 2**32 - 1},
+        "4294967295 layers but 20 tensors",
+    ),
     "a huge width": ({"llama.embedding_length": 2**31}, "has shape"),
-    "half of each head rotated": ({"llama.rope.dimension_count": 4}, "rope.dimension_count is 4, but heads are 8 wide"),
+    "half of each head rotated": (
+        {"llama.rope.dimension_count": 4},
+        "rope.dimension_count is 4, but heads are 8 wide",
+    ),
     "heads in words": ({"llama.attention.head_count": "four"}, "attention.head_count is 'four'"),
-    "a base in words": ({"llama.rope.freq_base": "big"}, "rope.freq_base is 'big', it should be a number"),
-    "an unknown splitting of text": ({"tokenizer.ggml.pre": "qwen2"}, "kind 'gpt2' ('qwen2'), which is not rebuilt"),
+    "a base in words": (
+        {"llama.rope.freq_base": "big"},
+        "rope.freq_base is 'big', it should be a number",
+    ),
+    "an unknown splitting of text": (
+        {"tokenizer.ggml.pre": "qwen2"},
+        "kind 'gpt2' ('qwen2'), which is not rebuilt",
+    ),
     "merges of nothing": ({"tokenizer.ggml.merges": ["x"]}, "holds a damaged tokenizer"),
     "no tokens": ({"tokenizer.ggml.tokens": None}, "holds a damaged tokenizer"),
 }
@@ -324,7 +419,17 @@ def place(file: Gguf, name: bytes) -> list:
     return next(tensor for tensor in file.tensors if tensor[0] == name)
 
 
-@pytest.mark.parametrize("what", ["overlap", "the same place", "a part of another", "not aligned", "a name twice", "a key twice"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "overlap",
+        "the same place",
+        "a part of another",
+        "not aligned",
+        "a name twice",
+        "a key twice",
+    ],
+)
 def test_tensors_that_cannot_be(what: str, tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m.gguf", make(n_layers=1)[0])
     file = Gguf(path.read_bytes())
@@ -343,7 +448,9 @@ def test_tensors_that_cannot_be(what: str, tmp_path: Path) -> None:
     else:
         file.values.append(file.values[3])
     path.write_bytes(file.joined())
-    with pytest.raises(ValueError, match=r"twice, overlaps another or is not aligned|says 'llama\.\w+' twice"):
+    with pytest.raises(
+        ValueError, match=r"twice, overlaps another or is not aligned|says 'llama\.\w+' twice"
+    ):
         load_model(path)
 
 
@@ -358,15 +465,23 @@ def test_tensors_may_lie_in_any_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_1"])
 @pytest.mark.parametrize("bits", ["nan", "inf", "-inf"])
-def test_weights_that_are_not_finite_are_refused_by_name(kind: str, bits: str, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_refused_by_name(
+    kind: str, bits: str, tmp_path: Path
+) -> None:
     """In quantised tensors, it is the scale of a block that is not finite."""
     path = write_gguf(tmp_path / "m.gguf", make("gqa_untied", n_layers=1)[0], kind)
     file = Gguf(path.read_bytes())
     start = place(file, b"blk.0.ffn_up.weight")[3]
-    raw = np.float32(bits).tobytes()[2:] if kind == "BF16" else np.array(bits, "<f4" if kind == "F32" else "<f2").tobytes()
+    raw = (
+        np.float32(bits).tobytes()[2:]
+        if kind == "BF16"
+        else np.array(bits, "<f4" if kind == "F32" else "<f2").tobytes()
+    )
     file.data = file.data[:start] + raw + file.data[start + len(raw) :]
     path.write_bytes(file.joined())
-    with pytest.raises(ValueError, match=r"model\.layers\.0\.mlp\.up_proj\.weight has a weight that is not finite"):
+    with pytest.raises(
+        ValueError, match=r"model\.layers\.0\.mlp\.up_proj\.weight has a weight that is not finite"
+    ):
         load_model(path)
 
 
@@ -374,14 +489,18 @@ def test_weights_whose_squares_overflow_are_refused(tmp_path: Path) -> None:
     model, _ = make(n_layers=1)
     model.parameters["model.norm.weight"][3] = -3e38
     path = write_gguf(tmp_path / "m.gguf", model)
-    with pytest.raises(ValueError, match=r"model\.norm\.weight has a weight that is not finite, or too large"):
+    with pytest.raises(
+        ValueError, match=r"model\.norm\.weight has a weight that is not finite, or too large"
+    ):
         load_model(path)
     assert load_model(path, dtype="float64")[0].parameters["model.norm.weight"][3] < -2e38
 
 
 def test_tensors_that_do_not_belong(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m.gguf", make()[0], extra={"rope_freqs.weight": np.ones(4)})
-    with pytest.raises(ValueError, match=r"'rope_freqs\.weight' belongs to a kind of model that is not supported"):
+    with pytest.raises(
+        ValueError, match=r"'rope_freqs\.weight' belongs to a kind of model that is not supported"
+    ):
         load_model(path)
 
 
@@ -402,7 +521,10 @@ def test_quantisations_that_are_not_supported(tmp_path: Path) -> None:
 def test_cut_short_anywhere(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m.gguf", make(n_layers=1)[0])
     data, cut = path.read_bytes(), tmp_path / "cut.gguf"
-    for length in (*range(0, 64), *np.random.default_rng(0).integers(64, len(data) - 32, 60).tolist()):
+    for length in (
+        *range(0, 64),
+        *np.random.default_rng(0).integers(64, len(data) - 32, 60).tolist(),
+    ):
         cut.write_bytes(data[:length])
         with pytest.raises(ValueError, match=r"is cut short|is not a GGUF file"):
             load_model(cut)
@@ -421,15 +543,30 @@ MALICIOUS = {
     "a count of values": b"GGUF" + struct.pack("<IQQ", 3, 0, 2**62) + bytes(64),
     "a long name": header(0, struct.pack("<Q", 2**63)) + bytes(64),
     "an array of bytes": header(0, string("x") + struct.pack("<IIQ", ARRAY, U8, 2**62)) + bytes(64),
-    "an array of numbers whose size overflows": header(0, string("x") + struct.pack("<IIQ", ARRAY, U64, 2**61)) + bytes(64),
-    "an array of strings": header(0, string("x") + struct.pack("<IIQ", ARRAY, STRING, 2**62)) + bytes(64),
-    "arrays in arrays": header(0, string("x") + struct.pack("<IIQ", ARRAY, ARRAY, 2**62)) + bytes(64),
+    "an array of numbers whose size overflows": header(
+        0, string("x") + struct.pack("<IIQ", ARRAY, U64, 2**61)
+    )
+    + bytes(64),
+    "an array of strings": header(0, string("x") + struct.pack("<IIQ", ARRAY, STRING, 2**62))
+    + bytes(64),
+    "arrays in arrays": header(0, string("x") + struct.pack("<IIQ", ARRAY, ARRAY, 2**62))
+    + bytes(64),
     "a type that is not there": header(0, string("x") + struct.pack("<I", 77)) + bytes(64),
     "dimensions": header(1) + string("token_embd.weight") + struct.pack("<I", 2**31) + bytes(64),
-    "a shape": header(1) + string("token_embd.weight") + struct.pack("<IQQIQ", 2, 2**40, 2**40, 0, 0) + bytes(64),
-    "an offset": header(1) + string("token_embd.weight") + struct.pack("<IQQIQ", 2, 32, 2, 0, 2**63) + bytes(64),
-    "an empty tensor": header(1) + string("token_embd.weight") + struct.pack("<IQQIQ", 2, 0, 2, 0, 0) + bytes(64),
-    "an alignment of nothing": header(0, string("general.alignment") + struct.pack("<II", 4, 0)) + bytes(64),
+    "a shape": header(1)
+    + string("token_embd.weight")
+    + struct.pack("<IQQIQ", 2, 2**40, 2**40, 0, 0)
+    + bytes(64),
+    "an offset": header(1)
+    + string("token_embd.weight")
+    + struct.pack("<IQQIQ", 2, 32, 2, 0, 2**63)
+    + bytes(64),
+    "an empty tensor": header(1)
+    + string("token_embd.weight")
+    + struct.pack("<IQQIQ", 2, 0, 2, 0, 0)
+    + bytes(64),
+    "an alignment of nothing": header(0, string("general.alignment") + struct.pack("<II", 4, 0))
+    + bytes(64),
     "another version": b"GGUF" + struct.pack("<IQQ", 1, 0, 0),
     "big-endian": b"GGUF" + struct.pack(">IQQ", 3, 0, 0),
     "nothing else": header(0),

@@ -15,9 +15,9 @@ import pytest
 import strict_cupy
 
 from minigrpo import get_backend, trainer
-from minigrpo.backend import describe_backend, ran_out_of_memory
-from minigrpo.checkpoint import checkpoints, load_checkpoint
-from minigrpo.cli import main
+from minigrpo.command.cli import main
+from minigrpo.engine.backend import describe_backend, ran_out_of_memory
+from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
 
 FLAGS = "train --task treewalk --steps 2 --dim 8 --n-layers 1 --n-heads 2 --group-size 4 --checkpoint-every 1"
 TINY = FLAGS.split()
@@ -44,7 +44,9 @@ class OutOfMemoryError(MemoryError):
     def __init__(self, size: int, total: int, limit: int = 0) -> None:
         self._size, self._total, self._limit = size, total, limit
         end = f", limit set to: {limit:,} bytes)." if limit else ")."
-        super().__init__(f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes{end}")
+        super().__init__(
+            f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes{end}"
+        )
 
 
 class CUBLASError(RuntimeError):
@@ -53,8 +55,12 @@ class CUBLASError(RuntimeError):
 
 def broken_import() -> ImportError:
     """What `import cupy` raises where a library is missing: a box of text over several lines, with a cause."""
-    error = ImportError("\n====\nFailed to import CuPy.\n\nOriginal error:\n  ImportError: …\n====\n")
-    error.__cause__ = ImportError("libcublas.so.12: cannot open shared object file: No such file or directory")
+    error = ImportError(
+        "\n====\nFailed to import CuPy.\n\nOriginal error:\n  ImportError: …\n====\n"
+    )
+    error.__cause__ = ImportError(
+        "libcublas.so.12: cannot open shared object file: No such file or directory"
+    )
     return error
 
 
@@ -62,10 +68,22 @@ LOADING = "CuPy failed to load libnvrtc.so.12: OSError: libnvrtc.so.12: cannot o
 CANNOT = {  # what goes wrong -> (while counting devices, version of the driver, what the user must read)
     "no CuPy": (None, 0, "CuPy is not installed: pip install"),
     "no driver": (CUDARuntimeError(35), 0, "there is no NVIDIA driver"),
-    "an old driver": (CUDARuntimeError(35), 11080, "the NVIDIA driver is too old (CUDA 11.8): update it"),
+    "an old driver": (
+        CUDARuntimeError(35),
+        11080,
+        "the NVIDIA driver is too old (CUDA 11.8): update it",
+    ),
     "no device": (CUDARuntimeError(100), 12040, "the driver shows no GPU"),
-    "a broken installation": (broken_import(), 12040, "CUDA's libraries are not found (libcublas.so.12: cannot open"),
-    "no compiler": (RuntimeError(LOADING), 12040, "CUDA's libraries are not found (CuPy failed to load libnvrtc.so.12"),
+    "a broken installation": (
+        broken_import(),
+        12040,
+        "CUDA's libraries are not found (libcublas.so.12: cannot open",
+    ),
+    "no compiler": (
+        RuntimeError(LOADING),
+        12040,
+        "CUDA's libraries are not found (CuPy failed to load libnvrtc.so.12",
+    ),
     "no memory": (OutOfMemoryError(512, 0), 12040, "too little free memory even to start"),
     "no memory for a context": (CUDARuntimeError(2), 12040, "too little free memory even to start"),
     "built for another NumPy": (
@@ -85,7 +103,9 @@ def fake(monkeypatch: pytest.MonkeyPatch, what: str) -> str:
         raise error
 
     module = ModuleType("cupy")
-    module.cuda = SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=count, driverGetVersion=lambda: version))
+    module.cuda = SimpleNamespace(
+        runtime=SimpleNamespace(getDeviceCount=count, driverGetVersion=lambda: version)
+    )
     monkeypatch.setitem(sys.modules, "cupy", None if error is None else module)
     if error is None:  # as if it were not installed: Python then says so itself
         missing = ModuleNotFoundError("No module named 'cupy'", name="cupy")
@@ -110,10 +130,18 @@ def test_why_there_is_no_gpu(what: str, monkeypatch: pytest.MonkeyPatch) -> None
         assert 'pip install "minigrpo[gpu]" (CUDA 12) or "minigrpo[gpu-cuda13]"' in said
 
 
-def test_a_gpu_without_devices_or_with_a_wrong_first_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_without_devices_or_with_a_wrong_first_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     cupy = strict_cupy.install(monkeypatch)
-    assert describe_backend("cupy") == describe_backend("auto") == "on the GPU: stand-in, 3.0 of 4.0 GB free"
-    cupy.ones = lambda *_, **__: (_ for _ in ()).throw(RuntimeError(LOADING))  # counting works, the first kernel does not
+    assert (
+        describe_backend("cupy")
+        == describe_backend("auto")
+        == "on the GPU: stand-in, 3.0 of 4.0 GB free"
+    )
+    cupy.ones = lambda *_, **__: (_ for _ in ()).throw(
+        RuntimeError(LOADING)
+    )  # counting works, the first kernel does not
     assert get_backend("auto").name == "numpy"
     cupy.cuda.runtime.getDeviceCount = lambda: 0
     with pytest.raises(ValueError, match="the driver shows no GPU"):
@@ -124,26 +152,45 @@ def test_a_gpu_without_devices_or_with_a_wrong_first_kernel(monkeypatch: pytest.
 def test_the_errors_are_cupys_own() -> None:
     cupy = pytest.importorskip("cupy", reason="compares the fakes above with CuPy")
     real = cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.memory.OutOfMemoryError
-    assert [r.__mro__[1:] for r in real] == [f.__mro__[1:] for f in (CUDARuntimeError, OutOfMemoryError)]
+    assert [r.__mro__[1:] for r in real] == [
+        f.__mro__[1:] for f in (CUDARuntimeError, OutOfMemoryError)
+    ]
     for status, text in CUDARuntimeError.TEXTS.items():
         assert (str(real[0](status)), real[0](status).status) == (text, status)
     for arguments in ((10**10, 2000), (10**10, 2000, 4000)):
         assert str(real[1](*arguments)) == str(OutOfMemoryError(*arguments))
-    assert all(hasattr(cupy.cuda.runtime, name) for name in ("getDevice", "getDeviceProperties", "memGetInfo", "driverGetVersion"))
+    assert all(
+        hasattr(cupy.cuda.runtime, name)
+        for name in ("getDevice", "getDeviceProperties", "memGetInfo", "driverGetVersion")
+    )
 
 
 def test_what_counts_as_out_of_memory() -> None:
-    full = [OutOfMemoryError(1, 2), CUDARuntimeError(2), CUBLASError("CUBLAS_STATUS_ALLOC_FAILED"), MemoryError()]
+    full = [
+        OutOfMemoryError(1, 2),
+        CUDARuntimeError(2),
+        CUBLASError("CUBLAS_STATUS_ALLOC_FAILED"),
+        MemoryError(),
+    ]
     assert all(map(ran_out_of_memory, full))
     assert not any(
-        map(ran_out_of_memory, [CUDARuntimeError(999), CUBLASError("CUBLAS_STATUS_NOT_INITIALIZED"), ValueError("memory")])
+        map(
+            ran_out_of_memory,
+            [
+                CUDARuntimeError(999),
+                CUBLASError("CUBLAS_STATUS_NOT_INITIALIZED"),
+                ValueError("memory"),
+            ],
+        )
     )
 
 
 # -- at the command line ---------------------------------------------------------------------------------------------------
 
 
-def test_auto_says_in_one_line_where_it_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_auto_says_in_one_line_where_it_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     with monkeypatch.context() as patch:
         strict_cupy.install(patch)
         assert main([*TINY, "--backend", "auto", "--out", str(tmp_path / "gpu")]) == 0
@@ -151,18 +198,30 @@ def test_auto_says_in_one_line_where_it_computes(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patch:
         fake(patch, "no driver")
         assert main([*TINY[:-2], "--backend", "auto"]) == 0
-        assert capsys.readouterr().out.count("on the CPU, since no GPU can be used: there is no NVIDIA driver") == 1
+        assert (
+            capsys.readouterr().out.count(
+                "on the CPU, since no GPU can be used: there is no NVIDIA driver"
+            )
+            == 1
+        )
         assert main([*TINY[:-2], "--backend", "cupy"]) == 2
         error = capsys.readouterr().err
-        assert error.startswith("minigrpo train: the cupy backend cannot be used: there is no") and error.count("\n") == 1
+        assert (
+            error.startswith("minigrpo train: the cupy backend cannot be used: there is no")
+            and error.count("\n") == 1
+        )
         assert main(["evaluate", str(tmp_path / "gpu"), "--prompts", "2"]) == 0
         assert "on the CPU, since" in capsys.readouterr().out
     assert main(TINY[:-2]) == 0  # without --checkpoint-every, which wants a folder
     assert "CPU" not in capsys.readouterr().out  # nobody asked
 
 
-@pytest.mark.parametrize("error", [OutOfMemoryError(9_000_000, 4_000_000_000), CUDARuntimeError(2), MemoryError()])
-def test_out_of_memory_in_the_second_step(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+@pytest.mark.parametrize(
+    "error", [OutOfMemoryError(9_000_000, 4_000_000_000), CUDARuntimeError(2), MemoryError()]
+)
+def test_out_of_memory_in_the_second_step(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     out, real, calls = tmp_path / "run", trainer.compute_gradients, []
 
     def compute_gradients(*args, **kwargs):
@@ -176,12 +235,22 @@ def test_out_of_memory_in_the_second_step(error: Exception, tmp_path: Path, monk
         assert main([*TINY, "--out", str(out)]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"({str(error).rstrip('.') or 'no details'})" in said
-    assert f"go on with minigrpo train --resume {out} and a smaller --micro-batch-tokens or --memory-limit" in said
-    assert main(["train", "--resume", str(out), "--micro-batch-tokens", "64", "--memory-limit", "2"]) == 0
+    assert (
+        f"go on with minigrpo train --resume {out} and a smaller --micro-batch-tokens or --memory-limit"
+        in said
+    )
+    assert (
+        main(["train", "--resume", str(out), "--micro-batch-tokens", "64", "--memory-limit", "2"])
+        == 0
+    )
     assert main(["train", "--resume", str(out), "--learning-rate", "1"]) == 2
     started_with = json.loads((out / "settings.json").read_text())["micro_batch_tokens"]
     assert started_with == trainer.TrainSettings.micro_batch_tokens
-    whole, _ = trainer.train(trainer.TrainSettings.for_task("treewalk", steps=2, dim=8, n_layers=1, n_heads=2, group_size=4))
+    whole, _ = trainer.train(
+        trainer.TrainSettings.for_task(
+            "treewalk", steps=2, dim=8, n_layers=1, n_heads=2, group_size=4
+        )
+    )
     arrays, _ = load_checkpoint(checkpoints(out)[-1])
     np.testing.assert_allclose(arrays["parameters"], whole.parameters.flat, rtol=1e-5, atol=1e-7)
 
@@ -190,10 +259,13 @@ def test_out_of_memory_elsewhere_and_other_errors(monkeypatch: pytest.MonkeyPatc
     def fail(*_, **__):
         raise errors.pop()
 
-    monkeypatch.setattr("minigrpo.bench.measure", fail)
+    monkeypatch.setattr("minigrpo.runs.bench.measure", fail)
     errors = [CUDARuntimeError(999), OutOfMemoryError(1, 2, 3)]
     assert main(["bench"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("minigrpo bench: out of memory (Out of memory allocating 1 bytes (") and said.count("\n") == 1
+    assert (
+        said.startswith("minigrpo bench: out of memory (Out of memory allocating 1 bytes (")
+        and said.count("\n") == 1
+    )
     with pytest.raises(CUDARuntimeError, match="unknown error"):  # not ours to hide
         main(["bench"])

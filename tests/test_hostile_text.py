@@ -11,9 +11,10 @@ import unicodedata
 import pytest
 from test_cli import TINY, run, stored  # noqa: F401
 
-from minigrpo import cli, terminal
-from minigrpo.checkpoint import checkpoints
+from minigrpo.command import cli
 from minigrpo.experiments import parallel
+from minigrpo.runs.checkpoint import checkpoints
+from minigrpo.system import terminal
 
 # A colour, the title of the window, C1's CSI, a bell, backspaces, a line that is written over, text that runs backwards, nothing.
 NASTY = "\x1b[31m\x1b]0;owned\x07\x9b2J\x07ab\b\bcd\rover\u202egnp.exe\u2066x\u200b\ufeff\u2028y\x7f\x00"
@@ -46,11 +47,27 @@ def foreign(stored, tmp_path_factory):
     (where / "answers.py").write_text(f"raise KeyError({NASTY!r})", encoding="utf-8")
     group = {"completions": [f"a{NASTY}", f"b{NASTY}"], "rewards": [1, 0], "prompt": NASTY}
     (where / "group.json").write_text(json.dumps(group), encoding="utf-8")
-    rows = [{"step": s, "prompt": NASTY, "completion": f"{c}{NASTY}", "reward": c, f"r{NASTY}": 1} for s in (1, 2) for c in (0, 1)]
+    rows = [
+        {"step": s, "prompt": NASTY, "completion": f"{c}{NASTY}", "reward": c, f"r{NASTY}": 1}
+        for s in (1, 2)
+        for c in (0, 1)
+    ]
     (where / "log.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     unknown = [{f"k{NASTY}": 1, f"l{NASTY}": NASTY}] * 2
     (where / "unknown.jsonl").write_text("\n".join(map(json.dumps, unknown)), encoding="utf-8")
-    assert cli.main(["train", "--task", f"{where / ON_DISK}.py:Mine", *map(str, TINY[2:]), "--out", str(where / "run")]) == 0
+    assert (
+        cli.main(
+            [
+                "train",
+                "--task",
+                f"{where / ON_DISK}.py:Mine",
+                *map(str, TINY[2:]),
+                "--out",
+                str(where / "run"),
+            ]
+        )
+        == 0
+    )
     return where
 
 
@@ -99,7 +116,18 @@ def steers(character):
 def test_nothing_from_outside_steers_the_terminal(what, foreign, run, monkeypatch):
     names = {"w": foreign, "n": ON_DISK, "py": foreign / f"{ON_DISK}.py"}
     words = [word.format(**names) for word in COMMANDS[what].split()]
-    size = ["--group-size", "4", "--prompts-per-step", "1", "--dim", "8", "--n-layers", "1", "--n-heads", "2"]
+    size = [
+        "--group-size",
+        "4",
+        "--prompts-per-step",
+        "1",
+        "--dim",
+        "8",
+        "--n-layers",
+        "1",
+        "--n-heads",
+        "2",
+    ]
     code, out, err = run(*words, *(size if words[0] == "train" and "--resume" not in words else []))
     assert code in (0, 1, 2)
     assert {c for c in out + err if steers(c)} == set()
@@ -125,7 +153,14 @@ def test_bars_alone_move_the_cursor(foreign, monkeypatch):
     """On a terminal, a bar begins its line anew; its title, and what is printed above it, do not."""
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
-    words = ["train", "--task", f"{foreign / ON_DISK}.py:Mine", *map(str, TINY[2:]), "--out", str(foreign / "shown")]
+    words = [
+        "train",
+        "--task",
+        f"{foreign / ON_DISK}.py:Mine",
+        *map(str, TINY[2:]),
+        "--out",
+        str(foreign / "shown"),
+    ]
     assert cli.main(words) == 0 and len(checkpoints(foreign / "shown")) == 2
     shown = screen.getvalue()
     assert "lambda_grpo on " in shown or "grpo on " in shown
@@ -162,7 +197,13 @@ def test_ordinary_text_is_left_as_it_is(text):
 
 
 @pytest.mark.parametrize(
-    ("path", "word"), [("run", "run"), ("a b", "'a b'"), ("a\nb'", r"$'a\x0ab\x27'"), ("\x1b\u202e", r"$'\x1b\xe2\x80\xae'")]
+    ("path", "word"),
+    [
+        ("run", "run"),
+        ("a b", "'a b'"),
+        ("a\nb'", r"$'a\x0ab\x27'"),
+        ("\x1b\u202e", r"$'\x1b\xe2\x80\xae'"),
+    ],
 )
 def test_a_path_as_a_shell_reads_it_back(path, word):
     assert terminal.quoted(path) == word

@@ -32,10 +32,16 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray], kind: str) -> 
         stored = {name: (a.view(np.uint32) >> 16).astype(np.uint16) for name, a in stored.items()}
     header, offset = {}, 0
     for name, a in stored.items():
-        header[name] = {"dtype": kind, "shape": list(a.shape), "data_offsets": [offset, offset + a.nbytes]}
+        header[name] = {
+            "dtype": kind,
+            "shape": list(a.shape),
+            "data_offsets": [offset, offset + a.nbytes],
+        }
         offset += a.nbytes
     text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(a.tobytes() for a in stored.values()))
+    path.write_bytes(
+        struct.pack("<Q", len(text)) + text + b"".join(a.tobytes() for a in stored.values())
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -46,7 +52,10 @@ def test_what_is_saved_is_loaded_in_the_same_bits(shape: str, tmp_path: Path) ->
     np.testing.assert_array_equal(loaded.parameters.flat, model.parameters.flat)
     np.testing.assert_array_equal(loaded.logits(TEXT), model.logits(TEXT))
     assert its_tokenizer.eos == EOS and its_tokenizer.vocab_size == model.config.vocab_size
-    assert its_tokenizer.encode("abc 12 + é\n\n").tolist() == tokenizer.encode("abc 12 + é\n\n").tolist()
+    assert (
+        its_tokenizer.encode("abc 12 + é\n\n").tolist()
+        == tokenizer.encode("abc 12 + é\n\n").tolist()
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -82,19 +91,27 @@ def test_shards(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     loaded, _ = load_model(folder)
     np.testing.assert_array_equal(loaded.parameters.flat, model.parameters.flat)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "../other.safetensors"}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"x": "../other.safetensors"}})
+    )
     with pytest.raises(ValueError, match="names a file outside its folder"):
         load_model(folder)
 
 
 def test_a_tied_matrix_that_is_stored_twice(folder: Path) -> None:
     weights = half_split(make()[0])
-    write_safetensors(folder / "model.safetensors", weights | {"lm_head.weight": weights["model.embed_tokens.weight"]}, "F32")
+    write_safetensors(
+        folder / "model.safetensors",
+        weights | {"lm_head.weight": weights["model.embed_tokens.weight"]},
+        "F32",
+    )
     assert load_model(folder)[0].config.tie_embeddings
 
 
 def test_older_and_newer_places_of_the_rotary_base(folder: Path) -> None:
-    rewrite_config(folder, rope_theta=None, rope_parameters={"rope_theta": 123.0, "rope_type": "default"})
+    rewrite_config(
+        folder, rope_theta=None, rope_parameters={"rope_theta": 123.0, "rope_type": "default"}
+    )
     assert load_model(folder)[0].config.rope_base == 123.0
     rewrite_config(folder, rope_parameters=None)
     assert load_model(folder)[0].config.rope_base == 10_000.0
@@ -179,12 +196,24 @@ def test_keys_that_change_logits_are_refused_by_name(key: str, value: object, fo
 
 
 def test_defaults_are_those_of_transformers(folder: Path) -> None:
-    rewrite_config(folder, max_position_embeddings=None, rms_norm_eps=None, num_key_value_heads=None, eos_token_id=None)
+    rewrite_config(
+        folder,
+        max_position_embeddings=None,
+        rms_norm_eps=None,
+        num_key_value_heads=None,
+        eos_token_id=None,
+    )
     model, tokenizer = load_model(folder)
-    assert model.config.max_seq_len == 2048 and model.config.norm_eps == 1e-6 and model.config.n_kv_heads == 4
+    assert (
+        model.config.max_seq_len == 2048
+        and model.config.norm_eps == 1e-6
+        and model.config.n_kv_heads == 4
+    )
     assert tokenizer.eos == 2
     rewrite_config(folder, tie_word_embeddings=None)
-    with pytest.raises(ValueError, match=r"lacks 1 tensors of a Llama model, such as lm_head\.weight"):
+    with pytest.raises(
+        ValueError, match=r"lacks 1 tensors of a Llama model, such as lm_head\.weight"
+    ):
         load_model(folder)
 
 
@@ -195,7 +224,9 @@ def test_tokens_that_end_a_completion(folder: Path) -> None:
         assert load_tokenizer(folder).eos == expected
     for eos in ("2", True, [], [[1]], 2.0, -1, 288, {"id": 2}):
         (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": eos}))
-        with pytest.raises(ValueError, match=r"has 261 tokens and EOS .*, the model a vocabulary of 288"):
+        with pytest.raises(
+            ValueError, match=r"has 261 tokens and EOS .*, the model a vocabulary of 288"
+        ):
             load_tokenizer(folder)
 
 
@@ -205,18 +236,30 @@ def test_token_ids_beyond_the_vocabulary(folder: Path) -> None:
     tokenizer["added_tokens"] += [tokenizer["added_tokens"][0] | {"id": 288, "content": "<more>"}]
     tokenizer["model"]["vocab"]["<more>"] = 288
     file.write_text(json.dumps(tokenizer))
-    with pytest.raises(ValueError, match="has 289 tokens and EOS 260, the model a vocabulary of 288"):
+    with pytest.raises(
+        ValueError, match="has 289 tokens and EOS 260, the model a vocabulary of 288"
+    ):
         load_model(folder)
 
 
 def test_buffers_of_the_rotary_positions_are_no_parameters(folder: Path) -> None:
     model, _ = make()
-    for names in (["model.rotary_emb.inv_freq"], [f"model.layers.{i}.self_attn.rotary_emb.inv_freq" for i in range(2)]):
+    for names in (
+        ["model.rotary_emb.inv_freq"],
+        [f"model.layers.{i}.self_attn.rotary_emb.inv_freq" for i in range(2)],
+    ):
         weights = half_split(model) | {name: np.ones(4, np.float32) for name in names}
         write_safetensors(folder / "model.safetensors", weights, "F32")
         np.testing.assert_array_equal(load_model(folder)[0].parameters.flat, model.parameters.flat)
-    write_safetensors(folder / "model.safetensors", half_split(model) | {"model.rotary_emb.inv_freqs": np.ones(4)}, "F32")
-    with pytest.raises(ValueError, match=r"has 1 tensors that a plain Llama model has not, such as model\.rotary_emb\.inv_freqs"):
+    write_safetensors(
+        folder / "model.safetensors",
+        half_split(model) | {"model.rotary_emb.inv_freqs": np.ones(4)},
+        "F32",
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"has 1 tensors that a plain Llama model has not, such as model\.rotary_emb\.inv_freqs",
+    ):
         load_model(folder)
 
 
@@ -281,19 +324,30 @@ def test_a_stored_head_that_differs_from_its_tied_embedding(kind: str, folder: P
     head = weights["model.embed_tokens.weight"].copy()
     head[17, 3] += 0.5
     write_safetensors(folder / "model.safetensors", weights | {"lm_head.weight": head}, kind)
-    with pytest.raises(ValueError, match=r"ties its output matrix to the embedding, but lm_head\.weight differs from it"):
+    with pytest.raises(
+        ValueError,
+        match=r"ties its output matrix to the embedding, but lm_head\.weight differs from it",
+    ):
         load_model(folder)
     rewrite_config(folder, tie_word_embeddings=False)
     loaded, _ = load_model(folder)
     assert np.abs(loaded.parameters["lm_head.weight"] - head).max() < 1e-2
 
 
-@pytest.mark.parametrize(("kind", "number"), [("F32", "nan"), ("F32", "-inf"), ("F16", "inf"), ("BF16", "nan"), ("F64", "nan")])
-def test_weights_that_are_not_finite_are_refused_by_name(kind: str, number: str, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [("F32", "nan"), ("F32", "-inf"), ("F16", "inf"), ("BF16", "nan"), ("F64", "nan")],
+)
+def test_weights_that_are_not_finite_are_refused_by_name(
+    kind: str, number: str, folder: Path
+) -> None:
     weights = half_split(make()[0])
     weights["model.layers.1.self_attn.k_proj.weight"][3, 5] = float(number)
     write_safetensors(folder / "model.safetensors", weights, kind)
-    with pytest.raises(ValueError, match=r"model\.layers\.1\.self_attn\.k_proj\.weight has a weight that is not finite"):
+    with pytest.raises(
+        ValueError,
+        match=r"model\.layers\.1\.self_attn\.k_proj\.weight has a weight that is not finite",
+    ):
         load_model(folder)
 
 
@@ -301,9 +355,17 @@ def test_float64_weights_that_overflow_float32(folder: Path) -> None:
     weights = {name: weight.astype(np.float64) for name, weight in half_split(make()[0]).items()}
     weights["model.layers.0.mlp.down_proj.weight"][0, 0] = 1e60
     write_safetensors(folder / "model.safetensors", weights, "F64")
-    with pytest.raises(ValueError, match=r"model\.layers\.0\.mlp\.down_proj\.weight has a weight that is not finite"):
+    with pytest.raises(
+        ValueError,
+        match=r"model\.layers\.0\.mlp\.down_proj\.weight has a weight that is not finite",
+    ):
         load_model(folder)
-    assert load_model(folder, dtype="float64")[0].parameters["model.layers.0.mlp.down_proj.weight"][0, 0] == 1e60
+    assert (
+        load_model(folder, dtype="float64")[0].parameters["model.layers.0.mlp.down_proj.weight"][
+            0, 0
+        ]
+        == 1e60
+    )
 
 
 def test_a_long_context_takes_no_memory(folder: Path) -> None:
@@ -316,9 +378,15 @@ def test_a_long_context_takes_no_memory(folder: Path) -> None:
 REFUSED = {
     "another architecture": ({"model_type": "mistral"}, "type 'mistral': only llama"),
     "no architecture": ({"model_type": None}, "type None: only llama"),
-    "rotary scaling": ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "scales rotary positions"),
+    "rotary scaling": (
+        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+        "scales rotary positions",
+    ),
     "rotary scaling, new": ({"rope_parameters": {"rope_type": "yarn"}}, "scales rotary positions"),
-    "rotary scaling, old": ({"rope_scaling": {"type": "linear", "factor": 2}}, "scales rotary positions"),
+    "rotary scaling, old": (
+        {"rope_scaling": {"type": "linear", "factor": 2}},
+        "scales rotary positions",
+    ),
     "a rotary scaling that is no object": ({"rope_scaling": "linear"}, "scales rotary positions"),
     "biases": ({"attention_bias": True}, "attention_bias is True: not supported"),
     "ffn biases": ({"mlp_bias": True}, "mlp_bias is True: not supported"),
@@ -327,25 +395,64 @@ REFUSED = {
     "interleaved": ({"rope_interleaved": True}, "rope_interleaved is True"),
     "no width": ({"hidden_size": None}, "hidden_size is None, it should be a whole number"),
     "a width in words": ({"hidden_size": "32"}, "hidden_size is '32', it should be a whole number"),
-    "a width that does not fit": ({"hidden_size": 64}, "has shape (288, 32), the configuration says (288, 64)"),
+    "a width that does not fit": (
+        {"hidden_size": 64},
+        "has shape (288, 32), the configuration says (288, 64)",
+    ),
     "a huge vocabulary": ({"vocab_size": 10**15}, "the configuration says (1000000000000000, 32)"),
-    "a huge number of layers": ({"num_hidden_layers": 10**12}, "asks for 1000000000000 layers, but the weights are 20 tensors"),
+    "a huge number of layers": (
+        {"num_hidden_layers": 10**12},
+        "asks for 1000000000000 layers, but the weights are 20 tensors",
+    ),
     "heads that do not divide": ({"num_key_value_heads": 3}, "cannot share 3 key/value heads"),
-    "untied": ({"tie_word_embeddings": False}, "lacks 1 tensors of a Llama model, such as lm_head.weight"),
-    "fewer layers": ({"num_hidden_layers": 1}, "has 9 tensors that a plain Llama model has not, such as model.layers.1."),
-    "no ffn width": ({"intermediate_size": None}, "config.json: intermediate_size is None, it should be a whole number"),
-    "an infinite base": ({"rope_theta": float("inf")}, "rope_theta is inf, it should be a number from 1 to 1e+30"),
+    "untied": (
+        {"tie_word_embeddings": False},
+        "lacks 1 tensors of a Llama model, such as lm_head.weight",
+    ),
+    "fewer layers": (
+        {"num_hidden_layers": 1},
+        "has 9 tensors that a plain Llama model has not, such as model.layers.1.",
+    ),
+    "no ffn width": (
+        {"intermediate_size": None},
+        "config.json: intermediate_size is None, it should be a whole number",
+    ),
+    "an infinite base": (
+        {"rope_theta": float("inf")},
+        "rope_theta is inf, it should be a number from 1 to 1e+30",
+    ),
     "a base of 400 digits": ({"rope_theta": 10**400}, "it should be a number from 1 to 1e+30"),
     "a true epsilon": ({"rms_norm_eps": True}, "rms_norm_eps is True, it should be a number"),
-    "a negative epsilon": ({"rms_norm_eps": -1e-5}, "rms_norm_eps is -1e-05, it should be a number from 1e-30 to 1"),
-    "tied in words": ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false': not supported"),
+    "a negative epsilon": (
+        {"rms_norm_eps": -1e-5},
+        "rms_norm_eps is -1e-05, it should be a number from 1e-30 to 1",
+    ),
+    "tied in words": (
+        {"tie_word_embeddings": "false"},
+        "tie_word_embeddings is 'false': not supported",
+    ),
     "a true width": ({"hidden_size": True}, "hidden_size is True, it should be a whole number"),
-    "a width with a point": ({"hidden_size": 32.0}, "hidden_size is 32.0, it should be a whole number"),
-    "a scaling without a type": ({"rope_scaling": {"factor": 4.0}}, "scales rotary positions (rope_scaling is {'factor': 4.0})"),
-    "two types": ({"rope_scaling": {"rope_type": "default", "type": "linear"}}, "scales rotary positions"),
+    "a width with a point": (
+        {"hidden_size": 32.0},
+        "hidden_size is 32.0, it should be a whole number",
+    ),
+    "a scaling without a type": (
+        {"rope_scaling": {"factor": 4.0}},
+        "scales rotary positions (rope_scaling is {'factor': 4.0})",
+    ),
+    "two types": (
+        {"rope_scaling": {"rope_type": "default", "type": "linear"}},
+        "scales rotary positions",
+    ),
     "a type of nothing": ({"rope_scaling": {"type": None}}, "scales rotary positions"),
-    "a scaling of each kind of layer": ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "scales rotary positions"),
-    "a part of each head": ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "scales rotary positions"),
+    "a scaling of each kind of layer": (
+        {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}},
+        "scales rotary positions",
+    ),
+    "a part of each head": (
+        {"rope_parameters": {"partial_rotary_factor": 0.5}},
+        "scales rotary positions",
+    ),
     "scaling in a list": ({"rope_scaling": ["linear", 2]}, "scales rotary positions"),
     "a base in words": ({"rope_theta": "big"}, "rope_theta is 'big', it should be a number"),
 }
@@ -391,7 +498,9 @@ def test_missing_files(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="other formats than safetensors are not read"):
         load_model(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(ValueError, match=r"config\.json is missing: give the folder of a Hugging Face model"):
+    with pytest.raises(
+        ValueError, match=r"config\.json is missing: give the folder of a Hugging Face model"
+    ):
         load_model(folder)
     with pytest.raises(ValueError, match="there is no model 'nowhere': give smollm2"):
         load_model("nowhere")
@@ -418,7 +527,9 @@ def test_a_prefix_of_subwords_that_merges_lack_is_refused(prefix: str, folder: P
     load = f"from minigrpo.models import load_tokenizer as load\nload({str(folder)!r})"
     done = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True, timeout=120)
     last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 1 and last.startswith("ValueError") and "lacks the prefix" in last, done.stderr
+    assert done.returncode == 1 and last.startswith("ValueError") and "lacks the prefix" in last, (
+        done.stderr
+    )
 
 
 def test_a_prefix_of_subwords_that_merges_have_is_read(folder: Path) -> None:
@@ -431,7 +542,9 @@ def test_a_prefix_of_subwords_that_merges_have_is_read(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("ends", [[EOS, 97], [97, EOS], [EOS, 98, 97]])
-def test_any_of_several_eos_ends_a_completion(ends: list[int], folder: Path, tmp_path: Path) -> None:
+def test_any_of_several_eos_ends_a_completion(
+    ends: list[int], folder: Path, tmp_path: Path
+) -> None:
     from minigrpo.sampler import sample
 
     rewrite_config(folder, eos_token_id=ends)
@@ -451,9 +564,17 @@ def test_any_of_several_eos_ends_a_completion(ends: list[int], folder: Path, tmp
 def test_a_post_processor_that_adds_tokens_after_a_text_is_refused(folder: Path) -> None:
     file = folder / "tokenizer.json"
     stored = json.loads(file.read_text())
-    pieces = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<end>", "type_id": 0}}]
+    pieces = [
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "<end>", "type_id": 0}},
+    ]
     special = {"<end>": {"id": "<end>", "ids": [EOS], "tokens": ["<end>"]}}
-    stored["post_processor"] = {"type": "TemplateProcessing", "single": pieces, "pair": pieces, "special_tokens": special}
+    stored["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": pieces,
+        "pair": pieces,
+        "special_tokens": special,
+    }
     file.write_text(json.dumps(stored))
     with pytest.raises(ValueError, match="adds tokens after a text"):
         load_tokenizer(folder)
@@ -461,14 +582,18 @@ def test_a_post_processor_that_adds_tokens_after_a_text_is_refused(folder: Path)
 
 def test_messages_name_the_file_and_say_what_to_do(folder: Path) -> None:
     (folder / "tokenizer.json").rename(folder / "tokenizer.model")
-    with pytest.raises(ValueError, match=r"tokenizer\.json is missing: put the model's tokenizer\.json there"):
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.json is missing: put the model's tokenizer\.json there"
+    ):
         load_tokenizer(folder)
     rewrite_config(folder, num_attention_heads=3, num_key_value_heads=2, head_dim=8)
     with pytest.raises(ValueError, match=r"config\.json: 3 heads cannot share 2"):
         load_model(folder)
 
 
-@pytest.mark.parametrize("rope", [{"type": "linear", "factor": 1.0}, {"rope_type": "linear", "factor": 1}])
+@pytest.mark.parametrize(
+    "rope", [{"type": "linear", "factor": 1.0}, {"rope_type": "linear", "factor": 1}]
+)
 def test_linear_scaling_by_one_is_none(rope: dict, folder: Path) -> None:
     before = load_model(folder)[0].logits(TEXT)
     rewrite_config(folder, rope_scaling=rope)

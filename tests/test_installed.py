@@ -19,10 +19,21 @@ from pathlib import Path
 import pytest
 
 import minigrpo
-from minigrpo.checks.runner import CHAPTERS
+from minigrpo.course.runner import CHAPTERS
 
 ROOT = Path(__file__).parents[1]
-KEPT_OUT = (".venv*", ".git", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", "demo", "runs")
+KEPT_OUT = (
+    ".venv*",
+    ".git",
+    "build",
+    "dist",
+    "*.egg-info",
+    "__pycache__",
+    ".*_cache",
+    ".hypothesis",
+    "demo",
+    "runs",
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +48,13 @@ def built(tmp_path_factory):
     (copy / "tests/__pycache__").mkdir()
     (copy / "tests/__pycache__/x.pyc").write_bytes(b"x")
     code = "import setuptools.build_meta as b; print(b.build_sdist('dist')); print(b.build_wheel('dist'))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=copy, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    return [copy / "dist" / name for name in done.stdout.split() if name.endswith((".tar.gz", ".whl"))]
+    return [
+        copy / "dist" / name for name in done.stdout.split() if name.endswith((".tar.gz", ".whl"))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -64,25 +79,49 @@ def sources(built, tmp_path_factory):
 def tracked():
     """The repository's files, as git knows them; without git, those of the folders that must be there."""
     done = (
-        subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False) if shutil.which("git") else None
+        subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+        if shutil.which("git")
+        else None
     )
     if done and done.returncode == 0 and done.stdout:
-        return {name for name in done.stdout.splitlines() if name != ".gitignore" and (ROOT / name).exists()}
-    return {path.relative_to(ROOT).as_posix() for folder in ("tests", "results") for path in (ROOT / folder).glob("*.*")}
+        return {
+            name
+            for name in done.stdout.splitlines()
+            if name != ".gitignore" and (ROOT / name).exists()
+        }
+    return {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("tests", "results")
+        for path in (ROOT / folder).glob("*.*")
+    }
 
 
 def test_the_source_distribution_is_the_whole_repository(sources):
     there = {path.relative_to(sources).as_posix() for path in sources.rglob("*") if path.is_file()}
     assert tracked() - there == set()
-    assert not [name for name in there if "__pycache__" in name or name.endswith((".pyc", ".cache.jsonl"))]
+    assert not [
+        name for name in there if "__pycache__" in name or name.endswith((".pyc", ".cache.jsonl"))
+    ]
     assert os.access(sources / ".ci/run", os.X_OK) or os.name == "nt"
 
 
 def test_its_tests_run(sources):
     """Some that read what lies around the package; CI runs more of them."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {"PYTHONPATH": str(sources)}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_pull.py", "tests/test_benchmarks.py"]
-    done = subprocess.run(command, cwd=sources, env=environment, capture_output=True, text=True, check=False)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {
+        "PYTHONPATH": str(sources)
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "tests/test_pull.py",
+        "tests/test_benchmarks.py",
+    ]
+    done = subprocess.run(
+        command, cwd=sources, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout[-2000:]
 
 
@@ -90,36 +129,68 @@ def test_the_wheel_holds_what_users_need(wheel):
     names = {path.relative_to(wheel).as_posix() for path in wheel.rglob("*") if path.is_file()}
     shipped = {f"minigrpo/data/tutorials/exercises/{chapter}.py" for chapter in CHAPTERS}
     shipped |= {f"minigrpo/data/results/{path.name}" for path in (ROOT / "results").glob("*.json")}
-    assert names >= shipped | {"minigrpo/data/benchmarks/results.json", "minigrpo/py.typed", "minigrpo/explorer/page.html"}
+    assert names >= shipped | {
+        "minigrpo/data/benchmarks/results.json",
+        "minigrpo/py.typed",
+        "minigrpo/explorer/page.html",
+    }
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "minigrpo").rglob("*.py")}
-    assert {name for name in names if name.endswith(".py")} == modules | {name for name in shipped if name.endswith(".py")}
-    assert not [name for name in names if name.split("/")[0] not in ("minigrpo", f"minigrpo-{minigrpo.__version__}.dist-info")]
+    assert {name for name in names if name.endswith(".py")} == modules | {
+        name for name in shipped if name.endswith(".py")
+    }
+    assert not [
+        name
+        for name in names
+        if name.split("/")[0] not in ("minigrpo", f"minigrpo-{minigrpo.__version__}.dist-info")
+    ]
 
 
 def alone(wheel, folder, *arguments):
     """Run the wheel's package from an empty folder, the repository out of sight."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {"PYTHONPATH": str(wheel)}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {
+        "PYTHONPATH": str(wheel)
+    }
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8"
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     assert done.stderr == ""
     return done.returncode, done.stdout
 
 
 def test_the_wheel_alone(wheel, tmp_path):
-    assert alone(wheel, tmp_path, "-c", "import minigrpo; print(minigrpo.__file__)")[1].startswith(str(wheel))
+    assert alone(wheel, tmp_path, "-c", "import minigrpo; print(minigrpo.__file__)")[1].startswith(
+        str(wheel)
+    )
     assert alone(wheel, tmp_path, "-m", "minigrpo", "exercises", "--out", "mine")[0] == 0
     for path in sorted((ROOT / "tutorials/exercises").glob("*.py")):
         assert (tmp_path / "mine" / path.name).read_bytes() == path.read_bytes()
     code, out = alone(wheel, tmp_path, "-m", "minigrpo", "check", "ch04", "mine")
-    assert (code, out.splitlines()[-1]) == (1, f"0 of 5 tasks are right; 5 to do ({Path('mine/ch04.py')})")
-    names = ["results/table1.json", "results/flaw.json", "results/smollm2-sums.json", "benchmarks/results.json"]
+    assert (code, out.splitlines()[-1]) == (
+        1,
+        f"0 of 5 tasks are right; 5 to do ({Path('mine/ch04.py')})",
+    )
+    names = [
+        "results/table1.json",
+        "results/flaw.json",
+        "results/smollm2-sums.json",
+        "benchmarks/results.json",
+    ]
     code = f"import json; from minigrpo.experiments import committed; print(json.dumps([committed(n) for n in {names}]))"
-    assert json.loads(alone(wheel, tmp_path, "-c", code)[1]) == [json.loads((ROOT / name).read_text("utf-8")) for name in names]
+    assert json.loads(alone(wheel, tmp_path, "-c", code)[1]) == [
+        json.loads((ROOT / name).read_text("utf-8")) for name in names
+    ]
 
 
 def test_chapters_read_only_tables_that_are_shipped(wheel):
-    read = [re.findall(r'committed\(\\"([^"\\]+)', path.read_text("utf-8")) for path in (ROOT / "tutorials").glob("*.ipynb")]
+    read = [
+        re.findall(r'committed\(\\"([^"\\]+)', path.read_text("utf-8"))
+        for path in (ROOT / "tutorials").glob("*.ipynb")
+    ]
     names = {name for found in read for name in found}
     assert len(names) > 4
     assert [name for name in names if not (wheel / "minigrpo/data" / name).is_file()] == []
@@ -141,9 +212,13 @@ def test_the_index_page_has_only_links_that_hold(wheel):
     links = re.findall(r"\]\(([^)\s]+)\)", page)
     assert len(links) >= 2
     headings = {
-        re.sub(r"[^\w -]", "", line.lstrip("# ")).lower().replace(" ", "-") for line in page.splitlines() if line[:1] == "#"
+        re.sub(r"[^\w -]", "", line.lstrip("# ")).lower().replace(" ", "-")
+        for line in page.splitlines()
+        if line[:1] == "#"
     }
-    assert [link for link in links if not link.startswith("https://") and link[1:] not in headings] == []
+    assert [
+        link for link in links if not link.startswith("https://") and link[1:] not in headings
+    ] == []
     assert "](" not in re.sub(r"\[[^\]]*\]\((https://|#)[^)\s]*\)", "", page)
     assert "## Run it" in page and "tree.png" not in page and "Eight completions that" not in page
 
@@ -153,9 +228,11 @@ def test_links_are_taken_out_and_words_stay():
     setup = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(setup)
     picture = "![a picture](x.png)\n\n*What it shows,\nin two lines.*\n\n"
-    text = f"{picture}See [this](RESULTS.md), [that](https://a.b/c) and [limits](#limits).\n"
+    text = f"{picture}See [this](results/README.md), [that](https://a.b/c) and [limits](#limits).\n"
     assert setup.index_page(text) == "See this, [that](https://a.b/c) and [limits](#limits).\n"
-    assert setup.index_page("![no caption](x.png)\n\nWords *that* go on.\n") == "Words *that* go on.\n"
+    assert (
+        setup.index_page("![no caption](x.png)\n\nWords *that* go on.\n") == "Words *that* go on.\n"
+    )
     assert setup.index_page("[`code`](a.py) ([a \\[b\\]](c.md))") == "`code` (a \\[b\\])"
 
 
@@ -164,7 +241,11 @@ def test_the_lowest_versions_that_ci_installs_are_those_that_are_allowed():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *extras["lm"], *extras["logs"], *extras["test"]]
-    wanted = [re.fullmatch(r"([\w-]+)>=([\d.]+)", line).groups() for line in wanted if not line.startswith("minigrpo[")]
+    wanted = [
+        re.fullmatch(r"([\w-]+)>=([\d.]+)", line).groups()
+        for line in wanted
+        if not line.startswith("minigrpo[")
+    ]
     lines = (ROOT / ".ci/lowest.txt").read_text("utf-8").splitlines()
     pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
     assert list(pinned) == [name for name, _ in wanted]
@@ -177,7 +258,18 @@ def test_a_package_of_an_extra_that_cannot_be_imported_is_an_error(name, tmp_pat
     """In place of tests that are skipped without a word, where it imports what it does not ask for."""
     (tmp_path / f"{name}.py").write_text("import what_is_not_there\n")
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", str(ROOT / "tests/test_gguf.py")]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "--collect-only",
+        str(ROOT / "tests/test_gguf.py"),
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 4
-    assert f"{name} is installed, but importing it fails (No module named 'what_is_not_there')" in done.stderr
+    assert (
+        f"{name} is installed, but importing it fails (No module named 'what_is_not_there')"
+        in done.stderr
+    )

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from helpers import relative, tiny_model
 
-from minigrpo import Objective, Transformer, lanes, plan, sample, sampler
+from minigrpo import Objective, Transformer, sample, sampler
 from minigrpo import transformer as transformer_module
-from minigrpo.backend import Backend
+from minigrpo.engine import lanes, plan
+from minigrpo.engine.backend import Backend
+from minigrpo.engine.lanes import one_blas_thread, run_lanes
+from minigrpo.engine.plan import split_tree
 from minigrpo.gradients import compute_gradients, log_probabilities
-from minigrpo.lanes import one_blas_thread, run_lanes
-from minigrpo.plan import split_tree
 
 PROMPTS = [[1], [2, 3, 1], [2, 3], [4, 4, 4, 4]]
 
@@ -93,7 +94,9 @@ def test_results_come_in_order_from_as_many_threads_as_blas_has(n_threads):
     jobs = [lambda i=i: job(i) for i in range(4)]
     assert run_lanes(jobs) == [0, 1, 2, 3]
     assert len(used) <= n_threads
-    assert lanes._blas().changes == limited(n_threads)  # one BLAS thread in each, and then as many as before
+    assert lanes._blas().changes == limited(
+        n_threads
+    )  # one BLAS thread in each, and then as many as before
 
 
 def test_one_job_leaves_blas_alone(monkeypatch):
@@ -160,7 +163,14 @@ def test_the_limit_holds_until_the_last_thread_has_left(monkeypatch):
     assert blas.changes == [1, 2, 1, 2]
 
 
-@pytest.mark.parametrize("call", [lambda f, model: f(model), lambda f, model: f(model=model), lambda f, model: f(Trainee(model))])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda f, model: f(model),
+        lambda f, model: f(model=model),
+        lambda f, model: f(Trainee(model)),
+    ],
+)
 def test_a_limited_function_asks_its_model(call, monkeypatch):
     blas = Blas(Library(2))
     monkeypatch.setattr(lanes, "_blas", lambda: blas)
@@ -183,7 +193,9 @@ def test_a_library_without_a_number_of_threads(monkeypatch):
 
 def test_what_numpy_shall_ignore_is_ignored_in_lanes_too(n_threads):
     with np.errstate(over="ignore"):
-        assert all(np.isinf(x) for x in run_lanes([lambda: np.exp(np.float64(1000))] * 2))  # a warning would fail the test
+        assert all(
+            np.isinf(x) for x in run_lanes([lambda: np.exp(np.float64(1000))] * 2)
+        )  # a warning would fail the test
 
 
 def gradients(model, rollouts, rewards, lanes_of_model):

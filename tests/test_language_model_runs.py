@@ -12,14 +12,14 @@ pytest.importorskip("tokenizers", reason="language models need the extra lm")
 pytest.importorskip("gguf", reason="language models need the extra lm")
 from tiny_language_model import EOS, make
 
-from minigrpo.checkpoint import checkpoints, load_checkpoint
-from minigrpo.cli import main
-from minigrpo.files import read_records
+from minigrpo.command.cli import main
 from minigrpo.models import load_model, save_hugging_face
-from minigrpo.policy import load_run
-from minigrpo.runs import read_metrics
+from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
+from minigrpo.runs.folder import read_metrics
+from minigrpo.runs.policy import load_run
+from minigrpo.runs.settings import TrainSettings
 from minigrpo.sampler import sample
-from minigrpo.settings import TrainSettings
+from minigrpo.system.files import read_records
 from minigrpo.tasks import Tokenised, find_task, load_task
 from minigrpo.tasks.sums import Sums
 
@@ -34,7 +34,19 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(model_folder: Path, out: Path, *more: str) -> int:
-    return main(["train", "--model", str(model_folder), "--task", f"{TASK}:Spaces", *SMALL.split(), *more, "--out", str(out)])
+    return main(
+        [
+            "train",
+            "--model",
+            str(model_folder),
+            "--task",
+            f"{TASK}:Spaces",
+            *SMALL.split(),
+            *more,
+            "--out",
+            str(out),
+        ]
+    )
 
 
 TASK = Path(__file__).parent / "text_task.py"
@@ -52,7 +64,9 @@ def test_sums() -> None:
         a, plus, b, equals, answer = line.split()
         assert (plus, equals, int(answer)) == ("+", "=", int(a) + int(b))
     assert task.reward("1 + 1 = 2\n23 + 45 =", " 68") == task.reward("23 + 45 =", "68 ") == 1
-    assert [task.reward("23 + 45 =", text) for text in ("", " 67", " 068", " 6 8", " 68.", " 68 68")] == [0] * 6
+    assert [
+        task.reward("23 + 45 =", text) for text in ("", " 67", " 068", " 6 8", " 68.", " 68 68")
+    ] == [0] * 6
     assert task.max_new_tokens == len(" ") + len("98") + 2
 
 
@@ -61,7 +75,10 @@ def test_train_and_test_problems_are_disjoint_whatever_the_order(name: str) -> N
     task, rng = find_task(name, high=19), np.random.default_rng(1)
 
     def problems(split: str, n: int) -> set:
-        return {tuple(sorted(re.findall(r"\d+", text.rsplit("\n", 1)[-1]))) for text in task.texts(rng, n, split)}
+        return {
+            tuple(sorted(re.findall(r"\d+", text.rsplit("\n", 1)[-1])))
+            for text in task.texts(rng, n, split)
+        }
 
     seen, held_out = problems("train", 3000), problems("test", 30)
     assert not seen & held_out and len(held_out) > 2
@@ -74,17 +91,29 @@ def test_largest() -> None:
         numbers, answer = line.removeprefix("numbers: ").split("; largest: ")
         assert int(answer) == max(map(int, numbers.split(", ")))
     assert task.reward("numbers: 9, 80, 7; largest:", " 80") == 1
-    assert [task.reward("numbers: 9, 80, 7; largest:", t) for t in (" 9", " 8", "", " 80 7")] == [0] * 4
+    assert [task.reward("numbers: 9, 80, 7; largest:", t) for t in (" 9", " 8", "", " 80 7")] == [
+        0
+    ] * 4
 
 
 def test_a_task_and_a_model_must_fit() -> None:
     tokenizer = make()[1]
-    with pytest.raises(ValueError, match="task 'sums' is made of text, for a language model: give one, such as --model smollm2"):
+    with pytest.raises(
+        ValueError,
+        match="task 'sums' is made of text, for a language model: give one, such as --model smollm2",
+    ):
         load_task("sums")
-    with pytest.raises(ValueError, match="task 'treewalk' has tokens of its own, not a language model's: leave out --model"):
+    with pytest.raises(
+        ValueError,
+        match="task 'treewalk' has tokens of its own, not a language model's: leave out --model",
+    ):
         load_task("treewalk", tokenizer)
     assert isinstance(load_task("sums", tokenizer, high=20), Tokenised)
-    for options, message in (({"low": -1}, "low is -1"), ({"high": 5}, "high is 5"), ({"test_share": 2}, "test_share is 2")):
+    for options, message in (
+        ({"low": -1}, "low is -1"),
+        ({"high": 5}, "high is 5"),
+        ({"test_share": 2}, "test_share is 2"),
+    ):
         with pytest.raises(ValueError, match=message):
             load_task("sums", tokenizer, **options)
 
@@ -94,7 +123,15 @@ def talkative() -> tuple:
     model, tokenizer = make()
     embedding = model.parameters["model.embed_tokens.weight"]
     embedding *= 0.2  # towards uniform
-    embedding[sorted({t for piece in ("+", " +", "a", "b", "ab", "abc") for t in tokenizer.encode(piece).tolist()})] *= 30
+    embedding[
+        sorted(
+            {
+                t
+                for piece in ("+", " +", "a", "b", "ab", "abc")
+                for t in tokenizer.encode(piece).tolist()
+            }
+        )
+    ] *= 30
     return model, tokenizer
 
 
@@ -129,10 +166,16 @@ def test_sampling_ends_at_the_stop_string_and_draws_the_same_tokens(stop: str) -
     model, tokenizer = talkative()
     prompt, limits = [tokenizer.encode("x")], {"max_new_tokens": 24, "eos": EOS}
     free = sample(model, prompt, 200, np.random.default_rng(3), **limits)
-    held = sample(model, prompt, 200, np.random.default_rng(3), stop=tokenizer.stops_at(stop), **limits)
+    held = sample(
+        model, prompt, 200, np.random.default_rng(3), stop=tokenizer.stops_at(stop), **limits
+    )
     ended = 0
     for i, (a, b) in enumerate(zip(free.completions[0], held.completions[0], strict=True)):
-        ends = [t for t in range(1, len(a) + 1) if stop in tokenizer.core.decode(a[:t].tolist(), skip_special_tokens=False)]
+        ends = [
+            t
+            for t in range(1, len(a) + 1)
+            if stop in tokenizer.core.decode(a[:t].tolist(), skip_special_tokens=False)
+        ]
         length = ends[0] if ends else len(a)
         np.testing.assert_array_equal(b, a[:length])
         assert held.truncated[i] == (not ends and a[-1] != EOS)
@@ -144,7 +187,11 @@ def test_sampling_ends_at_the_stop_string_and_draws_the_same_tokens(stop: str) -
 def test_the_rule_fires_with_the_token_that_completes_the_string(stop: str) -> None:
     """Also when a character is spread over two tokens, and when a token goes beyond the string."""
     _, tokenizer = make()
-    pieces = np.unique(np.concatenate([tokenizer.encode(text) for text in ("é", " +", "a", "ab", "\n\n", "\n", "+", " ", "b")]))
+    pieces = np.unique(
+        np.concatenate(
+            [tokenizer.encode(text) for text in ("é", " +", "a", "ab", "\n\n", "\n", "+", " ", "b")]
+        )
+    )
     rng, rule, fired = np.random.default_rng(0), tokenizer.stops_at(stop), 0
     for tokens in rng.choice(pieces, (300, 20)):
         first = next((t for t in range(1, 21) if stop in tokenizer.decode(tokens[:t])), None)
@@ -165,12 +212,16 @@ def test_the_tokenizer() -> None:
 # -- runs ------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_is_cut_off_and_resumed_ends_in_the_same_bits(model_folder: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_cut_off_and_resumed_ends_in_the_same_bits(
+    model_folder: Path, tmp_path: Path
+) -> None:
     assert train(model_folder, tmp_path / "whole") == 0
     assert train(model_folder, tmp_path / "cut") == 0
     checkpoints(tmp_path / "cut")[-1].unlink()  # as if killed after step 2
     assert main(["train", "--resume", str(tmp_path / "cut")]) == 0
-    (whole, state), (resumed, state_of_resumed) = (load_checkpoint(checkpoints(tmp_path / n)[-1]) for n in ("whole", "cut"))
+    (whole, state), (resumed, state_of_resumed) = (
+        load_checkpoint(checkpoints(tmp_path / n)[-1]) for n in ("whole", "cut")
+    )
     for each in (state, state_of_resumed):
         each["records"].pop("metrics.jsonl")  # of which the times are a part
     assert state == state_of_resumed and set(whole) == set(resumed)
@@ -181,7 +232,9 @@ def test_a_run_that_is_cut_off_and_resumed_ends_in_the_same_bits(model_folder: P
     assert len(read_metrics(tmp_path / "cut")) == 4
 
 
-def test_a_run_needs_the_first_model_no_more(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_run_needs_the_first_model_no_more(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     moved = save_hugging_face(*load_model(model_folder), tmp_path / "moved")
     assert train(moved, tmp_path / "run") == 0
     for file in moved.iterdir():
@@ -203,25 +256,60 @@ def test_a_run_needs_the_first_model_no_more(model_folder: Path, tmp_path: Path,
 def test_samples_are_texts(model_folder: Path, tmp_path: Path) -> None:
     train(model_folder, tmp_path / "run", "--log-samples-every", "1")
     records = read_records(tmp_path / "run" / "samples.jsonl")
-    assert len(records) == 4 * 8 and all(isinstance(r["completion"], str) and r["prompt"].startswith("ab") for r in records)
-    assert json.loads((tmp_path / "run" / "settings.json").read_text())["micro_batch_tokens"] == TrainSettings.micro_batch_tokens
+    assert len(records) == 4 * 8 and all(
+        isinstance(r["completion"], str) and r["prompt"].startswith("ab") for r in records
+    )
+    assert (
+        json.loads((tmp_path / "run" / "settings.json").read_text())["micro_batch_tokens"]
+        == TrainSettings.micro_batch_tokens
+    )
 
 
-def test_sampling_and_evaluating_without_a_run(model_folder: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["sample", "--model", str(model_folder), "abc", "--group-size", "3", "--max-new-tokens", "5"]) == 0
+def test_sampling_and_evaluating_without_a_run(
+    model_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert (
+        main(
+            [
+                "sample",
+                "--model",
+                str(model_folder),
+                "abc",
+                "--group-size",
+                "3",
+                "--max-new-tokens",
+                "5",
+            ]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     assert out.count("log p") == 3 and "distinct prefixes" in out
-    assert main(["sample", "--model", str(model_folder), "--task", "largest", "--group-size", "3"]) == 0
-    assert main(["evaluate", "--model", str(model_folder), "--task", "largest", "--prompts", "3"]) == 0
+    assert (
+        main(["sample", "--model", str(model_folder), "--task", "largest", "--group-size", "3"])
+        == 0
+    )
+    assert (
+        main(["evaluate", "--model", str(model_folder), "--task", "largest", "--prompts", "3"]) == 0
+    )
     capsys.readouterr()
     for arguments, message in (
         (["sample", "--model", str(model_folder)], "give the text to go on from"),
         (["evaluate"], "give the folder of a run, or a pretrained model with --model"),
-        (["evaluate", "--model", str(model_folder)], "a pretrained model needs a task: give --task sums"),
+        (
+            ["evaluate", "--model", str(model_folder)],
+            "a pretrained model needs a task: give --task sums",
+        ),
         (["train", "--task", "sums"], "task 'sums' is made of text"),
-        (["train", "--task", "treewalk", "--model", str(model_folder)], "task 'treewalk' has tokens of its own"),
+        (
+            ["train", "--task", "treewalk", "--model", str(model_folder)],
+            "task 'treewalk' has tokens of its own",
+        ),
         (["train", "--task", "sums", "--model", "nowhere"], "there is no model 'nowhere'"),
-        (["train", "--task", "sums", "--model", str(model_folder), "--memory-limit", "0.1"], "raise memory_limit (it is 0.1 GB)"),
+        (
+            ["train", "--task", "sums", "--model", str(model_folder), "--memory-limit", "0.1"],
+            "raise memory_limit (it is 0.1 GB)",
+        ),
         (["pull", "gpt5"], "there is no model 'gpt5' to pull: choose smollm2"),
     ):
         assert main(arguments) == 2

@@ -9,11 +9,12 @@ import pytest
 from helpers import relative
 
 from minigrpo import PrefixTree, TransformerConfig, sample
-from minigrpo.optim import AdamW
-from minigrpo.policy import make_model
-from minigrpo.settings import TrainSettings
+from minigrpo.engine.optim import AdamW
+from minigrpo.runs.policy import make_model
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.train import train
 from minigrpo.tasks import load_task
-from minigrpo.trainer import train, warm_start
+from minigrpo.trainer import warm_start
 
 TINY = {"dim": 16, "n_layers": 1, "n_heads": 2, "dtype": "float64"}
 
@@ -23,7 +24,11 @@ def test_the_warm_start_learns_the_demonstrations():
     ends = []
     for micro_batch_tokens in (10_000, 20):
         settings = TrainSettings(
-            **TINY, warm_start_steps=60, warm_start_batch=16, warm_start_learning_rate=0.02, micro_batch_tokens=micro_batch_tokens
+            **TINY,
+            warm_start_steps=60,
+            warm_start_batch=16,
+            warm_start_learning_rate=0.02,
+            micro_batch_tokens=micro_batch_tokens,
         )
         model = make_model(settings, task)
         pairs = task.demonstrations(np.random.default_rng(99), 50)
@@ -40,7 +45,9 @@ def test_the_warm_start_learns_the_demonstrations():
 def test_the_warm_start_is_maximum_likelihood():
     """AdamW on the mean of -log p over the tokens of a batch, every demonstration computed alone."""
     task, rate = load_task("arithmetic", digits=2), 0.01
-    settings = TrainSettings(**TINY, warm_start_steps=25, warm_start_batch=5, warm_start_learning_rate=rate)
+    settings = TrainSettings(
+        **TINY, warm_start_steps=25, warm_start_batch=5, warm_start_learning_rate=rate
+    )
     model, usual = make_model(settings, task), make_model(settings, task)
     warm_start(model, task, np.random.default_rng(4), settings)
     rng, optimizer = np.random.default_rng(4), AdamW(usual.parameters)
@@ -58,9 +65,13 @@ def test_the_warm_start_is_maximum_likelihood():
 
 def test_the_warm_start_needs_demonstrations(tmp_path):
     settings = TrainSettings(**TINY, task="treewalk", warm_start_steps=3, steps=1)
-    with pytest.raises(ValueError, match="task treewalk has no demonstrations: set warm_start_steps to 0"):
+    with pytest.raises(
+        ValueError, match="task treewalk has no demonstrations: set warm_start_steps to 0"
+    ):
         train(settings, tmp_path / "run", progress=False)
-    train(dataclasses.replace(settings, warm_start_steps=0), tmp_path / "run", progress=False)  # the folder can still be used
+    train(
+        dataclasses.replace(settings, warm_start_steps=0), tmp_path / "run", progress=False
+    )  # the folder can still be used
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -69,19 +80,34 @@ def test_training_that_diverges_says_so_and_nothing_else(dtype):
         warnings.simplefilter("error")
         shape = TINY | {"dtype": dtype}
         rate = 1e30 if dtype == "float32" else 1e200
-        with pytest.raises(FloatingPointError, match=r"^training diverged at step \d+: .*a lower learning rate"):
+        with pytest.raises(
+            FloatingPointError, match=r"^training diverged at step \d+: .*a lower learning rate"
+        ):
             train(TrainSettings(**shape, learning_rate=rate, steps=50), progress=False)
-        settings = TrainSettings(**shape, task="arithmetic", warm_start_steps=9, warm_start_learning_rate=rate)
-        with pytest.raises(FloatingPointError, match=r"at warm-start step \d: .*; lower warm_start_learning_rate$"):
+        settings = TrainSettings(
+            **shape, task="arithmetic", warm_start_steps=9, warm_start_learning_rate=rate
+        )
+        with pytest.raises(
+            FloatingPointError, match=r"at warm-start step \d: .*; lower warm_start_learning_rate$"
+        ):
             train(settings, progress=False)
 
 
 def test_the_same_seed_gives_the_same_bits():
     def run(seed):
-        settings = TrainSettings(**(TINY | {"task": "arithmetic", "task_options": {"digits": 1}, "seed": seed, "steps": 4}))
-        settings = dataclasses.replace(settings, warm_start_steps=5, eval_every=2, eval_prompts=4, dtype="float32")
+        settings = TrainSettings(
+            **(
+                TINY
+                | {"task": "arithmetic", "task_options": {"digits": 1}, "seed": seed, "steps": 4}
+            )
+        )
+        settings = dataclasses.replace(
+            settings, warm_start_steps=5, eval_every=2, eval_prompts=4, dtype="float32"
+        )
         model, history = train(settings, progress=False)
-        return model.parameters.flat.tobytes(), [{k: v for k, v in m.items() if k != "step_time"} for m in history]
+        return model.parameters.flat.tobytes(), [
+            {k: v for k, v in m.items() if k != "step_time"} for m in history
+        ]
 
     assert run(3) == run(3)
     assert run(3)[0] != run(4)[0]
@@ -100,7 +126,9 @@ def test_evaluation_along_the_way():
 @pytest.mark.parametrize("objective", ["lambda_grpo", "grpo", "rloo"])
 def test_training_learns(objective):
     options = {"depth": 3, "n": 1, "r_neg": -0.5, "r_other": 0.0, "target": "RLR"}
-    settings = TrainSettings.for_task("treewalk", task_options=options, objective=objective, learning_rate=5e-3, steps=60, dim=16)
+    settings = TrainSettings.for_task(
+        "treewalk", task_options=options, objective=objective, learning_rate=5e-3, steps=60, dim=16
+    )
     model, history = train(settings, progress=False)
     assert np.mean([m["frac_correct"] for m in history[:5]]) < 0.35  # 1/8 by chance
     assert np.mean([m["frac_correct"] for m in history[-10:]]) > 0.9
@@ -135,8 +163,14 @@ class Vowels:
 
 def test_a_task_in_a_file_of_ones_own(tmp_path):
     (tmp_path / "mine.py").write_text(USER_TASK)
-    settings = TrainSettings.for_task(f"{tmp_path / 'mine.py'}:Vowels", task_options={"letters": "e"}, steps=50)
-    assert (settings.group_size, settings.steps, settings.dim) == (8, 50, 16)  # its defaults, but for what was given
+    settings = TrainSettings.for_task(
+        f"{tmp_path / 'mine.py'}:Vowels", task_options={"letters": "e"}, steps=50
+    )
+    assert (settings.group_size, settings.steps, settings.dim) == (
+        8,
+        50,
+        16,
+    )  # its defaults, but for what was given
     _, history = train(settings, progress=False)
     assert history[0]["reward"] < 0.4 < 0.8 < np.mean([m["reward"] for m in history[-5:]])
     (tmp_path / "mine.py").write_text(USER_TASK.replace('"dim"', '"width"'))
@@ -147,13 +181,25 @@ def test_a_task_in_a_file_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"group_size": 1}, "group size 1 leaves lambda_grpo nothing to compare a completion with: take at least 2"),
-        ({"group_size": 0, "objective": "reinforce"}, "group_size is 0: it must be a whole number from 1 to 1000000000"),
+        (
+            {"group_size": 1},
+            "group size 1 leaves lambda_grpo nothing to compare a completion with: take at least 2",
+        ),
+        (
+            {"group_size": 0, "objective": "reinforce"},
+            "group_size is 0: it must be a whole number from 1 to 1000000000",
+        ),
         ({"steps": -1}, "steps is -1"),
         ({"checkpoint_every": 0}, "checkpoint_every is 0"),
-        ({"learning_rate": float("nan")}, "learning_rate is nan: it must be a finite number above 0"),
+        (
+            {"learning_rate": float("nan")},
+            "learning_rate is nan: it must be a finite number above 0",
+        ),
         ({"temperature": 0.0}, "temperature is 0.0"),
-        ({"max_grad_norm": float("inf")}, "max_grad_norm is inf: it must be above 0, or none for no clipping"),
+        (
+            {"max_grad_norm": float("inf")},
+            "max_grad_norm is inf: it must be above 0, or none for no clipping",
+        ),
         ({"max_grad_norm": 0.0}, "max_grad_norm is 0.0: it must be above 0, or none"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
         ({"optimizer": "lion"}, "unknown optimizer 'lion': choose adamw or sgd"),
@@ -172,8 +218,14 @@ def test_what_a_task_recommends_gives_way_to_what_is_asked_for():
     settings = TrainSettings.for_task("countdown")
     assert {name: getattr(settings, name) for name in recommended} == recommended
     asked = TrainSettings.for_task("countdown", task_options={"n_numbers": 2}, steps=5)
-    assert (asked.task_options, asked.steps, asked.dim) == ({"p_right": 0.3, "n_numbers": 2}, 5, recommended["dim"])
-    assert TrainSettings.for_task("countdown", task_options={"p_right": 1.0}).task_options == {"p_right": 1.0}
+    assert (asked.task_options, asked.steps, asked.dim) == (
+        {"p_right": 0.3, "n_numbers": 2},
+        5,
+        recommended["dim"],
+    )
+    assert TrainSettings.for_task("countdown", task_options={"p_right": 1.0}).task_options == {
+        "p_right": 1.0
+    }
 
 
 def test_a_model_has_room_for_the_longest_prompts_of_its_task():
@@ -181,4 +233,6 @@ def test_a_model_has_room_for_the_longest_prompts_of_its_task():
         def prompts(self, rng, n, split="train"):
             return [np.zeros(100 + i % 7, dtype=np.int64) for i in range(n)]
 
-    assert make_model(TrainSettings(**TINY), Long()).config == TransformerConfig(14, 16, 1, 2, max_seq_len=2 * 106 + 30)
+    assert make_model(TrainSettings(**TINY), Long()).config == TransformerConfig(
+        14, 16, 1, 2, max_seq_len=2 * 106 + 30
+    )

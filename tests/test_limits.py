@@ -18,13 +18,15 @@ import pytest
 from test_cli import TINY, run, stored  # noqa: F401
 from test_fuzz_flags import parsers
 
-from minigrpo import cli, files, runs
-from minigrpo.checkpoint import checkpoints, load_checkpoint
-from minigrpo.cli import main
+from minigrpo.command import cli
+from minigrpo.command.cli import main
 from minigrpo.objectives import Objective
-from minigrpo.settings import TrainSettings
+from minigrpo.runs import folder as runs
+from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.train import train
+from minigrpo.system import files
 from minigrpo.tasks import BUILT_IN, find_task
-from minigrpo.trainer import train
 
 
 def refused(done):
@@ -38,7 +40,13 @@ def refused(done):
 
 WHOLE = ("1e20", "1e3", "1.5", "10" + "0" * 18, "-1", "nan", "inf", "true", "")
 REAL = ("-1", "nan", "inf", "-inf", "true", "", "1e400")
-NEEDED = {"evaluate": ["x"], "sample": ["x"], "tree": ["x"], "check": ["ch05"], "reproduce": ["theorem"]}
+NEEDED = {
+    "evaluate": ["x"],
+    "sample": ["x"],
+    "tree": ["x"],
+    "check": ["ch05"],
+    "reproduce": ["theorem"],
+}
 
 
 def numeric_flags():
@@ -57,20 +65,44 @@ NUMERIC = list(numeric_flags())
 def test_the_flags_are_found():
     found = {(command, flag) for command, flag, _ in NUMERIC}
     assert len(found) > 40
-    assert {("train", "--steps"), ("evaluate", "--k"), ("equivalence", "--beta"), ("reproduce", "--processes")} <= found
+    assert {
+        ("train", "--steps"),
+        ("evaluate", "--k"),
+        ("equivalence", "--beta"),
+        ("reproduce", "--processes"),
+    } <= found
 
 
-@pytest.mark.parametrize(("command", "flag"), sorted({(command, flag) for command, flag, _ in NUMERIC}))
+@pytest.mark.parametrize(
+    ("command", "flag"), sorted({(command, flag) for command, flag, _ in NUMERIC})
+)
 def test_numbers_that_cannot_be_meant(command, flag, run):
     for value in (v for c, f, v in NUMERIC if (c, f) == (command, flag)):
         err = refused(run(command, *NEEDED.get(command, []), f"{flag}={value}"))
         assert flag in err or flag[2:].replace("-", "_") in err, (value, err)
 
 
-IMPOSSIBLE = [True, False, math.nan, math.inf, -math.inf, -1, 10**400, "1", [1], {"a": 1}, b"1", np.float64("nan"), 1j]
+IMPOSSIBLE = [
+    True,
+    False,
+    math.nan,
+    math.inf,
+    -math.inf,
+    -1,
+    10**400,
+    "1",
+    [1],
+    {"a": 1},
+    b"1",
+    np.float64("nan"),
+    1j,
+]
 
 
-@pytest.mark.parametrize("field", [f for f in fields(TrainSettings) if f.type.removesuffix(" | None") in ("int", "float")])
+@pytest.mark.parametrize(
+    "field",
+    [f for f in fields(TrainSettings) if f.type.removesuffix(" | None") in ("int", "float")],
+)
 def test_settings_from_python(field):
     more = [1e20, 10**18 * 10, 1.0, np.True_] if field.type.startswith("int") else []
     for value in [*IMPOSSIBLE, *more, *([] if field.type.endswith("None") else [None])]:
@@ -80,7 +112,9 @@ def test_settings_from_python(field):
 
 
 @pytest.mark.parametrize("name", ["task_options", "objective_options"])
-@pytest.mark.parametrize("value", [None, [], "n=1", {1: 2}, {"a": math.nan}, {"a": [math.inf]}, {"a": object()}, True])
+@pytest.mark.parametrize(
+    "value", [None, [], "n=1", {1: 2}, {"a": math.nan}, {"a": [math.inf]}, {"a": object()}, True]
+)
 def test_options_that_no_file_can_hold(name, value):
     with pytest.raises(ValueError, match=rf"^{name} is "):
         TrainSettings(**{name: value})
@@ -93,7 +127,9 @@ def test_many_steps_may_be_meant():
 
 def options():
     for name, cls in BUILT_IN.items():
-        for parameter in inspect.signature(getattr(importlib.import_module(f"minigrpo.tasks.{name}"), cls)).parameters.values():
+        for parameter in inspect.signature(
+            getattr(importlib.import_module(f"minigrpo.tasks.{name}"), cls)
+        ).parameters.values():
             yield name, parameter.name
 
 
@@ -106,7 +142,9 @@ def test_options_of_tasks(name, option):
 
 @pytest.mark.parametrize("option", ["n=1e20", "depth=99", "depth=true", "r_neg=NaN", "seed=-1"])
 def test_options_of_tasks_on_the_command_line(option, run):
-    assert option.split("=")[0] in refused(run("train", "--task", "treewalk", "--task-option", option))
+    assert option.split("=")[0] in refused(
+        run("train", "--task", "treewalk", "--task-option", option)
+    )
 
 
 @pytest.mark.parametrize("field", ["alpha", "beta", "std_eps", "clip_low", "clip_high", "ddof"])
@@ -154,15 +192,23 @@ IGNORED = {
 @pytest.mark.parametrize("line", IGNORED)
 def test_what_would_be_ignored_is_refused(line, stored, run, tmp_path):
     (tmp_path / "ids.json").write_text(json.dumps({"completions": [[1, 2], [1, 3]]}))
-    names = {name: stored / name for name in ("one", "two")} | {"group": stored / "group.json", "ids": tmp_path / "ids.json"}
+    names = {name: stored / name for name in ("one", "two")} | {
+        "group": stored / "group.json",
+        "ids": tmp_path / "ids.json",
+    }
     before = {path: path.stat().st_mtime_ns for path in stored.rglob("*") if path.name != "lock"}
     words = line.format(tiny=" ".join(map(str, TINY)), **names).split()
     assert IGNORED[line] in refused(run(*words))
-    assert before == {path: path.stat().st_mtime_ns for path in stored.rglob("*") if path.name != "lock"}
+    assert before == {
+        path: path.stat().st_mtime_ns for path in stored.rglob("*") if path.name != "lock"
+    }
 
 
 def test_no_time_of_no_steps(stored, run):
-    assert "no step was taken, so there is no time to show" in run("train", "--resume", stored / "one", "--profile")[1]
+    assert (
+        "no step was taken, so there is no time to show"
+        in run("train", "--resume", stored / "one", "--profile")[1]
+    )
 
 
 # -- places --------------------------------------------------------------------------------------------------------------
@@ -191,7 +237,9 @@ PLACES = {
 def without_drawable(tmp_path_factory):
     """A run of a task whose model may draw every token, which alone can be exported."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    settings = TrainSettings(task="arithmetic", task_options={"digits": 1}, dim=8, n_layers=1, group_size=2, steps=1)
+    settings = TrainSettings(
+        task="arithmetic", task_options={"digits": 1}, dim=8, n_layers=1, group_size=2, steps=1
+    )
     train(settings, folder, progress=False)
     return folder
 
@@ -204,9 +252,20 @@ def test_places_that_cannot_be_written_to(writer, place, stored, without_drawabl
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere" / "there")
     before = sorted(tmp_path.rglob("*"))
     out = PLACES[place].format(w=tmp_path)
-    names = {"tiny": " ".join(map(str, TINY)), "one": stored / "one", "group": stored / "group.json", "run": without_drawable}
-    words = [word.format(out=out, **names) if "out" in word else word for word in WRITERS[writer].split()]
-    words = [part for word in words for part in (word.format(**names).split() if word.startswith("{") else [word])]
+    names = {
+        "tiny": " ".join(map(str, TINY)),
+        "one": stored / "one",
+        "group": stored / "group.json",
+        "run": without_drawable,
+    }
+    words = [
+        word.format(out=out, **names) if "out" in word else word for word in WRITERS[writer].split()
+    ]
+    words = [
+        part
+        for word in words
+        for part in (word.format(**names).split() if word.startswith("{") else [word])
+    ]
     err = refused(run(*words))
     told = ("folder", "path", "file", "place")
     assert any(word in err for word in told) and "\x1b" not in err
@@ -261,13 +320,22 @@ def test_a_full_disk_is_named_and_loses_nothing(name, run, tmp_path, monkeypatch
     assert run("train", "--resume", tmp_path / "run")[0] == 0
     one, other = (load_checkpoint(checkpoints(tmp_path / each)[-1]) for each in ("whole", "run"))
     assert all(np.array_equal(one[0][key], other[0][key]) for key in one[0])
-    assert (tmp_path / "whole" / "samples.jsonl").read_bytes() == (tmp_path / "run" / "samples.jsonl").read_bytes()
+    assert (tmp_path / "whole" / "samples.jsonl").read_bytes() == (
+        tmp_path / "run" / "samples.jsonl"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("writer", ["exercises", "plot", "sample", "tree", "explorer", "export"])
-def test_a_full_disk_leaves_no_half_a_file(writer, stored, without_drawable, run, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_half_a_file(
+    writer, stored, without_drawable, run, tmp_path, monkeypatch
+):
     full(monkeypatch, lambda file: file.endswith(".tmp"))
-    names = {"one": stored / "one", "group": stored / "group.json", "run": without_drawable, "out": tmp_path / "out"}
+    names = {
+        "one": stored / "one",
+        "group": stored / "group.json",
+        "run": without_drawable,
+        "out": tmp_path / "out",
+    }
     (tmp_path / "out").mkdir()
     err = refused(run(*WRITERS[writer].format(**names).split()))
     assert f"No space left on device: {tmp_path / 'out'}" in err and "(free some space)" in err
@@ -283,7 +351,9 @@ def test_what_the_system_refuses_is_told_with_a_way_out(code, stored, run, tmp_p
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the full device of Linux")
 def test_a_device_is_written_into_and_stays(stored, run):
-    assert "No space left on device: /dev/full" in refused(run("tree", stored / "group.json", "--html", "/dev/full"))
+    assert "No space left on device: /dev/full" in refused(
+        run("tree", stored / "group.json", "--html", "/dev/full")
+    )
     assert not os.path.isfile("/dev/full")
     assert run("tree", stored / "group.json", "--html", "/dev/null")[0] == 0
     assert not os.path.isfile("/dev/null")
@@ -292,7 +362,9 @@ def test_a_device_is_written_into_and_stays(stored, run):
 def test_a_link_is_written_through(stored, run, tmp_path):
     (tmp_path / "link.html").symlink_to(tmp_path / "page.html")
     assert run("tree", stored / "group.json", "--html", tmp_path / "link.html")[0] == 0
-    assert (tmp_path / "link.html").is_symlink() and "<html" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert (tmp_path / "link.html").is_symlink() and "<html" in (tmp_path / "page.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_folder_that_is_deleted_under_a_run(tmp_path, capsys, monkeypatch):
@@ -320,8 +392,16 @@ def test_what_is_no_folder_of_a_run(name, stored, run, tmp_path):
     assert "holds no run" in refused(run("train", "--resume", path))
 
 
-@pytest.mark.skipif(os.name == "nt" or os.fsencode("\udcff") != b"\xff", reason="a name that is no UTF-8 needs Linux")
+@pytest.mark.skipif(
+    os.name == "nt" or os.fsencode("\udcff") != b"\xff",
+    reason="a name that is no UTF-8 needs Linux",
+)
 def test_a_path_that_is_no_text(run, stored, tmp_path):
     out = tmp_path / os.fsdecode(b"\xff")
     assert run("train", *TINY, "--out", out)[0] == 0
-    assert run("train", "--resume", out)[0] == run("evaluate", out, "--prompts", 2)[0] == run("plot", out)[0] == 0
+    assert (
+        run("train", "--resume", out)[0]
+        == run("evaluate", out, "--prompts", 2)[0]
+        == run("plot", out)[0]
+        == 0
+    )

@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from minigrpo.engine.optim import SGD, AdamW
+from minigrpo.engine.parameters import TransformerConfig
 from minigrpo.experiments import many_walks, walk_policies
 from minigrpo.experiments.arms import shuffled_weights
 from minigrpo.experiments.many_walks import (
@@ -26,24 +28,31 @@ from minigrpo.experiments.many_walks import (
 )
 from minigrpo.experiments.walk_policies import OneModel, Tabular, Transformers, n_moves
 from minigrpo.objectives import Objective
-from minigrpo.optim import SGD, AdamW
-from minigrpo.parameters import TransformerConfig
-from minigrpo.policy import make_policy
 from minigrpo.rewards import step_rewards
+from minigrpo.runs.policy import make_policy
+from minigrpo.runs.settings import TrainSettings
 from minigrpo.sampler import Rollouts
-from minigrpo.settings import TrainSettings
 from minigrpo.tasks.treewalk import TreeWalk
 from minigrpo.trainer import TrainState, grpo_step
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree
 
-PRESETS = {"grpo": {}, "lambda_grpo": {}, "dr_grpo": {}, "rloo": {}, "alpha=0.5": {"alpha": 0.5}, "alpha=1.5": {"alpha": 1.5}}
+PRESETS = {
+    "grpo": {},
+    "lambda_grpo": {},
+    "dr_grpo": {},
+    "rloo": {},
+    "alpha=0.5": {"alpha": 0.5},
+    "alpha=1.5": {"alpha": 1.5},
+}
 ROOT = np.array([2])
 
 
 def tokens(leaves):
     """Leaf numbers as arrays of moves."""
-    return [np.array([leaf >> (DEPTH - 1 - i) & 1 for i in range(DEPTH)]) for leaf in np.ravel(leaves)]
+    return [
+        np.array([leaf >> (DEPTH - 1 - i) & 1 for i in range(DEPTH)]) for leaf in np.ravel(leaves)
+    ]
 
 
 def rollouts_of(leaves):
@@ -51,7 +60,16 @@ def rollouts_of(leaves):
     completions = tokens(leaves)
     tree = PrefixTree.from_groups([ROOT], [completions])
     nothing = np.zeros(tree.n_nodes)
-    return Rollouts([ROOT], [completions], tree, nothing, nothing, np.zeros(len(completions), dtype=bool), 1.0, DEPTH)
+    return Rollouts(
+        [ROOT],
+        [completions],
+        tree,
+        nothing,
+        nothing,
+        np.zeros(len(completions), dtype=bool),
+        1.0,
+        DEPTH,
+    )
 
 
 def on_moves(tree, values, leaves):
@@ -72,9 +90,19 @@ def whole_tree():
     return PrefixTree.from_groups([ROOT], [tokens(np.arange(16))])
 
 
-@pytest.mark.parametrize("shape", [{}, {"dim": 12, "n_layers": 1, "n_heads": 3, "ffn_dim": 16}, {"n_layers": 3, "rope_base": 50.0}])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"dim": 12, "n_layers": 1, "n_heads": 3, "ffn_dim": 16},
+        {"n_layers": 3, "rope_base": 50.0},
+    ],
+)
 def test_transformers_are_the_packages_model(shape):
-    config, seeds = TransformerConfig(3, **({"dim": 32, "n_layers": 2, "n_heads": 2} | shape)), [3, 8]
+    config, seeds = (
+        TransformerConfig(3, **({"dim": 32, "n_layers": 2, "n_heads": 2} | shape)),
+        [3, 8],
+    )
     many = Transformers(config, seeds, DEPTH, dtype="float64")
     logp = many.logp()
     cotangent = np.random.default_rng(1).standard_normal(logp.shape)
@@ -82,7 +110,9 @@ def test_transformers_are_the_packages_model(shape):
     tree = whole_tree()
     for i, seed in enumerate(seeds):
         model = Transformer(replace(config, n_drawable=2), seed=seed, dtype="float64")
-        np.testing.assert_allclose(logp[i], on_moves(tree, model.forward(tree), np.arange(16)), rtol=0, atol=1e-13)
+        np.testing.assert_allclose(
+            logp[i], on_moves(tree, model.forward(tree), np.arange(16)), rtol=0, atol=1e-13
+        )
         on_nodes = np.zeros(tree.n_nodes)
         on_nodes[tree.paths] = cotangent[i][moves_to(np.arange(16))]
         model.backward(on_nodes)
@@ -94,7 +124,9 @@ def test_one_model_is_one_of_many():
     one = OneModel(Transformer(replace(SMALL, n_drawable=2), seed=4, dtype="float64"), ROOT, DEPTH)
     np.testing.assert_allclose(one.logp(), many.logp(), rtol=0, atol=1e-13)
     cotangent = np.random.default_rng(0).standard_normal((1, n_moves(DEPTH)))
-    np.testing.assert_allclose(one.gradients(cotangent), many.gradients(cotangent), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        one.gradients(cotangent), many.gradients(cotangent), rtol=1e-9, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("policy", ["transformer", "tabular"])
@@ -122,9 +154,13 @@ def test_another_shape_of_model_is_refused():
 
 def test_leaf_rewards_are_the_tasks():
     for n, r_neg in ((1, -0.5), (2, -1.5), (3, -1.0)):
-        for leaf, target in enumerate("".join("LR"[bit] for bit in path) for path in tokens(np.arange(16))):
+        for leaf, target in enumerate(
+            "".join("LR"[bit] for bit in path) for path in tokens(np.arange(16))
+        ):
             task = TreeWalk(n=n, r_neg=r_neg, target=target)
-            np.testing.assert_array_equal(leaf_rewards(np.array([leaf]), n, r_neg)[0], task.path_rewards())
+            np.testing.assert_array_equal(
+                leaf_rewards(np.array([leaf]), n, r_neg)[0], task.path_rewards()
+            )
 
 
 @pytest.mark.parametrize("arm", list(PRESETS))
@@ -132,25 +168,40 @@ def test_loss_gradients_are_the_objectives(arm):
     leaves, rewards, _ = some_groups()
     found = loss_gradient(arm, leaves, rewards, np.random.default_rng(0))
     changes = {"clip_low": None, "clip_high": None} | PRESETS[arm]
-    objective = Objective.preset(arm if arm in ("grpo", "lambda_grpo", "dr_grpo", "rloo") else "grpo", **changes)
+    objective = Objective.preset(
+        arm if arm in ("grpo", "lambda_grpo", "dr_grpo", "rloo") else "grpo", **changes
+    )
     for i in range(len(leaves)):
         rollouts = rollouts_of(leaves[i])
         _, dlogp = objective(rollouts, rewards[i], rollouts.logp, rollouts.logp)
-        np.testing.assert_allclose(found[i], on_moves(rollouts.tree, dlogp, leaves[i]), rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(
+            found[i], on_moves(rollouts.tree, dlogp, leaves[i]), rtol=1e-12, atol=1e-15
+        )
 
 
 def test_the_placebo_has_the_same_weights_at_other_tokens():
     """All weights one run at a time: what reaches a move is weight times advantage, and Σ weights is kept."""
     leaves, rewards, _ = some_groups(runs=40, seed=3)
-    once, again = (loss_gradient("placebo", leaves, rewards, np.random.default_rng(seed)) for seed in (0, 1))
+    once, again = (
+        loss_gradient("placebo", leaves, rewards, np.random.default_rng(seed)) for seed in (0, 1)
+    )
     assert not np.allclose(once, again)
-    mean = np.mean([loss_gradient("placebo", leaves, rewards, np.random.default_rng(s)) for s in range(400)], axis=0)
+    mean = np.mean(
+        [loss_gradient("placebo", leaves, rewards, np.random.default_rng(s)) for s in range(400)],
+        axis=0,
+    )
     moves = moves_to(leaves)
     weight = 1 / np.take_along_axis(sums(1.0, moves, n_moves(DEPTH)), moves.reshape(40, -1), 1)
-    expected = loss_gradient("grpo", leaves, rewards, np.random.default_rng(0)) * weight.mean(1, keepdims=True)
+    expected = loss_gradient("grpo", leaves, rewards, np.random.default_rng(0)) * weight.mean(
+        1, keepdims=True
+    )
     assert np.abs(mean - expected).max() < 0.03 * np.abs(expected).max() + 0.005
-    shuffled = shuffled_weights(Objective.preset("grpo"), rollouts_of(leaves[0]), rewards[0], np.random.default_rng(0))
-    assert shuffled.weight.sum() == pytest.approx(weight[0].sum() / moves[0].size)  # the package's own placebo, the same total
+    shuffled = shuffled_weights(
+        Objective.preset("grpo"), rollouts_of(leaves[0]), rewards[0], np.random.default_rng(0)
+    )
+    assert shuffled.weight.sum() == pytest.approx(
+        weight[0].sum() / moves[0].size
+    )  # the package's own placebo, the same total
 
 
 def test_process_rewards_are_the_presets():
@@ -164,8 +215,12 @@ def test_process_rewards_are_the_presets():
         on_nodes = np.zeros(rollouts.tree.n_nodes)
         on_nodes[rollouts.tree.paths] = values[i][moves_to(leaves[i])]
         prm = Objective.preset("prm")
-        _, dlogp = prm.evaluate(prm.coefficients(rollouts, rewards[i], on_nodes), rollouts.logp, rollouts.logp)
-        np.testing.assert_allclose(found[i], on_moves(rollouts.tree, dlogp, leaves[i]), rtol=1e-12, atol=1e-15)
+        _, dlogp = prm.evaluate(
+            prm.coefficients(rollouts, rewards[i], on_nodes), rollouts.logp, rollouts.logp
+        )
+        np.testing.assert_allclose(
+            found[i], on_moves(rollouts.tree, dlogp, leaves[i]), rtol=1e-12, atol=1e-15
+        )
 
 
 def test_monte_carlo_values_are_means_from_the_ends_of_steps():
@@ -197,11 +252,18 @@ def test_gradients_at_the_other_norm(arm):
     model = Tabular(5, DEPTH)
     logp = model.logp()
     own, other = ("grpo", "lambda_grpo") if arm.startswith("grpo") else ("lambda_grpo", "grpo")
-    found = gradients_of_arm(arm, model, logp, leaves, rewards, leaf_rewards(target, 1, -1.0), None).reshape(5, -1)
-    a, b = (model.gradients(loss_gradient(name, leaves, rewards, None)).reshape(5, -1) for name in (own, other))
+    found = gradients_of_arm(
+        arm, model, logp, leaves, rewards, leaf_rewards(target, 1, -1.0), None
+    ).reshape(5, -1)
+    a, b = (
+        model.gradients(loss_gradient(name, leaves, rewards, None)).reshape(5, -1)
+        for name in (own, other)
+    )
     norm = np.linalg.norm
     np.testing.assert_allclose(norm(found, axis=1), norm(b, axis=1), rtol=1e-12)
-    np.testing.assert_allclose((found * a).sum(1), norm(found, axis=1) * norm(a, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(
+        (found * a).sum(1), norm(found, axis=1) * norm(a, axis=1), rtol=1e-12
+    )
 
 
 def test_unknown_arms_are_refused():
@@ -210,14 +272,35 @@ def test_unknown_arms_are_refused():
         loss_gradient("grppo", leaves, rewards, None)
 
 
-REFUSED = [{"policy": "table"}, {"steps": 15}, {"n": 4}, {"n": 0}, {"start": 0.5}, {"policy": "tabular", "start": 1.0}, {"runs": 0}]
-REFUSED += [{"target": 16}, {"target": -1}, {"optimizer": "adam"}, {"learning_rate": np.nan}, {"learning_rate": 0.0}]
+REFUSED = [
+    {"policy": "table"},
+    {"steps": 15},
+    {"n": 4},
+    {"n": 0},
+    {"start": 0.5},
+    {"policy": "tabular", "start": 1.0},
+    {"runs": 0},
+]
+REFUSED += [
+    {"target": 16},
+    {"target": -1},
+    {"optimizer": "adam"},
+    {"learning_rate": np.nan},
+    {"learning_rate": 0.0},
+]
 REFUSED += [{"arm": "alpha=nan"}, {"arm": "alpha=-1"}]
 
 
 @pytest.mark.parametrize("bad", REFUSED)
 def test_what_cannot_be_run_is_refused(bad):
-    job = {"arm": "grpo", "n": 1, "r_neg": -1.0, "optimizer": "sgd", "learning_rate": 0.1, "runs": 1}
+    job = {
+        "arm": "grpo",
+        "n": 1,
+        "r_neg": -1.0,
+        "optimizer": "sgd",
+        "learning_rate": 0.1,
+        "runs": 1,
+    }
     with pytest.raises(ValueError, match=r"policy is|steps is|target is|unknown arm"):
         run_walks(**(job | bad))
 
@@ -246,7 +329,10 @@ def test_start_probability_of_the_target():
 def test_a_run_does_not_depend_on_its_neighbours(arm):
     options = {"steps": 20, "policy": "transformer"}
     together = run_walks(arm, 1, -1.0, "adamw", 1e-3, runs=4, first_seed=8, **options)
-    alone = [run_walks(arm, 1, -1.0, "adamw", 1e-3, runs=1, first_seed=seed, **options)[0] for seed in range(8, 12)]
+    alone = [
+        run_walks(arm, 1, -1.0, "adamw", 1e-3, runs=1, first_seed=seed, **options)[0]
+        for seed in range(8, 12)
+    ]
     assert together == alone
 
 
@@ -264,15 +350,29 @@ def test_training_is_the_packages(monkeypatch, arm, optimizer):
     monkeypatch.setattr(many_walks, "Transformers", exactly)
     hits = run_walks(arm, 2, -1.0, optimizer, rate, runs=2, first_seed=seed, steps=steps)[0]
     target = "".join("LR"[bit] for bit in tokens([seed])[0])
-    options = {"objective": arm, "objective_options": {"clip_low": None, "clip_high": None}, "dtype": "float64", "seed": seed}
-    options |= {"task_options": {"n": 2, "r_neg": -1.0, "target": target}, "optimizer": optimizer, "learning_rate": rate}
+    options = {
+        "objective": arm,
+        "objective_options": {"clip_low": None, "clip_high": None},
+        "dtype": "float64",
+        "seed": seed,
+    }
+    options |= {
+        "task_options": {"n": 2, "r_neg": -1.0, "target": target},
+        "optimizer": optimizer,
+        "learning_rate": rate,
+    }
     settings = TrainSettings.for_task("treewalk", steps=steps, **options)
     model, task = make_policy(settings)
     stepper = (SGD if optimizer == "sgd" else AdamW)(model.parameters)
     state = TrainState(model, stepper, np.random.default_rng(seed))
-    found = [int(task.is_correct(grpo_step(state, task, settings.make_objective(), settings)[2]).sum()) for _ in range(steps)]
+    found = [
+        int(task.is_correct(grpo_step(state, task, settings.make_objective(), settings)[2]).sum())
+        for _ in range(steps)
+    ]
     assert np.reshape(found, (-1, 10)).sum(1).tolist() == hits
-    np.testing.assert_allclose(made[0].flat.reshape(2, -1)[0], model.parameters.flat, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(
+        made[0].flat.reshape(2, -1)[0], model.parameters.flat, rtol=1e-7, atol=1e-9
+    )
     start = make_policy(settings)[0].parameters.flat
     assert np.abs(model.parameters.flat - start).max() > 1e-3  # something was learned
 
@@ -282,14 +382,20 @@ def test_advantages_of_equal_rewards_are_zero():
 
 
 def test_moves_of_a_leaf():
-    np.testing.assert_array_equal(moves_to(np.array([0, 15, 0b0110])), [[0, 2, 6, 14], [1, 5, 13, 29], [0, 3, 9, 20]])
+    np.testing.assert_array_equal(
+        moves_to(np.array([0, 15, 0b0110])), [[0, 2, 6, 14], [1, 5, 13, 29], [0, 3, 9, 20]]
+    )
     assert walk_policies.n_moves(4) == 30
 
 
 @pytest.mark.parametrize("alpha", [0, 0.5, 1])
 def test_large_groups_follow_the_exact_recursion(alpha):
     """Twelve steps with 60,000 walks each, against the recursion without chance, from a start far from uniform."""
-    target, group_size, rate = np.array([5, 12]), 60_000, (1.5 if alpha == 0 else 0.4) * 60_000**alpha
+    target, group_size, rate = (
+        np.array([5, 12]),
+        60_000,
+        (1.5 if alpha == 0 else 0.4) * 60_000**alpha,
+    )
     by_leaf, rng = leaf_rewards(target, 1, -1.0), np.random.default_rng(0)
     start = np.random.default_rng(1).standard_normal((2, n_moves(DEPTH))) * 0.7
     drawn, exact = Tabular(2, DEPTH, start), Tabular(2, DEPTH, start)
@@ -297,9 +403,13 @@ def test_large_groups_follow_the_exact_recursion(alpha):
         leaves = draw(drawn.logp(), rng.random((2, group_size, DEPTH)))
         rewards = np.take_along_axis(by_leaf, leaves, 1)
         drawn.flat -= rate * drawn.gradients(loss_gradient(f"alpha={alpha}", leaves, rewards, None))
-        exact.flat -= rate * exact.gradients(expected_loss_gradient(exact.logp(), by_leaf, alpha, group_size))
+        exact.flat -= rate * exact.gradients(
+            expected_loss_gradient(exact.logp(), by_leaf, alpha, group_size)
+        )
     p, q = np.exp(path_logp(drawn.logp())), np.exp(path_logp(exact.logp()))
-    assert np.abs(q - np.exp(path_logp(Tabular(2, DEPTH, start).logp()))).max() > 0.05  # it has moved
+    assert (
+        np.abs(q - np.exp(path_logp(Tabular(2, DEPTH, start).logp()))).max() > 0.05
+    )  # it has moved
     np.testing.assert_allclose(p, q, atol=0.02)
 
 
@@ -317,4 +427,6 @@ def test_the_recursion_without_weights_is_the_gradient_of_the_expected_reward():
             model.flat[j] = value + step
             sides.append((np.exp(path_logp(model.logp())) * by_leaf).sum())
         model.flat[j] = value
-        assert -found[j] * (std + 1e-4) * DEPTH == pytest.approx((sides[0] - sides[1]) / 2e-6, abs=1e-8)
+        assert -found[j] * (std + 1e-4) * DEPTH == pytest.approx(
+            (sides[0] - sides[1]) / 2e-6, abs=1e-8
+        )

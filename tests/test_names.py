@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import minigrpo as mg
-from minigrpo.cli import main
+from minigrpo.command.cli import main
 
 PACKAGE = Path(mg.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -39,17 +39,35 @@ def test_the_tree():
         assert tree.token[nodes].tolist() == sequence
         assert tree.parent[nodes].tolist() == [-1, *nodes[:-1].tolist()]
         assert tree.depth[nodes].tolist() == list(range(len(sequence)))
-        shared = [sum(other[: t + 1] == sequence[: t + 1] for other in GROUP) for t in range(len(sequence))]
+        shared = [
+            sum(other[: t + 1] == sequence[: t + 1] for other in GROUP)
+            for t in range(len(sequence))
+        ]
         assert tree.count[nodes].tolist() == shared
-    assert {len(x) for x in (tree.token, tree.parent, tree.depth, tree.count)} == {5}  # distinct (prefix, token): 1 12 123 14 5
+    assert {len(x) for x in (tree.token, tree.parent, tree.depth, tree.count)} == {
+        5
+    }  # distinct (prefix, token): 1 12 123 14 5
     steps = {(step.members, step.start, step.end) for step in tree.steps()}
-    assert steps == {((0, 1, 2, 3, 4), 0, 0), ((0, 1, 2, 4), 0, 1), ((0, 1, 4), 1, 2), ((0, 4), 2, 3), ((2,), 1, 2), ((3,), 0, 1)}
+    assert steps == {
+        ((0, 1, 2, 3, 4), 0, 0),
+        ((0, 1, 2, 4), 0, 1),
+        ((0, 1, 4), 1, 2),
+        ((0, 4), 2, 3),
+        ((2,), 1, 2),
+        ((3,), 0, 1),
+    }
 
 
 def test_weights_and_step_rewards():
     weights = mg.lambda_weights(GROUP)
     assert [w.dtype for w in weights] == [np.float64] * 5
-    assert [w.tolist() for w in weights] == [[1 / 4, 1 / 3, 1 / 2], [1 / 4, 1 / 3], [1 / 4, 1], [1], [1 / 4, 1 / 3, 1 / 2]]
+    assert [w.tolist() for w in weights] == [
+        [1 / 4, 1 / 3, 1 / 2],
+        [1 / 4, 1 / 3],
+        [1 / 4, 1],
+        [1],
+        [1 / 4, 1 / 3, 1 / 2],
+    ]
     tree = mg.PrefixTree.from_sequences(GROUP)
     values = mg.step_rewards(tree, np.array([1.0, 0.0, 2.0, 5.0, 4.0]))
     assert values[tree.paths[0]].tolist() == pytest.approx([7 / 4, 5 / 3, 5 / 2])
@@ -58,10 +76,24 @@ def test_weights_and_step_rewards():
 
 def test_the_transformer():
     names = list(inspect.signature(mg.TransformerConfig).parameters)
-    wanted = ["vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "max_seq_len", "rope_base", "norm_eps"]
+    wanted = [
+        "vocab_size",
+        "dim",
+        "n_layers",
+        "n_heads",
+        "n_kv_heads",
+        "ffn_dim",
+        "max_seq_len",
+        "rope_base",
+        "norm_eps",
+    ]
     assert names == [*wanted, "tie_embeddings", "head_dim", "n_drawable"]
     arguments = inspect.signature(mg.Transformer).parameters
-    assert [(name, p.default) for name, p in arguments.items()][1:] == [("seed", 0), ("backend", "numpy"), ("dtype", "float32")]
+    assert [(name, p.default) for name, p in arguments.items()][1:] == [
+        ("seed", 0),
+        ("backend", "numpy"),
+        ("dtype", "float32"),
+    ]
     assert next(iter(arguments)) == "config"
     model = mg.Transformer(mg.TransformerConfig(7, 16, 1, 4, 2, 24, 32, 10_000.0, 1e-5, False))
     assert isinstance(model.parameters, Mapping)
@@ -70,19 +102,26 @@ def test_the_transformer():
     for views in (model.parameters, model.gradients):
         views.flat[:] = np.arange(views.flat.size)
         assert all(np.shares_memory(view, views.flat) for view in views.values())
-        assert np.concatenate([view.ravel() for view in views.values()]).tolist() == views.flat.tolist()
+        assert (
+            np.concatenate([view.ravel() for view in views.values()]).tolist()
+            == views.flat.tolist()
+        )
     assert list(model.gradients) == list(model.parameters)
 
 
-@pytest.mark.parametrize("name", ["grpo", "dapo", "dr_grpo", "rloo", "reinforce", "lambda_grpo", "prm", "grpo_original"])
+@pytest.mark.parametrize(
+    "name", ["grpo", "dapo", "dr_grpo", "rloo", "reinforce", "lambda_grpo", "prm", "grpo_original"]
+)
 def test_the_loop_that_a_reader_finds_first(name):
     """prompts, sample, score, forward, objective, backward, step: a line each, and the policy gets better."""
-    from minigrpo.optim import AdamW
+    from minigrpo.engine.optim import AdamW
     from minigrpo.tasks import load_task
 
     objective = mg.Objective.preset(name, beta=0.01)
     task, rng = load_task("treewalk", depth=3, r_neg=0.0, r_other=0.0), np.random.default_rng(0)
-    model = mg.Transformer(mg.TransformerConfig(vocab_size=3, dim=16, n_drawable=2, n_layers=1, n_heads=2))
+    model = mg.Transformer(
+        mg.TransformerConfig(vocab_size=3, dim=16, n_drawable=2, n_layers=1, n_heads=2)
+    )
     optimizer, first = AdamW(model.parameters), model.parameters.flat.copy()
     history = []
     for _ in range(40):
@@ -104,20 +143,38 @@ def test_the_loop_that_a_reader_finds_first(name):
 
 
 def test_names_in_their_rooms():
-    from minigrpo.backend import get_backend
+    from minigrpo.engine.backend import get_backend
     from minigrpo.rewards import step_rewards
+    from minigrpo.runs.train import train
     from minigrpo.sampler import Rollouts, sample
     from minigrpo.tasks import Task
-    from minigrpo.trainer import evaluate, train
+    from minigrpo.trainer import evaluate
 
     assert all(callable(f) for f in (get_backend, step_rewards, sample, evaluate, train))
     assert {"prompts", "score", "tokenizer", "max_new_tokens"} <= set(dir(Task))
-    assert (mg.sample, mg.Rollouts, mg.step_rewards, mg.get_backend) == (sample, Rollouts, step_rewards, get_backend)
+    assert (mg.sample, mg.Rollouts, mg.step_rewards, mg.get_backend) == (
+        sample,
+        Rollouts,
+        step_rewards,
+        get_backend,
+    )
     assert all(hasattr(mg, name) for name in mg.__all__)
 
 
 def test_commands_and_flags(capsys):
-    flags = {"train": ["task", "objective", "steps", "seed", "out", "group-size", "learning-rate", "checkpoint-every", "resume"]}
+    flags = {
+        "train": [
+            "task",
+            "objective",
+            "steps",
+            "seed",
+            "out",
+            "group-size",
+            "learning-rate",
+            "checkpoint-every",
+            "resume",
+        ]
+    }
     flags["train"] += ["backend", "dtype"]
     flags |= {
         "demo": ["out"],
@@ -145,7 +202,10 @@ def imports(file):
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{identity(file)} has a relative import"
-            yield from ((name, id(node) in top) for name in {node.module, *(f"{node.module}.{a.name}" for a in node.names)})
+            yield from (
+                (name, id(node) in top)
+                for name in {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
+            )
         elif isinstance(node, ast.Import):
             yield from ((alias.name, id(node) in top) for alias in node.names)
 
@@ -175,13 +235,34 @@ def circle(graph):
 def test_no_circles():
     """Not even through imports inside of functions or for type checkers."""
     modules = {module_name(file): file for file in FILES}
-    graph = {name: {m for m, _ in imports(file) if m in modules and m != "minigrpo"} - {name} for name, file in modules.items()}
+    graph = {
+        name: {m for m, _ in imports(file) if m in modules and m != "minigrpo"} - {name}
+        for name, file in modules.items()
+    }
     graph["minigrpo"] = set()  # it collects names from below, and no one asks it for them
     assert circle(graph) is None
-    assert graph["minigrpo.trainer"] > {"minigrpo.sampler", "minigrpo.objectives", "minigrpo.runs"}
+    assert graph["minigrpo.trainer"] > {
+        "minigrpo.sampler",
+        "minigrpo.objectives",
+        "minigrpo.runs.folder",
+    }
     assert circle(graph | {"minigrpo.tree": {"minigrpo.trainer"}}) is not None
-    core = ["tree", "plan", "ops", "parameters", "transformer", "sampler", "rewards", "objectives", "optim", "padded"]
-    above = {f"minigrpo.{name}" for name in ("trainer", "cli", "demo", "plots", "experiments", "tasks", "settings", "runs")}
+    core = [
+        "tree",
+        "plan",
+        "ops",
+        "parameters",
+        "transformer",
+        "sampler",
+        "rewards",
+        "objectives",
+        "optim",
+        "padded",
+    ]
+    above = {
+        f"minigrpo.{name}"
+        for name in ("trainer", "cli", "demo", "plots", "experiments", "tasks", "settings", "runs")
+    }
     for name in core:
         assert not graph[f"minigrpo.{name}"] & above
 
@@ -189,24 +270,39 @@ def test_no_circles():
 def test_what_is_imported_from_elsewhere():
     """Four dependencies; anything else only where it is used.  PyTorch comes in only with somebody else's trainer."""
     for file in FILES:
-        others = {"torch", "trl", "transformers", "accelerate"} if file.parent.name == "integrations" else set()
+        others = (
+            {"torch", "trl", "transformers", "accelerate"}
+            if file.parent.name == "integrations"
+            else set()
+        )
         for name, at_top in imports(file):
             room = name.split(".")[0]
-            known = {"minigrpo", "numpy", "matplotlib", "tqdm", "threadpoolctl", "__future__"} | others
+            known = {
+                "minigrpo",
+                "numpy",
+                "matplotlib",
+                "tqdm",
+                "threadpoolctl",
+                "__future__",
+            } | others
             if room not in sys.stdlib_module_names | known:
                 assert not at_top, f"{identity(file)} imports {name}"
-                assert room in ("cupy", "safetensors", "tokenizers", "gguf", "pyarrow"), f"{identity(file)} imports {name}"
+                assert room in ("cupy", "safetensors", "tokenizers", "gguf", "pyarrow"), (
+                    f"{identity(file)} imports {name}"
+                )
 
 
 def test_the_core_knows_nothing_of_integrations():
     """They stand on it, and it runs without them."""
     for file in FILES:
         if file.parent.name != "integrations":
-            assert not any(name.startswith("minigrpo.integrations") for name, _ in imports(file)), identity(file)
+            assert not any(name.startswith("minigrpo.integrations") for name, _ in imports(file)), (
+                identity(file)
+            )
 
 
 def test_importing_the_package_is_quick():
-    code = "import sys, minigrpo, minigrpo.cli, minigrpo.trainer; print(*(m for m in ('matplotlib', 'cupy') if m in sys.modules))"
+    code = "import sys, minigrpo, minigrpo.command.cli, minigrpo.trainer; print(*(m for m in ('matplotlib', 'cupy') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
 
@@ -226,7 +322,11 @@ def test_a_file_is_a_chapter(file):
     tree = parsed(file)
     assert len(file.read_text(encoding="utf-8").splitlines()) <= 330
     assert ast.get_docstring(tree), "it opens with what it is for"
-    public = [n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef) and not n.name.startswith("_")]
+    public = [
+        n
+        for n in tree.body
+        if isinstance(n, ast.ClassDef | ast.FunctionDef) and not n.name.startswith("_")
+    ]
     assert [n.name for n in public if not ast.get_docstring(n)] == []
 
 
@@ -249,5 +349,7 @@ def test_nothing_is_evaluated_or_unpickled(file):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             assert called not in ("eval", "exec", "compile", "__import__", "os.system"), called
-            assert called not in ("np.load", "np.save", "np.savez", "numpy.load"), f"{called}: checkpoints are runs.py's"
+            assert called not in ("np.load", "np.save", "np.savez", "numpy.load"), (
+                f"{called}: checkpoints are runs.py's"
+            )
             assert all(keyword.arg not in ("shell", "allow_pickle") for keyword in node.keywords)

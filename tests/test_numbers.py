@@ -1,4 +1,4 @@
-"""No number without its table: README.md, RESULTS.md and the chapters' text against the tables.
+"""No number without its table: README.md, results/README.md and the chapters' text against the tables.
 
 `numbers.toml` lists the numbers and explains how to add one.  Three things are checked: a listed
 number is its table's, to the digits that are written; a listed sentence is still in its document;
@@ -17,13 +17,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from minigrpo.plots import bootstrap_interval
+from minigrpo.show.plots import bootstrap_interval
 
 ROOT = Path(__file__).parents[1]
 LIST = tomllib.loads((ROOT / "tests/numbers.toml").read_text(encoding="utf-8"))
 CHAPTERS = sorted(f"tutorials/{file.name}" for file in (ROOT / "tutorials").glob("*.ipynb"))
-DOCUMENTS = ("README.md", "RESULTS.md", *CHAPTERS)
-LISTED_IN_PART = ("benchmarks/RESULTS.md",)  # much of it tells of runs that no table holds
+DOCUMENTS = ("README.md", "results/README.md", *CHAPTERS)
+LISTED_IN_PART = ("benchmarks/README.md",)  # much of it tells of runs that no table holds
 
 TABLE = "⊞"  # stands in a section's prose where a table is
 NUMBER = r"(?<![\w.,:/^])[−+-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[−+-]?\d+)?(?![\w.]?\d)"
@@ -386,15 +386,20 @@ def test_the_list_itself():
 
 def test_what_is_said_in_words_about_the_controls():
     """Counts of the six settings, and the comparison on the 96 seeds that all arms have."""
-    places_of_it = [place for _, place in places(text_of("RESULTS.md"))]
+    places_of_it = [place for _, place in places(text_of("results/README.md"))]
 
     def said(sentence_of_it):
         return any(sentence_of_it in place for place in places_of_it)
 
-    six = [row for row in table("table1.json")["best"] if row["targets"] == "drawn" and row["n"] < 3]
+    six = [
+        row for row in table("table1.json")["best"] if row["targets"] == "drawn" and row["n"] < 3
+    ]
 
     def lead(first, second, optimizer="adamw"):
-        a, b = ([r["target_frequency"] for r in six if (r["arm"], r["optimizer"]) == (arm, optimizer)] for arm in (first, second))
+        a, b = (
+            [r["target_frequency"] for r in six if (r["arm"], r["optimizer"]) == (arm, optimizer)]
+            for arm in (first, second)
+        )
         return [x - y for x, y in zip(a, b, strict=True)]
 
     def ahead(*of):
@@ -403,7 +408,9 @@ def test_what_is_said_in_words_about_the_controls():
     both = ("GRPO at λ-GRPO's norm is below GRPO in all six settings, and λ-GRPO at GRPO's norm "
             "has the highest mean in all six")  # fmt: skip
     assert said(both) and ahead("grpo", "grpo_at_lambda_norm") == 6
-    assert all(ahead("lambda_at_grpo_norm", r["arm"]) >= 6 for r in six if "at_grpo" not in r["arm"])
+    assert all(
+        ahead("lambda_at_grpo_norm", r["arm"]) >= 6 for r in six if "at_grpo" not in r["arm"]
+    )
     plain = "is above GRPO in four of the six, λ-GRPO at GRPO's norm above λ-GRPO in five."
     assert said(plain) and ahead("grpo_at_lambda_norm", "grpo", "sgd") == 4
     assert ahead("lambda_at_grpo_norm", "lambda_grpo", "sgd") == 5
@@ -421,7 +428,9 @@ def test_what_is_said_in_words_about_the_controls():
         ]
         return [sum(hits) / 96 / 800 for hits in rows_of_it]
 
-    gains = [a - b for a, b in zip(paired("lambda_at_grpo_norm"), paired("lambda_grpo"), strict=True)]
+    gains = [
+        a - b for a, b in zip(paired("lambda_at_grpo_norm"), paired("lambda_grpo"), strict=True)
+    ]
     unpaired = lead("lambda_at_grpo_norm", "lambda_grpo")
     assert min(gains) > 0 and [f"{sum(x) / 6:.2f}" for x in (gains, unpaired)] == ["0.06", "0.11"]
     for arm in ("grpo_at_lambda_norm", "placebo", "dr_grpo", "rloo"):

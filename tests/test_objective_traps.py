@@ -10,7 +10,7 @@ from helpers import random_logps, random_rollouts, rollouts_of
 import minigrpo as mg
 from minigrpo import Objective, advantages
 from minigrpo.objectives import PRESETS, kl_estimate
-from minigrpo.padded import padded_loss
+from minigrpo.verify.padded import padded_loss
 
 
 def one_token(reward, ratio):
@@ -26,8 +26,12 @@ def one_token(reward, ratio):
 
 def test_trap_ddof_is_the_sample_standard_deviation_unless_told():
     group = np.zeros(2, dtype=int)
-    np.testing.assert_allclose(advantages([1, 0], group), [0.5 / (0.5**0.5 + 1e-4), -0.5 / (0.5**0.5 + 1e-4)], rtol=1e-14)
-    np.testing.assert_allclose(advantages([1, 0], group, ddof=0), [0.5 / 0.5001, -0.5 / 0.5001], rtol=1e-14)
+    np.testing.assert_allclose(
+        advantages([1, 0], group), [0.5 / (0.5**0.5 + 1e-4), -0.5 / (0.5**0.5 + 1e-4)], rtol=1e-14
+    )
+    np.testing.assert_allclose(
+        advantages([1, 0], group, ddof=0), [0.5 / 0.5001, -0.5 / 0.5001], rtol=1e-14
+    )
     assert (Objective().ddof, Objective().std_eps) == (1, 1e-4)
 
 
@@ -35,11 +39,18 @@ def test_baselines_and_scales_by_hand():
     rewards, group = [3, 0, 0, 1, 5], np.array([0, 0, 0, 1, 1])
     none = {"scale": "none"}
     np.testing.assert_allclose(advantages(rewards, group, **none), [2, -1, -1, -2, 2])
-    np.testing.assert_allclose(advantages(rewards, group, "leave_one_out", **none), [3, -1.5, -1.5, -4, 4])
+    np.testing.assert_allclose(
+        advantages(rewards, group, "leave_one_out", **none), [3, -1.5, -1.5, -4, 4]
+    )
     np.testing.assert_allclose(advantages(rewards, group, "none", **none), rewards)
     std = np.sqrt((1.2**2 + 1.8**2 + 1.8**2 + 0.8**2 + 3.2**2) / 4)
-    np.testing.assert_allclose(advantages(rewards, group, scale="batch_std", eps=0.5), np.array([2, -1, -1, -2, 2]) / (std + 0.5))
-    np.testing.assert_allclose(advantages(rewards, group, eps=0), np.array([2, -1, -1, -2, 2]) / np.sqrt([3, 3, 3, 8, 8]))
+    np.testing.assert_allclose(
+        advantages(rewards, group, scale="batch_std", eps=0.5),
+        np.array([2, -1, -1, -2, 2]) / (std + 0.5),
+    )
+    np.testing.assert_allclose(
+        advantages(rewards, group, eps=0), np.array([2, -1, -1, -2, 2]) / np.sqrt([3, 3, 3, 8, 8])
+    )
 
 
 @pytest.mark.parametrize("reward", [*np.arange(1, 11) / 10, 1 / 3, -1e9 / 7])
@@ -48,11 +59,19 @@ def test_trap_equal_rewards_give_exactly_zero(reward):
     rollouts = random_rollouts(np.random.default_rng(0), n_groups=2, k=7)
     rewards = np.append(np.full(7, reward), np.arange(7))
     first = rollouts.tree.group == 0
-    for changes in ({}, {"baseline": "leave_one_out"}, {"process_reward": "tree"}, {"scale": "batch_std"}, {"scale": "none"}):
+    for changes in (
+        {},
+        {"baseline": "leave_one_out"},
+        {"process_reward": "tree"},
+        {"scale": "batch_std"},
+        {"scale": "none"},
+    ):
         objective = Objective(**changes)
         a = advantages(rewards, rollouts.tree.completion_group, objective.baseline, objective.scale)
         assert (a[:7] == 0).all()
-        _, dlogp = objective(rollouts, rewards, *random_logps(np.random.default_rng(1), rollouts.tree)[:2])
+        _, dlogp = objective(
+            rollouts, rewards, *random_logps(np.random.default_rng(1), rollouts.tree)[:2]
+        )
         assert (dlogp[first] == 0).all()
         assert np.isfinite(dlogp).all()
         assert dlogp[~first].any()
@@ -63,7 +82,9 @@ def test_trap_equal_rewards_give_exactly_zero(reward):
 def test_trap_equal_rewards_without_eps(scale, process_reward):
     rollouts = rollouts_of([[0]], [[[1, 2], [1, 3]]])
     assert not advantages([0.5, 0.5], np.zeros(2, dtype=int), scale=scale, eps=0).any()
-    loss, dlogp = Objective(scale=scale, std_eps=0, process_reward=process_reward)(rollouts, [0.5, 0.5], np.zeros(4), np.zeros(4))
+    loss, dlogp = Objective(scale=scale, std_eps=0, process_reward=process_reward)(
+        rollouts, [0.5, 0.5], np.zeros(4), np.zeros(4)
+    )
     assert loss == 0
     assert not dlogp.any()
 
@@ -76,13 +97,17 @@ def test_trap_equal_rewards_without_a_baseline_are_not_divided_by_eps(scale, rew
     for ddof in (0, 1):
         a = advantages([reward] * 3, np.zeros(3, dtype=int), "none", scale, ddof, eps)
         assert (a == reward).all()
-        a = advantages([reward] * 3 + [0.0, 1.0], np.array([0, 0, 0, 1, 1]), "none", "group_std", ddof, eps)
+        a = advantages(
+            [reward] * 3 + [0.0, 1.0], np.array([0, 0, 0, 1, 1]), "none", "group_std", ddof, eps
+        )
         assert (a[:3] == reward).all()
         np.testing.assert_allclose(a[3:], [0, 1 / (np.std([0, 1], ddof=ddof) + eps)], rtol=1e-14)
     objective = Objective(baseline="none", scale=scale, std_eps=eps)
     c = objective.coefficients(rollouts_of([[0]], [[[1], [2], [3]]]), [reward] * 3)
     np.testing.assert_allclose((c.positive + c.negative)[1:], reward / 3, rtol=1e-15)
-    assert not advantages([reward] * 3, np.zeros(3, dtype=int), "leave_one_out", scale, 1, eps).any()
+    assert not advantages(
+        [reward] * 3, np.zeros(3, dtype=int), "leave_one_out", scale, 1, eps
+    ).any()
 
 
 @pytest.mark.parametrize("value", [1e101, -1e155, 1e200, 1.7e308, np.inf, np.nan])
@@ -90,10 +115,17 @@ def test_trap_equal_rewards_without_a_baseline_are_not_divided_by_eps(scale, rew
 def test_trap_rewards_whose_squares_overflow_are_refused(value, scale):
     """(1e155)² is infinite, so the advantage would be 0 and nothing learned, without a word."""
     rewards, group = [0.0, 1.0, 0.5, value], np.array([0, 0, 1, 1])
-    with pytest.raises(ValueError, match=r"completion 1 of prompt 1 is .*: rewards must be finite numbers, up to 1e\+100"):
+    with pytest.raises(
+        ValueError,
+        match=r"completion 1 of prompt 1 is .*: rewards must be finite numbers, up to 1e\+100",
+    ):
         advantages(rewards, group, scale=scale)
     rollouts = rollouts_of([[0], [0]], [[[1], [2]], [[1], [2]]])
-    for objective in (Objective(scale=scale), Objective(scale=scale, process_reward="tree"), Objective.preset("rloo")):
+    for objective in (
+        Objective(scale=scale),
+        Objective(scale=scale, process_reward="tree"),
+        Objective.preset("rloo"),
+    ):
         with pytest.raises(ValueError, match="completion 1 of prompt 1"):
             objective.coefficients(rollouts, rewards)
     for f in (mg.step_advantages, mg.step_rewards):
@@ -184,13 +216,22 @@ def test_trap_at_the_edge_of_the_clip_range_the_slope_is_that_of_inside(low, hig
     for edge in (1 - low, 1 + high):
         logp = np.array([0, np.log(edge)])
         ratio = np.exp(logp[1])  # the edges below are where it is, to the last bit
-        objective = Objective(baseline="none", scale="none", clip_low=1 - min(ratio, 1.0), clip_high=max(ratio, 1.0) - 1)
+        objective = Objective(
+            baseline="none",
+            scale="none",
+            clip_low=1 - min(ratio, 1.0),
+            clip_high=max(ratio, 1.0) - 1,
+        )
         assert ratio in (1 - objective.clip_low, 1 + objective.clip_high)
         coefficients = objective.coefficients(rollouts, [advantage])
         loss, dlogp = objective.evaluate(coefficients, logp, np.zeros(2))
         np.testing.assert_allclose([-loss, -dlogp[1]], advantage * ratio, rtol=1e-15)
-        assert set(objective.metrics(coefficients, logp, np.zeros(2)).values()) == {0.0}  # nothing is clipped
-        padded, dpadded = padded_loss(objective, [[[1]]], [advantage], logp[None, 1:], np.zeros((1, 1)))
+        assert set(objective.metrics(coefficients, logp, np.zeros(2)).values()) == {
+            0.0
+        }  # nothing is clipped
+        padded, dpadded = padded_loss(
+            objective, [[[1]]], [advantage], logp[None, 1:], np.zeros((1, 1))
+        )
         np.testing.assert_allclose([-padded, -dpadded[0, 0]], advantage * ratio, rtol=1e-15)
 
 
@@ -198,18 +239,31 @@ def test_trap_an_advantage_of_zero_is_neither_up_nor_down():
     rollouts = rollouts_of([[0]], [[[1], [2], [3]]])
     objective = Objective.preset("grpo", scale="none")
     c = objective.coefficients(rollouts, [1, 0, -1])
-    assert c.tokens_up.tolist() == [0, 1, 0, 0] and c.tokens_down.tolist() == [0, 0, 0, 1] and c.tokens.tolist() == [0, 1, 1, 1]
-    for logp in (np.log([1, 1, 9, 1]), np.log([1, 1, 0.1, 1])):  # far outside, where nothing is pushed
+    assert (
+        c.tokens_up.tolist() == [0, 1, 0, 0]
+        and c.tokens_down.tolist() == [0, 0, 0, 1]
+        and c.tokens.tolist() == [0, 1, 1, 1]
+    )
+    for logp in (
+        np.log([1, 1, 9, 1]),
+        np.log([1, 1, 0.1, 1]),
+    ):  # far outside, where nothing is pushed
         assert set(objective.metrics(c, logp, np.zeros(4)).values()) == {0.0}
-    prm = Objective.preset("prm", scale="none", clip_low=0.2, clip_high=0.2).coefficients(rollouts, [1, 0, -1])
+    prm = Objective.preset("prm", scale="none", clip_low=0.2, clip_high=0.2).coefficients(
+        rollouts, [1, 0, -1]
+    )
     assert prm.tokens_up.tolist() == [0, 1, 0, 0] and prm.tokens_down.tolist() == [0, 0, 0, 1]
 
 
-@pytest.mark.parametrize(("ratio", "value", "slope"), [(1.5, -0.95, -2.25), (0.5, -0.85, 0.5), (1.0, -0.5, -0.5)])
+@pytest.mark.parametrize(
+    ("ratio", "value", "slope"), [(1.5, -0.95, -2.25), (0.5, -0.85, 0.5), (1.0, -0.5, -0.5)]
+)
 def test_a_shared_node_is_clipped_for_one_sign_and_not_the_other(ratio, value, slope):
     """Half of 2 · min(ratio, 1.3) - 3 · max(ratio, 0.9)."""
     objective = Objective(baseline="none", scale="none", clip_low=0.1, clip_high=0.3)
-    loss, dlogp = objective(rollouts_of([[0]], [[[1], [1]]]), [2, -3], np.log([1, ratio]), np.zeros(2))
+    loss, dlogp = objective(
+        rollouts_of([[0]], [[[1], [1]]]), [2, -3], np.log([1, ratio]), np.zeros(2)
+    )
     np.testing.assert_allclose([-loss, -dlogp[1]], [value, slope], rtol=1e-14)
 
 
@@ -219,7 +273,9 @@ def test_trap_metrics_of_low_and_high_are_not_swapped():
     objective = Objective(baseline="none", scale="none", clip_low=0.1, clip_high=0.3)
     logp = np.log([1, 1.5, 0.5, 0.5, 0.6])  # the prompt; 1, 2, 3, 4
     ref = logp + np.array([0, 0, 0.3, 0, 0])
-    metrics = objective.metrics(objective.coefficients(rollouts, [1, -1, -1]), logp, np.zeros(5), ref)
+    metrics = objective.metrics(
+        objective.coefficients(rollouts, [1, -1, -1]), logp, np.zeros(5), ref
+    )
     assert metrics["clip_ratio/low_mean"] == pytest.approx(2 / 5)
     assert metrics["clip_ratio/high_mean"] == pytest.approx(1 / 5)
     assert metrics["kl"] == pytest.approx((np.exp(0.3) - 0.3 - 1) / 5)
@@ -234,14 +290,20 @@ def test_trap_k3_is_exact_near_zero_and_finite_far_away():
     assert (divergence >= 0).all()
     assert np.isfinite(divergence).all()
     small = np.abs(x) < 1e-3
-    np.testing.assert_allclose(divergence[small], (x**2 / 2 + x**3 / 6)[small], rtol=1e-3, atol=1e-28)
-    np.testing.assert_allclose(slope[small], -(x + x**2 / 2 + x**3 / 6 + x**4 / 24)[small], rtol=1e-13)
+    np.testing.assert_allclose(
+        divergence[small], (x**2 / 2 + x**3 / 6)[small], rtol=1e-3, atol=1e-28
+    )
+    np.testing.assert_allclose(
+        slope[small], -(x + x**2 / 2 + x**3 / 6 + x**4 / 24)[small], rtol=1e-13
+    )
 
 
 def test_trap_masks_come_from_lengths_not_from_tokens():
     """Completions of nothing but token 0, which is EOS or padding elsewhere: every one of their tokens counts."""
     rollouts = rollouts_of([[0]], [[[0], [0, 0, 0]]])
-    loss, dlogp = Objective(scale="none", beta=1.0)(rollouts, [2, 0], np.log([1, 2, 2, 2]), np.zeros(4), np.log([1, 2, 2, 2]))
+    loss, dlogp = Objective(scale="none", beta=1.0)(
+        rollouts, [2, 0], np.log([1, 2, 2, 2]), np.zeros(4), np.log([1, 2, 2, 2])
+    )
     np.testing.assert_allclose([loss, *dlogp], [-(2 - 2 - 2 - 2) / 4, 0, 0, 0.5, 0.5], atol=1e-15)
 
 
@@ -255,17 +317,33 @@ def test_trap_what_each_kl_estimate_pulls_towards():
 
     def gradient_of(divergence):
         steps = 1e-6 * np.eye(5)
-        return np.array([divergence(log_softmax(theta + s)) - divergence(log_softmax(theta - s)) for s in steps]) / 2e-6
+        return (
+            np.array(
+                [
+                    divergence(log_softmax(theta + s)) - divergence(log_softmax(theta - s))
+                    for s in steps
+                ]
+            )
+            / 2e-6
+        )
 
     logp = log_softmax(theta)
     p = np.exp(logp)
     dlogp_dtheta = np.eye(5) - p  # [token, logit]
-    expected = {kind: (p * kl_estimate(kind, logp, ref)[1]) @ dlogp_dtheta for kind in ("k1", "k2", "k3")}
+    expected = {
+        kind: (p * kl_estimate(kind, logp, ref)[1]) @ dlogp_dtheta for kind in ("k1", "k2", "k3")
+    }
     np.testing.assert_allclose(expected["k1"], 0, atol=1e-15)
-    np.testing.assert_allclose(expected["k2"], gradient_of(lambda q: (np.exp(q) * (q - ref)).sum()), atol=1e-9)
-    np.testing.assert_allclose(expected["k3"], gradient_of(lambda q: (np.exp(ref) * (ref - q)).sum()), atol=1e-9)
+    np.testing.assert_allclose(
+        expected["k2"], gradient_of(lambda q: (np.exp(q) * (q - ref)).sum()), atol=1e-9
+    )
+    np.testing.assert_allclose(
+        expected["k3"], gradient_of(lambda q: (np.exp(ref) * (ref - q)).sum()), atol=1e-9
+    )
     for kind in ("k1", "k3"):  # and in value k1 and k3 are unbiased
-        assert (p * kl_estimate(kind, logp, ref)[0]).sum() == pytest.approx((p * (logp - ref)).sum(), rel=1e-12)
+        assert (p * kl_estimate(kind, logp, ref)[0]).sum() == pytest.approx(
+            (p * (logp - ref)).sum(), rel=1e-12
+        )
 
 
 # -- truncation --------------------------------------------------------------------------------------------------------
@@ -279,7 +357,10 @@ def test_trap_all_truncated_and_masked_is_no_update(preset):
     if preset == "prm":
         pytest.skip("process rewards over all members do not go with masking")
     objective = Objective.preset(preset, mask_truncated=True, beta=0.1)
-    coefficients, logps = objective.coefficients(rollouts, rng.standard_normal(18)), random_logps(rng, rollouts.tree)
+    coefficients, logps = (
+        objective.coefficients(rollouts, rng.standard_normal(18)),
+        random_logps(rng, rollouts.tree),
+    )
     loss, dlogp = objective.evaluate(coefficients, *logps)
     assert loss == 0
     assert not dlogp.any()
@@ -292,5 +373,10 @@ def test_trap_what_is_masked_may_be_infinitely_far_away():
     far, near = np.array([0.0, -1, -900, -1]), np.array([0.0, -1, -1, -1])
     coefficients = objective.coefficients(rollouts, [1, 0, 0])
     for logps in ((far, near, near), (near, far, near), (near, near, far)):
-        assert objective.evaluate(coefficients, *logps)[0] == objective.evaluate(coefficients, near, near, near)[0]
-        assert objective.metrics(coefficients, *logps) == objective.metrics(coefficients, near, near, near)
+        assert (
+            objective.evaluate(coefficients, *logps)[0]
+            == objective.evaluate(coefficients, near, near, near)[0]
+        )
+        assert objective.metrics(coefficients, *logps) == objective.metrics(
+            coefficients, near, near, near
+        )

@@ -7,14 +7,15 @@ import pytest
 from helpers import random_logps, random_rollouts, relative, rollouts_of
 
 from minigrpo import Objective
+from minigrpo.engine.plan import split_tree
 from minigrpo.objectives import PRESETS, advantages, step_advantages
-from minigrpo.padded import padded_loss
-from minigrpo.plan import split_tree
 from minigrpo.rewards import step_rewards
+from minigrpo.verify.padded import padded_loss
 
 PRESET = pytest.mark.parametrize("preset", PRESETS)
 AGGREGATION = pytest.mark.parametrize(
-    "aggregation", ["group_token_mean", "batch_token_mean", "sequence_mean", "sequence_sum", "constant"]
+    "aggregation",
+    ["group_token_mean", "batch_token_mean", "sequence_mean", "sequence_sum", "constant"],
 )
 
 
@@ -23,10 +24,18 @@ def both_ways(objective, rollouts, rewards, logps):
     tree = rollouts.tree
     rows = [tree.on_tokens(values, fill=np.nan) for values in logps]
     loss, dlogp = padded_loss(
-        objective, rollouts.completions, rewards, *rows, truncated=rollouts.truncated, max_new_tokens=rollouts.max_new_tokens
+        objective,
+        rollouts.completions,
+        rewards,
+        *rows,
+        truncated=rollouts.truncated,
+        max_new_tokens=rollouts.max_new_tokens,
     )
     inside = tree.paths >= 0
-    return objective(rollouts, rewards, *logps), (loss, np.bincount(tree.paths[inside], dlogp[inside], minlength=tree.n_nodes))
+    return objective(rollouts, rewards, *logps), (
+        loss,
+        np.bincount(tree.paths[inside], dlogp[inside], minlength=tree.n_nodes),
+    )
 
 
 # -- against the usual way -----------------------------------------------------------------------------------------------
@@ -79,7 +88,9 @@ def test_dlogp_is_the_derivative_of_the_loss(preset, kl):
     numeric = np.zeros_like(dlogp)
     for node in range(len(logp)):
         step = 1e-5 * (np.arange(len(logp)) == node)
-        ahead, behind = (objective.evaluate(coefficients, logp + s, old, ref)[0] for s in (step, -step))
+        ahead, behind = (
+            objective.evaluate(coefficients, logp + s, old, ref)[0] for s in (step, -step)
+        )
         numeric[node] = (ahead - behind) / 2e-5
     assert relative(numeric, dlogp) < 1e-8
 
@@ -89,7 +100,9 @@ def test_parts_of_a_split_add_up_to_the_whole(aggregation):
     rng = np.random.default_rng(0)
     rollouts = random_rollouts(rng, p_truncated=0.3)
     tree, logps = rollouts.tree, random_logps(rng, rollouts.tree)
-    objective = Objective(aggregation=aggregation, clip_low=0.2, clip_high=0.2, beta=0.1, mask_truncated=True)
+    objective = Objective(
+        aggregation=aggregation, clip_low=0.2, clip_high=0.2, beta=0.1, mask_truncated=True
+    )
     whole = objective.coefficients(rollouts, rng.standard_normal(18))
     loss, dlogp = objective.evaluate(whole, *logps)
     for max_nodes in (1, 10, 40):
@@ -98,12 +111,19 @@ def test_parts_of_a_split_add_up_to_the_whole(aggregation):
         assert len(parts) > 1
         for part, nodes in parts:
             coefficients = whole.at(nodes, part.scored)
-            part_loss, part_dlogp = objective.evaluate(coefficients, *(values[nodes] for values in logps))
-            losses, sums = losses + part_loss, {name: sums[name] + getattr(coefficients, name).sum() for name in sums}
+            part_loss, part_dlogp = objective.evaluate(
+                coefficients, *(values[nodes] for values in logps)
+            )
+            losses, sums = (
+                losses + part_loss,
+                {name: sums[name] + getattr(coefficients, name).sum() for name in sums},
+            )
             np.add.at(gathered, nodes, part_dlogp)
         assert abs(losses - loss) < 1e-13
         np.testing.assert_allclose(gathered, dlogp, rtol=1e-14, atol=0)
-        np.testing.assert_allclose([*sums.values()], [v.sum() for v in vars(whole).values()], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            [*sums.values()], [v.sum() for v in vars(whole).values()], rtol=0, atol=1e-12
+        )
 
 
 # -- what the loss means, λ-GRPO, Theorem 1 ----------------------------------------------------------------------------
@@ -117,7 +137,9 @@ def test_trap_the_loss_on_policy_is_zero_for_grpo_but_not_its_gradient():
     assert abs(loss) < 1e-15
     assert np.linalg.norm(dlogp) > 0.1
     loss, _ = Objective.preset("lambda_grpo")(rollouts, [1, 0, 0], on_policy, on_policy)
-    scale = 1 / 3**0.5 + 1e-4  # a = (2, -1, -1) / (3 · scale); the shared first token has (2 - 1) / 2
+    scale = (
+        1 / 3**0.5 + 1e-4
+    )  # a = (2, -1, -1) / (3 · scale); the shared first token has (2 - 1) / 2
     np.testing.assert_allclose(loss, -(0.5 + 2 - 1 - 1 - 1) / (3 * scale) / 6, rtol=1e-13)
 
 
@@ -128,10 +150,16 @@ def test_the_flaw_a_shared_step_is_pushed_as_often_as_it_was_sampled():
     shared, tail = rollouts.tree.paths[0]  # a = ±3; Â of the shared step is (3 - 9) / 4 = -1.5
     _, grpo = Objective.preset("grpo", scale="none")(rollouts, rewards, same, same)
     _, fixed = Objective.preset("lambda_grpo", scale="none")(rollouts, rewards, same, same)
-    np.testing.assert_allclose(-12 * grpo[[shared, tail]], [4 * -1.5, 3])  # down twice as hard as its tail goes up
+    np.testing.assert_allclose(
+        -12 * grpo[[shared, tail]], [4 * -1.5, 3]
+    )  # down twice as hard as its tail goes up
     np.testing.assert_allclose(-12 * fixed[[shared, tail]], [-1.5, 3])
     moved, old, ref = random_logps(np.random.default_rng(0), rollouts.tree)
-    for changes in ({}, {"beta": 0.5}, {"aggregation": "sequence_mean"}):  # the whole term, KL included
+    for changes in (
+        {},
+        {"beta": 0.5},
+        {"aggregation": "sequence_mean"},
+    ):  # the whole term, KL included
         _, grpo = Objective.preset("grpo", **changes)(rollouts, rewards, moved, old, ref)
         _, fixed = Objective.preset("lambda_grpo", **changes)(rollouts, rewards, moved, old, ref)
         np.testing.assert_allclose(fixed * rollouts.tree.count, grpo, rtol=1e-13, atol=1e-16)
@@ -145,13 +173,22 @@ def test_theorem_1_and_where_it_stops():
     tree, logps = rollouts.tree, random_logps(rng, rollouts.tree)
 
     def difference(changes, r_hat=None):
-        grpo, prm = Objective.preset("grpo", **plain | changes), Objective.preset("prm", **plain | changes)
+        grpo, prm = (
+            Objective.preset("grpo", **plain | changes),
+            Objective.preset("prm", **plain | changes),
+        )
         loss, dlogp = grpo(rollouts, rewards, *logps)
         coefficients = prm.coefficients(rollouts, rewards)
         if r_hat is not None:
             r = rewards.reshape(-1, 6)
-            step = np.where(tree.scored, (r_hat - r.mean(1)[tree.group]) / (r.std(1, ddof=1)[tree.group] + 1e-4), 0.0)
-            positive, negative = (coefficients.weight * part for part in (np.maximum(step, 0), np.minimum(step, 0)))
+            step = np.where(
+                tree.scored,
+                (r_hat - r.mean(1)[tree.group]) / (r.std(1, ddof=1)[tree.group] + 1e-4),
+                0.0,
+            )
+            positive, negative = (
+                coefficients.weight * part for part in (np.maximum(step, 0), np.minimum(step, 0))
+            )
             coefficients = replace(coefficients, positive=positive, negative=negative)
         prm_loss, prm_dlogp = prm.evaluate(coefficients, *logps)
         return max(abs(loss - prm_loss), relative(prm_dlogp, dlogp))
@@ -160,7 +197,9 @@ def test_theorem_1_and_where_it_stops():
     assert difference({"aggregation": "batch_token_mean"}) < 1e-13
     assert difference({"aggregation": "sequence_mean"}) > 1e-3
     inverse = 1 / np.maximum(tree.lengths, 1)
-    weighted = tree.sum_over_members(rewards * inverse) / np.maximum(tree.sum_over_members(inverse), 1e-300)
+    weighted = tree.sum_over_members(rewards * inverse) / np.maximum(
+        tree.sum_over_members(inverse), 1e-300
+    )
     assert difference({"aggregation": "sequence_mean"}, weighted) < 1e-13
     assert difference({"clip_low": 0.2, "clip_high": 0.2}) > 1e-3
 
@@ -176,11 +215,23 @@ def written_out(rollouts, rewards, logps, alpha, beta, low, high):
         group = [tuple(completion) for completion in group]
         r = np.array(rewards[row : row + len(group)])
         counts = ~rollouts.truncated[row : row + len(group)]
-        tokens = len(rollouts.completions) * max(sum(len(y) for y, c in zip(group, counts, strict=True) if c), 1)
-        for y, a, counted in zip(group, (r - r.mean()) / (r.std(ddof=1) + 1e-4), counts, strict=True):
+        tokens = len(rollouts.completions) * max(
+            sum(len(y) for y, c in zip(group, counts, strict=True) if c), 1
+        )
+        for y, a, counted in zip(
+            group, (r - r.mean()) / (r.std(ddof=1) + 1e-4), counts, strict=True
+        ):
             for t in range(len(y) * counted):
-                size = sum(other[: t + 1] == y[: t + 1] for other, c in zip(group, counts, strict=True) if c)
-                w, ratio, x = size**-alpha / tokens, np.exp((logp - old)[row, t]), (ref - logp)[row, t]
+                size = sum(
+                    other[: t + 1] == y[: t + 1]
+                    for other, c in zip(group, counts, strict=True)
+                    if c
+                )
+                w, ratio, x = (
+                    size**-alpha / tokens,
+                    np.exp((logp - old)[row, t]),
+                    (ref - logp)[row, t],
+                )
                 clipped = min(max(ratio, 1 - low), 1 + high)
                 loss -= w * (min(ratio * a, clipped * a) - beta * (np.exp(x) - x - 1))
                 slope = ratio * a if ratio * a <= clipped * a else 0.0
@@ -197,14 +248,22 @@ def test_every_alpha_equals_the_sum_over_tokens_also_in_parts(alpha):
         rng = np.random.default_rng(seed)
         rollouts = random_rollouts(rng, p_truncated=0.3)
         rewards, logps = rng.standard_normal(18), random_logps(rng, rollouts.tree)
-        objective = Objective.preset("grpo", alpha=alpha, beta=0.3, clip_high=0.28, mask_truncated=True)
+        objective = Objective.preset(
+            "grpo", alpha=alpha, beta=0.3, clip_high=0.28, mask_truncated=True
+        )
         expected, gradient = written_out(rollouts, rewards, logps, alpha, 0.3, 0.2, 0.28)
         loss, dlogp = objective(rollouts, rewards, *logps)
         assert abs(loss - expected) < 1e-12 * max(1, abs(expected))
         assert relative(dlogp, gradient) < 1e-12
-        whole, total, gathered = objective.coefficients(rollouts, rewards), 0.0, np.zeros(len(dlogp))
+        whole, total, gathered = (
+            objective.coefficients(rollouts, rewards),
+            0.0,
+            np.zeros(len(dlogp)),
+        )
         for part, nodes in split_tree(rollouts.tree, 7):
-            part_loss, part_dlogp = objective.evaluate(whole.at(nodes, part.scored), *(values[nodes] for values in logps))
+            part_loss, part_dlogp = objective.evaluate(
+                whole.at(nodes, part.scored), *(values[nodes] for values in logps)
+            )
             total += part_loss
             np.add.at(gathered, nodes, part_dlogp)
         assert abs(total - loss) < 1e-12 and relative(gathered, dlogp) < 1e-13
@@ -224,7 +283,11 @@ def test_alpha_0_and_1_are_grpo_and_lambda_grpo_to_the_bit():
     size = np.maximum(tree.sum_over_members(counted), 1)
     assert len(set(size)) > 20
     a = advantages(rewards, tree.completion_group)
-    sums = {"positive": share * np.maximum(a, 0), "negative": share * np.minimum(a, 0), "weight": share}
+    sums = {
+        "positive": share * np.maximum(a, 0),
+        "negative": share * np.minimum(a, 0),
+        "weight": share,
+    }
     for alpha, w in ((0, 1.0), (0.0, 1.0), (1, 1 / size), (1.0, 1 / size)):
         found = Objective(mask_truncated=True, alpha=alpha).coefficients(rollouts, rewards)
         for name, values in sums.items():
@@ -237,19 +300,47 @@ def test_alpha_0_and_1_are_grpo_and_lambda_grpo_to_the_bit():
 def test_presets_are_those_of_their_papers():
     clip = {"clip_low": 0.2, "clip_high": 0.2}
     expected = {
-        "reinforce": {"baseline": "none", "scale": "none", "aggregation": "sequence_sum"},  # Williams 1992: Σ_t r ∇log π
-        "rloo": {"baseline": "leave_one_out", "scale": "none", "aggregation": "sequence_sum"},  # arXiv:2402.14740
+        "reinforce": {
+            "baseline": "none",
+            "scale": "none",
+            "aggregation": "sequence_sum",
+        },  # Williams 1992: Σ_t r ∇log π
+        "rloo": {
+            "baseline": "leave_one_out",
+            "scale": "none",
+            "aggregation": "sequence_sum",
+        },  # arXiv:2402.14740
         "grpo": clip,  # arXiv:2509.21154, section 2
         "grpo_original": {"aggregation": "sequence_mean", "beta": 0.04, **clip},  # arXiv:2402.03300
-        "dapo": {"aggregation": "batch_token_mean", "clip_low": 0.2, "clip_high": 0.28, "mask_truncated": True},  # arXiv:2503.14476
-        "dr_grpo": {"aggregation": "constant", "scale": "none", **clip},  # arXiv:2503.20783: neither std nor 1/|y|
+        "dapo": {
+            "aggregation": "batch_token_mean",
+            "clip_low": 0.2,
+            "clip_high": 0.28,
+            "mask_truncated": True,
+        },  # arXiv:2503.14476
+        "dr_grpo": {
+            "aggregation": "constant",
+            "scale": "none",
+            **clip,
+        },  # arXiv:2503.20783: neither std nor 1/|y|
         "lambda_grpo": {"alpha": 1.0, **clip},  # arXiv:2509.21154, section 4
         "prm": {"process_reward": "tree"},  # arXiv:2509.21154, section 3
     }
-    assert {name: Objective.preset(name) for name in PRESETS} == {name: Objective(name=name, **f) for name, f in expected.items()}
+    assert {name: Objective.preset(name) for name in PRESETS} == {
+        name: Objective(name=name, **f) for name, f in expected.items()
+    }
     defaults = Objective()
-    assert (defaults.baseline, defaults.scale, defaults.aggregation) == ("group_mean", "group_std", "group_token_mean")
-    assert (defaults.alpha, defaults.process_reward, defaults.kl, defaults.beta) == (0, "outcome", "k3", 0)
+    assert (defaults.baseline, defaults.scale, defaults.aggregation) == (
+        "group_mean",
+        "group_std",
+        "group_token_mean",
+    )
+    assert (defaults.alpha, defaults.process_reward, defaults.kl, defaults.beta) == (
+        0,
+        "outcome",
+        "k3",
+        0,
+    )
     assert (defaults.clip_low, defaults.clip_high, defaults.mask_truncated) == (None, None, False)
     assert Objective.preset("dapo", beta=0.2, clip_high=None).clip_high is None
 
@@ -259,11 +350,20 @@ def test_presets_are_those_of_their_papers():
     [
         ({"preset": "gspo"}, "unknown objective 'gspo': choose from reinforce"),
         ({"preset": "grpo", "betta": 1}, "no field betta$"),
-        ({"preset": "grpo", "process_weight": "none"}, "no field process_weight: write alpha=0 for none, alpha=1 for inv"),
-        *(({field: "x"}, f"{field} 'x' is unknown") for field in ("baseline", "scale", "aggregation", "kl")),
+        (
+            {"preset": "grpo", "process_weight": "none"},
+            "no field process_weight: write alpha=0 for none, alpha=1 for inv",
+        ),
+        *(
+            ({field: "x"}, f"{field} 'x' is unknown")
+            for field in ("baseline", "scale", "aggregation", "kl")
+        ),
         ({"process_reward": "tree", "baseline": "leave_one_out"}, "take baseline group_mean"),
         ({"beta": -1}, "beta is -1"),
-        *(({"alpha": value}, "alpha is .*at least 0") for value in (-0.5, np.nan, np.inf, True, "1", None)),
+        *(
+            ({"alpha": value}, "alpha is .*at least 0")
+            for value in (-0.5, np.nan, np.inf, True, "1", None)
+        ),
         ({"clip_low": np.nan}, "clip_low is nan"),
         ({"clip_high": np.inf}, "clip_high is inf"),
         ({"std_eps": -1e-4}, "std_eps is"),
@@ -290,7 +390,12 @@ def test_process_rewards_do_not_go_with_masking():
 
 def by_tokens(tree, values, group, ddof=1, eps=1e-4):
     """Values standardised over all tokens of all members of a group, token by token.   -> {node: advantage}"""
-    tokens = [(node, values[node]) for path in tree.paths[tree.completion_group == group] for node in path if node >= 0]
+    tokens = [
+        (node, values[node])
+        for path in tree.paths[tree.completion_group == group]
+        for node in path
+        if node >= 0
+    ]
     v = np.array([value for _, value in tokens])
     return {node: (value - v.mean()) / (v.std(ddof=ddof) + eps) for node, value in tokens}
 
@@ -307,12 +412,26 @@ def test_process_rewards_of_ones_own_are_standardised_over_the_tokens_of_the_gro
         for group in range(3):
             for node, advantage in by_tokens(tree, values, group, ddof).items():
                 expected[node] = advantage
-        np.testing.assert_allclose(step_advantages(tree, outcomes, values, ddof=ddof), expected, atol=1e-13)
+        np.testing.assert_allclose(
+            step_advantages(tree, outcomes, values, ddof=ddof), expected, atol=1e-13
+        )
         coefficients = Objective.preset("prm", ddof=ddof).coefficients(rollouts, outcomes, values)
-        np.testing.assert_allclose(coefficients.positive + coefficients.negative, coefficients.weight * expected, atol=1e-15)
-        np.testing.assert_array_equal(coefficients.tokens_up, tree.count * tree.scored * (expected > 0))
-        np.testing.assert_array_equal(coefficients.tokens_down, tree.count * tree.scored * (expected < 0))
-        np.testing.assert_allclose(np.bincount(tree.group[tree.scored], (tree.count * expected)[tree.scored]), 0, atol=1e-11)
+        np.testing.assert_allclose(
+            coefficients.positive + coefficients.negative,
+            coefficients.weight * expected,
+            atol=1e-15,
+        )
+        np.testing.assert_array_equal(
+            coefficients.tokens_up, tree.count * tree.scored * (expected > 0)
+        )
+        np.testing.assert_array_equal(
+            coefficients.tokens_down, tree.count * tree.scored * (expected < 0)
+        )
+        np.testing.assert_allclose(
+            np.bincount(tree.group[tree.scored], (tree.count * expected)[tree.scored]),
+            0,
+            atol=1e-11,
+        )
 
 
 def test_a_group_of_equal_outcomes_learns_from_process_rewards():
@@ -320,10 +439,16 @@ def test_a_group_of_equal_outcomes_learns_from_process_rewards():
     rollouts = rollouts_of([[0]], [[[1, 2], [1, 3], [4, 5]]])
     tree = rollouts.tree
     values = np.where(tree.token == 1, 0.8, 0.1)
-    dead, live = (Objective.preset("prm").coefficients(rollouts, r, values) for r in ([0, 0, 0], [1, 0, 0]))
+    dead, live = (
+        Objective.preset("prm").coefficients(rollouts, r, values) for r in ([0, 0, 0], [1, 0, 0])
+    )
     push = dead.positive + dead.negative
     np.testing.assert_array_equal(push, live.positive + live.negative)
-    assert push[tree.token == 1] > 0.1 and (push[np.isin(tree.token, [2, 3, 4, 5])] < -0.05).all() and push[0] == 0
+    assert (
+        push[tree.token == 1] > 0.1
+        and (push[np.isin(tree.token, [2, 3, 4, 5])] < -0.05).all()
+        and push[0] == 0
+    )
     loss, dlogp = Objective.preset("prm").evaluate(dead, *[np.zeros(tree.n_nodes)] * 2)
     assert abs(loss) < 1e-15 and np.linalg.norm(dlogp) > 0.1
 
@@ -334,7 +459,10 @@ def test_another_scale_of_process_rewards_changes_nothing(factor, shift, scale):
     rng = np.random.default_rng(1)
     tree = random_rollouts(rng).tree
     values, outcomes = rng.random(tree.n_nodes), np.zeros(18)
-    plain, scaled = (step_advantages(tree, outcomes, v, scale=scale, eps=0) for v in (values, factor * values + shift))
+    plain, scaled = (
+        step_advantages(tree, outcomes, v, scale=scale, eps=0)
+        for v in (values, factor * values + shift)
+    )
     np.testing.assert_allclose(scaled, plain, rtol=1e-9, atol=1e-12)
     if factor >= 1:
         with_eps = step_advantages(tree, outcomes, factor * values + shift, scale=scale)
@@ -347,15 +475,24 @@ def test_equal_process_rewards_give_exactly_zero(value, scale):
     tree = random_rollouts(np.random.default_rng(2)).tree
     values = np.where(tree.group == 1, value, np.random.default_rng(3).normal(size=tree.n_nodes))
     out = step_advantages(tree, np.arange(18.0), values, scale=scale, eps=0)
-    assert not out[(tree.group == 1) | (tree.group < 0)].any() and out[tree.group == 0].any() and np.isfinite(out).all()
+    assert (
+        not out[(tree.group == 1) | (tree.group < 0)].any()
+        and out[tree.group == 0].any()
+        and np.isfinite(out).all()
+    )
 
 
 def test_the_hidden_process_rewards_given_by_hand_are_the_hidden_ones_up_to_a_factor():
     """Where all lengths are equal; R̂ spreads less than r, so the factor is above 1, and it is 1 where nothing is shared."""
     rng = np.random.default_rng(4)
-    rollouts = rollouts_of([[0], [0]], [rng.integers(2, size=(6, 4)), [[i, i, i, i] for i in range(6)]])
+    rollouts = rollouts_of(
+        [[0], [0]], [rng.integers(2, size=(6, 4)), [[i, i, i, i] for i in range(6)]]
+    )
     tree, r = rollouts.tree, rng.normal(size=12)
-    hidden, by_hand = step_advantages(tree, r, eps=0, ddof=0), step_advantages(tree, r, step_rewards(tree, r), eps=0, ddof=0)
+    hidden, by_hand = (
+        step_advantages(tree, r, eps=0, ddof=0),
+        step_advantages(tree, r, step_rewards(tree, r), eps=0, ddof=0),
+    )
     for group, least in ((0, 1.01), (1, 1)):
         own = (tree.group == group) & (np.abs(hidden) > 1e-9)
         factor = by_hand[own] / hidden[own]
@@ -367,17 +504,27 @@ def test_the_hidden_process_rewards_given_by_hand_are_the_hidden_ones_up_to_a_fa
 def test_process_rewards_that_cannot_be_used_are_refused():
     rollouts = rollouts_of([[0]], [[[1, 2], [1, 3]]])
     prm, good = Objective.preset("prm"), np.arange(4.0)
-    assert prm.coefficients(rollouts, [0, 0], np.array([np.nan, 0, 1, 2])).positive.any()  # that of a prompt is never looked at
+    assert prm.coefficients(
+        rollouts, [0, 0], np.array([np.nan, 0, 1, 2])
+    ).positive.any()  # that of a prompt is never looked at
     for bad, message in [
         (good[:-1], r"4 nodes need as many process rewards, not an array of shape \(3,\)"),
         (good[:, None], r"shape \(4, 1\)"),
-        (np.array([0, 1, np.nan, 2]), "the process reward of node 2 is nan: it must be a finite number"),
+        (
+            np.array([0, 1, np.nan, 2]),
+            "the process reward of node 2 is nan: it must be a finite number",
+        ),
         (np.array([0, -np.inf, 0, 2]), "node 1 is -inf"),
-        (np.array([0, 1, 2, 1e200]), r"node 3 is 1e\+200: it must be a finite number up to 1e\+100"),
+        (
+            np.array([0, 1, 2, 1e200]),
+            r"node 3 is 1e\+200: it must be a finite number up to 1e\+100",
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             prm.coefficients(rollouts, [0, 0], bad)
-    with pytest.raises(ValueError, match='process rewards are given, but process_reward is "outcome": take "tree"'):
+    with pytest.raises(
+        ValueError, match='process rewards are given, but process_reward is "outcome": take "tree"'
+    ):
         Objective.preset("grpo").coefficients(rollouts, [0, 1], good)
 
 
@@ -386,7 +533,9 @@ def test_process_rewards_that_cannot_be_used_are_refused():
 
 def test_each_step_counts_once_also_where_members_are_masked():
     """Three share the first token, one of them is cut off and masked: the step's term is divided by two, not three."""
-    rollouts = rollouts_of([[0]], [[[1, 2], [1, 3], [1, 4], [5, 6]]], truncated=[False, False, True, False])
+    rollouts = rollouts_of(
+        [[0]], [[[1, 2], [1, 3], [1, 4], [5, 6]]], truncated=[False, False, True, False]
+    )
     rewards, same = [3.0, 0, 0, 1], np.zeros(rollouts.tree.n_nodes)
     objective = Objective.preset("lambda_grpo", scale="none", mask_truncated=True)
     _, dlogp = objective(rollouts, rewards, same, same)
@@ -394,7 +543,9 @@ def test_each_step_counts_once_also_where_members_are_masked():
     push = {int(t): -6 * d for t, d in zip(token, dlogp, strict=True)}  # six tokens count
     assert push == pytest.approx({0: 0, 1: (2 - 1) / 2, 2: 2, 3: -1, 4: 0, 5: 0, 6: 0}, abs=1e-15)
     weights = objective.coefficients(rollouts, rewards).weight * 6
-    assert weights == pytest.approx(np.where(np.isin(token, [0, 4]), 0, 1))  # each step that somebody counts in: once
+    assert weights == pytest.approx(
+        np.where(np.isin(token, [0, 4]), 0, 1)
+    )  # each step that somebody counts in: once
     unmasked = objective.coefficients(replace(rollouts, truncated=np.zeros(4, dtype=bool)), rewards)
     assert unmasked.weight * 8 == pytest.approx(np.where(token == 0, 0, 1))
 
@@ -407,12 +558,16 @@ def test_masked_counts_equal_padded_arrays_in_parts_too(aggregation, p_truncated
         rng = np.random.default_rng(seed)
         rollouts = random_rollouts(rng, p_truncated=p_truncated)
         rewards, logps = rng.standard_normal(18), random_logps(rng, rollouts.tree)
-        objective = Objective.preset("lambda_grpo", aggregation=aggregation, beta=0.2, mask_truncated=True)
+        objective = Objective.preset(
+            "lambda_grpo", aggregation=aggregation, beta=0.2, mask_truncated=True
+        )
         (loss, dlogp), (padded, dpadded) = both_ways(objective, rollouts, rewards, logps)
         assert abs(loss - padded) < 1e-12 and relative(dlogp, dpadded) < 1e-12
         whole, gathered = objective.coefficients(rollouts, rewards), np.zeros(rollouts.tree.n_nodes)
         for part, nodes in split_tree(rollouts.tree, 7):
-            part_dlogp = objective.evaluate(whole.at(nodes, part.scored), *(values[nodes] for values in logps))[1]
+            part_dlogp = objective.evaluate(
+                whole.at(nodes, part.scored), *(values[nodes] for values in logps)
+            )[1]
             np.add.at(gathered, nodes, part_dlogp)
         np.testing.assert_allclose(gathered, dlogp, rtol=1e-14, atol=0)
 
@@ -427,12 +582,22 @@ def test_step_advantages_are_the_means_of_the_members_advantages():
     for scale in ("group_std", "batch_std", "none"):
         a = advantages(rewards, tree.completion_group, scale=scale)
         expected = np.where(tree.group >= 0, tree.sum_over_members(a) / tree.count, 0)
-        np.testing.assert_allclose(step_advantages(tree, rewards, scale=scale), expected, atol=1e-13)
+        np.testing.assert_allclose(
+            step_advantages(tree, rewards, scale=scale), expected, atol=1e-13
+        )
     assert not step_advantages(tree, rewards)[(tree.group == 1) | (tree.group < 0)].any()
 
 
 @pytest.mark.parametrize(
-    "changes", [{"beta": "abc"}, {"beta": None}, {"clip_low": True}, {"mask_truncated": "False"}, {"std_eps": -1}, {"beta": np.nan}]
+    "changes",
+    [
+        {"beta": "abc"},
+        {"beta": None},
+        {"clip_low": True},
+        {"mask_truncated": "False"},
+        {"std_eps": -1},
+        {"beta": np.nan},
+    ],
 )
 def test_fields_of_the_wrong_kind_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):

@@ -10,17 +10,28 @@ from types import SimpleNamespace
 
 import pytest
 
-from minigrpo import files, policy, runs, trainer
-from minigrpo.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from minigrpo.cli import main
-from minigrpo.files import Lock, read_records
-from minigrpo.policy import load_run
-from minigrpo.settings import TrainSettings
-from minigrpo.stored_settings import read_settings, signed
+from minigrpo import trainer
+from minigrpo.command.cli import main
+from minigrpo.runs import folder as runs
+from minigrpo.runs import policy
+from minigrpo.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from minigrpo.runs.policy import load_run
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.stored_settings import read_settings, signed
+from minigrpo.runs.train import train
+from minigrpo.system import files
+from minigrpo.system.files import Lock, read_records
 from minigrpo.tasks.treewalk import TreeWalk
-from minigrpo.trainer import train
 
-TINY = {"dim": 8, "n_layers": 1, "n_heads": 2, "group_size": 3, "steps": 6, "checkpoint_every": 2, "log_samples_every": 2}
+TINY = {
+    "dim": 8,
+    "n_layers": 1,
+    "n_heads": 2,
+    "group_size": 3,
+    "steps": 6,
+    "checkpoint_every": 2,
+    "log_samples_every": 2,
+}
 SETTINGS = TrainSettings(**TINY)
 FLAGS = ["train", "--steps", "6", "--dim", "8", "--n-layers", "1", "--group-size", "3"]
 
@@ -52,8 +63,16 @@ def bits(folder):
     """What a run ends in, but for times."""
     arrays, state = load_checkpoint(checkpoints(folder)[-1])
     state["records"].pop("metrics.jsonl")
-    metrics = [{k: v for k, v in record.items() if k != "step_time"} for record in read_records(folder / "metrics.jsonl")]
-    return {k: v.tobytes() for k, v in arrays.items()}, state, metrics, (folder / "samples.jsonl").read_bytes()
+    metrics = [
+        {k: v for k, v in record.items() if k != "step_time"}
+        for record in read_records(folder / "metrics.jsonl")
+    ]
+    return (
+        {k: v.tobytes() for k, v in arrays.items()},
+        state,
+        metrics,
+        (folder / "samples.jsonl").read_bytes(),
+    )
 
 
 # -- one owner -----------------------------------------------------------------------------------------------------------
@@ -67,7 +86,10 @@ def test_a_second_owner_is_refused_while_the_first_is_there(run, whole, capsys):
     for command in (["train", "--resume"], [*FLAGS, "--out"]):
         for folder in (run, with_other_name):
             err = one_line(capsys, *command, folder)
-            assert f"is in use by another process (pid {os.getpid()}): wait until that has ended" in err
+            assert (
+                f"is in use by another process (pid {os.getpid()}): wait until that has ended"
+                in err
+            )
     assert main(["evaluate", str(run), "--prompts", "2"]) == 0  # who only reads needs no lock
     assert len(checkpoints(run)) == 1
     lock.release()
@@ -125,7 +147,9 @@ def test_on_windows_a_byte_that_nobody_reads_is_locked(tmp_path, monkeypatch):
         taken.add(place)
 
     monkeypatch.setattr(files, "fcntl", None)
-    monkeypatch.setattr(files, "msvcrt", SimpleNamespace(LK_NBLCK=2, locking=locking), raising=False)
+    monkeypatch.setattr(
+        files, "msvcrt", SimpleNamespace(LK_NBLCK=2, locking=locking), raising=False
+    )
     lock = Lock(tmp_path)
     (place,) = taken
     assert place[1:] == (1 << 30, 1)
@@ -151,7 +175,9 @@ def test_a_folder_that_goes_away_under_a_run(again, tmp_path, monkeypatch, capsy
         return path
 
     monkeypatch.setattr(trainer, "grpo_step", remove)
-    assert "the folder was removed or replaced while it was in use" in one_line(capsys, *FLAGS, "--out", folder)
+    assert "the folder was removed or replaced while it was in use" in one_line(
+        capsys, *FLAGS, "--out", folder
+    )
     assert not again or os.listdir(folder) == ["lock"]
 
 
@@ -204,12 +230,18 @@ def test_an_error_of_a_scorer_loses_no_step(late, tmp_path, whole, monkeypatch, 
     assert load_checkpoint(checkpoints(tmp_path / "run")[-1])[1]["step"] == late - 1
     fails.clear()
     train(settings, tmp_path / "run", resume=True, progress=False)
-    assert bits(tmp_path / "run")[0] == bits(whole)[0] and bits(tmp_path / "run")[2:] == bits(whole)[2:]
+    assert (
+        bits(tmp_path / "run")[0] == bits(whole)[0]
+        and bits(tmp_path / "run")[2:] == bits(whole)[2:]
+    )
 
 
 def test_what_ends_a_step_in_its_update_saves_nothing_of_it(tmp_path, monkeypatch):
     """With a KL term, parameters and reference change places meanwhile."""
-    settings, swapped = TrainSettings(**TINY | {"checkpoint_every": 50}, objective_options={"beta": 0.1}), []
+    settings, swapped = (
+        TrainSettings(**TINY | {"checkpoint_every": 50}, objective_options={"beta": 0.1}),
+        [],
+    )
 
     def swap(a, b, real=policy._swap):
         swapped.append(1)
@@ -228,7 +260,14 @@ def test_what_ends_a_step_in_its_update_saves_nothing_of_it(tmp_path, monkeypatc
 
 # -- one thing -----------------------------------------------------------------------------------------------------------
 
-READERS = [["train", "--resume"], ["evaluate"], ["sample"], ["plot"], ["export", "--out", "exported"], ["equivalence"]]
+READERS = [
+    ["train", "--resume"],
+    ["evaluate"],
+    ["sample"],
+    ["plot"],
+    ["export", "--out", "exported"],
+    ["equivalence"],
+]
 READERS += [[*FLAGS, "--out", "new", "--init"]]
 
 
@@ -246,7 +285,9 @@ def edited(value):
 
 @pytest.mark.parametrize("name", asdict(SETTINGS))
 @pytest.mark.parametrize("resigned", [False, True], ids=["", "with its own checksum"])
-def test_edited_settings_are_refused_by_every_command(name, resigned, run, tmp_path, capsys, monkeypatch):
+def test_edited_settings_are_refused_by_every_command(
+    name, resigned, run, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     stored = json.loads((run / "settings.json").read_text())
     stored[name] = edited(stored[name])
@@ -256,7 +297,9 @@ def test_edited_settings_are_refused_by_every_command(name, resigned, run, tmp_p
     for reader in READERS:
         err = one_line(capsys, *reader, run)
         assert f"{run / 'settings.json'} " in err
-        assert (f"are of different runs ({name})" if resigned else "is damaged or was edited") in err
+        assert (
+            f"are of different runs ({name})" if resigned else "is damaged or was edited"
+        ) in err
     assert not (tmp_path / "exported").exists() and not checkpoints(tmp_path / "new")
     (run / "settings.json").unlink()  # what the messages advise
     assert main(["train", "--resume", str(run)]) == 0
@@ -273,17 +316,29 @@ def test_the_settings_of_a_lost_file_are_those_of_the_checkpoint(run, whole):
 
 
 def test_other_settings_from_python_are_refused_too(run):
-    for changes in ({"learning_rate": 0.5}, {"task": "arithmetic"}, {"max_grad_norm": None}, {"task_options": {"n": 2}}):
+    for changes in (
+        {"learning_rate": 0.5},
+        {"task": "arithmetic"},
+        {"max_grad_norm": None},
+        {"task_options": {"n": 2}},
+    ):
         with pytest.raises(ValueError, match=rf"has other settings \({next(iter(changes))} was "):
             train(TrainSettings(**TINY | changes), run, resume=True, progress=False)
-    train(TrainSettings(**TINY, micro_batch_tokens=7, memory_limit=3.5), run, resume=True, progress=False)
+    train(
+        TrainSettings(**TINY, micro_batch_tokens=7, memory_limit=3.5),
+        run,
+        resume=True,
+        progress=False,
+    )
 
 
 DAMAGES = {
     "a digit": lambda data: data.replace(b'": 0.', b'": 1.', 1),
     "a line lost": lambda data: data.split(b"\n", 1)[1],
     "a line twice": lambda data: data.split(b"\n", 1)[0] + b"\n" + data,
-    "two lines swapped": lambda data: b"\n".join([(lines := data.split(b"\n"))[1], lines[0], *lines[2:]]),
+    "two lines swapped": lambda data: b"\n".join(
+        [(lines := data.split(b"\n"))[1], lines[0], *lines[2:]]
+    ),
     "the end lost": lambda data: data[:-40],
     "empty": lambda data: b"",
     "a space": lambda data: data.replace(b": ", b":  ", 1),
@@ -296,11 +351,17 @@ def test_damaged_records_are_refused(name, damage, run, capsys):
     data = (run / name).read_bytes()
     (run / name).write_bytes(DAMAGES[damage](data))
     assert DAMAGES[damage](data) != data
-    said = f"{run / name} has lost the last " if damage in ("the end lost", "empty", "a line lost") else f"{run / name} is damaged"
+    said = (
+        f"{run / name} has lost the last "
+        if damage in ("the end lost", "empty", "a line lost")
+        else f"{run / name} is damaged"
+    )
     show = ["plot", run] if name == "metrics.jsonl" else ["tree", run / name]
     for command in (["train", "--resume", run], show):
         assert said in one_line(capsys, *command)
-    assert main(["train", "--init", str(run), *FLAGS[1:], "--out", str(run.parent / "next")]) == 0  # what the message advises
+    assert (
+        main(["train", "--init", str(run), *FLAGS[1:], "--out", str(run.parent / "next")]) == 0
+    )  # what the message advises
     (run / name).write_bytes(data + b'{"step": 7')  # what a kill leaves is no damage
     assert main(["train", "--resume", str(run)]) == 0
     assert (run / name).read_bytes() == data
@@ -310,7 +371,10 @@ def test_a_loss_after_an_earlier_checkpoint_can_be_made_good(run, whole, capsys)
     lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (run / "metrics.jsonl").write_bytes(b"".join(lines[:5]))
     err = one_line(capsys, "train", "--resume", run)
-    assert "metrics.jsonl has lost the last 1 of the 6 records that checkpoint-000006.mgc counts" in err
+    assert (
+        "metrics.jsonl has lost the last 1 of the 6 records that checkpoint-000006.mgc counts"
+        in err
+    )
     assert "delete checkpoint-000006.mgc to go on from checkpoint-000004.mgc" in err
     (run / "checkpoint-000006.mgc").unlink()
     assert main(["train", "--resume", str(run)]) == 0
@@ -320,7 +384,10 @@ def test_a_loss_after_an_earlier_checkpoint_can_be_made_good(run, whole, capsys)
 def test_records_that_no_checkpoint_vouches_for_are_shown_and_said(run, capsys):
     (run / "checkpoint-000006.mgc").unlink()
     assert main(["plot", str(run)]) == 0
-    assert capsys.readouterr().err == f"note: no checkpoint vouches yet for the last 2 records in {run / 'metrics.jsonl'}\n"
+    assert (
+        capsys.readouterr().err
+        == f"note: no checkpoint vouches yet for the last 2 records in {run / 'metrics.jsonl'}\n"
+    )
 
 
 def test_checkpoints_under_each_others_names(run, capsys):
@@ -336,25 +403,41 @@ def test_a_checkpoint_of_another_run(run, tmp_path, capsys):
     train(TrainSettings(**TINY, seed=1), tmp_path / "other", progress=False)
     shutil.copy(tmp_path / "other" / "checkpoint-000006.mgc", run)
     for reader in (["train", "--resume"], ["evaluate"], ["plot"]):
-        assert "settings.json and checkpoint-000006.mgc are of different runs (seed)" in one_line(capsys, *reader, run)
+        assert "settings.json and checkpoint-000006.mgc are of different runs (seed)" in one_line(
+            capsys, *reader, run
+        )
 
 
 def test_a_task_that_was_changed_on_the_way_is_said(tmp_path, capsys):
     task = tmp_path / "mine.py"
     task.write_text("from minigrpo.tasks.treewalk import TreeWalk\nclass T(TreeWalk):\n    pass\n")
-    assert main([*FLAGS, "--task", f"{task}:T", "--checkpoint-every", "4", "--out", str(tmp_path / "run")]) == 0
+    assert (
+        main(
+            [
+                *FLAGS,
+                "--task",
+                f"{task}:T",
+                "--checkpoint-every",
+                "4",
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
+        == 0
+    )
     checkpoints(tmp_path / "run")[-1].unlink()
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
     assert "note" not in capsys.readouterr().err
     checkpoints(tmp_path / "run")[-1].unlink()
     task.write_text(task.read_text() + "# other\n")
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
-    assert f"note: {task} is not what it was when {tmp_path / 'run'} was trained\n" in capsys.readouterr().err
+    assert (
+        f"note: {task} is not what it was when {tmp_path / 'run'} was trained\n"
+        in capsys.readouterr().err
+    )
 
 
-TASK = (
-    "from minigrpo.tasks.treewalk import TreeWalk\nclass T(TreeWalk):\n    def score(self, r): return {sign} * super().score(r)\n"
-)
+TASK = "from minigrpo.tasks.treewalk import TreeWalk\nclass T(TreeWalk):\n    def score(self, r): return {sign} * super().score(r)\n"
 
 
 def signs(folder):
@@ -379,7 +462,9 @@ def test_a_task_that_is_edited_while_its_run_goes_on(tmp_path, monkeypatch, caps
     capsys.readouterr()
     for command in (["evaluate", "--prompts", "2"], ["sample"], ["train", "--resume"]):
         assert main([*command, str(run)]) == 0
-        assert capsys.readouterr().err == f"note: {task} is not what it was when {run} was trained\n"
+        assert (
+            capsys.readouterr().err == f"note: {task} is not what it was when {run} was trained\n"
+        )
 
 
 def test_another_file_of_the_same_name_is_not_taken_silently(tmp_path, monkeypatch, capsys):
@@ -395,7 +480,9 @@ def test_another_file_of_the_same_name_is_not_taken_silently(tmp_path, monkeypat
     assert main(["train", "--resume", "../run"]) == 0
     assert capsys.readouterr().err == "note: mine.py is not what it was when ../run was trained\n"
     checkpoints(tmp_path / "run")[-1].unlink()
-    assert main(["train", "--resume", "../run", "--task", "../moved.py:T"]) == 0  # where it is now may be said
+    assert (
+        main(["train", "--resume", "../run", "--task", "../moved.py:T"]) == 0
+    )  # where it is now may be said
     assert capsys.readouterr().err == ""
 
 
@@ -407,25 +494,39 @@ def test_a_task_that_was_given_from_python_is_asked_for_again(tmp_path):
     train(SETTINGS, tmp_path / "run", task=Other(), progress=False)
     checkpoints(tmp_path / "run")[-1].unlink()
     for use in (load_run, lambda run: train(SETTINGS, run, resume=True, progress=False)):
-        with pytest.raises(ValueError, match=r"was trained on a task of class .*Other, not TreeWalk: give that one"):
+        with pytest.raises(
+            ValueError, match=r"was trained on a task of class .*Other, not TreeWalk: give that one"
+        ):
             use(tmp_path / "run")
     train(SETTINGS, tmp_path / "run", resume=True, task=Other(), progress=False)
 
 
 def test_copies_of_checkpoints_stay_and_are_no_checkpoints(run, tmp_path):
-    for name in ("checkpoint-000004-backup.mgc", "checkpoint-best.mgc", "checkpoint-12.mgc", "checkpoint-0000x4.mgc"):
+    for name in (
+        "checkpoint-000004-backup.mgc",
+        "checkpoint-best.mgc",
+        "checkpoint-12.mgc",
+        "checkpoint-0000x4.mgc",
+    ):
         shutil.copy(run / "checkpoint-000004.mgc", run / name)
     (run / "checkpoint-000006.mgc").unlink()
     assert main(["train", "--resume", str(run)]) == 0
-    assert [file.name for file in checkpoints(run)] == ["checkpoint-000004.mgc", "checkpoint-000006.mgc"]
+    assert [file.name for file in checkpoints(run)] == [
+        "checkpoint-000004.mgc",
+        "checkpoint-000006.mgc",
+    ]
     assert len(list(run.glob("*.mgc"))) == 6
     assert main(["evaluate", str(run / "checkpoint-best.mgc"), "--prompts", "2"]) == 0
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl", "settings.json", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "samples.jsonl", "settings.json", "tokenizer.json"]
+)
 def test_what_is_no_runs_is_not_overwritten(name, tmp_path, capsys):
     (tmp_path / name).write_text('{"mine": 1}\n')
-    assert str(tmp_path / name) in one_line(capsys, *FLAGS, "--out", tmp_path).replace(" holds a ", "/")
+    assert str(tmp_path / name) in one_line(capsys, *FLAGS, "--out", tmp_path).replace(
+        " holds a ", "/"
+    )
     assert (tmp_path / name).read_text() == '{"mine": 1}\n'
 
 
@@ -436,11 +537,17 @@ def test_records_that_somebody_changes_during_the_run(how, tmp_path, monkeypatch
     def change(state, *arguments, real=trainer.grpo_step):
         if state.step == 3:
             file = run / "metrics.jsonl"
-            {"emptied": lambda: file.write_text(""), "removed": file.unlink, "longer": lambda: file.write_bytes(b"x" * 9999)}[how]()
+            {
+                "emptied": lambda: file.write_text(""),
+                "removed": file.unlink,
+                "longer": lambda: file.write_bytes(b"x" * 9999),
+            }[how]()
         return real(state, *arguments)
 
     monkeypatch.setattr(trainer, "grpo_step", change)
-    assert "metrics.jsonl was changed by somebody else while the run wrote to it" in one_line(capsys, *FLAGS, "--out", run)
+    assert "metrics.jsonl was changed by somebody else while the run wrote to it" in one_line(
+        capsys, *FLAGS, "--out", run
+    )
 
 
 def test_a_copy_by_hard_links_leaves_the_original_alone(run, tmp_path):
@@ -476,13 +583,21 @@ def test_the_tokenizer_of_a_run_is_its_own(run, capsys):
     (run / "tokenizer.json").write_text("{}")
     arrays, state = load_checkpoint(run / "checkpoint-000006.mgc")
     hashed = files_hash(run / "tokenizer.json")
-    save_checkpoint(run / "checkpoint-000006.mgc", dict(arrays), state | {"files": {"tokenizer.json": hashed}})
+    save_checkpoint(
+        run / "checkpoint-000006.mgc", dict(arrays), state | {"files": {"tokenizer.json": hashed}}
+    )
     assert main(["evaluate", str(run), "--prompts", "2"]) == 0
-    for spoil in (lambda: (run / "tokenizer.json").write_text("{ }"), (run / "tokenizer.json").unlink):
+    for spoil in (
+        lambda: (run / "tokenizer.json").write_text("{ }"),
+        (run / "tokenizer.json").unlink,
+    ):
         spoil()
         for reader in (["train", "--resume"], ["evaluate"], ["sample"]):
             err = one_line(capsys, *reader, run)
-            assert f"{run / 'tokenizer.json'} is not what it was when checkpoint-000006.mgc was written" in err
+            assert (
+                f"{run / 'tokenizer.json'} is not what it was when checkpoint-000006.mgc was written"
+                in err
+            )
 
 
 @pytest.mark.parametrize("odd", ["missing", "one number", "complex", "whole numbers"])
@@ -497,7 +612,11 @@ def test_arrays_that_are_not_the_models(odd, run, capsys):
         "whole numbers": lambda a: a.astype(int),
     }
     save_checkpoint(file, dict(arrays) | {"parameters": made[odd](arrays["parameters"])}, state)
-    for reader in (["train", "--resume"], ["evaluate"], [*FLAGS, "--out", run.parent / "next", "--init"]):
+    for reader in (
+        ["train", "--resume"],
+        ["evaluate"],
+        [*FLAGS, "--out", run.parent / "next", "--init"],
+    ):
         assert "cannot be used" in one_line(capsys, *reader, run)
 
 

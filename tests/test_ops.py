@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from minigrpo import PrefixTree, TransformerConfig, ops, plan, segments
-from minigrpo.backend import Backend
-from minigrpo.kv_cache import KVCache
+from minigrpo import PrefixTree, TransformerConfig, ops
+from minigrpo.engine import plan, segments
+from minigrpo.engine.backend import Backend
+from minigrpo.engine.kv_cache import KVCache
 
 NUMPY = Backend("numpy", np)
 FORKED = PrefixTree.from_groups(  # rows of many lengths, forks at every depth, prompts that share a beginning, a duplicate
@@ -51,7 +52,9 @@ def check(backend: Backend, run: Callable, **inputs: np.ndarray) -> None:
 
     y, backward = forward()
     dy = np.random.default_rng(1).standard_normal(y.shape)
-    gradients = {name: backend.to_host(g) for name, g in backward(backend.to_device(dy.copy())).items()}
+    gradients = {
+        name: backend.to_host(g) for name, g in backward(backend.to_device(dy.copy())).items()
+    }
     assert gradients.keys() == inputs.keys()
     y = backend.to_host(y).copy()
     for name, x in inputs.items():
@@ -91,17 +94,23 @@ def test_segment_sum_is_add_at(n_rows: int, n_targets: int, backend: Backend) ->
     expected = out.copy()
     np.add.at(expected, target[target >= 0], x[target >= 0])
     sums = segments.segment_sum_plan(target, backend.to_device)
-    got = backend.to_host(segments.segment_sum(backend.to_device(x), sums, backend.to_device(out.copy())))
+    got = backend.to_host(
+        segments.segment_sum(backend.to_device(x), sums, backend.to_device(out.copy()))
+    )
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
     distinct = len(np.unique(target[target >= 0]))
-    assert sum(len(into) for into, _ in sums.rounds) == (target >= 0).sum() - distinct  # each row is added once
+    assert (
+        sum(len(into) for into, _ in sums.rounds) == (target >= 0).sum() - distinct
+    )  # each row is added once
 
 
 def test_segment_sum_leaves_its_input_alone_and_sums_pairwise(backend: Backend) -> None:
     x = np.full((1 << 16, 1), 0.1, dtype=np.float32)
     device_x = backend.to_device(x)
     sums = segments.segment_sum_plan(np.zeros(len(x), dtype=np.int64), backend.to_device)
-    total = backend.to_host(segments.segment_sum(device_x, sums, backend.xp.zeros((1, 1), dtype="float32")))
+    total = backend.to_host(
+        segments.segment_sum(device_x, sums, backend.xp.zeros((1, 1), dtype="float32"))
+    )
     assert abs(total[0, 0] / (0.1 * len(x)) - 1) < 1e-6  # adding one after the other is off by 1e-4
     np.testing.assert_array_equal(backend.to_host(device_x), np.full_like(x, 0.1))
 
@@ -115,7 +124,9 @@ def test_embedding(backend: Backend) -> None:
     def run(weight):
         sums = segments.segment_sum_plan(token, backend.to_device)
         y = ops.embedding(backend.to_device(token), weight)
-        return y, lambda dy: {"weight": added(backend, weight, lambda dw: ops.embedding_backward(dy, sums, dw))}
+        return y, lambda dy: {
+            "weight": added(backend, weight, lambda dw: ops.embedding_backward(dy, sums, dw))
+        }
 
     check(backend, run, weight=normal(6, 3))
 
@@ -126,7 +137,9 @@ def test_linear(backend: Backend) -> None:
 
         def backward(dy):
             gradients = {}
-            gradients["weight"] = added(backend, weight, lambda dw: gradients.update(x=ops.linear_backward(dy, cache, dw)))
+            gradients["weight"] = added(
+                backend, weight, lambda dw: gradients.update(x=ops.linear_backward(dy, cache, dw))
+            )
             return gradients
 
         return y, backward
@@ -141,7 +154,9 @@ def test_rmsnorm(eps: float, backend: Backend) -> None:
 
         def backward(dy):
             gradients = {}
-            gradients["weight"] = added(backend, weight, lambda dw: gradients.update(x=ops.rmsnorm_backward(dy, cache, dw)))
+            gradients["weight"] = added(
+                backend, weight, lambda dw: gradients.update(x=ops.rmsnorm_backward(dy, cache, dw))
+            )
             return gradients
 
         return y, backward
@@ -154,7 +169,9 @@ def test_rope(width: int, backend: Backend) -> None:
     turn = ops.rotation(np.array([0, 1, 5, 300]), width, 100.0)
 
     def run(x):
-        turns = backend.to_device(turn, dtype="complex128" if str(x.dtype) == "float64" else "complex64")
+        turns = backend.to_device(
+            turn, dtype="complex128" if str(x.dtype) == "float64" else "complex64"
+        )
         return ops.rope(x, turns), lambda dy: {"x": ops.rope_backward(dy, turns)}
 
     check(backend, run, x=normal(4, 3, width))
@@ -175,7 +192,10 @@ def test_swiglu(backend: Backend) -> None:
 
 
 def test_log_softmax_gather(backend: Backend) -> None:
-    row, token = np.array([0, 0, 1, 3, 3, 3, 2]), np.array([1, 4, 0, 2, 2, 3, 2])  # (3, 2) twice: two groups on one prompt
+    row, token = (
+        np.array([0, 0, 1, 3, 3, 3, 2]),
+        np.array([1, 4, 0, 2, 2, 3, 2]),
+    )  # (3, 2) twice: two groups on one prompt
     pair, pair_of_child = np.unique(row * 5 + token, return_inverse=True)
     device = backend.to_device
 
@@ -187,9 +207,15 @@ def test_log_softmax_gather(backend: Backend) -> None:
             dy = backend.to_host(dy)
             row_sum, pair_sum = np.bincount(row, dy), np.bincount(pair_of_child, dy)
             dlogits = ops.log_softmax_gather_backward(
-                device(row_sum, dtype=dtype), device(pair // 5), device(pair % 5), device(pair_sum, dtype=dtype), cache
+                device(row_sum, dtype=dtype),
+                device(pair // 5),
+                device(pair % 5),
+                device(pair_sum, dtype=dtype),
+                cache,
             )
-            np.testing.assert_allclose(backend.to_host(dlogits).sum(-1), 0, atol=1e-6)  # a shift of all logits changes nothing
+            np.testing.assert_allclose(
+                backend.to_host(dlogits).sum(-1), 0, atol=1e-6
+            )  # a shift of all logits changes nothing
             return {"logits": dlogits}
 
         return logp, backward
@@ -199,9 +225,14 @@ def test_log_softmax_gather(backend: Backend) -> None:
 
 @pytest.mark.parametrize("one_block", [0, plan.ONE_BLOCK])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (3, 1)])
-def test_attention(heads: int, kv_heads: int, one_block: int, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention(
+    heads: int, kv_heads: int, one_block: int, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(plan, "ONE_BLOCK", one_block)
-    blocks = {dtype: plan.plan_tree(FORKED, backend, np.dtype(dtype)).blocks for dtype in ("float64", "float32")}
+    blocks = {
+        dtype: plan.plan_tree(FORKED, backend, np.dtype(dtype)).blocks
+        for dtype in ("float64", "float32")
+    }
     assert (len(blocks["float64"]) > 2) == (one_block == 0)
     assert any(block.valid is not None for block in blocks["float64"])  # some rows are padded
 
@@ -211,7 +242,9 @@ def test_attention(heads: int, kv_heads: int, one_block: int, backend: Backend, 
         caches = [ops.attention(q, k, v, block, y) for block in mine]
 
         def backward(dy):
-            gradients = {name: backend.xp.ones_like(x) for name, x in (("q", q), ("k", k), ("v", v))}
+            gradients = {
+                name: backend.xp.ones_like(x) for name, x in (("q", q), ("k", k), ("v", v))
+            }
             for block, cache in zip(mine, caches, strict=True):
                 ops.attention_backward(dy, cache, block, *gradients.values())
             return {name: gradient - 1 for name, gradient in gradients.items()}
@@ -219,7 +252,13 @@ def test_attention(heads: int, kv_heads: int, one_block: int, backend: Backend, 
         return y, backward
 
     n = int(np.isin(np.arange(FORKED.n_nodes), FORKED.parent).sum())
-    check(backend, run, q=2 * normal(n, heads, 4), k=2 * normal(n, kv_heads, 4, seed=1), v=normal(n, kv_heads, 4, seed=2))
+    check(
+        backend,
+        run,
+        q=2 * normal(n, heads, 4),
+        k=2 * normal(n, kv_heads, 4, seed=1),
+        v=normal(n, kv_heads, 4, seed=2),
+    )
 
 
 # -- what the operations mean --------------------------------------------------------------------------------------------
@@ -235,10 +274,16 @@ def attend_alone(q: np.ndarray, k: np.ndarray, v: np.ndarray, path: np.ndarray) 
     return out
 
 
-def test_attention_reads_the_path_of_each_node_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_reads_the_path_of_each_node_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     inner = np.isin(np.arange(FORKED.n_nodes), FORKED.parent)
     number = np.cumsum(inner) - 1
-    q, k, v = normal(inner.sum(), 4, 2), normal(inner.sum(), 2, 2), normal(inner.sum(), 2, 2, seed=1)
+    q, k, v = (
+        normal(inner.sum(), 4, 2),
+        normal(inner.sum(), 2, 2),
+        normal(inner.sum(), 2, 2, seed=1),
+    )
     for one_block in (0, plan.ONE_BLOCK):
         monkeypatch.setattr(plan, "ONE_BLOCK", one_block)
         y = np.full_like(q, np.nan)
@@ -264,13 +309,19 @@ def test_cached_attention_reads_the_prompt_and_the_row_s_own_tokens(group: list[
     cache._regroup(np.array(group))
     for t in range(2):
         cache.fork(np.arange(n))
-        q, new_k, new_v = normal(n, 4, 2, seed=3 + t), normal(n, 2, 2, seed=5 + t), normal(n, 2, 2, seed=7 + t)
+        q, new_k, new_v = (
+            normal(n, 4, 2, seed=3 + t),
+            normal(n, 2, 2, seed=5 + t),
+            normal(n, 2, 2, seed=7 + t),
+        )
         y = np.full_like(q, np.nan)
         cache.attend(0, q, new_k, new_v, y)
         k, v = np.concatenate([k, new_k]), np.concatenate([v, new_v])
         seen = [[*nodes, len(k) - n + row] for row, nodes in enumerate(seen)]
         for row in range(n):
-            np.testing.assert_allclose(y[row], attend_alone(q[row], k, v, np.array(seen[row])), rtol=1e-12)
+            np.testing.assert_allclose(
+                y[row], attend_alone(q[row], k, v, np.array(seen[row])), rtol=1e-12
+            )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -282,18 +333,31 @@ def test_cached_attention_of_large_scores_does_not_overflow(size: float, dtype: 
     cache = KVCache(shape, prompts, 2, 1, NUMPY, np.dtype(dtype))
     k, v = (normal(keys, 1, 2, seed=seed).astype(dtype) for seed in (0, 1))
     k = size + k / 30
-    cache.attend_in_prompts(0, normal(keys, 2, 2, seed=2).astype(dtype), k, v, np.empty((keys, 2, 2), dtype))
+    cache.attend_in_prompts(
+        0, normal(keys, 2, 2, seed=2).astype(dtype), k, v, np.empty((keys, 2, 2), dtype)
+    )
     cache.fork(np.arange(2))
-    q, new_k, new_v = np.full((2, 2, 2), abs(size), dtype), np.full((2, 1, 2), size, dtype), normal(2, 1, 2, seed=7).astype(dtype)
+    q, new_k, new_v = (
+        np.full((2, 2, 2), abs(size), dtype),
+        np.full((2, 1, 2), size, dtype),
+        normal(2, 1, 2, seed=7).astype(dtype),
+    )
     y = np.full_like(q, np.nan)
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         cache.attend(0, q, new_k, new_v, y)
-    k, v = np.concatenate([k, new_k]).astype(np.float64), np.concatenate([v, new_v]).astype(np.float64)
+    k, v = (
+        np.concatenate([k, new_k]).astype(np.float64),
+        np.concatenate([v, new_v]).astype(np.float64),
+    )
     for row, nodes in enumerate(([0, 1, 2, 5], [3, 4, 6])):
-        scores = (k[nodes, 0] - size) @ q[row, 0].astype(np.float64) / np.sqrt(2)  # less one number: the same softmax
+        scores = (
+            (k[nodes, 0] - size) @ q[row, 0].astype(np.float64) / np.sqrt(2)
+        )  # less one number: the same softmax
         weight = np.exp(scores)
         expected = np.tile(weight @ v[nodes, 0] / weight.sum(), (2, 1))
-        np.testing.assert_allclose(y[row], expected, rtol=0, atol=2e-3 if dtype == "float32" else 1e-10)
+        np.testing.assert_allclose(
+            y[row], expected, rtol=0, atol=2e-3 if dtype == "float32" else 1e-10
+        )
 
 
 def test_rope_keeps_lengths_and_sees_distances_only() -> None:
@@ -311,7 +375,11 @@ def test_rope_keeps_lengths_and_sees_distances_only() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_swiglu_of_large_numbers_does_not_overflow(dtype: str) -> None:
-    gate, up, dy = np.array([[1000.0, -1000.0, 0.0]], dtype), np.array([[2.0, 3.0, 4.0]], dtype), np.ones((1, 3), dtype)
+    gate, up, dy = (
+        np.array([[1000.0, -1000.0, 0.0]], dtype),
+        np.array([[2.0, 3.0, 4.0]], dtype),
+        np.ones((1, 3), dtype),
+    )
     dgate, dup = np.empty_like(gate), np.empty_like(up)
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         y, cache = ops.swiglu(gate, up)
@@ -322,10 +390,19 @@ def test_swiglu_of_large_numbers_does_not_overflow(dtype: str) -> None:
 
 
 def test_softmax_of_large_numbers_does_not_overflow() -> None:
-    (block,) = plan.plan_tree(PrefixTree.from_groups([[0, 0]], [[[0]]]), NUMPY, np.dtype(np.float64)).blocks
-    q, k, v, y = np.full((2, 1, 2), 1e3), np.array([[[1.0, 1.0]], [[-1.0, 1.0]]]), normal(2, 1, 2), np.empty((2, 1, 2))
+    (block,) = plan.plan_tree(
+        PrefixTree.from_groups([[0, 0]], [[[0]]]), NUMPY, np.dtype(np.float64)
+    ).blocks
+    q, k, v, y = (
+        np.full((2, 1, 2), 1e3),
+        np.array([[[1.0, 1.0]], [[-1.0, 1.0]]]),
+        normal(2, 1, 2),
+        np.empty((2, 1, 2)),
+    )
     with np.errstate(over="raise", invalid="raise", divide="raise"):
-        logp, _ = ops.log_softmax_gather(np.array([[1e4, 0.0, -1e4]]), np.zeros(3, int), np.arange(3))
+        logp, _ = ops.log_softmax_gather(
+            np.array([[1e4, 0.0, -1e4]]), np.zeros(3, int), np.arange(3)
+        )
         ops.attention(q, k, v, block, y)
     np.testing.assert_allclose(logp, [0, -1e4, -2e4])
     np.testing.assert_array_equal(y, v[[0, 0]])

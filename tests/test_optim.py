@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from minigrpo import optim
-from minigrpo.optim import BLOCK, SGD, AdamW, clip_gradient, global_norm, learning_rate_at
-from minigrpo.parameters import Parameters
+from minigrpo.engine import optim
+from minigrpo.engine.optim import BLOCK, SGD, AdamW, clip_gradient, global_norm, learning_rate_at
+from minigrpo.engine.parameters import Parameters
 
 SHAPES = {"a.weight": (5, 3), "norm.weight": (4,)}
 
@@ -69,8 +69,12 @@ def test_adamw_in_blocks_gives_the_same_bits(monkeypatch):
 
 def test_the_first_adamw_step_has_the_size_of_the_rate_whatever_the_gradient():
     parameters = vector(0.0)
-    AdamW(parameters, eps=0.0).step(parameters, vector(np.where(np.arange(19) % 2, 1e-30, -1e30)), 0.25)
-    np.testing.assert_allclose(parameters.flat, np.where(np.arange(19) % 2, -0.25, 0.25), rtol=1e-12)
+    AdamW(parameters, eps=0.0).step(
+        parameters, vector(np.where(np.arange(19) % 2, 1e-30, -1e30)), 0.25
+    )
+    np.testing.assert_allclose(
+        parameters.flat, np.where(np.arange(19) % 2, -0.25, 0.25), rtol=1e-12
+    )
 
 
 def test_sgd():
@@ -123,7 +127,9 @@ def test_clipping_scales_the_whole_gradient():
         gradients = vector(g)
         assert clip_gradient(gradients, limit) == pytest.approx(norm, rel=1e-14)  # the norm before
         assert global_norm(gradients) == pytest.approx(limit, rel=1e-14)
-        np.testing.assert_allclose(gradients.flat * norm, g * limit, rtol=1e-12)  # the same direction
+        np.testing.assert_allclose(
+            gradients.flat * norm, g * limit, rtol=1e-12
+        )  # the same direction
     for limit in (norm * 1.001, 1e300, None):
         gradients = vector(g)
         assert clip_gradient(gradients, limit) == pytest.approx(norm, rel=1e-14)
@@ -141,7 +147,13 @@ def test_the_norm_is_exact_and_shows_what_is_not_finite():
     gradients.flat[:] = x
     assert global_norm(gradients) == pytest.approx(exact, rel=1e-14)
     gradients = Parameters({"w": x.shape}, np, np.dtype("float32"))
-    for value, finite in ((0.0, True), (np.nan, False), (np.inf, False), (-np.inf, False), (1e30, False)):
+    for value, finite in (
+        (0.0, True),
+        (np.nan, False),
+        (np.inf, False),
+        (-np.inf, False),
+        (1e30, False),
+    ):
         gradients.flat[:] = x
         gradients.flat[2 * BLOCK] = value  # the square of the last one is no float32
         assert np.isfinite(global_norm(gradients)) == finite
@@ -155,7 +167,9 @@ def test_schedules(schedule, warmup):
     steps, peak = 50, 3e-3
     rates = [learning_rate_at(step, steps, peak, warmup, schedule) for step in range(steps)]
     assert rates[warmup] == peak == max(rates)
-    np.testing.assert_allclose(rates[:warmup], [peak * (i + 1) / (warmup + 1) for i in range(warmup)], rtol=1e-14)  # above 0
+    np.testing.assert_allclose(
+        rates[:warmup], [peak * (i + 1) / (warmup + 1) for i in range(warmup)], rtol=1e-14
+    )  # above 0
     after = np.array(rates[warmup:])
     if schedule == "constant":
         assert (after == peak).all()
@@ -165,7 +179,9 @@ def test_schedules(schedule, warmup):
         assert learning_rate_at(steps, steps, peak, warmup, schedule) == pytest.approx(0, abs=1e-18)
         middle = (steps + warmup) / 2
         if middle == int(middle):
-            assert learning_rate_at(int(middle), steps, peak, warmup, schedule) == pytest.approx(peak / 2, rel=1e-12)
+            assert learning_rate_at(int(middle), steps, peak, warmup, schedule) == pytest.approx(
+                peak / 2, rel=1e-12
+            )
 
 
 def test_the_defaults_of_adamw_are_those_of_its_paper_without_decay():
@@ -174,11 +190,18 @@ def test_the_defaults_of_adamw_are_those_of_its_paper_without_decay():
 
 
 def test_a_schedule_that_is_all_warm_up_ends_at_the_peak():
-    assert [learning_rate_at(step, 3, 1.0, 3, "cosine") for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert [learning_rate_at(step, 3, 1.0, 3, "cosine") for step in range(4)] == [
+        0.25,
+        0.5,
+        0.75,
+        1.0,
+    ]
 
 
 def test_a_schedule_that_is_shorter_than_its_warm_up_stays_below_the_peak():
-    assert [learning_rate_at(step, 3, 1.0, 9, "cosine") for step in range(3)] == pytest.approx([0.1, 0.2, 0.3])
+    assert [learning_rate_at(step, 3, 1.0, 9, "cosine") for step in range(3)] == pytest.approx(
+        [0.1, 0.2, 0.3]
+    )
 
 
 def test_unknown_schedule():

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from helpers import tiny_model
 
-from minigrpo import bench, sample
-from minigrpo.backend import get_backend
-from minigrpo.cli import main
-from minigrpo.parameters import TransformerConfig
-from minigrpo.profiling import Stopwatch, forward_flops, peak_rate
+from minigrpo import sample
+from minigrpo.command.cli import main
+from minigrpo.engine.backend import get_backend
+from minigrpo.engine.parameters import TransformerConfig
+from minigrpo.engine.profiling import Stopwatch, forward_flops, peak_rate
+from minigrpo.runs import bench
 from minigrpo.tree import PrefixTree
 
 
@@ -20,7 +21,11 @@ def test_operations_of_a_forward_pass_by_hand():
     config = TransformerConfig(vocab_size=5, dim=4, n_layers=2, n_heads=1, ffn_dim=3)
     tree = PrefixTree.from_groups([[0, 0, 0]], [[[1, 2], [1, 3], [4]]])
     matrices = 4 * 4 * 4 + 3 * 4 * 3  # q, k, v, o; gate, up, down
-    computed, keys, predictors = 4, 1 + 2 + 3 + 4, 2  # the prompt and its child 1; leaves predict nothing
+    computed, keys, predictors = (
+        4,
+        1 + 2 + 3 + 4,
+        2,
+    )  # the prompt and its child 1; leaves predict nothing
     expected = 2 * 2 * matrices * computed + 2 * (2 * 2 * 4) * keys + 2 * 5 * 4 * predictors
     assert forward_flops(config, tree) == expected
     flat = PrefixTree.from_groups([[0, 0, 0]], [[[1, 2], [1, 3], [4]]], merge=False)
@@ -48,8 +53,16 @@ def test_operations_follow_the_products_that_the_model_makes(monkeypatch):
 
 def test_phases_share_out_the_time_of_lanes():
     watch = Stopwatch()
-    watch.seconds.update(sample=1.0, update=3.0, forward=2.0, backward=4.0, optimizer=0.5)  # two lanes at once: 6 s in 3
-    assert watch.phases() == {"sample": 1.0, "score": 0.0, "forward": 1.0, "backward": 2.0, "optimizer": 0.5}
+    watch.seconds.update(
+        sample=1.0, update=3.0, forward=2.0, backward=4.0, optimizer=0.5
+    )  # two lanes at once: 6 s in 3
+    assert watch.phases() == {
+        "sample": 1.0,
+        "score": 0.0,
+        "forward": 1.0,
+        "backward": 2.0,
+        "optimizer": 0.5,
+    }
     watch.add_flops({"sample": 1, "forward": 1, "backward": 2}, 2e9)
     lines = watch.table(peak=4e9).splitlines()
     assert lines[0].endswith("peak 4 GFLOP/s")
@@ -74,7 +87,20 @@ def test_the_peak_rate_is_a_rate():
 
 def test_train_says_where_the_time_went(capsys):
     assert (
-        main(["train", "--task", "treewalk", "--steps", "3", "--objective", "grpo", "--objective-option", "beta=0.1", "--profile"])
+        main(
+            [
+                "train",
+                "--task",
+                "treewalk",
+                "--steps",
+                "3",
+                "--objective",
+                "grpo",
+                "--objective-option",
+                "beta=0.1",
+                "--profile",
+            ]
+        )
         == 0
     )
     printed = capsys.readouterr().out
@@ -85,7 +111,9 @@ def test_train_says_where_the_time_went(capsys):
 
 def test_bench_prints_a_step_next_to_its_floor(capsys, monkeypatch):
     small = bench.Workload(TransformerConfig(16, 32, 1, 2, max_seq_len=16), 2, 4, 4, 6)
-    monkeypatch.setattr(bench, "WORKLOADS", {"W1": small, "W2": replace(small, agreeing=0.5, group_size=16)})
+    monkeypatch.setattr(
+        bench, "WORKLOADS", {"W1": small, "W2": replace(small, agreeing=0.5, group_size=16)}
+    )
     assert main(["bench", "--workload", "W1", "W2", "--steps", "1"]) == 0
     printed = capsys.readouterr().out
     assert "W1: a step" in printed and "its floor" in printed and "sample" in printed
@@ -98,7 +126,10 @@ def test_bench_prints_a_step_next_to_its_floor(capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [(["--workload", "W9"], "there is no workload 'W9': choose from W1, W2, W3"), (["--steps", "0"], "0 steps give no time")],
+    [
+        (["--workload", "W9"], "there is no workload 'W9': choose from W1, W2, W3"),
+        (["--steps", "0"], "0 steps give no time"),
+    ],
 )
 def test_bench_refuses(flags, message, capsys):
     assert main(["bench", *flags]) == 2

@@ -10,15 +10,16 @@ pytest.importorskip("safetensors", reason="language models need the extra lm")
 import tokenizers
 
 from minigrpo import Transformer, TransformerConfig
-from minigrpo.cli import main
-from minigrpo.files import read_records
-from minigrpo.groups import read_groups
+from minigrpo.command.cli import main
+from minigrpo.logs.groups import read_groups
 from minigrpo.models import save_hugging_face
 from minigrpo.models.text_tokenizer import TextTokenizer
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.train import sample_records, train
 from minigrpo.sampler import Rollouts, sample
-from minigrpo.settings import TrainSettings
+from minigrpo.system.files import read_records
 from minigrpo.tasks import CharTokenizer, Tokenised, prompt_text, sampling_limits, score_texts
-from minigrpo.trainer import sample_records, train, warm_start
+from minigrpo.trainer import warm_start
 
 QUESTION = "Zwei  Fragen: größer, 大きい, 🙂?\n\tIs 3 > 2 "  # two spaces, a tab, a space at the end
 TEMPLATES = {
@@ -42,11 +43,22 @@ ENDS = {  # what ends a completion under each template
     "phi": "<|end|>",
     "deepseek": "<｜end▁of▁sentence｜>",
 }
-SPECIAL = [*ENDS.values(), "<s>", "</s>", "<|im_start|>", "<bos>", "<｜begin▁of▁sentence｜>", "<|begin_of_text|>", "<|endoftext|>"]
+SPECIAL = [
+    *ENDS.values(),
+    "<s>",
+    "</s>",
+    "<|im_start|>",
+    "<bos>",
+    "<｜begin▁of▁sentence｜>",
+    "<|begin_of_text|>",
+    "<|endoftext|>",
+]
 
 
 def bos_first(bos, ids):
-    return tokenizers.processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, ids[bos])])
+    return tokenizers.processors.TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, ids[bos])]
+    )
 
 
 def byte_level(eos, bos=None):
@@ -56,7 +68,9 @@ def byte_level(eos, bos=None):
     core = tokenizers.Tokenizer(tokenizers.models.BPE(ids, [("Ġ", "a")]))
     core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = tokenizers.decoders.ByteLevel()
-    core.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    core.add_special_tokens(
+        [tokenizers.AddedToken(token, special=True, normalized=False) for token in SPECIAL]
+    )
     if bos:
         core.post_processor = bos_first(bos, ids)
     return TextTokenizer(core, len(ids), ids[eos])
@@ -64,15 +78,36 @@ def byte_level(eos, bos=None):
 
 def sentencepiece(eos, bos="<s>", normaliser=None):
     """As Llama 2 has it: a space before the first word, which the decoder drops; bytes for what is no piece."""
-    pieces = ["▁", *"0123456789abcdefghijklmnopqrstuvwxyzABIRSUE?:.[]/#<>\n", "▁3", "▁30", "no", "▁no", "30"]
-    ids = {token: i for i, token in enumerate([*SPECIAL, *(f"<0x{b:02X}>" for b in range(256)), *pieces])}
+    pieces = [
+        "▁",
+        *"0123456789abcdefghijklmnopqrstuvwxyzABIRSUE?:.[]/#<>\n",
+        "▁3",
+        "▁30",
+        "no",
+        "▁no",
+        "30",
+    ]
+    ids = {
+        token: i
+        for i, token in enumerate([*SPECIAL, *(f"<0x{b:02X}>" for b in range(256)), *pieces])
+    }
     merges = [("▁", "3"), ("3", "0"), ("▁3", "0"), ("n", "o"), ("▁", "no")]
-    core = tokenizers.Tokenizer(tokenizers.models.BPE(ids, merges, byte_fallback=True, fuse_unk=True))
+    core = tokenizers.Tokenizer(
+        tokenizers.models.BPE(ids, merges, byte_fallback=True, fuse_unk=True)
+    )
     steps = [tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")]
-    core.normalizer = tokenizers.normalizers.Sequence([*([normaliser] if normaliser else []), *steps])
-    back = [tokenizers.decoders.Replace("▁", " "), tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()]
+    core.normalizer = tokenizers.normalizers.Sequence(
+        [*([normaliser] if normaliser else []), *steps]
+    )
+    back = [
+        tokenizers.decoders.Replace("▁", " "),
+        tokenizers.decoders.ByteFallback(),
+        tokenizers.decoders.Fuse(),
+    ]
     core.decoder = tokenizers.decoders.Sequence([*back, tokenizers.decoders.Strip(" ", 1, 0)])
-    core.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    core.add_special_tokens(
+        [tokenizers.AddedToken(token, special=True, normalized=False) for token in SPECIAL]
+    )
     core.post_processor = bos_first(bos, ids)
     return TextTokenizer(core, len(ids), ids[eos])
 
@@ -80,11 +115,15 @@ def sentencepiece(eos, bos="<s>", normaliser=None):
 def metaspace(eos):
     """As T5 and newer Llama conversions have it: the space is made by the pre-tokenizer; no BOS."""
     pieces = [(token, 0.0) for token in SPECIAL] + [("<unk>", 0.0), ("▁", -2.0)]
-    pieces += [(chr(c), -5.0) for c in range(33, 127)] + [(c, -5.0) for c in "\nöß🙂"] + [("▁no", -1.0)]
+    pieces += (
+        [(chr(c), -5.0) for c in range(33, 127)] + [(c, -5.0) for c in "\nöß🙂"] + [("▁no", -1.0)]
+    )
     core = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id=len(SPECIAL)))
     core.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first")
     core.decoder = tokenizers.decoders.Metaspace(prepend_scheme="first")
-    core.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    core.add_special_tokens(
+        [tokenizers.AddedToken(token, special=True, normalized=False) for token in SPECIAL]
+    )
     return TextTokenizer(core, len(pieces), SPECIAL.index(eos))
 
 
@@ -116,7 +155,9 @@ class Chat:
 
 
 def model_for(tokenizer, seed=0):
-    config = TransformerConfig(vocab_size=tokenizer.vocab_size, dim=8, n_layers=1, n_heads=2, max_seq_len=700)
+    config = TransformerConfig(
+        vocab_size=tokenizer.vocab_size, dim=8, n_layers=1, n_heads=2, max_seq_len=700
+    )
     return Transformer(config, seed=seed)
 
 
@@ -133,7 +174,10 @@ def rollouts_for(prompts, completions):
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_reward_and_records_get_the_tasks_own_text(template, kind):
     tokenizer = MAKERS[kind](ENDS.get(template, "</s>"))
-    texts = [TEMPLATES[template].format(q=q) for q in (QUESTION, QUESTION.upper(), QUESTION.replace("  ", " "), "A", "a")]
+    texts = [
+        TEMPLATES[template].format(q=q)
+        for q in (QUESTION, QUESTION.upper(), QUESTION.replace("  ", " "), "A", "a")
+    ]
     task = Tokenised(Chat(texts), tokenizer)
     rng = np.random.default_rng(0)
     rollouts = sample(model_for(tokenizer), task.prompts(rng, 5), 3, rng, **sampling_limits(task))
@@ -183,18 +227,26 @@ def test_prompts_given_as_ids_show_eos_and_go_on():
     prompts = [np.array(ids) for ids in ([0, 2, 1, 3, 1, 2], [0, 2, 1], [3, 0], [0, 3], [3, 3])]
     asked = []
     rollouts = rollouts_for(prompts, [[np.array([1, 3])]] * len(prompts))
-    score_texts(rollouts, tokenizer, lambda prompt, completion: asked.append((prompt, completion)) or 0.0)
+    score_texts(
+        rollouts, tokenizer, lambda prompt, completion: asked.append((prompt, completion)) or 0.0
+    )
     assert asked == [(p, "b") for p in ("a=b<eos>b=", "a=b", "<eos>a", "a<eos>", "<eos><eos>")]
     text = byte_level("</s>")
     ids = text.encode("ab</s>c")
-    assert prompt_text(text, ids) == "ab</s>c" and prompt_text(text, np.array(ids.tolist())) == "ab<eos>c"
+    assert (
+        prompt_text(text, ids) == "ab</s>c"
+        and prompt_text(text, np.array(ids.tolist())) == "ab<eos>c"
+    )
 
 
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
         (lambda n: "one text", "texts of the task gave 'one text': it must return a list of 3"),
-        (lambda n: ["a"] * (n - 1), "texts of the task gave 2 things, ['a', 'a']: it must return a list of 3"),
+        (
+            lambda n: ["a"] * (n - 1),
+            "texts of the task gave 2 things, ['a', 'a']: it must return a list of 3",
+        ),
         (lambda n: ["a"] * (n + 1), "texts of the task gave more than 3 things"),
         (lambda n: [], "texts of the task gave 0 things, []"),
         (lambda n: None, "texts of the task gave None"),
@@ -216,7 +268,11 @@ def test_texts_are_n_texts_or_a_sentence_says_what_came(texts, message):
     assert message in str(raised.value)
 
 
-@pytest.mark.parametrize("give", [tuple, iter, np.array, lambda t: (x for x in t)], ids=["tuple", "iterator", "array", "generator"])
+@pytest.mark.parametrize(
+    "give",
+    [tuple, iter, np.array, lambda t: (x for x in t)],
+    ids=["tuple", "iterator", "array", "generator"],
+)
 def test_texts_come_in_whatever_holds_n(give):
     task = Tokenised(Chat([]), byte_level("</s>"))
     task.task.texts = lambda rng, n, split: give(["a", "b", "c"])
@@ -227,7 +283,9 @@ def test_texts_come_in_whatever_holds_n(give):
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "metaspace", "byte level", "BOS is EOS"])
-@pytest.mark.parametrize("continuation", [" no", "no", "  no", "\nno", " 30 + 3", " größer 🙂", "", " "])
+@pytest.mark.parametrize(
+    "continuation", [" no", "no", "  no", "\nno", " 30 + 3", " größer 🙂", "", " "]
+)
 def test_prompt_and_completion_make_the_text(kind, continuation):
     tokenizer = MAKERS[kind]("</s>")
     ids = tokenizer.encode_after("Is 3 > 2?", continuation)
@@ -243,17 +301,24 @@ def test_the_space_before_the_first_word_of_a_completion_stays():
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "metaspace", "byte level"])
-@pytest.mark.parametrize("stop", [(" no",), ("\n",), ("no",), ("o\n",), ("?", " no"), ("zz", "3 n")])
+@pytest.mark.parametrize(
+    "stop", [(" no",), ("\n",), ("no",), ("o\n",), ("?", " no"), ("zz", "3 n")]
+)
 def test_a_completion_ends_where_a_stop_string_appears(kind, stop):
     """The rule fires with the token that completes a string, and the reward gets what is before the first."""
     tokenizer = MAKERS[kind]("</s>")
-    pieces = [tokenizer.encode_after("a", text) for text in (" no", "3", " ", "n", "o", "\n", "?", " 3", "x")]
+    pieces = [
+        tokenizer.encode_after("a", text)
+        for text in (" no", "3", " ", "n", "o", "\n", "?", " 3", "x")
+    ]
     rng, rule, fired = np.random.default_rng(0), tokenizer.stops_at(*stop), 0
     task = Tokenised(Chat(["q"], stop), tokenizer)
     for _ in range(60):
         tokens = np.concatenate([pieces[i] for i in rng.integers(len(pieces), size=12)])
         lengths = range(1, len(tokens) + 1)
-        first = next((t for t in lengths if any(s in tokenizer.decode(tokens[:t]) for s in stop)), None)
+        first = next(
+            (t for t in lengths if any(s in tokenizer.decode(tokens[:t]) for s in stop)), None
+        )
         assert next((t for t in lengths if rule(tokens[None, :t])[0]), None) == first
         fired += first is not None
         text = tokenizer.decode(tokens[:first])
@@ -273,7 +338,9 @@ def test_a_long_stop_string_of_which_every_byte_is_a_token(stop):
 @pytest.mark.parametrize("stop", ["", [""], ["a", ""], 3, b"a", {"a"}, [1], [None], iter("ab")])
 def test_a_stop_that_is_none_is_refused(stop):
     task = Tokenised(Chat(["q"], stop), byte_level("</s>"))
-    with pytest.raises(ValueError, match=r"stop is .*: it must be a text that is not empty, several, or None"):
+    with pytest.raises(
+        ValueError, match=r"stop is .*: it must be a text that is not empty, several, or None"
+    ):
         sampling_limits(task)
     with pytest.raises(ValueError, match="stop is"):
         task.score(rollouts_for([task.tokenizer.encode("q")], [[np.array([1])]]))
@@ -298,13 +365,16 @@ class Shown(Chat):
 
 @pytest.mark.parametrize("kind", ["byte level", "BOS is EOS", "sentencepiece"])
 @pytest.mark.parametrize(
-    ("stop", "end"), [(None, ""), ("\n", "\n"), ("</s>", ""), (["<|im_end|>", "\n"], "<|im_end|>"), ("##", "##")]
+    ("stop", "end"),
+    [(None, ""), ("\n", "\n"), ("</s>", ""), (["<|im_end|>", "\n"], "<|im_end|>"), ("##", "##")],
 )
 def test_demonstrations_end_as_sampling_ends_them(kind, stop, end):
     tokenizer = MAKERS[kind]("</s>")
     task = Tokenised(Shown([], stop), tokenizer)
     shown = task.demonstrations(np.random.default_rng(0), 4)
-    for (prompt, completion), (asked, answer) in zip(shown, (*Shown.pairs, Shown.pairs[0]), strict=True):
+    for (prompt, completion), (asked, answer) in zip(
+        shown, (*Shown.pairs, Shown.pairs[0]), strict=True
+    ):
         assert prompt.text == asked and completion.dtype == np.int64
         assert tokenizer.decode(completion) == answer + end
         assert (completion[-1] == tokenizer.eos) == (stop in (None, "</s>"))
@@ -315,7 +385,9 @@ def test_demonstrations_end_as_sampling_ends_them(kind, stop, end):
 def test_a_demonstration_that_holds_the_stop_string_is_cut_there():
     task = Tokenised(Shown([], "\n"), byte_level("</s>"))
     task.task.pairs = (("q", "a\nb\n"), ("q", "a\n"), ("q", "a"))
-    assert [task.tokenizer.decode(c) for _, c in task.demonstrations(np.random.default_rng(0), 3)] == ["a\n"] * 3
+    assert [
+        task.tokenizer.decode(c) for _, c in task.demonstrations(np.random.default_rng(0), 3)
+    ] == ["a\n"] * 3
 
 
 @pytest.mark.parametrize(
@@ -323,7 +395,10 @@ def test_a_demonstration_that_holds_the_stop_string_is_cut_there():
     [
         ([("q", 3)] * 2, "demonstrations of the task gave 3 where a text is wanted"),
         ([([1], [2])] * 2, "demonstrations of the task gave [1] where a text is wanted"),
-        ([("q", "a", "b")] * 2, "demonstrations of the task gave ('q', 'a', 'b'): return (prompt, completion)"),
+        (
+            [("q", "a", "b")] * 2,
+            "demonstrations of the task gave ('q', 'a', 'b'): return (prompt, completion)",
+        ),
         (["qa"] * 2, "demonstrations of the task gave 'qa': return (prompt, completion)"),
         ([("q", "a")], "demonstrations of the task gave 1 things"),
         ({"q": "a"}, "demonstrations of the task gave {'q': 'a'}"),
@@ -344,8 +419,18 @@ def test_a_warm_start_on_texts_teaches_them():
     settings = TrainSettings(warm_start_steps=60, warm_start_batch=3, warm_start_learning_rate=3e-2)
     warm_start(model, task, np.random.default_rng(0), settings)
     prompts = [tokenizer.encode(prompt) for prompt, _ in Shown.pairs]
-    rollouts = sample(model, prompts, 1, np.random.default_rng(0), max_new_tokens=12, eos=tokenizer.eos, temperature=0)
-    assert [tokenizer.decode(group[0]) for group in rollouts.completions] == [answer for _, answer in Shown.pairs]
+    rollouts = sample(
+        model,
+        prompts,
+        1,
+        np.random.default_rng(0),
+        max_new_tokens=12,
+        eos=tokenizer.eos,
+        temperature=0,
+    )
+    assert [tokenizer.decode(group[0]) for group in rollouts.completions] == [
+        answer for _, answer in Shown.pairs
+    ]
     assert not hasattr(Tokenised(Chat([]), tokenizer), "demonstrations")
 
 
@@ -360,7 +445,9 @@ def test_a_pretrained_model_is_warmed_gently():
 
 
 def test_a_pretrained_model_is_trained_gently_by_a_task_that_recommends_nothing(tmp_path):
-    (tmp_path / "mine.py").write_text("from minigrpo.tasks.sums import Sums\nclass Bare(Sums): defaults = {}\n")
+    (tmp_path / "mine.py").write_text(
+        "from minigrpo.tasks.sums import Sums\nclass Bare(Sums): defaults = {}\n"
+    )
     bare = f"{tmp_path / 'mine.py'}:Bare"
     assert TrainSettings.for_task(bare, model="m").learning_rate == 1e-5
     assert TrainSettings.for_task(bare, model="m", learning_rate=2e-4).learning_rate == 2e-4
@@ -391,17 +478,22 @@ def test_a_chat_run_trains_resumes_evaluates_and_samples(kind, tmp_path, capsys,
     tokenizer = MAKERS[kind]("<|im_end|>")
     save_hugging_face(model_for(tokenizer), tokenizer, tmp_path / "model")
     (tmp_path / "chat.py").write_text(CHAT_TASK)
-    small = (
-        "--steps 4 --checkpoint-every 2 --group-size 3 --prompts-per-step 4 --eval-every 2 --eval-prompts 3 --log-samples-every 1"
-    )
+    small = "--steps 4 --checkpoint-every 2 --group-size 3 --prompts-per-step 4 --eval-every 2 --eval-prompts 3 --log-samples-every 1"
     small += " --warm-start-steps 2 --warm-start-batch 2"
-    assert main(["train", "--model", "model", "--task", "chat.py:Even", "--out", "run", *small.split()]) == 0
+    assert (
+        main(
+            ["train", "--model", "model", "--task", "chat.py:Even", "--out", "run", *small.split()]
+        )
+        == 0
+    )
     (tmp_path / "run/checkpoint-000004.mgc").unlink()
     whole = read_records("run/samples.jsonl")
     assert main(["train", "--resume", "run"]) == 0
     assert read_records("run/samples.jsonl") == whole
     groups = read_groups((tmp_path / "run/samples.jsonl").read_text(encoding="utf-8"))
-    assert len(groups) == 16 and {len(group.sequences) for group in groups} == {3}  # 4 of 3 prompts a step: some twice
+    assert len(groups) == 16 and {len(group.sequences) for group in groups} == {
+        3
+    }  # 4 of 3 prompts a step: some twice
     assert len({(group.step, group.prompt) for group in groups}) < 16
     assert {group.prompt.count("<|im_end|>") for group in groups} == {2}
     capsys.readouterr()
@@ -413,10 +505,14 @@ def test_a_chat_run_trains_resumes_evaluates_and_samples(kind, tmp_path, capsys,
 
 def test_groups_of_one_prompt_stay_apart_in_the_records(tmp_path):
     task = Tokenised(Chat(["one prompt"]), byte_level("</s>"))
-    settings = TrainSettings(steps=2, group_size=3, prompts_per_step=4, dim=8, n_layers=1, log_samples_every=1)
+    settings = TrainSettings(
+        steps=2, group_size=3, prompts_per_step=4, dim=8, n_layers=1, log_samples_every=1
+    )
     train(settings, tmp_path / "run", task=task, progress=False)
     text = (tmp_path / "run/samples.jsonl").read_text(encoding="utf-8")
-    assert [json.loads(line)["group"] for line in text.splitlines()] == [g for _ in range(2) for g in range(4) for _ in range(3)]
+    assert [json.loads(line)["group"] for line in text.splitlines()] == [
+        g for _ in range(2) for g in range(4) for _ in range(3)
+    ]
     groups = read_groups(text)
     assert len(groups) == 8 and {len(group.sequences) for group in groups} == {3}
 

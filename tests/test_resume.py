@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minigrpo import files, runs
-from minigrpo.checkpoint import checkpoints, load_checkpoint
-from minigrpo.cli import main
-from minigrpo.files import read_records
-from minigrpo.settings import TrainSettings
-from minigrpo.trainer import train
+from minigrpo.command.cli import main
+from minigrpo.runs import folder as runs
+from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.train import train
+from minigrpo.system import files
+from minigrpo.system.files import read_records
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="SIGKILL and fork are of Unix")
 
@@ -47,7 +48,9 @@ class Held(Arithmetic):
         hold("score")
         return super().score(rollouts)
 """
-ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # others do not survive a fork
+ONE_THREAD = dict.fromkeys(
+    ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+)  # others do not survive a fork
 SMALL = "--task-option digits=1 --dim 16 --n-layers 1 --n-heads 2 --group-size 4 --prompts-per-step 2 --steps 10 --seed 3"
 SMALL += " --checkpoint-every 4 --log-samples-every 3 --warm-start-steps 6 --warm-start-batch 8 --warmup-steps 2"
 VARIANTS = {
@@ -57,7 +60,13 @@ VARIANTS = {
 
 
 def flags(variant, where):
-    return ["train", "--task", f"{where / 'held.py'}:Held", *SMALL.split(), *VARIANTS[variant].split()]
+    return [
+        "train",
+        "--task",
+        f"{where / 'held.py'}:Held",
+        *SMALL.split(),
+        *VARIANTS[variant].split(),
+    ]
 
 
 def start(arguments, where, hold="", before=lambda: None, **options):
@@ -93,11 +102,21 @@ def finished(process, code=0):
 def contents(folder):
     """All that a run ends in, but for times.  (A run killed before its last tidying up may keep more than two checkpoints.)"""
     arrays, state = load_checkpoint(checkpoints(folder)[-1])
-    metrics = [{k: v for k, v in record.items() if k != "step_time"} for record in read_records(folder / "metrics.jsonl")]
+    metrics = [
+        {k: v for k, v in record.items() if k != "step_time"}
+        for record in read_records(folder / "metrics.jsonl")
+    ]
     bits = {name: (array.dtype.str, array.tobytes()) for name, array in arrays.items()}
     names = [file.name for file in checkpoints(folder)][-2:]
     state["records"].pop("metrics.jsonl")  # of which the times are a part
-    return bits, state, metrics, (folder / "samples.jsonl").read_bytes(), (folder / "settings.json").read_bytes(), names
+    return (
+        bits,
+        state,
+        metrics,
+        (folder / "samples.jsonl").read_bytes(),
+        (folder / "settings.json").read_bytes(),
+        names,
+    )
 
 
 def assert_same(folder, reference):
@@ -150,7 +169,9 @@ def test_killed_and_resumed(moment, uninterrupted, where, tmp_path):
     if variant == "kl":
         assert [int(file.stem[-6:]) for file in checkpoints(folder)] == saved
         assert len(read_records(folder / "metrics.jsonl") if steps else []) == steps
-    (folder / ".checkpoint-000008.mgc.1.tmp").write_bytes(b"half a check")  # what a kill during a write may leave behind
+    (folder / ".checkpoint-000008.mgc.1.tmp").write_bytes(
+        b"half a check"
+    )  # what a kill during a write may leave behind
     finished(start(["train", "--resume", str(folder)], tmp_path))
     assert_same(folder, reference)
 
@@ -170,7 +191,13 @@ def test_killed_again_and_again(uninterrupted, where, tmp_path):
     assert_same(folder, reference)
 
 
-STOPS = [("demonstrations 3", "INT"), ("score 2", "INT"), ("score 2", "TERM"), ("score 10", "HUP"), ("demonstrations 3", "TERM")]
+STOPS = [
+    ("demonstrations 3", "INT"),
+    ("score 2", "INT"),
+    ("score 2", "TERM"),
+    ("score 10", "HUP"),
+    ("demonstrations 3", "TERM"),
+]
 
 
 @pytest.mark.parametrize(("hold", "name"), STOPS)
@@ -180,20 +207,32 @@ def test_a_signal_saves_and_says_how_to_go_on(hold, name, uninterrupted, where, 
     process = start([*flags(variant, where), "--out", str(folder)], tmp_path, hold)
     wait_for(tmp_path / "here", process)
     process.send_signal(number)
-    if not hold.startswith("demonstrations"):  # there it stops at once: nothing is learned that could be saved
+    if not hold.startswith(
+        "demonstrations"
+    ):  # there it stops at once: nothing is learned that could be saved
         time.sleep(0.05)
         assert process.poll() is None  # the step is finished first
         (tmp_path / "go").touch()
     _, err = finished(process, 128 + number)
     by = "interrupted" if name == "INT" else f"interrupted by SIG{name}"
     *first, last = (line for line in err.splitlines() if not line.startswith("warning"))
-    assert first == ([f"{by}: this stops after the step; a second signal stops it at once"] if "score" in hold else [])
-    assert last == f"minigrpo train: {by}; go on with: minigrpo train --resume {shlex.quote(str(folder))}"
+    assert first == (
+        [f"{by}: this stops after the step; a second signal stops it at once"]
+        if "score" in hold
+        else []
+    )
+    assert (
+        last
+        == f"minigrpo train: {by}; go on with: minigrpo train --resume {shlex.quote(str(folder))}"
+    )
     if variant == "kl":
         saved = {"demonstrations 3": [], "score 2": [0, 2], "score 10": [8, 10]}[hold]
         assert [int(file.stem[-6:]) for file in checkpoints(folder)] == saved
     finished(start(shlex.split(err.split("minigrpo ")[-1]), tmp_path))
-    reference = (*reference[:-1], contents(folder)[-1])  # the checkpoint at the interruption may be among the last two
+    reference = (
+        *reference[:-1],
+        contents(folder)[-1],
+    )  # the checkpoint at the interruption may be among the last two
     assert_same(folder, reference)
 
 
@@ -206,15 +245,31 @@ def test_a_second_signal_does_not_wait(name, where, tmp_path):
     assert process.stderr.readline().startswith("interrupted: this stops after the step")
     process.send_signal(signal.Signals[f"SIG{name}"])
     _, err = finished(process, 128 + signal.Signals[f"SIG{name}"])
-    assert err.count("\n") == 1 and err.endswith(f"minigrpo train --resume {shlex.quote(str(folder))}\n")
+    assert err.count("\n") == 1 and err.endswith(
+        f"minigrpo train --resume {shlex.quote(str(folder))}\n"
+    )
     assert [file.stem[-6:] for file in checkpoints(folder)] == ["000004", "000005"]
 
 
 # -- at every single write, rename, sync and removal ---------------------------------------------------------------------
 
 
-TINY = {"dim": 8, "n_layers": 1, "n_heads": 2, "group_size": 3, "steps": 5, "checkpoint_every": 2, "log_samples_every": 1}
-TINY |= {"task": "arithmetic", "task_options": {"digits": 1}, "warm_start_steps": 2, "warm_start_batch": 2, "eval_every": 3}
+TINY = {
+    "dim": 8,
+    "n_layers": 1,
+    "n_heads": 2,
+    "group_size": 3,
+    "steps": 5,
+    "checkpoint_every": 2,
+    "log_samples_every": 1,
+}
+TINY |= {
+    "task": "arithmetic",
+    "task_options": {"digits": 1},
+    "warm_start_steps": 2,
+    "warm_start_batch": 2,
+    "eval_every": 3,
+}
 TINY |= {"eval_prompts": 2, "objective_options": {"beta": 0.1}}
 
 
@@ -252,7 +307,9 @@ def die_at(event):
     files.open = runs.open = HalfWriter
     for name in ("replace", "unlink", "mkdir"):
         setattr(os, name, mortal(getattr(os, name)))
-    os.fsync = lambda file: tick()  # what is written survives the process in any case; syncing matters when the machine dies
+    os.fsync = lambda file: (
+        tick()
+    )  # what is written survives the process in any case; syncing matters when the machine dies
 
 
 def train_in_child(folder, event):
@@ -260,7 +317,12 @@ def train_in_child(folder, event):
     child = os.fork()
     if not child:
         die_at(event)
-        train(TrainSettings(**TINY), folder, resume=(folder / "settings.json").exists(), progress=False)
+        train(
+            TrainSettings(**TINY),
+            folder,
+            resume=(folder / "settings.json").exists(),
+            progress=False,
+        )
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert status in (0, signal.SIGKILL), status

@@ -11,16 +11,24 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from minigrpo import checkpoint
-from minigrpo.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from minigrpo.cli import main
-from minigrpo.files import read_records, write_atomically
-from minigrpo.runs import RunFolder
-from minigrpo.settings import TrainSettings
-from minigrpo.stored_settings import signed
-from minigrpo.trainer import train
+from minigrpo.command.cli import main
+from minigrpo.runs import checkpoint
+from minigrpo.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from minigrpo.runs.folder import RunFolder
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.stored_settings import signed
+from minigrpo.runs.train import train
+from minigrpo.system.files import read_records, write_atomically
 
-SETTINGS = TrainSettings(dim=8, n_layers=1, n_heads=2, group_size=3, steps=6, checkpoint_every=2, objective_options={"beta": 0.1})
+SETTINGS = TrainSettings(
+    dim=8,
+    n_layers=1,
+    n_heads=2,
+    group_size=3,
+    steps=6,
+    checkpoint_every=2,
+    objective_options={"beta": 0.1},
+)
 STATE = {"step": 7, "rng": {"big": 2**127 + 1}, "text": "λ\n"}
 
 
@@ -41,15 +49,25 @@ def run(whole, tmp_path):
 def assert_same_checkpoint(mine, theirs):
     """The same arrays and the same state, but for the checksum of the metrics, of which the times are a part."""
     (arrays, state), (others, other) = load_checkpoint(mine), load_checkpoint(theirs)
-    assert {name: array.tobytes() for name, array in arrays.items()} == {name: array.tobytes() for name, array in others.items()}
+    assert {name: array.tobytes() for name, array in arrays.items()} == {
+        name: array.tobytes() for name, array in others.items()
+    }
     assert state["records"].pop("metrics.jsonl")[0] == other["records"].pop("metrics.jsonl")[0]
     assert state == other
 
 
 def some_arrays():
     rng = np.random.default_rng(0)
-    arrays = {"a": rng.standard_normal((3, 4)), "b": rng.standard_normal(5).astype("f4"), "scalar": np.array(1.5)}
-    return arrays | {"empty": np.zeros((0, 2)), "turned": rng.standard_normal((3, 2)).T, "odd": np.array([np.nan, -0.0, np.inf])}
+    arrays = {
+        "a": rng.standard_normal((3, 4)),
+        "b": rng.standard_normal(5).astype("f4"),
+        "scalar": np.array(1.5),
+    }
+    return arrays | {
+        "empty": np.zeros((0, 2)),
+        "turned": rng.standard_normal((3, 2)).T,
+        "odd": np.array([np.nan, -0.0, np.inf]),
+    }
 
 
 def test_a_checkpoint_gives_back_what_it_was_given(tmp_path):
@@ -83,7 +101,17 @@ def test_a_checkpoint_is_read_without_this_package(tmp_path):
 def damaged_versions(data):
     """(what was done, bytes): cut at many places, one bit flipped anywhere, a byte too many."""
     rng = np.random.default_rng(0)
-    for length in (0, 1, 31, 32, 33, len(data) // 2, len(data) - 32, len(data) - 1, *rng.integers(len(data), size=30)):
+    for length in (
+        0,
+        1,
+        31,
+        32,
+        33,
+        len(data) // 2,
+        len(data) - 32,
+        len(data) - 1,
+        *rng.integers(len(data), size=30),
+    ):
         yield f"cut to {length}", data[:length]
     header, digest = range(60), range(len(data) - 32, len(data))
     for place in (*header, *digest, *rng.integers(len(data), size=150).tolist()):
@@ -101,7 +129,9 @@ def test_damage_anywhere_is_found(run):
         if damaged == data:
             continue
         copy.write_bytes(damaged)
-        with pytest.raises(ValueError, match=re.escape(f"{copy} is damaged or no checkpoint of minigrpo")):
+        with pytest.raises(
+            ValueError, match=re.escape(f"{copy} is damaged or no checkpoint of minigrpo")
+        ):
             load_checkpoint(copy)
             pytest.fail(what)
 
@@ -112,7 +142,11 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_goes_on(damage, r
     data = bytearray(newest.read_bytes())
     data[len(data) // 3] ^= 4
     newest.write_bytes({"cut": bytes(data[:-100]), "bit": bytes(data), "empty": b""}[damage])
-    for arguments in (["train", "--resume", str(run)], ["evaluate", str(run)], ["sample", str(run)]):
+    for arguments in (
+        ["train", "--resume", str(run)],
+        ["evaluate", str(run)],
+        ["sample", str(run)],
+    ):
         assert main(arguments) == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1
@@ -127,7 +161,10 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_goes_on(damage, r
     for name in ("samples.jsonl", "settings.json"):
         assert (run / name).exists() == (whole / name).exists()
         assert not (run / name).exists() or (run / name).read_bytes() == (whole / name).read_bytes()
-    steps = [[{**m, "step_time": 0} for m in read_records(folder / "metrics.jsonl")] for folder in (run, whole)]
+    steps = [
+        [{**m, "step_time": 0} for m in read_records(folder / "metrics.jsonl")]
+        for folder in (run, whole)
+    ]
     assert steps[0] == steps[1]
 
 
@@ -149,7 +186,10 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "MAGIC", "minigrpo-checkpoint-9")
     save_checkpoint(tmp_path / "c.mgc", {}, {})
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="has format 'minigrpo-checkpoint-9'; this version reads 'minigrpo-checkpoint-2'"):
+    with pytest.raises(
+        ValueError,
+        match="has format 'minigrpo-checkpoint-9'; this version reads 'minigrpo-checkpoint-2'",
+    ):
         load_checkpoint(tmp_path / "c.mgc")
 
 
@@ -215,12 +255,18 @@ def test_the_last_two_checkpoints_are_kept_in_the_order_of_steps(tmp_path):
         for step in (5, 999_998, 999_999, 1_000_000, 12_000_000):
             folder.save(step, {"a": np.arange(step % 7)}, {})
             assert folder.load()[1]["step"] == step
-    assert [load_checkpoint(file)[1]["step"] for file in checkpoints(folder.path)] == [1_000_000, 12_000_000]
+    assert [load_checkpoint(file)[1]["step"] for file in checkpoints(folder.path)] == [
+        1_000_000,
+        12_000_000,
+    ]
 
 
 def test_records_of_any_text_and_lines_cut_anywhere(tmp_path):
     path = tmp_path / "samples.jsonl"
-    records = [{"step": i, "completion": text} for i, text in enumerate(["a\nb", "λ=½", "one\u2028line\x85\x0b\x1c", '"', ""])]
+    records = [
+        {"step": i, "completion": text}
+        for i, text in enumerate(["a\nb", "λ=½", "one\u2028line\x85\x0b\x1c", '"', ""])
+    ]
     with RunFolder(tmp_path / "run", {}, resume=False) as folder:
         folder.append("samples.jsonl", records)
     data = (folder.path / "samples.jsonl").read_bytes()
@@ -236,7 +282,9 @@ def test_records_of_any_text_and_lines_cut_anywhere(tmp_path):
 
 
 def test_a_folder_holds_one_run(run, tmp_path):
-    with pytest.raises(ValueError, match=r"already holds a run: resume it with --resume .*, or give another --out"):
+    with pytest.raises(
+        ValueError, match=r"already holds a run: resume it with --resume .*, or give another --out"
+    ):
         RunFolder(run, {}, resume=False)
     with pytest.raises(ValueError, match="holds no run"):
         RunFolder(tmp_path / "nothing", {}, resume=True)
@@ -244,9 +292,13 @@ def test_a_folder_holds_one_run(run, tmp_path):
     for file in checkpoints(run):
         file.unlink()
     for resume in (False, True):
-        with pytest.raises(ValueError, match=r"metrics\.jsonl has records, but .* has no checkpoint: move it away"):
+        with pytest.raises(
+            ValueError, match=r"metrics\.jsonl has records, but .* has no checkpoint: move it away"
+        ):
             train(SETTINGS, run, resume=resume, progress=False)
-    (run / "metrics.jsonl").write_text('{"step": 0, "eval/prompts": 3}\n')  # what there may be before the first checkpoint
+    (run / "metrics.jsonl").write_text(
+        '{"step": 0, "eval/prompts": 3}\n'
+    )  # what there may be before the first checkpoint
     train(SETTINGS, run, progress=False)
     assert [r["step"] for r in read_records(run / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 

@@ -9,7 +9,13 @@ from helpers import tiny_model
 from minigrpo import Transformer, sample
 from minigrpo.sampler import STRETCH, _draw, first_above
 
-PROMPTS = [[1], [2, 3, 1], [2, 3], [1], [4, 4, 4, 4]]  # one token; a prefix of another; twice the same
+PROMPTS = [
+    [1],
+    [2, 3, 1],
+    [2, 3],
+    [1],
+    [4, 4, 4, 4],
+]  # one token; a prefix of another; twice the same
 CHI2_26, CHI2_8 = 54.1, 26.1  # 99.9 % points of chi-square with 26 and 8 degrees of freedom
 
 
@@ -30,7 +36,15 @@ def texts(rollouts):
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
 def test_recorded_logp_is_that_of_a_forward_pass(temperature):
     model = tiny_model()
-    rollouts = sample(model, PROMPTS, 8, np.random.default_rng(1), max_new_tokens=9, eos=0, temperature=temperature)
+    rollouts = sample(
+        model,
+        PROMPTS,
+        8,
+        np.random.default_rng(1),
+        max_new_tokens=9,
+        eos=0,
+        temperature=temperature,
+    )
     tree = rollouts.tree
     assert tree.count.max() > 3
     assert rollouts.temperature == temperature
@@ -43,7 +57,15 @@ def test_recorded_logp_is_that_of_a_forward_pass(temperature):
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_logp_and_entropy_equal_those_of_each_sequence_alone(temperature):
     model = tiny_model(seed=3)
-    rollouts = sample(model, PROMPTS, 4, np.random.default_rng(2), max_new_tokens=5, eos=0, temperature=temperature)
+    rollouts = sample(
+        model,
+        PROMPTS,
+        4,
+        np.random.default_rng(2),
+        max_new_tokens=5,
+        eos=0,
+        temperature=temperature,
+    )
     tree = rollouts.tree
     row = 0
     for prompt, group in zip(rollouts.prompts, rollouts.completions, strict=True):
@@ -51,8 +73,12 @@ def test_logp_and_entropy_equal_those_of_each_sequence_alone(temperature):
             for t, token in enumerate(y):
                 p = distribution(model, [*prompt, *y[:t]], temperature)
                 node = tree.paths[row, t]
-                np.testing.assert_allclose(rollouts.logp[node], np.log(p[token]), rtol=0, atol=1e-12)
-                np.testing.assert_allclose(rollouts.entropy[node], -(p * np.log(p)).sum(), rtol=0, atol=1e-12)
+                np.testing.assert_allclose(
+                    rollouts.logp[node], np.log(p[token]), rtol=0, atol=1e-12
+                )
+                np.testing.assert_allclose(
+                    rollouts.entropy[node], -(p * np.log(p)).sum(), rtol=0, atol=1e-12
+                )
             row += 1
     assert not rollouts.entropy[~tree.scored].any()
 
@@ -91,10 +117,17 @@ def test_distribution_is_that_of_sampling_each_completion_alone(n_groups, group_
     """All 27 sequences of length 3 against their exact probabilities, and members of a group against independence."""
     model, prompt = tiny_model(vocab_size=3, seed=12), [1]
     sequences = list(product(range(3), repeat=3))
-    exact = np.array([np.prod([distribution(model, [*prompt, *y[:t]], temperature)[y[t]] for t in range(3)]) for y in sequences])
+    exact = np.array(
+        [
+            np.prod([distribution(model, [*prompt, *y[:t]], temperature)[y[t]] for t in range(3)])
+            for y in sequences
+        ]
+    )
     assert abs(exact.sum() - 1) < 1e-12
     rng = np.random.default_rng(11)
-    rollouts = sample(model, [prompt] * n_groups, group_size, rng, max_new_tokens=3, temperature=temperature)
+    rollouts = sample(
+        model, [prompt] * n_groups, group_size, rng, max_new_tokens=3, temperature=temperature
+    )
     drawn = np.array(texts(rollouts)).reshape(-1, 3) @ [9, 3, 1]
     assert chi_square(np.bincount(drawn, minlength=27), 6000 * exact) < CHI2_26
     first, second = drawn[::2], drawn[1::2]  # two members of one group
@@ -119,12 +152,21 @@ def test_each_live_prefix_is_computed_once(monkeypatch, eos):
         return extend(self, cache, token, *rest)
 
     monkeypatch.setattr(Transformer, "extend", counting)
-    rollouts = sample(tiny_model(), PROMPTS, 12, np.random.default_rng(3), max_new_tokens=5, eos=eos)
+    rollouts = sample(
+        tiny_model(), PROMPTS, 12, np.random.default_rng(3), max_new_tokens=5, eos=eos
+    )
     prefill = {tuple(p[: t + 1]) for p in PROMPTS for t in range(len(p))}
-    inner = {(g, *y[: t + 1]) for g, group in enumerate(texts(rollouts)) for y in group for t in range(len(y) - 1)}
+    inner = {
+        (g, *y[: t + 1])
+        for g, group in enumerate(texts(rollouts))
+        for y in group
+        for t in range(len(y) - 1)
+    }
     assert computed[0] == len(prefill)
     assert sum(computed) == len(prefill) + len(inner)
-    assert len(inner) < sum(len(y) - 1 for group in texts(rollouts) for y in group)  # something was shared
+    assert len(inner) < sum(
+        len(y) - 1 for group in texts(rollouts) for y in group
+    )  # something was shared
 
 
 # -- stopping ------------------------------------------------------------------------------------------------------------
@@ -152,9 +194,13 @@ def test_a_stop_rule_sees_the_newest_token_and_ends_a_completion_there(eos):
     def stop(tokens):
         widths.append(tokens.shape[1])
         assert (tokens >= 0).all()
-        return (tokens[:, -1] == 2) & (tokens.sum(1) > 2)  # the second 2 at the latest, or a 2 after something else
+        return (tokens[:, -1] == 2) & (
+            tokens.sum(1) > 2
+        )  # the second 2 at the latest, or a 2 after something else
 
-    rollouts = sample(tiny_model(), PROMPTS, 20, np.random.default_rng(6), max_new_tokens=5, eos=eos, stop=stop)
+    rollouts = sample(
+        tiny_model(), PROMPTS, 20, np.random.default_rng(6), max_new_tokens=5, eos=eos, stop=stop
+    )
     assert widths == list(range(1, len(widths) + 1))
     ended = [[stops(y, eos) for y in group] for group in texts(rollouts)]
     assert rollouts.truncated.tolist() == [not any(at) for group in ended for at in group]
@@ -192,7 +238,8 @@ def test_a_completion_of_the_whole_context_fits():
 
 def test_equal_seeds_give_equal_rollouts():
     first, again, other = (
-        sample(tiny_model(), PROMPTS, 6, np.random.default_rng(seed), max_new_tokens=8, eos=0) for seed in (7, 7, 8)
+        sample(tiny_model(), PROMPTS, 6, np.random.default_rng(seed), max_new_tokens=8, eos=0)
+        for seed in (7, 7, 8)
     )
     assert texts(first) == texts(again)
     np.testing.assert_array_equal(first.logp, again.logp)
@@ -202,12 +249,16 @@ def test_equal_seeds_give_equal_rollouts():
 def test_what_a_completion_draws_does_not_depend_on_the_others():
     """Rows of the batch take their random numbers in order, so more prompts behind, or before, change nothing."""
     model = tiny_model()
-    together = sample(model, [[1], [2, 3], [2]], 5, np.random.default_rng(6), max_new_tokens=7, eos=0)
+    together = sample(
+        model, [[1], [2, 3], [2]], 5, np.random.default_rng(6), max_new_tokens=7, eos=0
+    )
     alone = sample(model, [[1]], 5, np.random.default_rng(6), max_new_tokens=7, eos=0)
     assert texts(alone) == texts(together)[:1]
     rng = np.random.default_rng(6)
     rng.random((5, 7))  # those of the first prompt
-    assert texts(sample(model, [[2, 3], [2]], 5, rng, max_new_tokens=7, eos=0)) == texts(together)[1:]
+    assert (
+        texts(sample(model, [[2, 3], [2]], 5, rng, max_new_tokens=7, eos=0)) == texts(together)[1:]
+    )
     fewer = sample(model, [[1]], 2, np.random.default_rng(6), max_new_tokens=7, eos=0)
     assert texts(fewer)[0] == texts(alone)[0][:2]
 
@@ -250,7 +301,10 @@ def test_sampling_leaves_the_model_alone():
         ({"prompts": [[1], []]}, "at least one token"),
         ({"prompts": [[1], [5]]}, "token id 5 is outside the model's vocabulary of 5"),
         ({"prompts": [[1], [-1]]}, "outside"),
-        ({"prompts": [[1], [1] * 60]}, r"takes 70 tokens, the model's context \(max_seq_len\) holds 64"),
+        (
+            {"prompts": [[1], [1] * 60]},
+            r"takes 70 tokens, the model's context \(max_seq_len\) holds 64",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_error(changes, message):
@@ -311,10 +365,23 @@ def test_a_token_of_no_probability_is_never_drawn():
     logits = np.array([-1e5, 0.0, -1e5, 0.0, -1e5])
     just_below_one = np.nextafter(1.0, 0.0)
     for dtype in ("float32", "float64"):
-        assert draw(logits, [0.0, 0.25, 0.5, 0.75, just_below_one], dtype=dtype)[0].tolist() == [1, 1, 3, 3, 3]
-    wide = np.full(2 * STRETCH + 5, -1e5)  # zeros at the ends of stretches, and whole stretches of them
+        assert draw(logits, [0.0, 0.25, 0.5, 0.75, just_below_one], dtype=dtype)[0].tolist() == [
+            1,
+            1,
+            3,
+            3,
+            3,
+        ]
+    wide = np.full(
+        2 * STRETCH + 5, -1e5
+    )  # zeros at the ends of stretches, and whole stretches of them
     wide[[STRETCH - 2, STRETCH + 1]] = 0.0
-    assert draw(wide, [0.0, 0.49, 0.5, just_below_one])[0].tolist() == [STRETCH - 2, STRETCH - 2, STRETCH + 1, STRETCH + 1]
+    assert draw(wide, [0.0, 0.49, 0.5, just_below_one])[0].tolist() == [
+        STRETCH - 2,
+        STRETCH - 2,
+        STRETCH + 1,
+        STRETCH + 1,
+    ]
     lonely = np.full(2 * STRETCH + 5, -1e5)
     lonely[2 * STRETCH + 1] = 0.0
     assert draw(lonely, [0.0, 0.5, just_below_one])[0].tolist() == [2 * STRETCH + 1] * 3
@@ -323,11 +390,19 @@ def test_a_token_of_no_probability_is_never_drawn():
 @pytest.mark.parametrize(
     ("cumulative", "threshold", "place"),
     [
-        ([0.0, 0.0, 0.5, 0.5, 1.0, 1.0], 0.0, 2),  # what adds nothing is not chosen by a threshold of 0
+        (
+            [0.0, 0.0, 0.5, 0.5, 1.0, 1.0],
+            0.0,
+            2,
+        ),  # what adds nothing is not chosen by a threshold of 0
         ([0.0, 0.0, 0.5, 0.5, 1.0, 1.0], 0.5, 4),  # nor at a sum that is met exactly
         ([0.0, 0.0, 0.5, 0.5, 1.0, 1.0], 0.49, 2),
         ([0.0, 0.0, 0.5, 0.5, 1.0, 1.0], 0.99, 4),
-        ([0.0, 0.0, 0.5, 0.5, 1.0, 1.0], 1.0, 4),  # rounded up to the total: the last that adds something
+        (
+            [0.0, 0.0, 0.5, 0.5, 1.0, 1.0],
+            1.0,
+            4,
+        ),  # rounded up to the total: the last that adds something
         ([0.0, 0.0, 0.5, 0.5, 1.0, 1.0], 1.1, 4),
         ([0.3, 0.7, 1.0], 1.0, 2),
         ([1.0, 1.0, 1.0], 1.0, 0),
@@ -336,5 +411,8 @@ def test_a_token_of_no_probability_is_never_drawn():
     ],
 )
 def test_first_above_and_its_guards(cumulative, threshold, place):
-    rows, thresholds = np.array([cumulative, np.arange(1.0, len(cumulative) + 1)]), np.array([[threshold], [0.5]])
+    rows, thresholds = (
+        np.array([cumulative, np.arange(1.0, len(cumulative) + 1)]),
+        np.array([[threshold], [0.5]]),
+    )
     assert first_above(rows, thresholds).tolist() == [place, 0]

@@ -13,10 +13,10 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.patches import FancyBboxPatch
 from test_plots import written
 
-from minigrpo.drawing import columns, shorten, tree_text, visible
-from minigrpo.groups import read_groups
-from minigrpo.plots import draw_tree, draw_trees_page, learning_curves
-from minigrpo.tree_plots import fonts_for, printed
+from minigrpo.logs.groups import read_groups
+from minigrpo.show.drawing import columns, shorten, tree_text, visible
+from minigrpo.show.plots import draw_tree, draw_trees_page, learning_curves
+from minigrpo.show.tree_plots import fonts_for, printed
 
 WORDS = {
     "Chinese": ["中文很好", "中文不好", "英文"],
@@ -31,7 +31,19 @@ WORDS = {
     "zero width": ["a\u200bb", "a\u202eb", "\ufeff\u2060c\u3164"],
     "half a character": ["\ud83d", "\udc00x", "y"],
 }
-WIDE = {"中": 2, "ｶ": 1, "한": 2, "🧠": 2, "é": 1, "e\u0301": 1, "น้ำ": 2, "\u1112\u1161\u11ab": 2, "Ａ": 2, "λ": 1, "हि": 2}
+WIDE = {
+    "中": 2,
+    "ｶ": 1,
+    "한": 2,
+    "🧠": 2,
+    "é": 1,
+    "e\u0301": 1,
+    "น้ำ": 2,
+    "\u1112\u1161\u11ab": 2,
+    "Ａ": 2,
+    "λ": 1,
+    "हि": 2,
+}
 
 
 def group_of(texts, prompt="translate"):
@@ -68,7 +80,9 @@ def test_lines_are_aligned_and_nothing_moves_the_cursor(script, width):
     assert not set(text) & set("\ufe0f\u3164")
     head, *lines = text.split("\n\n")[1].split("\n")
     place = columns(head[: head.index("members")])
-    assert all(re.fullmatch(r"[0-9]   y[-y0-9 ]+", after_columns(line, place - 4)) for line in lines)
+    assert all(
+        re.fullmatch(r"[0-9]   y[-y0-9 ]+", after_columns(line, place - 4)) for line in lines
+    )
     assert len(lines) >= len(WORDS[script])
 
 
@@ -99,7 +113,9 @@ def test_shortened_texts_are_cut_between_characters():
         cut = shorten("e\u0301" * 10 + "\\u4e2d" * 3 + "中文" * 9 + "e\u0301" * 10, width)
         head, tail = cut.split("…")
         assert columns(cut) <= width and (not tail or columns(tail[0]))
-        assert head.count("\\") == head.count("\\u4e2d") and tail.count("\\") == tail.count("\\u4e2d")
+        assert head.count("\\") == head.count("\\u4e2d") and tail.count("\\") == tail.count(
+            "\\u4e2d"
+        )
 
 
 # -- figures -------------------------------------------------------------------------------------------------------------
@@ -111,7 +127,9 @@ def test_figures_have_no_boxes_and_no_warnings(script):
     draws = [
         lambda: draw_tree(group.tree, group.rewards, group.labels, title=group.prompt),
         lambda: draw_trees_page([group, group]),
-        lambda: learning_curves({visible(word): [[0.0, 1.0]] for word in WORDS[script]}, title=printed(group.prompt, 50)),
+        lambda: learning_curves(
+            {visible(word): [[0.0, 1.0]] for word in WORDS[script]}, title=printed(group.prompt, 50)
+        ),
     ]
     for draw in draws:
         for text, box in without_warnings(draw):
@@ -145,7 +163,9 @@ def install(tmp_path, monkeypatch):
     """Install fonts for a test: name, letters, advance of each letter in thousandths of the font's size."""
     manager = matplotlib.font_manager.fontManager
     monkeypatch.setattr(manager, "ttflist", list(manager.ttflist))
-    return lambda name, letters, advance=1000: manager.addfont(make_font(tmp_path / f"{name}.ttf", name, letters, advance))
+    return lambda name, letters, advance=1000: manager.addfont(
+        make_font(tmp_path / f"{name}.ttf", name, letters, advance)
+    )
 
 
 def test_an_installed_font_draws_what_it_has(install, caplog):
@@ -157,13 +177,18 @@ def test_an_installed_font_draws_what_it_has(install, caplog):
     assert fonts_for("ab中文语言") == ("Cc Test Script", "Dd Test Script")
     group = group_of(["中文a", "中语a", "言b"], prompt="中文语言")
     title = group.prompt
-    for draw in (lambda: draw_tree(group.tree, group.rewards, group.labels, title=title), lambda: draw_trees_page([group])):
+    for draw in (
+        lambda: draw_tree(group.tree, group.rewards, group.labels, title=title),
+        lambda: draw_trees_page([group]),
+    ):
         shown = {text.get_text(): text.get_family() for text, _ in without_warnings(draw)}
         assert list(shown["中文语\\u8a00"]) == ["DejaVu Sans", "Cc Test Script", "Dd Test Script"]
     assert not caplog.records  # that it has no bold letters is no news
     shown = [t.get_text() for t, _ in written(draw_tree(group.tree, labels=group.labels))]
     assert {"中", "文a", "语a", "\\u8a00b"} <= set(shown)
-    curves = learning_curves({"中文": [[0.0, 1.0]], "语言": [[0.0, 1.0]]}, title="中", xlabel="文", ylabel="语")
+    curves = learning_curves(
+        {"中文": [[0.0, 1.0]], "语言": [[0.0, 1.0]]}, title="中", xlabel="文", ylabel="语"
+    )
     assert {"中文", "语\\u8a00", "中", "文", "语"} <= {t.get_text() for t, _ in written(curves)}
 
 
@@ -181,19 +206,37 @@ def test_boxes_are_as_wide_as_the_letters_of_any_font(install, advance):
     group = group_of(["ᚠᚢ" * 8, "𐤀" * 12, "中" * 9])
     figure = draw_tree(group.tree, group.rewards, group.labels)
     boxes = written(figure)
-    frames = [patch.get_window_extent() for patch in figure.axes[0].patches if isinstance(patch, FancyBboxPatch)]
+    frames = [
+        patch.get_window_extent()
+        for patch in figure.axes[0].patches
+        if isinstance(patch, FancyBboxPatch)
+    ]
     long = [box for text, box in boxes if set(text.get_text()) & set("ᚠ𐤀中")]
     assert len(long) == 3
-    assert all(any(frame.x0 <= box.x0 and box.x1 <= frame.x1 for frame in frames if frame.overlaps(box)) for box in long)
+    assert all(
+        any(frame.x0 <= box.x0 and box.x1 <= frame.x1 for frame in frames if frame.overlaps(box))
+        for box in long
+    )
 
 
 # -- what is not drawn needs no matplotlib -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [["tree", "group.json"], ["tree", "group.json", "--ascii"], ["--help"], ["plot", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["tree", "group.json"], ["tree", "group.json", "--ascii"], ["--help"], ["plot", "--help"]],
+)
 def test_matplotlib_is_only_imported_to_draw(arguments, tmp_path):
-    (tmp_path / "group.json").write_text(json.dumps({"completions": ["ab", "ac", "b"], "rewards": [1, 0, 0]}))
-    code = "import sys, contextlib\nfrom minigrpo.cli import main\nwith contextlib.suppress(SystemExit):\n    main(sys.argv[1:])\n"
+    (tmp_path / "group.json").write_text(
+        json.dumps({"completions": ["ab", "ac", "b"], "rewards": [1, 0, 0]})
+    )
+    code = "import sys, contextlib\nfrom minigrpo.command.cli import main\nwith contextlib.suppress(SystemExit):\n    main(sys.argv[1:])\n"
     code += "print(*(name for name in sys.modules if name.split('.')[0] == 'matplotlib'), sep='', end='', file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
     assert (done.returncode, done.stderr) == (0, "") and done.stdout

@@ -16,12 +16,19 @@ import pytest
 from test_cli import TINY, run, stored  # noqa: F401
 from test_resume import finished, flags, start, wait_for, where  # noqa: F401
 
-from minigrpo import cli, demo, evaluation, plots, policy, signals, trainer
-from minigrpo.checkpoint import checkpoints
-from minigrpo.files import read_records
-from minigrpo.settings import TrainSettings
+from minigrpo import trainer
+from minigrpo.command import cli, demo
+from minigrpo.runs import evaluation, policy
+from minigrpo.runs.checkpoint import checkpoints
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.show import plots
+from minigrpo.system import signals
+from minigrpo.system.files import read_records
 
-fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")  # Windows has neither, nor SIGHUP
+fcntl, termios = (
+    pytest.importorskip("fcntl"),
+    pytest.importorskip("termios"),
+)  # Windows has neither, nor SIGHUP
 NAMES = ("INT", "TERM", "HUP")
 
 
@@ -48,7 +55,9 @@ def by(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_while_the_program_is_being_loaded(name, tmp_path):
-    (tmp_path / "numpy.py").write_text(f"import os, signal, time; os.kill(os.getpid(), signal.SIG{name}); time.sleep(60)")
+    (tmp_path / "numpy.py").write_text(
+        f"import os, signal, time; os.kill(os.getpid(), signal.SIG{name}); time.sleep(60)"
+    )
     code = "import sys; from minigrpo.__main__ import main; sys.exit(main())"  # as the script that pip makes
     for words in (["-m", "minigrpo", "--help"], ["-c", code, "train"]):
         process = subprocess.Popen(
@@ -65,7 +74,7 @@ def test_while_the_program_is_being_loaded(name, tmp_path):
 def test_nothing_large_is_loaded_before_a_signal_has_an_answer():
     code = "import sys, minigrpo.__main__; print(*(m for m in sys.modules if m.startswith('minigrpo') or m == 'numpy'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["minigrpo", "minigrpo.signals", "minigrpo.__main__"]
+    assert done.stdout.split() == ["minigrpo", "minigrpo.system.signals", "minigrpo.__main__"]
 
 
 COMMANDS = {  # what is interrupted, and where
@@ -81,19 +90,26 @@ COMMANDS = {  # what is interrupted, and where
 }
 
 
-@pytest.mark.parametrize(("name", "what"), [(NAMES[i % 3], what) for i, what in enumerate(COMMANDS)])
+@pytest.mark.parametrize(
+    ("name", "what"), [(NAMES[i % 3], what) for i, what in enumerate(COMMANDS)]
+)
 def test_outside_the_steps(name, what, stored, run, tmp_path, monkeypatch):
     line, module, function = COMMANDS[what]
     out, stopped = tmp_path / "out", raising(name)
     monkeypatch.setenv("MINIGRPO_CACHE", str(out))
     monkeypatch.setattr(importlib.import_module("minigrpo.models.pull"), "_pip", lambda: ["pip"])
     monkeypatch.setattr(module, function, stopped)
-    code, _, err = run(*line.format(tiny=" ".join(map(str, TINY)), one=stored / "one", out=out).split())
+    code, _, err = run(
+        *line.format(tiny=" ".join(map(str, TINY)), one=stored / "one", out=out).split()
+    )
     command = line.split()[0]
     hint = f"; go on with: minigrpo train --resume {out}" if command == "train" else ""
     assert (code, err) == (128 + number_of(name), f"minigrpo {command}: {by(name)}{hint}\n")
     left = {path.name.lstrip(".") for path in out.rglob("*")} if out.exists() else set()
-    allowed = {"train": {"settings.json", "lock"}, "reproduce": {"theorem.cache.jsonl", "theorem.cache.jsonl.lock"}}
+    allowed = {
+        "train": {"settings.json", "lock"},
+        "reproduce": {"theorem.cache.jsonl", "theorem.cache.jsonl.lock"},
+    }
     assert left == allowed.get(command, set())
 
 
@@ -118,7 +134,15 @@ def test_a_signal_leaves_the_handlers_as_they_were(run, monkeypatch):
 # -- in the steps --------------------------------------------------------------------------------------------------------
 
 
-TASK = {"task": "arithmetic", "task_options": {"digits": 1}, "dim": 8, "n_layers": 1, "n_heads": 2, "group_size": 4, "steps": 3}
+TASK = {
+    "task": "arithmetic",
+    "task_options": {"digits": 1},
+    "dim": 8,
+    "n_layers": 1,
+    "n_heads": 2,
+    "group_size": 4,
+    "steps": 3,
+}
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
@@ -159,7 +183,10 @@ def test_between_the_look_and_the_save(moment, at, tmp_path, monkeypatch, capsys
     assert saved == ([0, *done] if moment == "_save" else [0, last])
     assert [record["step"] for record in read_records(tmp_path / "run" / "metrics.jsonl")] == done
     assert checkpoints(tmp_path / "run")[-1].stem.endswith(str(last))
-    assert capsys.readouterr().err == f"{by('TERM')}: this stops after the step; a second signal stops it at once\n"
+    assert (
+        capsys.readouterr().err
+        == f"{by('TERM')}: this stops after the step; a second signal stops it at once\n"
+    )
 
 
 def test_under_nohup_a_hangup_is_nothing(where, tmp_path):
@@ -185,7 +212,15 @@ def test_a_terminal_that_closes(where, tmp_path):
         fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
 
     arguments = [*flags("kl", where), "--out", str(tmp_path / "run")]
-    process = start(arguments, tmp_path, "score 2", before=controlled, stdin=theirs, stdout=theirs, stderr=theirs)
+    process = start(
+        arguments,
+        tmp_path,
+        "score 2",
+        before=controlled,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
     os.close(theirs)
     wait_for(tmp_path / "here", process)
     os.close(ours)  # the kernel sends SIGHUP
@@ -248,7 +283,12 @@ def test_workers_end_with_their_parent(tmp_path):
     code += "cli.commands.run_reproduce = lambda _: run_jobs(job, jobs, title='', processes=2); "
     code += "sys.exit(cli.main(['reproduce', 'theorem']))"
     paths = {"PYTHONPATH": str(tmp_path)}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    options = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "start_new_session": True,
+    }
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | paths, **options)
     for i in range(2):
         wait_for(tmp_path / f"here-{i}", process)
@@ -269,10 +309,22 @@ def test_a_scorers_processes_end_when_they_are_told_to(tmp_path):
     """Forked processes have the handlers of their parent, unless somebody takes them away."""
     task = "import multiprocessing, os\nfrom minigrpo.tasks.treewalk import TreeWalk\n"
     task += "def f(x): return x\nclass P(TreeWalk):\n    def score(self, r):\n"
-    task += "        with multiprocessing.get_context('fork').Pool(2) as pool: pool.map(f, range(4))\n"
+    task += (
+        "        with multiprocessing.get_context('fork').Pool(2) as pool: pool.map(f, range(4))\n"
+    )
     task += "        return super().score(r)\n"
     (tmp_path / "pool.py").write_text(task)
-    arguments = ["train", "--task", f"{tmp_path / 'pool.py'}:P", "--steps", "3", "--dim", "8", "--n-layers", "1"]
+    arguments = [
+        "train",
+        "--task",
+        f"{tmp_path / 'pool.py'}:P",
+        "--steps",
+        "3",
+        "--dim",
+        "8",
+        "--n-layers",
+        "1",
+    ]
     _, err = finished(start(arguments, tmp_path))
     assert "interrupted" not in err
 

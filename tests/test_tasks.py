@@ -21,7 +21,9 @@ from minigrpo.tasks.treewalk import TreeWalk
 def rollouts_of(tokenizer, prompts, completions):
     """What the sampler would return, as far as `score` looks at it; texts in, G prompts and G lists of completions."""
     encoded = [[tokenizer.encode(text) for text in group] for group in completions]
-    return SimpleNamespace(prompts=[tokenizer.encode(text) for text in prompts], completions=encoded)
+    return SimpleNamespace(
+        prompts=[tokenizer.encode(text) for text in prompts], completions=encoded
+    )
 
 
 def texts(task, ids):
@@ -37,11 +39,19 @@ def test_tokenizer_round_trip_and_eos_is_the_last_id():
     assert tokenizer.encode("cab").tolist() == [2, 0, 1]
     assert tokenizer.encode_with_eos("ca").tolist() == [2, 0, 3]
     assert tokenizer.decode([2, 0, 3, 1, 3]) == "ca"
-    assert tokenizer.decode(np.array([], dtype=np.int64)) == "" and tokenizer.encode("").dtype == np.int64
+    assert (
+        tokenizer.decode(np.array([], dtype=np.int64)) == ""
+        and tokenizer.encode("").dtype == np.int64
+    )
     without = CharTokenizer("ab", eos=False)
     assert (without.eos, without.vocab_size) == (None, 2)
     assert without.encode_with_eos("ab").tolist() == [0, 1] and without.decode([0, 1]) == "ab"
-    assert without == CharTokenizer("ab", eos=None) != CharTokenizer("ab") == CharTokenizer("ab", eos=2)
+    assert (
+        without
+        == CharTokenizer("ab", eos=None)
+        != CharTokenizer("ab")
+        == CharTokenizer("ab", eos=2)
+    )
 
 
 def test_tokenizer_errors_name_what_is_wrong():
@@ -73,13 +83,21 @@ def test_score_texts_asks_once_per_distinct_pair_and_keeps_the_order():
 def test_score_texts_refuses_rewards_that_are_no_finite_numbers(bad):
     tokenizer = CharTokenizer("ab")
     with pytest.raises(ValueError, match="completion 'b' to prompt 'a'"):
-        score_texts(rollouts_of(tokenizer, ["a"], [["b"]]), tokenizer, lambda prompt, completion: bad)
+        score_texts(
+            rollouts_of(tokenizer, ["a"], [["b"]]), tokenizer, lambda prompt, completion: bad
+        )
 
 
 # -- splits, demonstrations, determinism ---------------------------------------------------------------------------------
 
 ONE_DIGIT = Arithmetic(digits=1, test_share=0.3)
-TASKS = [Arithmetic(), ONE_DIGIT, Countdown(), Countdown(n_numbers=4, max_number=12), Countdown(max_number=5)]
+TASKS = [
+    Arithmetic(),
+    ONE_DIGIT,
+    Countdown(),
+    Countdown(n_numbers=4, max_number=12),
+    Countdown(max_number=5),
+]
 
 
 def canonical(prompt):
@@ -93,7 +111,10 @@ def test_splits_are_disjoint_up_to_order_and_demonstrations_are_of_train(task):
     rng = np.random.default_rng(0)
     train = {canonical(text) for text in texts(task, task.prompts(rng, 1500))}
     test = {canonical(text) for text in texts(task, task.prompts(rng, 100, "test"))}
-    shown = {canonical(text) for text in texts(task, [prompt for prompt, _ in task.demonstrations(rng, 1500)])}
+    shown = {
+        canonical(text)
+        for text in texts(task, [prompt for prompt, _ in task.demonstrations(rng, 1500)])
+    }
     assert train and test and shown
     assert not test & train and not test & shown
 
@@ -102,7 +123,11 @@ def test_splits_are_disjoint_up_to_order_and_demonstrations_are_of_train(task):
 def test_everything_drawn_is_determined_by_the_seed(task):
     def draw(seed):
         rng = np.random.default_rng(seed)
-        drawn = [task.prompts(rng, 20), task.prompts(rng, 20, "test"), *zip(*task.demonstrations(rng, 20), strict=True)]
+        drawn = [
+            task.prompts(rng, 20),
+            task.prompts(rng, 20, "test"),
+            *zip(*task.demonstrations(rng, 20), strict=True),
+        ]
         return [[ids.tolist() for ids in part] for part in drawn]
 
     assert draw(3) == draw(3) != draw(4)
@@ -112,8 +137,12 @@ def test_everything_drawn_is_determined_by_the_seed(task):
 def test_demonstrations_fit_the_length_limit_and_end_with_eos(task):
     for prompt, completion in task.demonstrations(np.random.default_rng(1), 1000):
         assert len(completion) <= task.max_new_tokens
-        assert completion[-1] == task.tokenizer.eos and (completion[:-1] != task.tokenizer.eos).all()
-        assert prompt.dtype == completion.dtype == np.int64 and task.tokenizer.decode(prompt).endswith("=")
+        assert (
+            completion[-1] == task.tokenizer.eos and (completion[:-1] != task.tokenizer.eos).all()
+        )
+        assert prompt.dtype == completion.dtype == np.int64 and task.tokenizer.decode(
+            prompt
+        ).endswith("=")
 
 
 def test_test_prompts_are_distinct_as_far_as_available_and_then_repeat():
@@ -122,7 +151,9 @@ def test_test_prompts_are_distinct_as_far_as_available_and_then_repeat():
     small = Arithmetic(digits=1, test_share=0.3)
     unordered = [(a, b) for a in range(1, 10) for b in range(a, 10)]
     available = {((a, b), "") for a, b in unordered if in_test_split(f"{a}+{b}=", 0.3)}
-    prompts = [canonical(p) for p in texts(small, small.prompts(np.random.default_rng(0), 100, "test"))]
+    prompts = [
+        canonical(p) for p in texts(small, small.prompts(np.random.default_rng(0), 100, "test"))
+    ]
     assert len(prompts) == 100 and set(prompts[: len(available)]) == set(prompts) == available
 
 
@@ -164,22 +195,35 @@ def test_treewalk_rewards_equal_the_definition(data):
     every_path = ["".join(moves) for moves in product("LR", repeat=depth)]  # lexicographic
     assert texts(task, task.paths()) == every_path
     assert task.path_rewards().tolist() == [reward(path) for path in every_path]
-    groups = data.draw(st.lists(st.lists(st.sampled_from(every_path), min_size=1, max_size=5), min_size=1, max_size=3))
+    groups = data.draw(
+        st.lists(
+            st.lists(st.sampled_from(every_path), min_size=1, max_size=5), min_size=1, max_size=3
+        )
+    )
     rewards = task.score(rollouts_of(task.tokenizer, ["L"] * len(groups), groups))
     assert rewards.tolist() == [reward(path) for group in groups for path in group]
-    assert task.is_correct(rewards).tolist() == [path == target for group in groups for path in group]
+    assert task.is_correct(rewards).tolist() == [
+        path == target for group in groups for path in group
+    ]
 
 
 @pytest.mark.parametrize(("root", "vocab_size", "prompt"), [("bos", 3, 2), ("L", 2, 0)])
 def test_treewalk_as_in_the_paper_and_as_it_was(root, vocab_size, prompt):
     task = TreeWalk(root=root, target="RRRR")
-    assert (task.max_new_tokens, task.tokenizer.vocab_size, task.tokenizer.eos, task.n_drawable) == (4, vocab_size, None, 2)
+    assert (
+        task.max_new_tokens,
+        task.tokenizer.vocab_size,
+        task.tokenizer.eos,
+        task.n_drawable,
+    ) == (4, vocab_size, None, 2)
     assert task.tokenizer.encode("LR").tolist() == [0, 1]
     assert task.tokenizer.decode([prompt]) == ("^" if root == "bos" else "L")
     assert task.path_rewards().tolist() == [0.7] * 8 + [-1.0] * 7 + [1.0]
     task.path_rewards()[:] = 5  # the caller's copy
     assert task.path_rewards().max() == 1
-    assert [prompt.tolist() for prompt in task.prompts(np.random.default_rng(0), 2, "test")] == [[prompt]] * 2
+    assert [prompt.tolist() for prompt in task.prompts(np.random.default_rng(0), 2, "test")] == [
+        [prompt]
+    ] * 2
 
 
 def test_treewalk_targets_are_drawn_from_the_seed_alone_and_uniformly():
@@ -195,7 +239,9 @@ def test_treewalk_targets_are_drawn_from_the_seed_alone_and_uniformly():
 
 def test_treewalk_of_a_run_keeps_what_was_given():
     task = TreeWalk(depth=5, n=2)
-    assert task.path_rewards().argmax() == int(task.target.replace("L", "0").replace("R", "1"), 2)  # kept from here on
+    assert task.path_rewards().argmax() == int(
+        task.target.replace("L", "0").replace("R", "1"), 2
+    )  # kept from here on
     own = task.for_run(3)
     assert (own.depth, own.n, own.seed, own.is_drawn) == (5, 2, 3, True)
     assert own.target == TreeWalk(depth=5, seed=3).target != task.target
@@ -263,15 +309,30 @@ def test_arithmetic_right_steps_give_the_right_answer(digits, data):
     a, b = (data.draw(st.integers(10 ** (digits - 1), 10**digits - 1)) for _ in range(2))
     steps = write_steps(a, b).split(";")
     assert len(steps) == digits + 1 and int(steps[-1]) == a + b
-    assert all(sum(map(int, left.split("+"))) == int(total) for left, total in (step.split("=") for step in steps[:-1]))
+    assert all(
+        sum(map(int, left.split("+"))) == int(total)
+        for left, total in (step.split("=") for step in steps[:-1])
+    )
     assert len(";".join(steps)) + 1 <= Arithmetic(digits=digits).max_new_tokens
 
 
 def test_arithmetic_scores_of_known_texts():
     task = Arithmetic()
     good = ["8+7=15;5+6+1=12;3+4+1=8;825", "825", ";825", "1+1=3;825"]
-    bad = ["8+7=15;5+6=11;3+4+1=8;815", "", ";", "825;", "0825", "+825", "825=", "82", "8+7=15;5+6+1=12;3+4+1=8"]
-    rewards = task.score(rollouts_of(task.tokenizer, ["358+467=", "999+999="], [good + bad, ["1998", "825"]]))
+    bad = [
+        "8+7=15;5+6=11;3+4+1=8;815",
+        "",
+        ";",
+        "825;",
+        "0825",
+        "+825",
+        "825=",
+        "82",
+        "8+7=15;5+6+1=12;3+4+1=8",
+    ]
+    rewards = task.score(
+        rollouts_of(task.tokenizer, ["358+467=", "999+999="], [good + bad, ["1998", "825"]])
+    )
     assert rewards.tolist() == [1.0] * len(good) + [0.0] * len(bad) + [1.0, 0.0]
     assert task.max_new_tokens == 30
 
@@ -279,28 +340,50 @@ def test_arithmetic_scores_of_known_texts():
 def test_arithmetic_greedy_base_rate_is_exactly_as_documented():
     """A greedy copy of the pupil forgets every carry.  The leading digits cannot matter, so 100 … 199 stand for all operands."""
     always = [True, True, True]
-    right = [write_steps(a, b, always).endswith(f";{a + b}") for a in range(100, 200) for b in range(100, 200)]
+    right = [
+        write_steps(a, b, always).endswith(f";{a + b}")
+        for a in range(100, 200)
+        for b in range(100, 200)
+    ]
     assert sum(right) == 3025  # of 10,000
-    a, b = np.meshgrid(np.arange(100, 1000), np.arange(100, 1000))  # all problems: right where no column receives a carry
+    a, b = np.meshgrid(
+        np.arange(100, 1000), np.arange(100, 1000)
+    )  # all problems: right where no column receives a carry
     assert ((a % 10 + b % 10 < 10) & (a % 100 + b % 100 < 100)).mean() == 0.3025
-    two = [write_steps(a, b, always[:2]).endswith(f";{a + b}") for a in range(10, 100) for b in range(10, 100)]
+    two = [
+        write_steps(a, b, always[:2]).endswith(f";{a + b}")
+        for a in range(10, 100)
+        for b in range(10, 100)
+    ]
     assert sum(two) == 0.55 * len(two)
     held_out = texts(Arithmetic(), Arithmetic().prompts(np.random.default_rng(0), 3000, "test"))
     sums = [map(int, text[:-1].split("+")) for text in held_out]
-    assert np.mean([write_steps(a, b, always).endswith(f";{a + b}") for a, b in sums]) == pytest.approx(0.3025, abs=0.03)
+    assert np.mean(
+        [write_steps(a, b, always).endswith(f";{a + b}") for a, b in sums]
+    ) == pytest.approx(0.3025, abs=0.03)
 
 
 def test_arithmetic_pupil_forgets_as_often_as_documented():
     task = Arithmetic()
     shown = task.demonstrations(np.random.default_rng(0), 6000)
-    pairs = [(task.tokenizer.decode(prompt), task.tokenizer.decode(completion)) for prompt, completion in shown]
+    pairs = [
+        (task.tokenizer.decode(prompt), task.tokenizer.decode(completion))
+        for prompt, completion in shown
+    ]
     right = rollouts_of(task.tokenizer, [p for p, _ in pairs], [[c] for _, c in pairs])
     assert task.score(right).mean() == pytest.approx(0.5221, abs=0.02)
-    carried = [c.split(";")[1].count("+") == 2 for p, c in pairs if int(c.split(";")[0].split("=")[1]) >= 10]
+    carried = [
+        c.split(";")[1].count("+") == 2
+        for p, c in pairs
+        if int(c.split(";")[0].split("=")[1]) >= 10
+    ]
     assert np.mean(carried) == pytest.approx(0.4, abs=0.03)
     perfect = Arithmetic(forget=0.0)
     for prompt, completion in perfect.demonstrations(np.random.default_rng(0), 200):
-        assert first_wrong_step(perfect.tokenizer.decode(prompt), perfect.tokenizer.decode(completion)) is None
+        assert (
+            first_wrong_step(perfect.tokenizer.decode(prompt), perfect.tokenizer.decode(completion))
+            is None
+        )
 
 
 def test_arithmetic_sampled_rate_of_the_docstring():
@@ -355,7 +438,9 @@ def test_arithmetic_whatever_ends_wrong_has_a_wrong_step(prompt):
         text = list(right)
         for _ in range(rng.integers(1, 4)):
             at = int(rng.integers(len(text) + 1))
-            text[at : at + int(rng.integers(2))] = list("0123456789+=;;;"[rng.integers(15)]) * int(rng.integers(2))
+            text[at : at + int(rng.integers(2))] = list("0123456789+=;;;"[rng.integers(15)]) * int(
+                rng.integers(2)
+            )
         for written in ("".join(text), "".join(text)[: rng.integers(len(text) + 1)]):
             wrong = first_wrong_step(prompt, written)
             steps = written.count(";") + 1
@@ -366,7 +451,14 @@ def test_arithmetic_whatever_ends_wrong_has_a_wrong_step(prompt):
 
 
 def test_arithmetic_errors():
-    for name, value in [("digits", 0), ("digits", 13), ("digits", "3"), ("forget", 1.5), ("forget", None), ("test_share", -0.1)]:
+    for name, value in [
+        ("digits", 0),
+        ("digits", 13),
+        ("digits", "3"),
+        ("forget", 1.5),
+        ("forget", None),
+        ("test_share", -0.1),
+    ]:
         with pytest.raises(ValueError, match=f"{name} is {value!r}"):
             Arithmetic(**{name: value})
     for prompt in ("358+46=", "358467=", "358+467", "²58+467=", ""):
@@ -376,7 +468,12 @@ def test_arithmetic_errors():
 
 # -- countdown -----------------------------------------------------------------------------------------------------------
 
-BINARY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+BINARY = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 
 
 def by_python(text):
@@ -400,7 +497,9 @@ def by_python(text):
 
 EXPRESSIONS = st.recursive(
     st.integers(0, 999).map(str),
-    lambda inner: st.one_of(inner.map("({})".format), st.tuples(inner, st.sampled_from("+-*/"), inner).map("".join)),
+    lambda inner: st.one_of(
+        inner.map("({})".format), st.tuples(inner, st.sampled_from("+-*/"), inner).map("".join)
+    ),
     max_leaves=12,
 )
 
@@ -426,7 +525,10 @@ def test_the_parser_accepts_exactly_what_it_should(text):
         found = evaluate_expression(text)
     except ValueError:
         digits_runs = "".join(c if c.isdigit() else " " for c in text).split()
-        beyond = any(len(run) > countdown_module.MAX_DIGITS or (len(run) > 1 and run[0] == "0") for run in digits_runs)
+        beyond = any(
+            len(run) > countdown_module.MAX_DIGITS or (len(run) > 1 and run[0] == "0")
+            for run in digits_runs
+        )
         assert beyond or by_python(text) is None
     else:
         assert found == by_python(text)
@@ -479,7 +581,9 @@ def test_the_parser_refuses_hostile_texts_with_a_reason(text, reason):
 
 def test_the_parser_at_its_limits_is_right_and_reads_once(monkeypatch):
     calls, factor = [], countdown_module._factor
-    monkeypatch.setattr(countdown_module, "_factor", lambda *place: calls.append(place) or factor(*place))
+    monkeypatch.setattr(
+        countdown_module, "_factor", lambda *place: calls.append(place) or factor(*place)
+    )
     assert evaluate_expression("(" * 20 + "9999" + ")" * 20) == (9999, [9999])
     longest = "9999*" * 19 + "9999"
     assert evaluate_expression(longest) == (9999**20, [9999] * 20)
@@ -493,12 +597,22 @@ def test_countdown_scores_of_known_texts():
     task = Countdown()
     good = ["3*5+7", "7+5*3", "(3*5)+7", "7+(5*3)"]
     bad = ["3+5+7", "3*5", "3*5+7+7-7", "22", "3*5+7=22", "", "3*5+", "5*(3+7)", "15+7", "35-13"]
-    rewards = task.score(rollouts_of(task.tokenizer, ["3,5,7:22=", "7,3,5:22=", "2,2,8:8="], [good + bad, good, ["8*2/2", "8"]]))
+    rewards = task.score(
+        rollouts_of(
+            task.tokenizer,
+            ["3,5,7:22=", "7,3,5:22=", "2,2,8:8="],
+            [good + bad, good, ["8*2/2", "8"]],
+        )
+    )
     assert rewards.tolist() == [1.0] * len(good) + [0.0] * len(bad) + [1.0] * len(good) + [1.0, 0.0]
     # Fractions are exact on the way, and a repeated number must be used as often as it is given.
     four = Countdown(n_numbers=4)
-    assert four.score(rollouts_of(four.tokenizer, ["3,3,8,8:24="], [["8/(3-8/3)", "8*3*(8/8)"]])).tolist() == [1.0, 0.0]
-    assert task.score(rollouts_of(task.tokenizer, ["1,3,9:3="], [["1/3*9", "9/3*1", "3/1*9"]])).tolist() == [1.0, 1.0, 0.0]
+    assert four.score(
+        rollouts_of(four.tokenizer, ["3,3,8,8:24="], [["8/(3-8/3)", "8*3*(8/8)"]])
+    ).tolist() == [1.0, 0.0]
+    assert task.score(
+        rollouts_of(task.tokenizer, ["1,3,9:3="], [["1/3*9", "9/3*1", "3/1*9"]])
+    ).tolist() == [1.0, 1.0, 0.0]
 
 
 def test_countdown_demonstrations_are_right_as_often_as_asked():
@@ -507,7 +621,9 @@ def test_countdown_demonstrations_are_right_as_often_as_asked():
         for prompt, completion in shown:  # always an expression of the right numbers
             numbers = sorted(map(int, task.tokenizer.decode(prompt).split(":")[0].split(",")))
             assert sorted(evaluate_expression(task.tokenizer.decode(completion))[1]) == numbers
-        return task.score(SimpleNamespace(prompts=[p for p, _ in shown], completions=[[c] for _, c in shown])).mean()
+        return task.score(
+            SimpleNamespace(prompts=[p for p, _ in shown], completions=[[c] for _, c in shown])
+        ).mean()
 
     by_chance = share_right(Countdown(p_right=0.0))
     assert share_right(Countdown(p_right=1.0)) == 1.0
@@ -519,7 +635,9 @@ def test_countdown_problems_keep_to_their_ranges():
     task = Countdown(n_numbers=4, max_number=12, max_target=30)
     for text in texts(task, task.prompts(np.random.default_rng(0), 500)):
         numbers, target = text[:-1].split(":")
-        assert len(numbers.split(",")) == 4 and all(1 <= int(number) <= 12 for number in numbers.split(","))
+        assert len(numbers.split(",")) == 4 and all(
+            1 <= int(number) <= 12 for number in numbers.split(",")
+        )
         assert 1 <= int(target) <= 30
 
 
@@ -536,7 +654,14 @@ def test_random_expressions_have_no_needless_parentheses():
 
 
 def test_countdown_errors():
-    wrong = [("n_numbers", 1), ("n_numbers", 7), ("max_number", 0), ("max_target", 10**5), ("p_right", 2), ("test_share", 2)]
+    wrong = [
+        ("n_numbers", 1),
+        ("n_numbers", 7),
+        ("max_number", 0),
+        ("max_target", 10**5),
+        ("p_right", 2),
+        ("test_share", 2),
+    ]
     for name, value in wrong:
         with pytest.raises(ValueError, match=f"{name} is {value!r}"):
             Countdown(**{name: value})
@@ -577,8 +702,12 @@ def test_a_users_task_of_twenty_lines_is_loaded_from_its_file(tmp_path):
     task = load_task(f"{file}:CountB", length=5)
     prompt = task.prompts(np.random.default_rng(0), 1)[0]
     assert len(prompt) == 6
-    assert task.score(rollouts_of(task.tokenizer, ["abb=", "a="], [["2", "1"], ["0"]])).tolist() == [1, 0, 1]
-    file.write_text(USER_TASK.replace("length: int = 3", "length: int = 4"))  # loading again reads the file again
+    assert task.score(
+        rollouts_of(task.tokenizer, ["abb=", "a="], [["2", "1"], ["0"]])
+    ).tolist() == [1, 0, 1]
+    file.write_text(
+        USER_TASK.replace("length: int = 3", "length: int = 4")
+    )  # loading again reads the file again
     assert load_task(f"{file}:CountB").length == 4
 
 
@@ -608,7 +737,9 @@ def test_loading_errors_say_what_is_wrong(tmp_path):
     for name, message in cases.items():
         with pytest.raises(ValueError, match=message):
             load_task(name)
-    with pytest.raises(ValueError, match="no option 'digit': its options are digits, forget, test_share"):
+    with pytest.raises(
+        ValueError, match="no option 'digit': its options are digits, forget, test_share"
+    ):
         load_task("arithmetic", digit=3)
     with pytest.raises(ValueError, match="depth is 'deep'"):
         load_task("treewalk", depth="deep")
@@ -616,7 +747,11 @@ def test_loading_errors_say_what_is_wrong(tmp_path):
 
 def test_a_class_that_lacks_a_part_of_the_protocol_is_refused_by_name(tmp_path):
     file = tmp_path / "mine.py"
-    for line, part in (("max_new_tokens = 2", "max_new_tokens"), ("    tokenizer = ", "tokenizer"), ("def prompts", "prompts")):
+    for line, part in (
+        ("max_new_tokens = 2", "max_new_tokens"),
+        ("    tokenizer = ", "tokenizer"),
+        ("def prompts", "prompts"),
+    ):
         file.write_text(USER_TASK.replace(line, line.replace(part, "other")))
         with pytest.raises(ValueError, match=f"has no attribute '{part}': a task needs"):
             load_task(f"{file}:CountB")

@@ -16,10 +16,13 @@ from helpers import tiny_model
 from test_cli import LOG, TINY, run, stored  # noqa: F401
 from threadpoolctl import ThreadpoolController
 
-from minigrpo import cli, demo, files, lanes, runs, terminal
-from minigrpo.checks.runner import CHAPTERS, check
+from minigrpo.command import cli, demo
+from minigrpo.course.runner import CHAPTERS, check
+from minigrpo.engine import lanes
+from minigrpo.engine.lanes import run_lanes
 from minigrpo.experiments import parallel
-from minigrpo.lanes import run_lanes
+from minigrpo.runs import folder as runs
+from minigrpo.system import files, terminal
 from minigrpo.tasks import find_task
 
 COMMANDS = {
@@ -75,12 +78,16 @@ def test_a_tree_without_unicode_is_the_ascii_tree(stored, run, monkeypatch):
 
 
 def test_half_a_surrogate_pair_is_printed(run):
-    code, _, err = run("tree", "-", stdin='{"completions": ["a\\ud83c", "ab"], "prompt": "\\udfff"}')
+    code, _, err = run(
+        "tree", "-", stdin='{"completions": ["a\\ud83c", "ab"], "prompt": "\\udfff"}'
+    )
     assert (code, err) == (0, "")
 
 
 def test_standard_input_is_utf8_in_any_locale(monkeypatch, capsys):
-    data = json.dumps({"completions": ["λ", "μ"]}, ensure_ascii=False).replace("}", "}\r\n").encode()
+    data = (
+        json.dumps({"completions": ["λ", "μ"]}, ensure_ascii=False).replace("}", "}\r\n").encode()
+    )
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="cp1252"))
     assert cli.main(["tree", "-"]) == 0
     assert "λ" in capsys.readouterr().out
@@ -90,17 +97,25 @@ def test_standard_input_is_utf8_in_any_locale(monkeypatch, capsys):
 
 
 def program(arguments, **options):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | options.pop("env", {})
-    return subprocess.Popen([sys.executable, "-m", "minigrpo", *map(str, arguments)], env=environment, **options)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | options.pop(
+        "env", {}
+    )
+    return subprocess.Popen(
+        [sys.executable, "-m", "minigrpo", *map(str, arguments)], env=environment, **options
+    )
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["tree", "log.jsonl"], ["tree", "log.jsonl", "--show", "3000"]], ids=lambda words: words[-1]
+    "arguments",
+    [["--help"], ["tree", "log.jsonl"], ["tree", "log.jsonl", "--show", "3000"]],
+    ids=lambda words: words[-1],
 )
 def test_a_reader_that_leaves(arguments, tmp_path):
     """As `| head -0`: the pipe is closed before anything is written."""
     names = ("prompt", "completion", "reward")
-    rows = [dict(zip(names, (f"{i} {row[0]}", *row[1:]), strict=True)) for i in range(60) for row in LOG]
+    rows = [
+        dict(zip(names, (f"{i} {row[0]}", *row[1:]), strict=True)) for i in range(60) for row in LOG
+    ]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
     read, write = os.pipe()
     os.close(read)
@@ -115,7 +130,10 @@ def test_a_full_disk_is_one_line(stored):
     with open("/dev/full", "wb") as full:
         process = program(["tree", stored / "group.json"], stdout=full, stderr=subprocess.PIPE)
         err = process.communicate()[1].decode()
-    assert (process.returncode, err) == (2, "minigrpo: cannot write the output: No space left on device\n")
+    assert (process.returncode, err) == (
+        2,
+        "minigrpo: cannot write the output: No space left on device\n",
+    )
 
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
@@ -154,13 +172,18 @@ def test_a_folder_that_cannot_be_opened_needs_no_sync(tmp_path, monkeypatch, run
 
 
 @pytest.mark.parametrize(
-    ("code", "fails"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EBADF, False), (errno.EIO, True)]
+    ("code", "fails"),
+    [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EBADF, False), (errno.EIO, True)],
 )
 def test_a_file_system_that_cannot_sync_folders(code, fails, tmp_path, monkeypatch):
     synced, real = [], os.fsync
 
     def fsync(descriptor):
-        synced.append(os.path.isdir(f"/proc/self/fd/{descriptor}") if os.path.isdir("/proc/self/fd") else len(synced) == 1)
+        synced.append(
+            os.path.isdir(f"/proc/self/fd/{descriptor}")
+            if os.path.isdir("/proc/self/fd")
+            else len(synced) == 1
+        )
         if synced[-1]:
             raise OSError(code, os.strerror(code))
         real(descriptor)
@@ -220,14 +243,26 @@ def test_a_checkpoint_that_is_being_read_is_deleted_later(tmp_path, monkeypatch)
 
 
 def test_names_of_files_are_allowed_on_windows(stored, run, tmp_path):
-    run("train", "--task", f"{stored / 'mine.py'}:Mine", "--log-samples-every", 1, "--out", tmp_path / "run")
+    run(
+        "train",
+        "--task",
+        f"{stored / 'mine.py'}:Mine",
+        "--log-samples-every",
+        1,
+        "--out",
+        tmp_path / "run",
+    )
     names = [path.name for path in tmp_path.rglob("*")]
     assert len(names) > 4
-    assert not [name for name in names if set(name) & set('<>:"/\\|?*') or name.endswith((" ", "."))]
+    assert not [
+        name for name in names if set(name) & set('<>:"/\\|?*') or name.endswith((" ", "."))
+    ]
 
 
 def test_a_drive_in_the_name_of_a_task_file():
-    with pytest.raises(ValueError, match=r"there is no task file 'C:\\\\tasks\\\\mine.py': check the path"):
+    with pytest.raises(
+        ValueError, match=r"there is no task file 'C:\\\\tasks\\\\mine.py': check the path"
+    ):
         find_task(r"C:\tasks\mine.py:Mine")
 
 
@@ -253,7 +288,9 @@ def test_windows_waits_for_61_processes_at_most(asked, monkeypatch):
 
 def test_lanes_without_a_known_blas(monkeypatch):
     """threadpoolctl knows OpenBLAS, MKL and BLIS, but not macOS's Accelerate."""
-    monkeypatch.setattr(lanes, "_blas", lambda: ThreadpoolController().select(user_api="there is none"))
+    monkeypatch.setattr(
+        lanes, "_blas", lambda: ThreadpoolController().select(user_api="there is none")
+    )
     assert run_lanes([lambda i=i: i * i for i in range(5)]) == [0, 1, 4, 9, 16]
     monkeypatch.setattr(lanes.os, "cpu_count", lambda: None)
     assert run_lanes([lambda: tiny_model().config.dim, lambda: 2]) == [16, 2]
@@ -287,7 +324,9 @@ def test_files_with_windows_line_ends(stored, run, tmp_path):
 # -- the demo ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, MemoryError], ids=lambda error: error.__name__)
+@pytest.mark.parametrize(
+    "error", [ValueError, KeyboardInterrupt, MemoryError], ids=lambda error: error.__name__
+)
 def test_a_demo_that_fails_leaves_the_last_report(error, tmp_path, monkeypatch, run):
     def fails(out, *_):
         (out / "tree.png").write_text("new")
@@ -298,22 +337,33 @@ def test_a_demo_that_fails_leaves_the_last_report(error, tmp_path, monkeypatch, 
         (tmp_path / name).write_text("old")
     monkeypatch.setattr(demo, "_demo", fails)
     assert run("demo", "--out", tmp_path)[0] in (1, 2, 130)
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"report.html": "old", "tree.png": "old"}
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "report.html": "old",
+        "tree.png": "old",
+    }
     monkeypatch.setattr(demo, "_demo", lambda out, *_: (out / "report.html").write_text("new"))
     assert run("demo", "--out", tmp_path)[0] == 0
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"report.html": "new", "tree.png": "old"}
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "report.html": "new",
+        "tree.png": "old",
+    }
 
 
 def test_the_exercises_are_written_and_found(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = run("exercises")
     assert (code, err) == (0, "")
-    assert out.startswith("8 files with exercises are written to exercises: fill them in, then minigrpo check ch01 exercises")
+    assert out.startswith(
+        "8 files with exercises are written to exercises: fill them in, then minigrpo check ch01 exercises"
+    )
     assert sorted(path.stem for path in (tmp_path / "exercises").iterdir()) == list(CHAPTERS)
     assert run("check", "ch05")[1].endswith("0 of 6 tasks are right; 6 to do (exercises/ch05.py)\n")
     (tmp_path / "exercises/ch01.py").write_text("mine = 1\n")
     (tmp_path / "exercises/ch02.py").unlink()
-    assert "1 files with exercises are written to exercises; 7 that were there already are as they were" in run("exercises")[1]
+    assert (
+        "1 files with exercises are written to exercises; 7 that were there already are as they were"
+        in run("exercises")[1]
+    )
     assert (tmp_path / "exercises/ch01.py").read_text() == "mine = 1\n"
     monkeypatch.chdir(tmp_path / "exercises")
     assert run("check", "ch05")[1].endswith("(../exercises/ch05.py)\n")
@@ -333,8 +383,10 @@ def test_the_program_says_its_version(run):
 
 
 def test_a_closed_standard_input_is_no_input():
-    closed = "import sys; sys.stdin = None\nfrom minigrpo.cli import main; sys.exit(main(['tree', '-']))"
-    done = subprocess.run([sys.executable, "-c", closed], capture_output=True, text=True, timeout=60)
+    closed = "import sys; sys.stdin = None\nfrom minigrpo.command.cli import main; sys.exit(main(['tree', '-']))"
+    done = subprocess.run(
+        [sys.executable, "-c", closed], capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "no input" in done.stderr
 
@@ -342,20 +394,48 @@ def test_a_closed_standard_input_is_no_input():
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the full device of Linux")
 @pytest.mark.parametrize("code", [0, 1])
 def test_what_a_full_device_swallows_is_told_whatever_the_command_found(code):
-    command = f"import sys; from minigrpo.terminal import on_any_terminal as run; sys.exit(run(lambda: print('rows') or {code}))"
+    command = f"import sys; from minigrpo.system.terminal import on_any_terminal as run; sys.exit(run(lambda: print('rows') or {code}))"
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-c", command], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (2, "minigrpo: cannot write the output: No space left on device\n")
+        done = subprocess.run(
+            [sys.executable, "-c", command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "minigrpo: cannot write the output: No space left on device\n",
+    )
 
 
 def test_a_task_file_is_found_by_any_path_in_any_locale(tmp_path):
     folder = tmp_path / os.fsdecode("w ö".encode())  # also where this process has ASCII alone
     folder.mkdir()
-    (folder / "mine.py").write_text("from minigrpo.tasks.treewalk import TreeWalk\nclass Mine(TreeWalk): pass\n")
+    (folder / "mine.py").write_text(
+        "from minigrpo.tasks.treewalk import TreeWalk\nclass Mine(TreeWalk): pass\n"
+    )
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "LC_", "LANG"))}
-    env |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(Path(__file__).parents[1])}
+    env |= {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
     run = [sys.executable, "-m", "minigrpo"]
-    train = ["train", "--task", f"{folder / 'mine.py'}:Mine", "--steps", "1", "--dim", "8", "--out", "run"]
+    train = [
+        "train",
+        "--task",
+        f"{folder / 'mine.py'}:Mine",
+        "--steps",
+        "1",
+        "--dim",
+        "8",
+        "--out",
+        "run",
+    ]
     for arguments in (train, ["evaluate", "run", "--prompts", "1"]):
-        done = subprocess.run([*run, *arguments], cwd=tmp_path, env=env, capture_output=True, timeout=120)
+        done = subprocess.run(
+            [*run, *arguments], cwd=tmp_path, env=env, capture_output=True, timeout=120
+        )
         assert done.returncode == 0, done.stderr

@@ -9,28 +9,52 @@ from helpers import tiny_model
 from thread_runs import run_all
 from threadpoolctl import threadpool_limits
 
-from minigrpo import Objective, PrefixTree, Transformer, TransformerConfig, lanes, ops, sample, transformer
-from minigrpo.evaluation import evaluate
+from minigrpo import Objective, PrefixTree, Transformer, TransformerConfig, ops, sample, transformer
+from minigrpo.engine import lanes
+from minigrpo.engine.optim import AdamW, clip_gradient
+from minigrpo.engine.plan import split_tree
 from minigrpo.gradients import compute_gradients, log_probabilities
-from minigrpo.optim import AdamW, clip_gradient
-from minigrpo.plan import split_tree
-from minigrpo.policy import make_policy
-from minigrpo.settings import TrainSettings
+from minigrpo.runs.evaluation import evaluate
+from minigrpo.runs.policy import make_policy
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.train import train
 from minigrpo.tasks.treewalk import TreeWalk
-from minigrpo.trainer import TrainState, grpo_step, train
+from minigrpo.trainer import TrainState, grpo_step
 
-pytestmark = pytest.mark.skipif(not lanes._blas().lib_controllers, reason="threadpoolctl does not know this BLAS")
+pytestmark = pytest.mark.skipif(
+    not lanes._blas().lib_controllers, reason="threadpoolctl does not know this BLAS"
+)
 
 EASY = {"n_numbers": 2, "max_number": 5, "p_right": 1.0, "test_share": 0.3}
 SHORT = {"steps": 4, "checkpoint_every": 2, "log_samples_every": 2}
 RUNS = {
-    "evaluation and lanes": {"steps": 2, "eval_every": 2, "eval_prompts": 16, "log_samples_every": 1}
-    | {"task": "countdown", "task_options": EASY, "warm_start_steps": 30, "prompts_per_step": 64, "group_size": 32},
-    "narrow": SHORT | {"task": "arithmetic", "task_options": {"digits": 1}, "dim": 32, "warm_start_steps": 20},
-    "wide and clipped": SHORT | {"task": "treewalk", "dim": 128, "n_heads": 4, "max_grad_norm": 0.05, "group_size": 64},
+    "evaluation and lanes": {
+        "steps": 2,
+        "eval_every": 2,
+        "eval_prompts": 16,
+        "log_samples_every": 1,
+    }
+    | {
+        "task": "countdown",
+        "task_options": EASY,
+        "warm_start_steps": 30,
+        "prompts_per_step": 64,
+        "group_size": 32,
+    },
+    "narrow": SHORT
+    | {"task": "arithmetic", "task_options": {"digits": 1}, "dim": 32, "warm_start_steps": 20},
+    "wide and clipped": SHORT
+    | {"task": "treewalk", "dim": 128, "n_heads": 4, "max_grad_norm": 0.05, "group_size": 64},
     "two updates and KL": SHORT
-    | {"task": "treewalk", "dim": 128, "objective": "grpo", "inner_epochs": 2, "objective_options": {"beta": 0.04}},
-    "float64 and SGD": SHORT | {"task": "treewalk", "dim": 96, "optimizer": "sgd", "dtype": "float64", "learning_rate": 0.1},
+    | {
+        "task": "treewalk",
+        "dim": 128,
+        "objective": "grpo",
+        "inner_epochs": 2,
+        "objective_options": {"beta": 0.04},
+    },
+    "float64 and SGD": SHORT
+    | {"task": "treewalk", "dim": 96, "optimizer": "sgd", "dtype": "float64", "learning_rate": 0.1},
 }
 RESUMED = ("narrow", "two updates and KL")
 
@@ -47,11 +71,22 @@ def jobs(tmp_path_factory):
         pass
     else:
         model = save_hugging_face(*make(max_seq_len=400), tmp_path_factory.mktemp("model") / "m")
-        small = {"group_size": 4, "prompts_per_step": 2, "learning_rate": 1e-3, "eval_every": 4, "eval_prompts": 4}
+        small = {
+            "group_size": 4,
+            "prompts_per_step": 2,
+            "learning_rate": 1e-3,
+            "eval_every": 4,
+            "eval_prompts": 4,
+        }
         task = f"{Path(__file__).parent / 'text_task.py'}:Spaces"
-        runs["language model and a user's task"] = SHORT | small | {"task": task, "model": str(model)}
+        runs["language model and a user's task"] = (
+            SHORT | small | {"task": task, "model": str(model)}
+        )
     folder = tmp_path_factory.mktemp("runs")
-    return lambda who: {name: {"settings": settings, "out": str(folder / who / name)} for name, settings in runs.items()}
+    return lambda who: {
+        name: {"settings": settings, "out": str(folder / who / name)}
+        for name, settings in runs.items()
+    }
 
 
 def test_runs_have_the_same_bits_on_any_number_of_threads(jobs):
@@ -72,7 +107,10 @@ def test_runs_have_the_same_bits_on_any_number_of_threads(jobs):
 
 def test_without_the_limit_they_differ(jobs):
     """The runs above can tell: the promise is broken here, by BLAS that keeps its threads."""
-    one, two = (run_all([jobs(f"unlimited {n}")["wide and clipped"]], n, limited=False)["runs"] for n in (1, 2))
+    one, two = (
+        run_all([jobs(f"unlimited {n}")["wide and clipped"]], n, limited=False)["runs"]
+        for n in (1, 2)
+    )
     assert one != two
 
 
@@ -87,7 +125,9 @@ def test_rewards_are_computed_within_the_limit_which_is_lifted_afterwards(thread
     """A user's scorer may call BLAS as well."""
     seen = []
     score = TreeWalk.score
-    monkeypatch.setattr(TreeWalk, "score", lambda self, rollouts: seen.append(threads()) or score(self, rollouts))
+    monkeypatch.setattr(
+        TreeWalk, "score", lambda self, rollouts: seen.append(threads()) or score(self, rollouts)
+    )
 
     def stop(metrics):
         seen.append(threads())
@@ -108,7 +148,9 @@ def test_a_large_model_has_all_threads_and_with_the_same_number_the_same_bits(th
 
     def parameters():
         settings = TrainSettings.for_task(**RUNS["wide and clipped"] | {"steps": 2})
-        return train(settings, on_step=lambda metrics: seen.append(threads()), progress=False)[0].parameters.flat
+        return train(settings, on_step=lambda metrics: seen.append(threads()), progress=False)[
+            0
+        ].parameters.flat
 
     np.testing.assert_array_equal(parameters(), parameters())
     assert seen == [{3}] * 4
@@ -122,10 +164,21 @@ def library_calls():
     tree = rollouts.tree
     parts, objective = split_tree(tree, 1024, model.lanes), Objective.preset("grpo", beta=0.1)
     ref = log_probabilities(model, parts, 1.0, tree.n_nodes) - 0.1
-    coefficients = objective.coefficients(rollouts, np.random.default_rng(2).standard_normal(len(tree.paths)))
+    coefficients = objective.coefficients(
+        rollouts, np.random.default_rng(2).standard_normal(len(tree.paths))
+    )
     loss, logp = compute_gradients(model, parts, objective, coefficients, 1.0, rollouts.logp, ref)
     norm = clip_gradient(model.gradients, 1e-3)
-    return [rollouts.logp, ref, loss, logp, norm, model.gradients.flat, model.forward(tree), model.logits(prompts[0])]
+    return [
+        rollouts.logp,
+        ref,
+        loss,
+        logp,
+        norm,
+        model.gradients.flat,
+        model.forward(tree),
+        model.logits(prompts[0]),
+    ]
 
 
 def test_calls_of_the_library_keep_the_promise_by_themselves(monkeypatch):
@@ -166,7 +219,9 @@ def test_every_product_of_a_call_has_one_thread(call, threads, monkeypatch):
 
 def test_trainings_side_by_side_in_one_process(threads):
     """The limit holds until the longer one has ended, and neither changes the other."""
-    settings = [TrainSettings.for_task(**RUNS["wide and clipped"] | {"steps": steps}) for steps in (2, 12)]
+    settings = [
+        TrainSettings.for_task(**RUNS["wide and clipped"] | {"steps": steps}) for steps in (2, 12)
+    ]
 
     def parameters(s):
         return train(s, progress=False)[0].parameters.flat

@@ -10,14 +10,24 @@ import pytest
 from helpers import rollouts_of
 
 from minigrpo import Objective, PrefixTree, Transformer, TransformerConfig, ops
-from minigrpo.backend import Backend
-from minigrpo.padded import padded_loss
-from minigrpo.parameters import rotate_halves, rotate_neighbours
-from minigrpo.plan import plan_tree
+from minigrpo.engine.backend import Backend
+from minigrpo.engine.parameters import rotate_halves, rotate_neighbours
+from minigrpo.engine.plan import plan_tree
+from minigrpo.verify.padded import padded_loss
 
 ORACLES = Path(__file__).parent / "oracles"
 LLAMAS = ("mha_tied", "gqa_untied", "mqa_tied")
-VARIANTS = ("plain", "grpo", "lambda_grpo", "lambda_grpo_unclipped", "between", "dapo", "grpo_original", "dr_grpo", "rloo")
+VARIANTS = (
+    "plain",
+    "grpo",
+    "lambda_grpo",
+    "lambda_grpo_unclipped",
+    "between",
+    "dapo",
+    "grpo_original",
+    "dr_grpo",
+    "rloo",
+)
 
 
 def close(got: np.ndarray, expected: np.ndarray, tolerance: float = 1e-10) -> None:
@@ -38,9 +48,14 @@ def load(name: str, backend: Backend) -> tuple[Transformer, dict[str, np.ndarray
         oracle = {key: file[key] for key in file.files}
     config = TransformerConfig(**json.loads(str(oracle["config"])))
     model = Transformer(config, backend=backend, dtype="float64")
-    assert {f"weight.{parameter}" for parameter in model.parameters} == {key for key in oracle if key.startswith("weight.")}
+    assert {f"weight.{parameter}" for parameter in model.parameters} == {
+        key for key in oracle if key.startswith("weight.")
+    }
     for parameter, view in model.parameters.items():
-        weight, heads = oracle[f"weight.{parameter}"].astype(np.float64), heads_of(config, parameter)
+        weight, heads = (
+            oracle[f"weight.{parameter}"].astype(np.float64),
+            heads_of(config, parameter),
+        )
         view[...] = backend.to_device(weight if heads is None else rotate_neighbours(weight, heads))
     return model, oracle, json.loads(str(oracle["groups"]))
 
@@ -77,7 +92,9 @@ def test_the_two_orders_of_rows_undo_each_other(heads: int, width: int) -> None:
     for head in range(heads):
         for j in range(width // 2):
             np.testing.assert_array_equal(mine[head * width + 2 * j], weight[head * width + j])
-            np.testing.assert_array_equal(mine[head * width + 2 * j + 1], weight[head * width + j + width // 2])
+            np.testing.assert_array_equal(
+                mine[head * width + 2 * j + 1], weight[head * width + j + width // 2]
+            )
 
 
 # -- single operations ---------------------------------------------------------------------------------------------------
@@ -108,7 +125,9 @@ def test_swiglu(op: dict) -> None:
 def neighbours(x: np.ndarray) -> np.ndarray:
     """(heads, T, E) half-split -> (T, heads, E), pairs side by side."""
     heads, n, width = x.shape
-    return np.ascontiguousarray(x.reshape(heads, n, 2, width // 2).transpose(1, 0, 3, 2)).reshape(n, heads, width)
+    return np.ascontiguousarray(x.reshape(heads, n, 2, width // 2).transpose(1, 0, 3, 2)).reshape(
+        n, heads, width
+    )
 
 
 def test_rope(op: dict) -> None:
@@ -118,7 +137,10 @@ def test_rope(op: dict) -> None:
 
 
 def test_attention(op: dict) -> None:
-    q, k, v, dy = (np.ascontiguousarray(op[f"attention.{name}"].swapaxes(0, 1)) for name in ("q", "k", "v", "dy"))
+    q, k, v, dy = (
+        np.ascontiguousarray(op[f"attention.{name}"].swapaxes(0, 1))
+        for name in ("q", "k", "v", "dy")
+    )
     tree = PrefixTree.from_groups([range(7)], [[[0]]])
     (block,) = plan_tree(tree, Backend("numpy", np), np.dtype(np.float64)).blocks
     y = np.empty_like(q)
@@ -134,7 +156,10 @@ def test_log_softmax(op: dict) -> None:
     row, token = (place.ravel() for place in np.indices(logits.shape))
     logp, cache = ops.log_softmax_gather(logits.copy(), row, token)
     close(logp.reshape(logits.shape), op["log_softmax.y"])
-    close(ops.log_softmax_gather_backward(dy.sum(1), row, token, dy.ravel(), cache), op["log_softmax.dlogits"])
+    close(
+        ops.log_softmax_gather_backward(dy.sum(1), row, token, dy.ravel(), cache),
+        op["log_softmax.dlogits"],
+    )
 
 
 # -- objectives ----------------------------------------------------------------------------------------------------------
@@ -151,12 +176,21 @@ def test_objectives(name: str) -> None:
     truncated, rewards = np.array(batch["truncated"]), np.array(batch["rewards"])
 
     got, dgot = padded_loss(
-        objective, batch["groups"], rewards, logp, old, ref, truncated=truncated, max_new_tokens=batch["max_new_tokens"]
+        objective,
+        batch["groups"],
+        rewards,
+        logp,
+        old,
+        ref,
+        truncated=truncated,
+        max_new_tokens=batch["max_new_tokens"],
     )
     np.testing.assert_allclose(got, loss, rtol=1e-12)
     close(dgot, dlogp, 1e-12)
 
-    rollouts = rollouts_of([[0]] * len(batch["groups"]), batch["groups"], truncated, batch["max_new_tokens"])
+    rollouts = rollouts_of(
+        [[0]] * len(batch["groups"]), batch["groups"], truncated, batch["max_new_tokens"]
+    )
     tree = rollouts.tree
     tokens = tree.paths >= 0
 

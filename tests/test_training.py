@@ -7,12 +7,13 @@ import pytest
 from helpers import relative
 
 from minigrpo import PrefixTree, sample
-from minigrpo.optim import SGD, AdamW
-from minigrpo.padded import padded_loss
-from minigrpo.policy import make_model, using
-from minigrpo.settings import TrainSettings
+from minigrpo.engine.optim import SGD, AdamW
+from minigrpo.runs.policy import make_model, using
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.train import train
 from minigrpo.tasks import CharTokenizer, load_task, score_texts
-from minigrpo.trainer import TrainState, grpo_step, train, warm_start
+from minigrpo.trainer import TrainState, grpo_step, warm_start
+from minigrpo.verify.padded import padded_loss
 
 TINY = {"dim": 16, "n_layers": 1, "n_heads": 2, "dtype": "float64"}
 NAMES = {
@@ -50,7 +51,11 @@ class Letters:
         return [self.tokenizer.encode("c" if rng.random() < 0.5 else "cb") for _ in range(n)]
 
     def score(self, rollouts):
-        return score_texts(rollouts, self.tokenizer, lambda prompt, text: text.count("a") / 3 - 0.1 * len(text + prompt))
+        return score_texts(
+            rollouts,
+            self.tokenizer,
+            lambda prompt, text: text.count("a") / 3 - 0.1 * len(text + prompt),
+        )
 
 
 class Silent(Letters):
@@ -61,14 +66,18 @@ class Silent(Letters):
 
 
 def settings_of(**changes):
-    return TrainSettings(**(TINY | {"task": "letters", "group_size": 6, "prompts_per_step": 3} | changes))
+    return TrainSettings(
+        **(TINY | {"task": "letters", "group_size": 6, "prompts_per_step": 3} | changes)
+    )
 
 
 def start(settings, task=None):
     """Task, objective and the state before step 1, with a policy that is not uniform."""
     task = task or Letters()
     model = make_model(settings, task)
-    model.parameters.flat[:] += 0.2 * np.random.default_rng(5).standard_normal(model.parameters.flat.size)
+    model.parameters.flat[:] += 0.2 * np.random.default_rng(5).standard_normal(
+        model.parameters.flat.size
+    )
     optimizer = SGD(model.parameters) if settings.optimizer == "sgd" else AdamW(model.parameters)
     objective = settings.make_objective()
     state = TrainState(model, optimizer, np.random.default_rng(settings.seed))
@@ -81,7 +90,11 @@ def usual_step(state, task, objective, settings):
     """The same step without a tree: every completion on its own row, one advantage a completion, the batch in one piece."""
     model, s = state.model, settings
     prompts = task.prompts(state.rng, s.prompts_per_step)
-    limits = {"max_new_tokens": task.max_new_tokens, "eos": task.tokenizer.eos, "temperature": s.temperature}
+    limits = {
+        "max_new_tokens": task.max_new_tokens,
+        "eos": task.tokenizer.eos,
+        "temperature": s.temperature,
+    }
     rollouts = sample(model, prompts, s.group_size, state.rng, **limits)
     rewards = np.asarray(task.score(rollouts))
     flat = PrefixTree.from_groups(prompts, rollouts.completions, merge=False)
@@ -112,8 +125,18 @@ def usual_step(state, task, objective, settings):
     [
         ("grpo", {}),
         ("lambda_grpo", {"temperature": 0.7, "warmup_steps": 3, "max_grad_norm": 0.05}),
-        ("lambda_grpo", {"objective_options": {"beta": 0.3}, "inner_epochs": 4, "learning_rate": 0.03}),
-        ("lambda_grpo", {"objective_options": {"alpha": 0.5, "beta": 0.3}, "inner_epochs": 4, "learning_rate": 0.03}),
+        (
+            "lambda_grpo",
+            {"objective_options": {"beta": 0.3}, "inner_epochs": 4, "learning_rate": 0.03},
+        ),
+        (
+            "lambda_grpo",
+            {
+                "objective_options": {"alpha": 0.5, "beta": 0.3},
+                "inner_epochs": 4,
+                "learning_rate": 0.03,
+            },
+        ),
         ("grpo_original", {"inner_epochs": 2, "temperature": 1.5, "learning_rate": 0.03}),
         ("dapo", {"inner_epochs": 4, "learning_rate": 0.03}),
         ("dr_grpo", {"optimizer": "sgd", "learning_rate": 1.0, "inner_epochs": 3}),
@@ -128,17 +151,28 @@ def test_a_step_is_the_usual_step(objective, changes):
     for _ in range(3):
         metrics, rollouts, rewards = grpo_step(state, task, objective, settings)
         loss, norm, expected_rewards, expected = usual_step(usual, task, objective, settings)
-        assert [c.tolist() for g in rollouts.completions for c in g] == [c.tolist() for g in expected.completions for c in g]
+        assert [c.tolist() for g in rollouts.completions for c in g] == [
+            c.tolist() for g in expected.completions for c in g
+        ]
         np.testing.assert_array_equal(rewards, expected_rewards)
         assert metrics["loss"] == pytest.approx(loss, rel=1e-9, abs=1e-12)
         assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-9)
-        assert relative(state.model.parameters.flat - before, usual.model.parameters.flat - before) < 1e-8
+        assert (
+            relative(state.model.parameters.flat - before, usual.model.parameters.flat - before)
+            < 1e-8
+        )
         assert metrics["step"] == state.step == usual.step
-        tokens += sum(len(p) + len(c) for p, g in zip(rollouts.prompts, rollouts.completions, strict=True) for c in g)
+        tokens += sum(
+            len(p) + len(c)
+            for p, g in zip(rollouts.prompts, rollouts.completions, strict=True)
+            for c in g
+        )
         assert metrics["num_tokens"] == tokens
         clipped += metrics["clip_ratio/low_mean"] + metrics["clip_ratio/high_mean"]
         assert metrics["reward"] == pytest.approx(rewards.mean())
-        assert metrics["reward_std"] == pytest.approx(np.mean([rewards[i : i + 6].std(ddof=1) for i in (0, 6, 12)]))
+        assert metrics["reward_std"] == pytest.approx(
+            np.mean([rewards[i : i + 6].std(ddof=1) for i in (0, 6, 12)])
+        )
     assert (clipped > 0) == (settings.inner_epochs > 1)
 
 
@@ -146,10 +180,18 @@ def test_a_step_is_the_usual_step(objective, changes):
 def test_micro_batches_do_not_change_a_gradient(optimizer):
     ends = []
     for micro_batch_tokens in (10_000, 30, 7, 1):
-        options = {"objective_options": {"beta": 0.2}, "inner_epochs": 2, "learning_rate": 0.1 if optimizer == "sgd" else 1e-3}
-        settings = settings_of(optimizer=optimizer, micro_batch_tokens=micro_batch_tokens, **options)
+        options = {
+            "objective_options": {"beta": 0.2},
+            "inner_epochs": 2,
+            "learning_rate": 0.1 if optimizer == "sgd" else 1e-3,
+        }
+        settings = settings_of(
+            optimizer=optimizer, micro_batch_tokens=micro_batch_tokens, **options
+        )
         task, objective, state = start(settings)
-        metrics = [grpo_step(state, task, objective, settings)[0] | {"step_time": 0} for _ in range(4)]
+        metrics = [
+            grpo_step(state, task, objective, settings)[0] | {"step_time": 0} for _ in range(4)
+        ]
         ends.append((state.model.parameters.flat, metrics))
     for flat, metrics in ends[1:]:
         assert relative(flat, ends[0][0]) < 1e-12
@@ -173,7 +215,13 @@ def test_metrics_have_the_names_that_users_know():
 def test_the_warm_start_clips_its_gradient_and_warms_up():
     """Step by step against the usual loop, with gradients of a norm far above 1 and rates that rise over 20 steps."""
     task = load_task("arithmetic", digits=1)
-    settings = TrainSettings(**TINY, task="arithmetic", warm_start_steps=6, warm_start_batch=4, warm_start_learning_rate=0.02)
+    settings = TrainSettings(
+        **TINY,
+        task="arithmetic",
+        warm_start_steps=6,
+        warm_start_batch=4,
+        warm_start_learning_rate=0.02,
+    )
     model, usual = make_model(settings, task), make_model(settings, task)
     for each in (model, usual):
         each.parameters.flat[:] *= 4
@@ -187,7 +235,9 @@ def test_the_warm_start_clips_its_gradient_and_warms_up():
         norms.append(np.linalg.norm(usual.gradients.flat))
         usual.gradients.flat[:] /= max(1, norms[-1])
         optimizer.step(usual.parameters, usual.gradients, 0.02 * (step + 1) / 21)
-    assert max(norms) > 2 and max(norms) > 1.5 * min(norms)  # AdamW does not see a factor that all have
+    assert max(norms) > 2 and max(norms) > 1.5 * min(
+        norms
+    )  # AdamW does not see a factor that all have
     assert relative(model.parameters.flat, usual.parameters.flat) < 1e-9
 
 
@@ -212,7 +262,10 @@ def test_the_reference_policy_is_the_one_that_training_began_with():
 def test_a_step_that_is_all_truncated_and_masked_moves_nothing():
     settings = settings_of(task="silent", objective="dapo", group_size=4, prompts_per_step=1)
     task, objective, state = start(settings, Silent())
-    state.optimizer.m[:], state.optimizer.weight_decay = 1.0, 0.1  # what would move the parameters even without a gradient
+    state.optimizer.m[:], state.optimizer.weight_decay = (
+        1.0,
+        0.1,
+    )  # what would move the parameters even without a gradient
     moved = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -223,7 +276,9 @@ def test_a_step_that_is_all_truncated_and_masked_moves_nothing():
             if rollouts.truncated.all():
                 assert metrics["loss"] == metrics["grad_norm"] == 0
                 assert metrics["completions/clipped_ratio"] == 1
-    assert {(True, False), (False, True)} == set(moved)  # both happened: nothing moves exactly when all are masked
+    assert {(True, False), (False, True)} == set(
+        moved
+    )  # both happened: nothing moves exactly when all are masked
 
 
 def test_equal_rewards_give_no_gradient():
@@ -236,7 +291,11 @@ def test_equal_rewards_give_no_gradient():
     before = state.model.parameters.flat.copy()
     metrics, _, _ = grpo_step(state, task, objective, settings)
     np.testing.assert_array_equal(state.model.parameters.flat, before)
-    assert (metrics["grad_norm"], metrics["frac_reward_zero_std"], metrics["reward_std"]) == (0, 1, pytest.approx(0))
+    assert (metrics["grad_norm"], metrics["frac_reward_zero_std"], metrics["reward_std"]) == (
+        0,
+        1,
+        pytest.approx(0),
+    )
 
 
 def test_one_completion_is_enough_where_nothing_is_compared():

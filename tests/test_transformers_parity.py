@@ -12,17 +12,25 @@ import numpy as np
 import pytest
 
 from minigrpo import PrefixTree
+from minigrpo.engine.parameters import rotate_halves
 from minigrpo.models import cached, load_model, load_tokenizer, save_hugging_face
-from minigrpo.parameters import rotate_halves
 from minigrpo.sampler import sample
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch: pip install torch transformers")
-transformers = pytest.importorskip("transformers", reason="compares with transformers: pip install torch transformers")
+transformers = pytest.importorskip(
+    "transformers", reason="compares with transformers: pip install torch transformers"
+)
 pytest.importorskip("gguf", reason="language models need the extra lm")
 safetensors = pytest.importorskip("safetensors.torch", reason="language models need the extra lm")
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other packages warn about is not ours
-HEADS = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "tie_word_embeddings")
+HEADS = (
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "tie_word_embeddings",
+)
 SHAPES = {
     "tied": (48, 6, 6, 8, True),
     "untied, grouped": (64, 8, 2, 8, False),
@@ -52,14 +60,20 @@ def llama(request: pytest.FixtureRequest, tmp_path: Path):
     theirs = transformers.LlamaForCausalLM(config).float()
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
-            parameter.copy_(torch.rand_like(parameter) + 0.5 if "norm" in name else torch.randn_like(parameter) * 0.2)
+            parameter.copy_(
+                torch.rand_like(parameter) + 0.5
+                if "norm" in name
+                else torch.randn_like(parameter) * 0.2
+            )
     return theirs, pretrained(theirs, tmp_path)
 
 
 def pretrained(theirs, folder: Path):
     """Saved by transformers, and this package's copy of it."""
     theirs.save_pretrained(folder)
-    transformers.PreTrainedTokenizerFast(tokenizer_object=_tokenizer(), eos_token="e").save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=_tokenizer(), eos_token="e"
+    ).save_pretrained(folder)
     return load_model(folder)[0]
 
 
@@ -82,13 +96,17 @@ def test_checkpoints_in_16_bits(dtype: str, llama, tmp_path: Path) -> None:
     heads = {"q_proj": ours.config.n_heads, "k_proj": ours.config.n_kv_heads}
     for name, parameter in again.named_parameters():
         n, weight = heads.get(name.split(".")[-2]), ours.parameters[name]
-        np.testing.assert_array_equal(weight if n is None else rotate_halves(weight, n), parameter.detach().numpy())
+        np.testing.assert_array_equal(
+            weight if n is None else rotate_halves(weight, n), parameter.detach().numpy()
+        )
     expected = logits_of(again, SEQUENCES[3])
     found = ours.logits(np.array(SEQUENCES[3]))
     assert np.abs(found - expected).max() < 1e-5 * max(1, np.abs(expected).max())
     moved = rounded.float()
     frequencies = moved.model.rotary_emb.inv_freq
-    if dtype == "bfloat16" and len(frequencies) > 2:  # of two, 1 and 0.01, the rounding hardly shows
+    if (
+        dtype == "bfloat16" and len(frequencies) > 2
+    ):  # of two, 1 and 0.01, the rounding hardly shows
         assert np.abs(logits_of(moved, SEQUENCES[3]) - found).max() > np.abs(expected - found).max()
     frequencies.copy_(again.model.rotary_emb.inv_freq)
     np.testing.assert_array_equal(logits_of(moved, SEQUENCES[3]), expected)
@@ -102,7 +120,9 @@ def test_what_transformers_loads_is_loaded(llama, tmp_path: Path) -> None:
     tensors = safetensors.load_file(file)
     tensors |= {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(4) for i in range(3)}
     safetensors.save_file(tensors, file, metadata={"format": "pt"})
-    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"model.norm.weight": "gone.safetensors"}}')
+    (tmp_path / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"model.norm.weight": "gone.safetensors"}}'
+    )
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     expected = logits_of(again, SEQUENCES[0])
     found = load_model(tmp_path)[0].logits(np.array(SEQUENCES[0]))
@@ -117,9 +137,15 @@ def test_the_keys_that_transformers_writes_are_known(llama, tmp_path: Path) -> N
     assert load_model(tmp_path)[0].config == ours.config
     standard = transformers.LlamaConfig()
     (tmp_path / "config.json").write_text(json.dumps(standard.to_dict()))
-    with pytest.raises(ValueError, match=r"asks for 32 layers|lacks \d+ tensors"):  # known keys, other sizes
+    with pytest.raises(
+        ValueError, match=r"asks for 32 layers|lacks \d+ tensors"
+    ):  # known keys, other sizes
         load_model(tmp_path)
-    assert standard.max_position_embeddings == 2048 and standard.eos_token_id == 2 and standard.rms_norm_eps == 1e-6
+    assert (
+        standard.max_position_embeddings == 2048
+        and standard.eos_token_id == 2
+        and standard.rms_norm_eps == 1e-6
+    )
 
 
 @pytest.mark.parametrize("bos", [None, 264])
@@ -128,15 +154,33 @@ def test_tokens_of_a_gguf_file(bos: int | None, tmp_path: Path) -> None:
     from tiny_language_model import TOKENS, make, write_gguf
 
     added = ["<think>", "<b>", "</a>", "<end>", "<start>"]
-    keys = {"tokens": [*TOKENS[:-1], *added], "token_type": [1] * 260 + [4, 4, 4, 3, 3], "pre": "gpt-2", "eos_token_id": 263}
+    keys = {
+        "tokens": [*TOKENS[:-1], *added],
+        "token_type": [1] * 260 + [4, 4, 4, 3, 3],
+        "pre": "gpt-2",
+        "eos_token_id": 263,
+    }
     keys |= {"bos_token_id": 264, "add_bos_token": bos is not None}
-    path = write_gguf(tmp_path / "m.gguf", make()[0], metadata={f"tokenizer.ggml.{key}": value for key, value in keys.items()})
-    tokenizer, theirs = load_tokenizer(path), transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
+    path = write_gguf(
+        tmp_path / "m.gguf",
+        make()[0],
+        metadata={f"tokenizer.ggml.{key}": value for key, value in keys.items()},
+    )
+    tokenizer, theirs = (
+        load_tokenizer(path),
+        transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name),
+    )
     rng = np.random.default_rng(0)
     for _ in range(300):
-        text = "".join(rng.choice([*added, "a", "b", "ab", " ", "\n\n", "12", "é", "🙂", "<"], rng.integers(0, 9)))
+        text = "".join(
+            rng.choice(
+                [*added, "a", "b", "ab", " ", "\n\n", "12", "é", "🙂", "<"], rng.integers(0, 9)
+            )
+        )
         expected = theirs(text)["input_ids"]
-        if bos is not None and text.startswith("<start>"):  # a template that writes the BOS itself: ours gives it no second one
+        if bos is not None and text.startswith(
+            "<start>"
+        ):  # a template that writes the BOS itself: ours gives it no second one
             expected = expected[1:]
         assert tokenizer.encode(text).tolist() == expected, text
 
@@ -154,7 +198,9 @@ def test_logits(llama) -> None:
     for sequence in SEQUENCES:
         with torch.no_grad():
             expected = theirs(torch.tensor([sequence])).logits[0].numpy()
-        assert np.abs(ours.logits(np.array(sequence)) - expected).max() < 1e-5 * max(1, np.abs(expected).max())
+        assert np.abs(ours.logits(np.array(sequence)) - expected).max() < 1e-5 * max(
+            1, np.abs(expected).max()
+        )
 
 
 def test_every_gradient(llama) -> None:
@@ -164,10 +210,18 @@ def test_every_gradient(llama) -> None:
     weights = [rng.standard_normal(len(s) - 1) for s in SEQUENCES]
     for sequence, weight in zip(SEQUENCES, weights, strict=True):
         logp = theirs(torch.tensor([sequence])).logits[0, :-1].double().log_softmax(-1)
-        loss = loss + (torch.tensor(weight) * logp[torch.arange(len(sequence) - 1), torch.tensor(sequence[1:])]).sum()
+        loss = (
+            loss
+            + (
+                torch.tensor(weight)
+                * logp[torch.arange(len(sequence) - 1), torch.tensor(sequence[1:])]
+            ).sum()
+        )
     loss.backward()
     first, other = SEQUENCES[:3], SEQUENCES[3:]
-    tree = PrefixTree.from_groups([first[0][:1], other[0][:1]], [[s[1:] for s in first], [s[1:] for s in other]])
+    tree = PrefixTree.from_groups(
+        [first[0][:1], other[0][:1]], [[s[1:] for s in first], [s[1:] for s in other]]
+    )
     ours.forward(tree)
     nodes = tree.paths[tree.paths >= 0]
     gradients = ours.backward(np.bincount(nodes, np.concatenate(weights), minlength=tree.n_nodes))
@@ -176,7 +230,9 @@ def test_every_gradient(llama) -> None:
     assert expected.keys() == gradients.keys()
     for name, gradient in gradients.items():
         n = heads.get(name.split(".")[-2])
-        assert relative(gradient if n is None else rotate_halves(gradient, n), expected[name]) < 1e-4, name
+        assert (
+            relative(gradient if n is None else rotate_halves(gradient, n), expected[name]) < 1e-4
+        ), name
 
 
 def test_what_is_exported_is_loaded_again(llama, tmp_path: Path) -> None:
@@ -185,7 +241,9 @@ def test_what_is_exported_is_loaded_again(llama, tmp_path: Path) -> None:
         save_hugging_face(ours, None, tmp_path / "export"), dtype=torch.float32
     )
     for name, parameter in theirs.named_parameters():
-        np.testing.assert_array_equal(dict(again.named_parameters())[name].detach().numpy(), parameter.detach().numpy())
+        np.testing.assert_array_equal(
+            dict(again.named_parameters())[name].detach().numpy(), parameter.detach().numpy()
+        )
 
 
 # -- SmolLM2 ---------------------------------------------------------------------------------------------------------------
@@ -212,7 +270,9 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory):
     except ValueError as error:
         pytest.skip(str(error))
     ours, tokenizer = load_model("smollm2")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    )
     folder = save_hugging_face(ours, tokenizer, tmp_path_factory.mktemp("export") / "smollm2")
     return ours, tokenizer, theirs, folder
 
@@ -223,9 +283,19 @@ def test_smollm2_logits_and_greedy_continuations(smollm2) -> None:
         ids = tokenizer.encode(prompt)
         with torch.no_grad():
             expected = theirs(torch.tensor(ids)[None]).logits[0].numpy()
-            greedy = theirs.generate(torch.tensor(ids)[None], max_new_tokens=64, do_sample=False, pad_token_id=0)[0, len(ids) :]
+            greedy = theirs.generate(
+                torch.tensor(ids)[None], max_new_tokens=64, do_sample=False, pad_token_id=0
+            )[0, len(ids) :]
         assert np.abs(ours.logits(ids) - expected).max() < 1e-3
-        found = sample(ours, [ids], 1, np.random.default_rng(0), max_new_tokens=64, eos=tokenizer.eos, temperature=0)
+        found = sample(
+            ours,
+            [ids],
+            1,
+            np.random.default_rng(0),
+            max_new_tokens=64,
+            eos=tokenizer.eos,
+            temperature=0,
+        )
         assert found.completions[0][0].tolist() == greedy.tolist(), prompt
 
 
@@ -255,7 +325,9 @@ def test_smollm2_tokenizer_on_a_thousand_strings(smollm2) -> None:
     ]
     for i in range(1000):
         letters = "".join(rng.choice(alphabets, rng.integers(1, 4)))
-        text = "".join(rng.choice(list(letters), rng.integers(0, 60))) + ("<|im_end|>" if i % 7 == 0 else "")
+        text = "".join(rng.choice(list(letters), rng.integers(0, 60))) + (
+            "<|im_end|>" if i % 7 == 0 else ""
+        )
         ids = tokenizer.encode(text).tolist()
         assert ids == theirs(text)["input_ids"], text
         assert tokenizer.core.decode(ids, skip_special_tokens=False) == text

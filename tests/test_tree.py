@@ -8,8 +8,9 @@ from helpers import random_group
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from minigrpo import PrefixTree, lambda_weights, plan, step_rewards
-from minigrpo.plan import split_tree
+from minigrpo import PrefixTree, lambda_weights, step_rewards
+from minigrpo.engine import plan
+from minigrpo.engine.plan import split_tree
 from minigrpo.tree import LONG
 
 ALPHABET = [0, 1, 256, 2**31 - 1, 2**31 - 2, 65_536]
@@ -31,7 +32,11 @@ branching_group = st.builds(as_group, st.integers(1, 6), texts, st.binary(max_si
 
 def sharers(group, i, t):
     """λ(i,t): the completions that share y_i up to and including token t."""
-    return frozenset(j for j, other in enumerate(group) if len(other) > t and list(other[: t + 1]) == list(group[i][: t + 1]))
+    return frozenset(
+        j
+        for j, other in enumerate(group)
+        if len(other) > t and list(other[: t + 1]) == list(group[i][: t + 1])
+    )
 
 
 def process_sets(group):
@@ -41,7 +46,11 @@ def process_sets(group):
     tree = {}
     for members in sets:
         first = group[min(members)]
-        shared = (t for t in range(len(first) + 1) if all(list(group[j][:t]) == list(first[:t]) for j in members))
+        shared = (
+            t
+            for t in range(len(first) + 1)
+            if all(list(group[j][:t]) == list(first[:t]) for j in members)
+        )
         larger = [other for other in sets if other > members]
         tree[members] = [min(larger, key=len) if larger else None, 0, max(shared)]
     for entry in tree.values():
@@ -61,10 +70,19 @@ def check_tree(tree, prompts, groups):
         node = -1 if not prompt else None
         for t, token in enumerate(y):
             here = tree.paths[i, t]
-            assert (tree.token[here], tree.group[here], tree.depth[here], tree.scored[here]) == (token, g, len(prompt) + t, True)
+            assert (tree.token[here], tree.group[here], tree.depth[here], tree.scored[here]) == (
+                token,
+                g,
+                len(prompt) + t,
+                True,
+            )
             assert node is None or tree.parent[here] == node
             node = here
-            assert keys.setdefault(here, (g, prompt, tuple(y[: t + 1]))) == (g, prompt, tuple(y[: t + 1]))
+            assert keys.setdefault(here, (g, prompt, tuple(y[: t + 1]))) == (
+                g,
+                prompt,
+                tuple(y[: t + 1]),
+            )
         assert (tree.paths[i, len(y) :] == -1).all()
         trunk = tree.parent[tree.paths[i, 0]] if len(y) else None
         for token in reversed(prompt) if len(y) else ():
@@ -73,7 +91,9 @@ def check_tree(tree, prompts, groups):
         assert trunk in (-1, None)
     prefixes = {tuple(p[: t + 1]) for p in map(tuple, prompts) for t in range(len(p))}
     distinct = {(g, tuple(y[: t + 1])) for g, y in flat for t in range(len(y))}
-    assert tree.n_nodes == len(prefixes) + len(distinct)  # the trunk is shared, nothing is stored twice
+    assert tree.n_nodes == len(prefixes) + len(
+        distinct
+    )  # the trunk is shared, nothing is stored twice
     assert len(keys) == len(distinct)
 
 
@@ -97,7 +117,9 @@ def test_lambda_weights_equal_the_definition(group):
 def test_nodes_steps_and_statistics_equal_the_definitions(group):
     tree = PrefixTree.from_sequences(group)
     check_tree(tree, [()], [group])
-    assert [tree.token[row[row >= 0]].tolist() for row in tree.rows] == sorted(group)  # hence numbered depth first
+    assert [tree.token[row[row >= 0]].tolist() for row in tree.rows] == sorted(
+        group
+    )  # hence numbered depth first
     assert min(tree.rows.min(initial=-1), tree.paths.min(initial=-1)) == -1  # past the end
     for i, y in enumerate(group):
         for t in range(len(y)):
@@ -118,13 +140,21 @@ def test_nodes_steps_and_statistics_equal_the_definitions(group):
             assert step.parent < index
             assert frozenset(steps[step.parent].members) == parent
             assert step.start == steps[step.parent].end
-    assert sorted(n for step in steps for n in step.nodes) == list(range(tree.n_nodes))  # steps divide the tokens among them
+    assert sorted(n for step in steps for n in step.nodes) == list(
+        range(tree.n_nodes)
+    )  # steps divide the tokens among them
 
     inner = {members for members in sets if any(other < members for other in sets)}
     everyone = frozenset(range(len(group)))
-    on_inner = [sum(sharers(group, i, t) in inner for t in range(len(y))) for i, y in enumerate(group)]
-    assert tree.path_depth.tolist() == [sum(i in m for m in inner if m != everyone) for i in range(len(group))]
-    assert tree.intermediate_proportion.tolist() == [n / max(len(y), 1) for n, y in zip(on_inner, group, strict=True)]
+    on_inner = [
+        sum(sharers(group, i, t) in inner for t in range(len(y))) for i, y in enumerate(group)
+    ]
+    assert tree.path_depth.tolist() == [
+        sum(i in m for m in inner if m != everyone) for i in range(len(group))
+    ]
+    assert tree.intermediate_proportion.tolist() == [
+        n / max(len(y), 1) for n, y in zip(on_inner, group, strict=True)
+    ]
     firsts = [y[0] for y in group if y]
     assert tree.is_flat.tolist() == [len(set(firsts)) == len(firsts)]
 
@@ -143,7 +173,14 @@ def test_a_worked_example():
     assert tree.parent.tolist() == [-1, 0, 1, 2, 2, 1, -1, 6]
     assert tree.depth.tolist() == [0, 1, 2, 3, 3, 2, 0, 1]
     assert tree.count.tolist() == [4, 3, 2, 1, 1, 1, 2, 2]
-    assert tree.paths.tolist() == [[0, 1, 2, 3], [0, 1, 2, 4], [0, 1, 5, -1], [6, 7, -1, -1], [6, 7, -1, -1], [0, -1, -1, -1]]
+    assert tree.paths.tolist() == [
+        [0, 1, 2, 3],
+        [0, 1, 2, 4],
+        [0, 1, 5, -1],
+        [6, 7, -1, -1],
+        [6, 7, -1, -1],
+        [0, -1, -1, -1],
+    ]
     assert [(s.members, s.start, s.end, s.parent) for s in tree.steps()] == [
         ((0, 1, 2, 3, 4, 5), 0, 0, None),
         ((0, 1, 2, 5), 0, 1, 0),
@@ -157,10 +194,14 @@ def test_a_worked_example():
     assert tree.path_depth.tolist() == [3, 3, 2, 0, 0, 1]
     np.testing.assert_allclose(tree.intermediate_proportion, [3 / 4, 3 / 4, 2 / 3, 0, 0, 1])
     assert tree.is_flat.tolist() == [False]
-    np.testing.assert_allclose(step_rewards(tree, [1, 0, 0, 1, 0, 0.5]), [0.375, 1 / 3, 0.5, 1, 0, 0, 0.5, 0.5])
+    np.testing.assert_allclose(
+        step_rewards(tree, [1, 0, 0, 1, 0, 0.5]), [0.375, 1 / 3, 0.5, 1, 0, 0, 0.5, 0.5]
+    )
 
 
-@pytest.mark.parametrize("bad", [[2**31], [0, -1], [1.0], ["a"], "ab", [[1, 2]], [2**64], [True], [None], 5])
+@pytest.mark.parametrize(
+    "bad", [[2**31], [0, -1], [1.0], ["a"], "ab", [[1, 2]], [2**64], [True], [None], 5]
+)
 def test_what_is_no_list_of_token_ids_is_named(bad):
     for build in (PrefixTree.from_sequences, lambda_weights):
         with pytest.raises(ValueError, match="completion 1 of group 0"):
@@ -175,9 +216,14 @@ def test_a_token_outside_the_range_is_named_in_a_long_sequence_too(bad, length):
     group = [np.zeros(n, dtype=np.int64) for n in (3, LONG, length, LONG + 1)]
     lambda_weights(group)
     group[2][-1] = bad
-    with pytest.raises(ValueError, match=rf"completion 2 of group 0 holds a token id outside .*: {min(bad, 0)} … {max(bad, 0)}"):
+    with pytest.raises(
+        ValueError,
+        match=rf"completion 2 of group 0 holds a token id outside .*: {min(bad, 0)} … {max(bad, 0)}",
+    ):
         lambda_weights(group)
-    with pytest.raises(ValueError, match="completion 1 of group 2 holds a token id outside"):  # counted within its group
+    with pytest.raises(
+        ValueError, match="completion 1 of group 2 holds a token id outside"
+    ):  # counted within its group
         PrefixTree.from_groups([[0]] * 3, [[[1]] * 3, [[1]], [[1], [bad], [1]]])
 
 
@@ -203,7 +249,10 @@ def test_groups_stay_apart_and_prompts_are_shared():
     check_tree(tree, prompts, groups)
     assert tree.n_nodes == 2 + 2 + 2 + 3 + 3
     assert tree.count[tree.paths[0, 0]] == 2
-    assert tree.count[tree.group == -1].tolist() == [6, 4]  # how many rows pass through the trunk's 7 and 8
+    assert tree.count[tree.group == -1].tolist() == [
+        6,
+        4,
+    ]  # how many rows pass through the trunk's 7 and 8
     assert tree.group_sizes.tolist() == [2, 2, 2, 1]
     assert [s.members for s in tree.steps(1)] == [(2, 3)]
     assert [(s.members, s.start, s.end) for s in tree.steps(2)] == [((4, 5), 0, 1), ((4,), 1, 3)]
@@ -267,8 +316,15 @@ def test_split_scores_each_node_once_and_keeps_its_context(max_nodes):
             for name in ("token", "depth", "count", "group"):
                 assert getattr(part, name).tolist() == getattr(tree, name)[nodes].tolist()
             whole_parent = np.where(part.parent >= 0, nodes[part.parent], -1)
-            assert whole_parent.tolist() == tree.parent[nodes].tolist()  # the whole prefix of a node is in its part
-            new = np.concatenate([part.rows[r, lo:hi] for r, (lo, hi) in enumerate(zip(part.row_start, part.row_end, strict=True))])
+            assert (
+                whole_parent.tolist() == tree.parent[nodes].tolist()
+            )  # the whole prefix of a node is in its part
+            new = np.concatenate(
+                [
+                    part.rows[r, lo:hi]
+                    for r, (lo, hi) in enumerate(zip(part.row_start, part.row_end, strict=True))
+                ]
+            )
             assert new.tolist() == list(range(part.n_nodes))
             assert part.n_nodes <= max(max_nodes, tree.row_end.max())
         assert scored.tolist() == tree.scored.astype(int).tolist()
@@ -278,7 +334,9 @@ def test_split_scores_each_node_once_and_keeps_its_context(max_nodes):
 
 @pytest.mark.parametrize("max_nodes", [1, 5])
 def test_split_for_lanes_into_more_parts_than_rows(max_nodes):
-    tree = PrefixTree.from_groups([[1, 2], [1]], [random_group(np.random.default_rng(0), 8, length=6) for _ in range(2)])
+    tree = PrefixTree.from_groups(
+        [[1, 2], [1]], [random_group(np.random.default_rng(0), 8, length=6) for _ in range(2)]
+    )
     parts = split_tree(tree, max_nodes, 4)
     scored = np.concatenate([nodes[part.scored] for part, nodes in parts])
     assert sorted(scored.tolist()) == np.flatnonzero(tree.scored).tolist()
@@ -290,11 +348,16 @@ def test_split_for_lanes_is_even(max_nodes, lanes, monkeypatch):
     monkeypatch.setattr(plan, "LANE_NODES", 30)
     for seed in range(10):
         rng = np.random.default_rng(seed)
-        tree = PrefixTree.from_groups([[1, 2], [1], [1, 2]], [random_group(rng, 20, length=6) for _ in range(3)])
+        tree = PrefixTree.from_groups(
+            [[1, 2], [1], [1, 2]], [random_group(rng, 20, length=6) for _ in range(3)]
+        )
         parts = split_tree(tree, max_nodes, lanes)
         wanted = max(-(-tree.n_nodes // max_nodes), min(lanes, tree.n_nodes // 30))
         assert len(parts) == wanted + wanted % 2
-        assert max(part.n_nodes for part, _ in parts) < tree.n_nodes / len(parts) + 2 * tree.row_end.max()
+        assert (
+            max(part.n_nodes for part, _ in parts)
+            < tree.n_nodes / len(parts) + 2 * tree.row_end.max()
+        )
         scored = np.concatenate([nodes[part.scored] for part, nodes in parts])
         assert sorted(scored.tolist()) == np.flatnonzero(tree.scored).tolist()
         assert all((part.row_end > part.row_start).any() for part, _ in parts)
@@ -328,12 +391,19 @@ def lines_run_to(build, group):
 def test_no_python_loop_over_tokens_and_a_large_group():
     rng = np.random.default_rng(0)
     trunk = rng.integers(50_000, size=2000)
-    group = [np.concatenate([trunk[:cut], rng.integers(50_000, 2**31, size=2000 - cut)]) for cut in rng.integers(2000, size=200)]
+    group = [
+        np.concatenate([trunk[:cut], rng.integers(50_000, 2**31, size=2000 - cut)])
+        for cut in rng.integers(2000, size=200)
+    ]
     build = PrefixTree.from_sequences
     assert 0 < lines_run_to(build, [y[:LONG] for y in group]) == lines_run_to(build, group)
-    assert lines_run_to(build, [y[:20] for y in group]) == lines_run_to(build, [y[:200] for y in group])
+    assert lines_run_to(build, [y[:20] for y in group]) == lines_run_to(
+        build, [y[:200] for y in group]
+    )
     lines = lines_run_to(lambda_weights, group)
-    assert 0 < lines == lines_run_to(lambda_weights, [np.repeat(y, 5) for y in group])  # the same tree, longer steps
+    assert (
+        0 < lines == lines_run_to(lambda_weights, [np.repeat(y, 5) for y in group])
+    )  # the same tree, longer steps
     assert lines < 20 * len(group)
     tree = PrefixTree.from_sequences(group)
     rows = np.array(group)

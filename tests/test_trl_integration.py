@@ -38,8 +38,15 @@ from minigrpo.integrations import trl as integration
 from minigrpo.integrations.trl import LambdaGRPOTrainer
 from minigrpo.trainer import tree_metrics
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # what TRL, transformers and PyTorch say about each other is not ours
-MATCHING = {"dapo": "batch_token_mean", "bnpo": "batch_token_mean", "grpo": "sequence_mean", "dr_grpo": "constant"}
+pytestmark = pytest.mark.filterwarnings(
+    "ignore"
+)  # what TRL, transformers and PyTorch say about each other is not ours
+MATCHING = {
+    "dapo": "batch_token_mean",
+    "bnpo": "batch_token_mean",
+    "grpo": "sequence_mean",
+    "dr_grpo": "constant",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -51,10 +58,19 @@ def batch_of(trainer: GRPOTrainer, prompts: list[str]) -> dict:
     """A generation batch as the trainer makes it."""
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1  # TRL's loop sets it
-    return trainer._generate_and_score_completions([{"prompt": p} for p in prompts for _ in range(K)])
+    return trainer._generate_and_score_completions(
+        [{"prompt": p} for p in prompts for _ in range(K)]
+    )
 
 
-def both(folder: Path, prompts: list[str], objective: Objective, loss_type: str, alpha: float = 1.0, **options):
+def both(
+    folder: Path,
+    prompts: list[str],
+    objective: Objective,
+    loss_type: str,
+    alpha: float = 1.0,
+    **options,
+):
     """Loss and gradients of one batch, TRL's and ours, with a policy away from both the old and the reference policy."""
     n = len(prompts) * K
     trainer = make_trainer(
@@ -71,7 +87,9 @@ def both(folder: Path, prompts: list[str], objective: Objective, loss_type: str,
     )
     groups = [GROUPS[p] for p in prompts]
     truncated = [c[-1] != EOS for group in groups for c in group]
-    rollouts = rollouts_of([[int(w) for w in p.split()] for p in prompts], groups, truncated, LENGTH)
+    rollouts = rollouts_of(
+        [[int(w) for w in p.split()] for p in prompts], groups, truncated, LENGTH
+    )
     tree = rollouts.tree
     mine = tiny_model(**SHAPE)
     ref = mine.forward(tree, keep=False)  # TRL's reference is the stored model
@@ -87,35 +105,47 @@ def both(folder: Path, prompts: list[str], objective: Objective, loss_type: str,
     mine.gradients.flat[:] = 0
     gradients = {name: np.array(g) for name, g in mine.backward(dlogp.astype(np.float32)).items()}
     clipped = objective.metrics(objective.coefficients(rollouts, rewards), logp, old)
-    assert max(clipped.values()) > 0.05 and (min(clipped.values()) > 0.05 or n == K)  # on both sides, if the batch is large enough
+    assert max(clipped.values()) > 0.05 and (
+        min(clipped.values()) > 0.05 or n == K
+    )  # on both sides, if the batch is large enough
     return float(loss), gradients_of(trainer.model), expected, hugging_face(gradients, mine.config)
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "truncated masked"])
 @pytest.mark.parametrize("beta", [0.0, 0.3])
 @pytest.mark.parametrize("loss_type", MATCHING)
-def test_loss_and_gradients_are_our_objective(loss_type: str, beta: float, masked: bool, tmp_path: Path) -> None:
+def test_loss_and_gradients_are_our_objective(
+    loss_type: str, beta: float, masked: bool, tmp_path: Path
+) -> None:
     changes = {"aggregation": MATCHING[loss_type], "beta": beta, "mask_truncated": masked}
-    loss, gradients, expected, own = both(tmp_path, PROMPTS, Objective.preset("lambda_grpo", **changes), loss_type)
+    loss, gradients, expected, own = both(
+        tmp_path, PROMPTS, Objective.preset("lambda_grpo", **changes), loss_type
+    )
     print(f"loss {loss:.6f} {abs(loss - expected):.1e} gradients {apart(gradients, own):.1e}")
     assert abs(loss - expected) < 1e-5
     assert apart(gradients, own) < 1e-5
 
 
 def test_between_grpo_and_lambda_grpo(tmp_path: Path) -> None:
-    objective = Objective.preset("grpo", alpha=0.5, aggregation="batch_token_mean", beta=0.3, mask_truncated=True)
+    objective = Objective.preset(
+        "grpo", alpha=0.5, aggregation="batch_token_mean", beta=0.3, mask_truncated=True
+    )
     loss, gradients, expected, own = both(tmp_path, PROMPTS, objective, "dapo", alpha=0.5)
     assert abs(loss - expected) < 1e-5 and apart(gradients, own) < 1e-5
 
 
 def test_one_group_is_the_preset_itself(tmp_path: Path) -> None:
-    loss, gradients, expected, own = both(tmp_path, PROMPTS[:1], Objective.preset("lambda_grpo"), "dapo")
+    loss, gradients, expected, own = both(
+        tmp_path, PROMPTS[:1], Objective.preset("lambda_grpo"), "dapo"
+    )
     assert abs(loss - expected) < 1e-5 and apart(gradients, own) < 1e-5
 
 
 def test_the_comparison_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does without the weights, and with a KL term without them."""
-    loss, gradients, expected, own = both(tmp_path, PROMPTS, Objective.preset("lambda_grpo"), "dapo", 0.0)
+    loss, gradients, expected, own = both(
+        tmp_path, PROMPTS, Objective.preset("lambda_grpo"), "dapo", 0.0
+    )
     assert abs(loss - expected) > 1e-2 and apart(gradients, own) > 0.1
     monkeypatch.delattr(LambdaGRPOTrainer, "_compute_loss")
     objective = Objective.preset("lambda_grpo", aggregation="batch_token_mean", beta=0.3)
@@ -134,14 +164,21 @@ def test_weights_and_metrics_of_a_batch(tmp_path: Path) -> None:
         assert (row[len(weights) :] == 0).all()
     assert len({w for row in rows for w in row}) == 4  # 1, 1/2, 1/3, 1/4
     expected = tree_metrics(rollouts_of([[0]] * len(PROMPTS), [GROUPS[p] for p in PROMPTS]).tree)
-    assert {name: trainer._metrics["train"][name] for name in expected} == {name: [value] for name, value in expected.items()}
+    assert {name: trainer._metrics["train"][name] for name in expected} == {
+        name: [value] for name, value in expected.items()
+    }
     assert expected["tree/flat_fraction"] == 0.25  # the last group
     assert "process_weights" not in batch
 
 
 def test_masked_completions_are_not_counted(tmp_path: Path) -> None:
     """So that the members that do count have weights that add up to 1 in every step."""
-    batch = batch_of(make_trainer(tmp_path, rollout_func=fixed_groups, mask_truncated_completions=True, beta=0.1), PROMPTS)
+    batch = batch_of(
+        make_trainer(
+            tmp_path, rollout_func=fixed_groups, mask_truncated_completions=True, beta=0.1
+        ),
+        PROMPTS,
+    )
     weights = batch["process_weights"].numpy() * batch["completion_mask"].numpy()
     counted = [w for p in PROMPTS for w in brute_weights(GROUPS[p], masked=True)]
     everyone = [w for p in PROMPTS for w in brute_weights(GROUPS[p])]
@@ -149,21 +186,35 @@ def test_masked_completions_are_not_counted(tmp_path: Path) -> None:
     for row, own, is_counted in zip(weights, counted, ended, strict=True):
         np.testing.assert_allclose(row[: len(own)], own * is_counted, rtol=1e-6)
     assert not all(ended) and any((a != b).any() for a, b in zip(counted, everyone, strict=True))
-    steps = [{tuple(c[: t + 1]) for c in GROUPS[p] if c[-1] == EOS for t in range(len(c))} for p in PROMPTS]
-    assert weights.sum() == pytest.approx(sum(map(len, steps)), rel=1e-6)  # every token of a step that counts, once
+    steps = [
+        {tuple(c[: t + 1]) for c in GROUPS[p] if c[-1] == EOS for t in range(len(c))}
+        for p in PROMPTS
+    ]
+    assert weights.sum() == pytest.approx(
+        sum(map(len, steps)), rel=1e-6
+    )  # every token of a step that counts, once
 
 
 def test_tokens_of_tools_count_as_prefix_but_not_in_the_loss(tmp_path: Path) -> None:
     def with_tools(prompts: list[str], trainer: LambdaGRPOTrainer) -> dict[str, list]:
         dealt = fixed_groups(prompts, trainer)
-        return dealt | {"env_mask": [[int(t != 1) for t in range(len(c))] for c in dealt["completion_ids"]]}
+        return dealt | {
+            "env_mask": [[int(t != 1) for t in range(len(c))] for c in dealt["completion_ids"]]
+        }
 
     trainer, plain = (make_trainer(tmp_path, rollout_func=f) for f in (with_tools, fixed_groups))
     batch, other = batch_of(trainer, PROMPTS), batch_of(plain, PROMPTS)
-    assert torch.equal(batch["advantages"], other["advantages"]) and not (batch["tool_mask"] * batch["completion_mask"])[:, 1].any()
+    assert (
+        torch.equal(batch["advantages"], other["advantages"])
+        and not (batch["tool_mask"] * batch["completion_mask"])[:, 1].any()
+    )
     batch["advantages"][:, 1] = 1e3  # of tokens that the policy did not write
     assert float(trainer._compute_loss(trainer.model, batch)) == pytest.approx(
-        -float((other["advantages"] * batch["tool_mask"] * batch["completion_mask"]).sum() / batch["num_items_in_batch"]), rel=1e-4
+        -float(
+            (other["advantages"] * batch["tool_mask"] * batch["completion_mask"]).sum()
+            / batch["num_items_in_batch"]
+        ),
+        rel=1e-4,
     )
 
 
@@ -171,18 +222,30 @@ def test_eval_has_its_own_group_size(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, rollout_func=fixed_groups, num_generations_eval=2)
     trainer.model.eval()
     prompts = ["0", "3 3", "2 3 1", "1 2"]  # the first two begin alike, which must not matter
-    batch = trainer._generate_and_score_completions([{"prompt": p} for p in prompts for _ in range(2)])
-    halves = [GROUPS[p][i : i + 2] for p, i in zip(prompts, (0, 2, 0, 2), strict=True)]  # as fixed_groups counts rows
-    for row, weights in zip(batch["advantages"], [w for half in halves for w in brute_weights(half)], strict=True):
+    batch = trainer._generate_and_score_completions(
+        [{"prompt": p} for p in prompts for _ in range(2)]
+    )
+    halves = [
+        GROUPS[p][i : i + 2] for p, i in zip(prompts, (0, 2, 0, 2), strict=True)
+    ]  # as fixed_groups counts rows
+    for row, weights in zip(
+        batch["advantages"], [w for half in halves for w in brute_weights(half)], strict=True
+    ):
         assert float(abs(row[0])) > 0
         np.testing.assert_allclose(row[: len(weights)] / row[0], weights / weights[0], rtol=1e-5)
-    assert trainer._metrics["eval"]["tree/mean_count"] and not trainer._metrics["train"]["tree/mean_count"]
+    assert (
+        trainer._metrics["eval"]["tree/mean_count"]
+        and not trainer._metrics["train"]["tree/mean_count"]
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"loss_type": "luspo"}, "loss_type 'luspo' is not checked with process weights: choose from dapo, bnpo, grpo, dr_grpo"),
+        (
+            {"loss_type": "luspo"},
+            "loss_type 'luspo' is not checked with process weights: choose from dapo, bnpo, grpo, dr_grpo",
+        ),
         ({"loss_type": "vespo"}, "loss_type 'vespo'"),
         ({"loss_type": "cispo"}, "loss_type 'cispo'"),
         ({"loss_type": "sapo"}, "loss_type 'sapo'"),
@@ -200,11 +263,19 @@ def test_what_is_not_meant_is_refused(settings: dict, sentence: str, tmp_path: P
         make_trainer(tmp_path, alpha=0.0, **settings)  # as GRPOTrainer takes it
 
 
-def test_a_trl_that_writes_its_kl_term_otherwise_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trl_that_writes_its_kl_term_otherwise_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = make_trainer(tmp_path, rollout_func=fixed_groups, beta=0.1)
     batch = batch_of(trainer, PROMPTS)
-    monkeypatch.setattr(GRPOTrainer, "_compute_loss", lambda self, model, inputs: inputs["process_weights"].sum() * self.beta)
-    with pytest.raises(RuntimeError, match="does not multiply its KL term by beta once: set beta to 0"):
+    monkeypatch.setattr(
+        GRPOTrainer,
+        "_compute_loss",
+        lambda self, model, inputs: inputs["process_weights"].sum() * self.beta,
+    )
+    with pytest.raises(
+        RuntimeError, match="does not multiply its KL term by beta once: set beta to 0"
+    ):
         trainer._compute_loss(trainer.model, batch)
     assert type(trainer.beta) is float
 
@@ -212,7 +283,9 @@ def test_a_trl_that_writes_its_kl_term_otherwise_is_noticed(tmp_path: Path, monk
 @pytest.mark.parametrize("version", ["1.15.0", "1.17.0.dev0", "1.1.0", "2.16.0"])
 def test_untested_versions_are_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trl, "__version__", version)
-    with pytest.raises(ImportError, match=rf"tested with TRL 1.14 and 1.16, but {version} is installed"):
+    with pytest.raises(
+        ImportError, match=rf"tested with TRL 1.14 and 1.16, but {version} is installed"
+    ):
         importlib.reload(integration)
     monkeypatch.undo()
     assert LambdaGRPOTrainer.__name__ in vars(integration)

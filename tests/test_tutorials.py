@@ -29,7 +29,13 @@ tool = load_tool()
 
 def code(source, outputs=(), count=1, tags=()):
     metadata = {"tags": list(tags)} if tags else {}
-    return {"cell_type": "code", "source": source, "outputs": list(outputs), "execution_count": count, "metadata": metadata}
+    return {
+        "cell_type": "code",
+        "source": source,
+        "outputs": list(outputs),
+        "execution_count": count,
+        "metadata": metadata,
+    }
 
 
 def printed(text):
@@ -60,14 +66,27 @@ def shown_code(notebook):
     """Lines of the package's source among the outputs."""
     outputs = (output for cell in notebook["cells"] for output in cell.get("outputs", ()))
     texts = (tool.text(output.get("data", {}).get("text/markdown", "")) for output in outputs)
-    return [line.strip() for text in texts if text.startswith("```python") for line in text.splitlines()[1:-1]]
+    return [
+        line.strip()
+        for text in texts
+        if text.startswith("```python")
+        for line in text.splitlines()[1:-1]
+    ]
 
 
 def test_the_code_that_chapter_2_shows_is_the_packages():
-    package = {line.strip() for name in ("ops", "segments", "transformer") for line in source(name).splitlines()}
-    shown = shown_code(json.loads((FOLDER / "02_a_transformer_by_hand.ipynb").read_text(encoding="utf-8")))
+    package = {
+        line.strip()
+        for name in ("ops", "segments", "transformer")
+        for line in source(name).splitlines()
+    }
+    shown = shown_code(
+        json.loads((FOLDER / "02_a_transformer_by_hand.ipynb").read_text(encoding="utf-8"))
+    )
     assert len(shown) > 150
-    assert [line for line in shown if line not in package] == []  # else: python tutorials/notebooks.py run tutorials/02_…
+    assert [
+        line for line in shown if line not in package
+    ] == []  # else: python tutorials/notebooks.py run tutorials/02_…
 
 
 def source(name):
@@ -87,10 +106,17 @@ def test_a_chapter_has_its_parts(file):
     assert head.startswith(f"# Chapter {number} · ")
     assert all(f"**{part}**" in head for part in ("You will be able to", "You need", "Time"))
     assert tool.is_setup(cells[1])
-    words = "\n".join(tool.text(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    assert all(re.search(rf"^## {part}", words, re.M) for part in ("Summary", "Exercises", "Further reading"))
+    words = "\n".join(
+        tool.text(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"
+    )
+    assert all(
+        re.search(rf"^## {part}", words, re.M)
+        for part in ("Summary", "Exercises", "Further reading")
+    )
     assert f"## {number}.1 " in words
-    figures = [o for cell in cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    figures = [
+        o for cell in cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})
+    ]
     assert len(figures) >= 3
 
 
@@ -154,14 +180,18 @@ def test_missing_outputs_and_cells_that_were_not_run(small):
 
 def test_an_error_a_large_file_and_another_setup_cell(small):
     notebook, write = small
-    notebook["cells"][1]["outputs"] = [{"output_type": "error", "ename": "ValueError", "evalue": "no\nnever", "traceback": []}]
+    notebook["cells"][1]["outputs"] = [
+        {"output_type": "error", "ename": "ValueError", "evalue": "no\nnever", "traceback": []}
+    ]
     assert tool.check(write(sign=True)) == ["cell 2 ends in an error: ValueError: no"]
     notebook["cells"][1]["outputs"] = [printed("x" * tool.LARGEST)]
     (found,) = tool.check(write(sign=True))
     assert "1.00 MB, more than 1 MB" in found
     notebook["cells"][1]["outputs"] = [printed("2\n")]
     notebook["cells"][0]["source"] += "\n"
-    assert tool.check(write(sign=True)) == ["its setup cell is missing or not the one of notebooks.py"]
+    assert tool.check(write(sign=True)) == [
+        "its setup cell is missing or not the one of notebooks.py"
+    ]
 
 
 def test_what_is_no_notebook(tmp_path):
@@ -174,11 +204,18 @@ def test_what_is_no_notebook(tmp_path):
 
 def test_the_setup_cell_installs_from_a_repository_if_one_is_set():
     assert '%pip install -q "minigrpo[tutorials]"' in tool.setup_source(None)
-    assert '"minigrpo[tutorials] @ git+https://example.org/x.git"' in tool.setup_source("https://example.org/x.git")
+    assert '"minigrpo[tutorials] @ git+https://example.org/x.git"' in tool.setup_source(
+        "https://example.org/x.git"
+    )
 
 
 def command(*arguments):
-    done = subprocess.run([sys.executable, FOLDER / "notebooks.py", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, FOLDER / "notebooks.py", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -209,7 +246,11 @@ def test_pictures_are_stored_with_fewer_colours_and_look_the_same():
 
 
 def test_clean_joins_what_was_printed_in_pieces():
-    picture = {"output_type": "display_data", "data": {"text/plain": ["<Figure at 0x7f0123456789>"]}, "metadata": {}}
+    picture = {
+        "output_type": "display_data",
+        "data": {"text/plain": ["<Figure at 0x7f0123456789>"]},
+        "metadata": {},
+    }
     warning = {"output_type": "stream", "name": "stderr", "text": ["careful\n"]}
     cell = code("…", [printed("a"), printed(["b\n", "c"]), picture, printed("d"), warning])
     tool.clean({"cells": [cell, {"cell_type": "markdown", "metadata": {}}], "metadata": {}})
@@ -245,7 +286,10 @@ def places(root):
     files = {file for name in folders for file in (root / name).rglob("*")} | set(root.glob("*.*"))
     for file in sorted(files):
         name = str(file.relative_to(root))
-        if file.suffix in {".py", ".md", ".html", ".js", ".css", ".toml", ".cff"} or file.name == "run":
+        if (
+            file.suffix in {".py", ".md", ".html", ".js", ".css", ".toml", ".cff"}
+            or file.name == "run"
+        ):
             yield name, file.read_text(encoding="utf-8")
         elif file.suffix == ".ipynb":  # not their pictures, in whose code anything may stand
             for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
@@ -257,7 +301,12 @@ def places(root):
 
 def left_over(root):
     mark = re.compile(r"@{2}|\b(?:TO[D]O|FIX[M]E|XX[X])\b")  # so written that this line has none
-    return [f"{name}: {line}" for name, text in places(root) for line in text.splitlines() if mark.search(line)]
+    return [
+        f"{name}: {line}"
+        for name, text in places(root)
+        for line in text.splitlines()
+        if mark.search(line)
+    ]
 
 
 def test_no_placeholder_is_left(tmp_path):

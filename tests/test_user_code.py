@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from minigrpo.user_code import run_file
+from minigrpo.system.user_code import run_file
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,10 @@ def test_two_folders_have_neighbours_of_the_same_name(tmp_path):
         (tmp_path / name / "parts").mkdir(parents=True)
         save(tmp_path / name / "parts" / "__init__.py", "from parts.inner import VALUE\n")
         save(tmp_path / name / "parts" / "inner.py", f"VALUE = {name!r}\n")
-        save(tmp_path / name / "mine.py", "def value():\n    from parts import VALUE\n    return VALUE\nHERE = value()\n")
+        save(
+            tmp_path / name / "mine.py",
+            "def value():\n    from parts import VALUE\n    return VALUE\nHERE = value()\n",
+        )
     a, b = (run_file(tmp_path / name / "mine.py", f"mine_3{name}") for name in ("a", "b"))
     assert (a.HERE, b.HERE) == ("a", "b")
 
@@ -59,7 +62,11 @@ def test_a_folder_without_init_is_a_neighbour_too(tmp_path):
 def test_an_import_inside_a_function_finds_the_neighbour_later(tmp_path):
     save(tmp_path / "late_neighbour.py", "VALUE = 3\n")
     module = run_file(
-        save(tmp_path / "mine.py", "def value():\n    import late_neighbour\n    return late_neighbour.VALUE\n"), "mine_4"
+        save(
+            tmp_path / "mine.py",
+            "def value():\n    import late_neighbour\n    return late_neighbour.VALUE\n",
+        ),
+        "mine_4",
     )
     assert module.value() == 3
 
@@ -84,9 +91,24 @@ def test_a_file_that_fails_leaves_no_module_behind(tmp_path):
 def test_the_suite_hides_no_bytecode(tmp_path):
     """A task file named on the command line leaves nothing beside it, in a process with an ordinary user's environment."""
     save(tmp_path / "mine.py", "from helper_beside import MyTask\n")
-    (tmp_path / "helper_beside.py").write_text("from minigrpo.tasks.treewalk import TreeWalk\nclass MyTask(TreeWalk): pass\n")
+    (tmp_path / "helper_beside.py").write_text(
+        "from minigrpo.tasks.treewalk import TreeWalk\nclass MyTask(TreeWalk): pass\n"
+    )
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    command = [sys.executable, "-m", "minigrpo", "train", "--task", "mine.py:MyTask", "--steps", "1", "--eval-every", "0"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, encoding="utf-8", timeout=300)
+    command = [
+        sys.executable,
+        "-m",
+        "minigrpo",
+        "train",
+        "--task",
+        "mine.py:MyTask",
+        "--steps",
+        "1",
+        "--eval-every",
+        "0",
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, encoding="utf-8", timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["helper_beside.py", "mine.py"]

@@ -11,14 +11,14 @@ import pytest
 from test_cli import run  # noqa: F401
 from test_cli_errors import one_line
 
-from minigrpo.checkpoint import checkpoints
-from minigrpo.checks.grading import WrongAnswer, ask
-from minigrpo.runs import read_metrics
-from minigrpo.settings import TrainSettings
-from minigrpo.stored_settings import read_settings
+from minigrpo.course.grading import WrongAnswer, ask
+from minigrpo.runs.checkpoint import checkpoints
+from minigrpo.runs.folder import read_metrics
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.stored_settings import read_settings
+from minigrpo.runs.train import train
+from minigrpo.system.user_code import explain, run_file, shown
 from minigrpo.tasks import CharTokenizer, Tokenised, load_task, optional
-from minigrpo.trainer import train
-from minigrpo.user_code import explain, run_file, shown
 
 TASK = """\
 import sys
@@ -107,18 +107,42 @@ def test_a_reward_of_text_names_prompt_and_completion_shortly(fails, tmp_path, r
     assert isinstance(task, Tokenised)
     prompts = task.prompts(np.random.default_rng(0), 2)
     with pytest.raises(json.JSONDecodeError) as raised:
-        task.score(type("Rollouts", (), {"prompts": prompts, "completions": [[np.array([40, 41])]] * 2}))
+        task.score(
+            type("Rollouts", (), {"prompts": prompts, "completions": [[np.array([40, 41])]] * 2})
+        )
     told = explain(raised.value, str(tmp_path / "text.py"))
-    assert re.match(r"JSONDecodeError: Expecting .* \(line 7 of text.py, in reward: return json.loads", told)
+    assert re.match(
+        r"JSONDecodeError: Expecting .* \(line 7 of text.py, in reward: return json.loads", told
+    )
     (note,) = raised.value.__notes__
     assert note.startswith("at completion 'IJ' to prompt 'ab ab") and len(note) < 200
 
 
 PLACES = {
-    "prompts": (PROMPTS, "        return 1 / 0", "your code failed: Zero", "line 11 of mine.py, in prompts"),
-    "a generator, half-way": (PROMPTS, "        yield [0]; {}[1]", "your code failed: KeyError: 1", "line 11"),
-    "score": (SCORE, "        raise OSError('disk')", "your code failed: OSError: disk", "line 14 of mine.py"),
-    "a generator of rewards": (SCORE, "        yield 1; sys.exit()", "your code failed: SystemExit", "line 14"),
+    "prompts": (
+        PROMPTS,
+        "        return 1 / 0",
+        "your code failed: Zero",
+        "line 11 of mine.py, in prompts",
+    ),
+    "a generator, half-way": (
+        PROMPTS,
+        "        yield [0]; {}[1]",
+        "your code failed: KeyError: 1",
+        "line 11",
+    ),
+    "score": (
+        SCORE,
+        "        raise OSError('disk')",
+        "your code failed: OSError: disk",
+        "line 14 of mine.py",
+    ),
+    "a generator of rewards": (
+        SCORE,
+        "        yield 1; sys.exit()",
+        "your code failed: SystemExit",
+        "line 14",
+    ),
     "a property": (
         "    max_new_tokens = 2",
         "    @property\n    def max_new_tokens(self): return self.nothing",
@@ -131,14 +155,24 @@ PLACES = {
         "your code failed: ZeroDivisionError",
         "line 8 of",
     ),
-    "the tokenizer": ('CharTokenizer("ab")', "property(lambda self: {}[0])", "your code failed: Key", "line 6"),
+    "the tokenizer": (
+        'CharTokenizer("ab")',
+        "property(lambda self: {}[0])",
+        "your code failed: Key",
+        "line 6",
+    ),
     "arguments": (
         "rollouts):",
         "):",
         "score of task 'mine.py:T' cannot be called with 1 arguments: TypeError: too many positional",
         "(line 13 of mine.py)",
     ),
-    "an alphabet": ('encode("ab")', 'encode("x")', "ValueError: character 'x' is not in the alphabet 'ab'", "line 11 of mine.py"),
+    "an alphabet": (
+        'encode("ab")',
+        'encode("x")',
+        "ValueError: character 'x' is not in the alphabet 'ab'",
+        "line 11 of mine.py",
+    ),
 }
 
 
@@ -155,22 +189,30 @@ def test_other_methods_and_other_commands(fails, run):
     failing = "    def demonstrations(self, rng, n): assert n < 0\n"
     err = fails(added=failing, command="train --task mine.py:T --warm-start-steps 1")
     assert "your code failed: AssertionError (line 18 of mine.py, in demonstrations: def" in err
-    assert "line 14 of mine.py, in score" in fails(SCORE, "        sys.exit(0)", command="equivalence --task mine.py:T")
+    assert "line 14 of mine.py, in score" in fails(
+        SCORE, "        sys.exit(0)", command="equivalence --task mine.py:T"
+    )
     own = "class Own:\n    eos, vocab_size, encode = None, 2, lambda self, text: np.array([0])\n"
     own += "    def decode(self, ids): return ids.text\n"
     (old, new), added = ('CharTokenizer("ab")', "None"), f"{own}T.tokenizer = Own()\n"
-    assert "failed: AttributeError: 'numpy.ndarray' object has no attribute 'text' (line 20 of mine.py, in decode" in fails(
-        old, new, added
+    assert (
+        "failed: AttributeError: 'numpy.ndarray' object has no attribute 'text' (line 20 of mine.py, in decode"
+        in fails(old, new, added)
     )
     fails(command="train --task mine.py:T --steps 1 --out run", code=0)
     (checkpoint := checkpoints("run")[-1]).exists()
     for command in (f"evaluate {checkpoint}", "sample run", "equivalence run"):
-        assert "line 14 of mine.py, in score: 1 / 0" in fails(SCORE, "        1 / 0", command=command)
+        assert "line 14 of mine.py, in score: 1 / 0" in fails(
+            SCORE, "        1 / 0", command=command
+        )
 
 
 @pytest.mark.parametrize(
     ("raised", "reason"),
-    [("MemoryError('host')", "host"), ("RuntimeError('CUDA_ERROR_OUT_OF_MEMORY')", "CUDA_ERROR_OUT_OF_MEMORY")],
+    [
+        ("MemoryError('host')", "host"),
+        ("RuntimeError('CUDA_ERROR_OUT_OF_MEMORY')", "CUDA_ERROR_OUT_OF_MEMORY"),
+    ],
 )
 def test_want_of_memory_is_still_told_as_such(raised, reason, fails):
     err = fails(ONE, f"        raise {raised}", code=1)
@@ -183,7 +225,11 @@ def test_ctrl_c_is_no_failure(fails):
 
 def test_nothing_written_is_lost(fails, run):
     counts = "        self.n = getattr(self, 'n', 0) + 1\n        assert self.n < 6, 'the sixth'\n"
-    err = fails(SCORE, counts + SCORE, command="train --task mine.py:T --steps 9 --checkpoint-every 2 --out run")
+    err = fails(
+        SCORE,
+        counts + SCORE,
+        command="train --task mine.py:T --steps 9 --checkpoint-every 2 --out run",
+    )
     assert "AssertionError: the sixth (line 15 of mine.py, in score" in err
     assert [m["step"] for m in read_metrics("run")] == [1, 2, 3, 4, 5]
     fails(command="train --resume run", code=0)
@@ -238,7 +284,10 @@ def test_the_last_place_of_the_users_own_is_named(tmp_path):
     package, inner = space["call"], mine.inner.call
     for chain, place in (
         (lambda: mine.call(lambda: package(lambda: 1 / 0)), "line 3 of mine.py, in call"),
-        (lambda: mine.call(lambda: inner(lambda: package(lambda: 1 / 0))), "line 2 of inner.py, in call"),
+        (
+            lambda: mine.call(lambda: inner(lambda: package(lambda: 1 / 0))),
+            "line 2 of inner.py, in call",
+        ),
         (lambda: mine.call(lambda: CharTokenizer("")), "line 3 of mine.py, in call"),
     ):
         with pytest.raises(Exception) as raised:
@@ -256,8 +305,17 @@ GOOD = {
         f"return [np.float32(1)] * {B}",
         f"return np.ones({B}, int)",
     ],
-    ONE: ["return True", "return np.float32(0.5)", "return np.array(2.0)", "from fractions import Fraction; return Fraction(1, 3)"],
-    PROMPTS: ["return (np.array([0, i % 2]) for i in range(n))", "return ((0, 1),) * n", "return np.ones((n, 2), np.uint8)"],
+    ONE: [
+        "return True",
+        "return np.float32(0.5)",
+        "return np.array(2.0)",
+        "from fractions import Fraction; return Fraction(1, 3)",
+    ],
+    PROMPTS: [
+        "return (np.array([0, i % 2]) for i in range(n))",
+        "return ((0, 1),) * n",
+        "return np.ones((n, 2), np.uint8)",
+    ],
 }
 BAD = {
     SCORE: {
@@ -302,12 +360,16 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("old", "new"), [(old, new) for old, lines in GOOD.items() for new in lines])
+@pytest.mark.parametrize(
+    ("old", "new"), [(old, new) for old, lines in GOOD.items() for new in lines]
+)
 def test_what_is_clear_is_taken(old, new, fails):
     fails(old, f"        {new}", command="train --task mine.py:T --steps 1", code=0)
 
 
-@pytest.mark.parametrize(("old", "new"), [(old, new) for old, lines in BAD.items() for new in lines])
+@pytest.mark.parametrize(
+    ("old", "new"), [(old, new) for old, lines in BAD.items() for new in lines]
+)
 def test_what_is_not_clear_is_told(old, new, fails):
     assert BAD[old][new] in fails(old, f"        {new}", command="train --task mine.py:T --steps 1")
 
@@ -363,10 +425,16 @@ def test_a_tokenizer_of_ones_own_is_checked(part, message, fails):
 
 
 def test_a_loaded_task_is_still_the_users_object(tmp_path):
-    (tmp_path / "mine.py").write_text(TASK + "    def __getattr__(self, name): raise AttributeError(name)\n")
+    (tmp_path / "mine.py").write_text(
+        TASK + "    def __getattr__(self, name): raise AttributeError(name)\n"
+    )
     task = load_task(f"{tmp_path}/mine.py:T")
     task.max_new_tokens = 7
-    assert task.max_new_tokens == 7 and task.one("", "abc") == 3 and not hasattr(task, "demonstrations")
+    assert (
+        task.max_new_tokens == 7
+        and task.one("", "abc") == 3
+        and not hasattr(task, "demonstrations")
+    )
     assert shown("a\nb\x1b" * 99).isprintable() and len(shown("a" * 999)) < 100
 
 
@@ -378,11 +446,19 @@ def test_a_run_finds_its_task_from_another_folder(run, tmp_path, monkeypatch):
     (tmp_path / "elsewhere/tasks").mkdir(parents=True)
     (tmp_path / "here/tasks/mine.py").write_text("from beside import *\n")
     (tmp_path / "here/tasks/beside.py").write_text(TASK)
-    (tmp_path / "elsewhere/tasks/mine.py").write_text("raise ValueError('another task of that name')\n")
+    (tmp_path / "elsewhere/tasks/mine.py").write_text(
+        "raise ValueError('another task of that name')\n"
+    )
     monkeypatch.chdir(tmp_path / "here")
     for name in ("../run", "../again"):
-        assert run("train", "--task", "tasks/mine.py:T", "--checkpoint-every", 1, "--out", name)[0] == 0
-    assert read_settings("../run") == read_settings("../again") and read_settings("../run")["task"] == "tasks/mine.py:T"
+        assert (
+            run("train", "--task", "tasks/mine.py:T", "--checkpoint-every", 1, "--out", name)[0]
+            == 0
+        )
+    assert (
+        read_settings("../run") == read_settings("../again")
+        and read_settings("../run")["task"] == "tasks/mine.py:T"
+    )
     TrainSettings.from_stored(read_settings("../run"))
     for folder in ("elsewhere", "."):
         monkeypatch.chdir(tmp_path / folder)
@@ -392,7 +468,10 @@ def test_a_run_finds_its_task_from_another_folder(run, tmp_path, monkeypatch):
             assert code == 0, err
     (tmp_path / "here").rename(tmp_path / "moved")
     err = one_line(run("evaluate", tmp_path / "run"))
-    assert f"there is no task file '{tmp_path}/here/tasks/mine.py': check the path (a relative one" in err
+    assert (
+        f"there is no task file '{tmp_path}/here/tasks/mine.py': check the path (a relative one"
+        in err
+    )
     monkeypatch.chdir(tmp_path / "moved")
     assert run("evaluate", "../run")[0] == 0
 
@@ -402,11 +481,16 @@ def test_a_run_finds_its_task_from_another_folder(run, tmp_path, monkeypatch):
 
 def test_exercises_fail_in_the_students_place(tmp_path):
     file = tmp_path / "ch01.py"
-    file.write_text("import functools\n@functools.lru_cache\ndef answer(x):\n    import beside\n    return beside.f(x)\n")
+    file.write_text(
+        "import functools\n@functools.lru_cache\ndef answer(x):\n    import beside\n    return beside.f(x)\n"
+    )
     (tmp_path / "beside.py").write_text("def f(x):\n    raise BaseException('two\\n  lines')\n")
-    from minigrpo.checks.runner import load
+    from minigrpo.course.runner import load
 
-    with pytest.raises(WrongAnswer, match=r"got BaseException: two lines \(line 2 of beside.py, in f: raise BaseException"):
+    with pytest.raises(
+        WrongAnswer,
+        match=r"got BaseException: two lines \(line 2 of beside.py, in f: raise BaseException",
+    ):
         ask(load(file).answer, 1, given="")
     with pytest.raises(KeyboardInterrupt):
         ask(lambda: (_ for _ in ()).throw(KeyboardInterrupt), given="")
@@ -414,12 +498,14 @@ def test_exercises_fail_in_the_students_place(tmp_path):
 
 def test_what_fails_without_the_users_file_is_not_the_users(fails, run, monkeypatch):
     """This package's own bug is a traceback; where a user's task was loaded, which may have led to it, a line with the place."""
-    from minigrpo import evaluation
+    from minigrpo.runs import evaluation
 
     fails(command="train --task mine.py:T --steps 1 --out run", code=0)
     assert run("train", "--steps", "1", "--dim", "8", "--out", "plain")[0] == 0
     space = {}
-    exec(compile("def broken(*_, **__): raise KeyError('ours')", evaluation.__file__, "exec"), space)
+    exec(
+        compile("def broken(*_, **__): raise KeyError('ours')", evaluation.__file__, "exec"), space
+    )
     monkeypatch.setattr(evaluation, "evaluate", space["broken"])
     err = run("evaluate", "run", "--prompts", "2")[2]
     assert "your code failed: KeyError: 'ours' (line 1 of evaluation.py, in broken" in err
@@ -483,7 +569,10 @@ def test_a_method_from_a_library_fails_in_its_place(line, fails, library):
     err = fails(added="import mylib\nT = mylib.Words\n")
     assert "has no attribute 'tokenizer'" in err
     err = fails(added="import mylib\nT.prompts = staticmethod(mylib.endless)\n")
-    assert "cannot be called with 3 arguments: TypeError: too many positional arguments (line 16 of mylib.py)" in err
+    assert (
+        "cannot be called with 3 arguments: TypeError: too many positional arguments (line 16 of mylib.py)"
+        in err
+    )
 
 
 ELSEWHERE = {
@@ -502,7 +591,11 @@ ELSEWHERE = {
 @pytest.mark.parametrize("added", ELSEWHERE)
 def test_a_part_from_elsewhere_fails_in_its_place(added, fails, library):
     library()
-    err = fails('encode("ab")', "encode('ab') * 0", f"import json, mylib, operator\nmylib.np = np\n{added}\n")
+    err = fails(
+        'encode("ab")',
+        "encode('ab') * 0",
+        f"import json, mylib, operator\nmylib.np = np\n{added}\n",
+    )
     assert ELSEWHERE[added] in err
 
 
@@ -531,14 +624,19 @@ STOPS = {
 def test_a_stop_iteration_is_told_in_its_place(case, fails):
     old, new, place = STOPS[case]
     err = fails(old, new, "T.tokenizer = C('ab')\n" if new == DECODE else "")
-    assert f"minigrpo train: your code failed: RuntimeError: generator raised StopIteration ({place}" in err
+    assert (
+        f"minigrpo train: your code failed: RuntimeError: generator raised StopIteration ({place}"
+        in err
+    )
 
 
 @pytest.mark.parametrize("part", ["defaults", "demonstrations", "is_correct", "stop", "texts"])
 @pytest.mark.parametrize("body", ["self.nothing", "exec('raise AttributeError')"])
 def test_a_property_that_fails_is_not_a_part_that_lacks(part, body, fails):
     added = f"    {part} = property(lambda self: {body})\n"
-    err = fails("    defaults =", "    d =", added, "train --task mine.py:T --steps 1 --eval-every 1")
+    err = fails(
+        "    defaults =", "    d =", added, "train --task mine.py:T --steps 1 --eval-every 1"
+    )
     assert "your code failed: AttributeError" in err and "line 18 of mine.py, in <lambda>" in err
 
 
@@ -556,8 +654,14 @@ def test_a_property_of_a_task_of_text(part):
 @pytest.mark.parametrize(
     ("defaults", "message"),
     [
-        ("{'task': 'treewalk'}", "defaults of task 'mine.py:T' is no dict of settings, without a task,"),
-        ("{'task': 'mine.py:T', 'steps': 1}", "defaults of task 'mine.py:T' is no dict of settings, without a task"),
+        (
+            "{'task': 'treewalk'}",
+            "defaults of task 'mine.py:T' is no dict of settings, without a task,",
+        ),
+        (
+            "{'task': 'mine.py:T', 'steps': 1}",
+            "defaults of task 'mine.py:T' is no dict of settings, without a task",
+        ),
         ("{3: 4}", "there is no setting 3: leave it out"),
         ("{None: 4, 'x': 1}", "there is no setting None, x"),
         ("{'objective_options': {3: 4}}", "objective_options is {3: 4}: it must be dict[str, Any]"),
@@ -571,8 +675,11 @@ def test_defaults_that_are_no_settings_of_this_task(defaults, message, fails):
 def test_a_folder_whose_name_begins_as_the_packages_does_is_not_the_package():
     import traceback
 
-    from minigrpo.user_code import INSTALLED, _is_foreign
+    from minigrpo.system.user_code import INSTALLED, _is_foreign
 
-    inside, beside = (traceback.FrameSummary(f"{INSTALLED[0][:-1]}{end}", 1, "f") for end in ("/x.py", "_tasks/x.py"))
+    inside, beside = (
+        traceback.FrameSummary(f"{INSTALLED[0][:-1]}{end}", 1, "f")
+        for end in ("/x.py", "_tasks/x.py")
+    )
     assert not _is_foreign(inside)
     assert _is_foreign(beside)

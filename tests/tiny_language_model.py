@@ -10,8 +10,8 @@ import numpy as np
 import tokenizers
 
 from minigrpo import Transformer, TransformerConfig
+from minigrpo.engine.parameters import rotate_halves
 from minigrpo.models.text_tokenizer import TextTokenizer, byte_level_tokenizer
-from minigrpo.parameters import rotate_halves
 
 BYTES = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
 MERGES = ["Ġ +", "a b", "ab c", "Ċ Ċ"]
@@ -20,20 +20,32 @@ EOS = len(TOKENS) - 1
 VOCABULARY = 288  # larger than the tokenizer's, and a multiple of 32 as quantisation needs it
 SHAPES = {
     "mha_tied": {"dim": 32, "n_heads": 4, "n_kv_heads": 4, "ffn_dim": 64},
-    "gqa_untied": {"dim": 64, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 96, "tie_embeddings": False},
+    "gqa_untied": {
+        "dim": 64,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "ffn_dim": 96,
+        "tie_embeddings": False,
+    },
     "wide_heads": {"dim": 32, "n_heads": 2, "n_kv_heads": 1, "ffn_dim": 64, "head_dim": 32},
 }
 
 
 def make(shape: str = "mha_tied", seed: int = 0, **changes) -> tuple[Transformer, TextTokenizer]:
     """A random model; norms are not 1, so that forgetting one shows."""
-    settings = {"n_layers": 2, "max_seq_len": 96, "rope_base": 5_000.0, "norm_eps": 1e-6} | SHAPES[shape] | changes
+    settings = (
+        {"n_layers": 2, "max_seq_len": 96, "rope_base": 5_000.0, "norm_eps": 1e-6}
+        | SHAPES[shape]
+        | changes
+    )
     model = Transformer(TransformerConfig(VOCABULARY, **settings), seed=seed)
     rng = np.random.default_rng(seed + 1)
     for name, view in model.parameters.items():
         if "norm" in name:
             view[...] = rng.uniform(0.5, 1.5, view.shape)
-    return model, byte_level_tokenizer(TOKENS, MERGES, ["<end>"], eos=EOS, vocab_size=VOCABULARY, split_digits=True)
+    return model, byte_level_tokenizer(
+        TOKENS, MERGES, ["<end>"], eos=EOS, vocab_size=VOCABULARY, split_digits=True
+    )
 
 
 def half_split(model: Transformer) -> dict[str, np.ndarray]:
@@ -64,10 +76,20 @@ GGUF_NAMES = {
 
 def permute(weight: np.ndarray, n_heads: int) -> np.ndarray:
     """What llama.cpp's converter does to the rows of Q and K of a Hugging Face checkpoint."""
-    return weight.reshape(n_heads, 2, weight.shape[0] // n_heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    return (
+        weight.reshape(n_heads, 2, weight.shape[0] // n_heads // 2, *weight.shape[1:])
+        .swapaxes(1, 2)
+        .reshape(weight.shape)
+    )
 
 
-def write_gguf(path: Path, model: Transformer, kind: str = "F32", metadata: dict | None = None, extra: dict | None = None) -> Path:
+def write_gguf(
+    path: Path,
+    model: Transformer,
+    kind: str = "F32",
+    metadata: dict | None = None,
+    extra: dict | None = None,
+) -> Path:
     """A GGUF file as llama.cpp's converter writes it.   metadata: values to add or, if None, to leave out."""
     c = model.config
     values = {
@@ -108,11 +130,19 @@ def write_gguf(path: Path, model: Transformer, kind: str = "F32", metadata: dict
         weight = weight if n is None else permute(weight, n)
         stem = name.removesuffix(".weight")
         layer = f"blk.{stem.split('.')[2]}." if ".layers." in stem else ""
-        target = f"{layer}{GGUF_NAMES[stem.split('.', 3)[3] if layer else stem]}.weight" if name in model.parameters else name
+        target = (
+            f"{layer}{GGUF_NAMES[stem.split('.', 3)[3] if layer else stem]}.weight"
+            if name in model.parameters
+            else name
+        )
         if weight.ndim == 1 or kind == "F32":
             writer.add_tensor(target, weight.astype(np.float32))
         else:
-            writer.add_tensor(target, gguf.quants.quantize(weight.astype(np.float32), quantisation), raw_dtype=quantisation)
+            writer.add_tensor(
+                target,
+                gguf.quants.quantize(weight.astype(np.float32), quantisation),
+                raw_dtype=quantisation,
+            )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -14,8 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import GRPOConfig
 
 from minigrpo import Transformer, TransformerConfig
+from minigrpo.engine.parameters import rotate_halves
 from minigrpo.integrations.trl import LambdaGRPOTrainer
-from minigrpo.parameters import rotate_halves
 
 torch.set_num_threads(1)  # for a model so small, more cost time
 VOCAB, EOS, LENGTH = 5, 4, 6  # padding is EOS too: lengths must not be read off the ids
@@ -34,20 +34,30 @@ GROUPS = {
 
 def reward(completion_ids: list[list[int]], **_: object) -> list[float]:
     """Some function of the tokens that separates the completions."""
-    return [float(np.sin(sum((t + 2) * (j + 1) ** 2 for j, t in enumerate(ids)))) for ids in completion_ids]
+    return [
+        float(np.sin(sum((t + 2) * (j + 1) ** 2 for j, t in enumerate(ids))))
+        for ids in completion_ids
+    ]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """Words "0", "1", … are tokens 0, 1, …"""
     words = Tokenizer(models.WordLevel({str(token): token for token in range(VOCAB)}))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token=str(EOS), pad_token=str(EOS), padding_side="left")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token=str(EOS), pad_token=str(EOS), padding_side="left"
+    )
 
 
-def hugging_face(parameters: dict[str, np.ndarray], config: TransformerConfig) -> dict[str, np.ndarray]:
+def hugging_face(
+    parameters: dict[str, np.ndarray], config: TransformerConfig
+) -> dict[str, np.ndarray]:
     """Our weights, or gradients, in the order of a Hugging Face Llama."""
     heads = {"q_proj": config.n_heads, "k_proj": config.n_kv_heads}
-    return {n: rotate_halves(p, heads[n.split(".")[-2]]) if n.split(".")[-2] in heads else p for n, p in parameters.items()}
+    return {
+        n: rotate_halves(p, heads[n.split(".")[-2]]) if n.split(".")[-2] in heads else p
+        for n, p in parameters.items()
+    }
 
 
 def llama(mine: Transformer) -> LlamaForCausalLM:
@@ -75,13 +85,18 @@ def llama(mine: Transformer) -> LlamaForCausalLM:
 
 def copy_weights(mine: Transformer, model: LlamaForCausalLM) -> None:
     """Ours into PyTorch's."""
-    weights = {name: torch.tensor(np.array(view)) for name, view in hugging_face(dict(mine.parameters), mine.config).items()}
+    weights = {
+        name: torch.tensor(np.array(view))
+        for name, view in hugging_face(dict(mine.parameters), mine.config).items()
+    }
     model.load_state_dict(weights, strict=True)
 
 
 def moved(mine: Transformer, seed: int = 1, by: float = 0.05) -> Transformer:
     """The model after some training, as it were: so that ratios are not 1, nor divergences 0."""
-    mine.parameters.flat[:] += by * np.random.default_rng(seed).standard_normal(mine.parameters.flat.size).astype(np.float32)
+    mine.parameters.flat[:] += by * np.random.default_rng(seed).standard_normal(
+        mine.parameters.flat.size
+    ).astype(np.float32)
     return mine
 
 
@@ -98,12 +113,25 @@ def fixed_groups(prompts: list[str], trainer: LambdaGRPOTrainer) -> dict[str, li
     first = trainer.accelerator.process_index * len(prompts)
     completions = [GROUPS[prompt][(first + i) % K] for i, prompt in enumerate(prompts)]
     prompt_ids = [[int(word) for word in prompt.split()] for prompt in prompts]
-    return {"prompt_ids": prompt_ids, "completion_ids": completions, "logprobs": [[0.0] * len(c) for c in completions]}
+    return {
+        "prompt_ids": prompt_ids,
+        "completion_ids": completions,
+        "logprobs": [[0.0] * len(c) for c in completions],
+    }
 
 
-def make_trainer(folder: Path, kind: type = LambdaGRPOTrainer, prompts: list[str] | None = None, **options: object):
+def make_trainer(
+    folder: Path,
+    kind: type = LambdaGRPOTrainer,
+    prompts: list[str] | None = None,
+    **options: object,
+):
     """A trainer on the CPU in float32, without anything that only costs time.   options: of the trainer or of GRPOConfig"""
-    own = {name: options.pop(name) for name in ("alpha", "rollout_func", "callbacks", "eval_dataset") if name in options}
+    own = {
+        name: options.pop(name)
+        for name in ("alpha", "rollout_func", "callbacks", "eval_dataset")
+        if name in options
+    }
     settings = {
         "per_device_train_batch_size": 8,
         "num_generations": K,
@@ -140,7 +168,12 @@ def brute_weights(group: list[list[int]], masked: bool = False) -> list[np.ndarr
     masked: those that did not end with EOS do not count, neither here nor in the loss.
     """
     counted = [b for b in group if b[-1] == EOS or not masked]
-    return [np.array([1 / max(sum(b[: t + 1] == a[: t + 1] for b in counted), 1) for t in range(len(a))]) for a in group]
+    return [
+        np.array(
+            [1 / max(sum(b[: t + 1] == a[: t + 1] for b in counted), 1) for t in range(len(a))]
+        )
+        for a in group
+    ]
 
 
 def brute_advantages(group: list[list[int]]) -> np.ndarray:

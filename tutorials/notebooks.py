@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
-REPOSITORY: str | None = None  # "https://…/minigrpo.git": the setup cell installs from there; None: from the package's name
+REPOSITORY: str | None = (
+    None  # "https://…/minigrpo.git": the setup cell installs from there; None: from the package's name
+)
 LARGEST = 1_000_000  # bytes of a notebook with its outputs
 SETUP = """\
 # Installs the package where it is missing (in Colab, say); REPOSITORY is set in tutorials/notebooks.py.
@@ -41,7 +43,9 @@ NOISE = [  # (what differs from machine to machine or from run to run, what is s
 
 def setup_source(repository: str | None = REPOSITORY) -> str:
     """The source of every notebook's setup cell."""
-    return SETUP.format(package="minigrpo[tutorials]" + (f" @ git+{repository}" if repository else ""))
+    return SETUP.format(
+        package="minigrpo[tutorials]" + (f" @ git+{repository}" if repository else "")
+    )
 
 
 def text(value: str | list[str]) -> str:
@@ -52,7 +56,11 @@ def text(value: str | list[str]) -> str:
 def code_cells(notebook: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
     """(number of the cell, from 1, cell) of every code cell with something in it."""
     cells = enumerate(notebook["cells"], start=1)
-    return [(i, cell) for i, cell in cells if cell["cell_type"] == "code" and text(cell["source"]).strip()]
+    return [
+        (i, cell)
+        for i, cell in cells
+        if cell["cell_type"] == "code" and text(cell["source"]).strip()
+    ]
 
 
 def digest(notebook: dict[str, Any]) -> str:
@@ -75,14 +83,19 @@ def clean(notebook: dict[str, Any]) -> None:
         outputs: list[dict[str, Any]] = []
         for output in cell.get("outputs", []):
             before = outputs[-1] if outputs else {}
-            if output["output_type"] == "stream" and before.get("name") == output["name"]:  # where it was cut is chance
+            if (
+                output["output_type"] == "stream" and before.get("name") == output["name"]
+            ):  # where it was cut is chance
                 before["text"] = text(before["text"]) + text(output["text"])
             else:
                 outputs.append(output)
         if outputs:
             cell["outputs"] = outputs
         for output in outputs:
-            for holder, name in [(output, "text"), *((output.get("data", {}), kind) for kind in ("text/plain", "text/html"))]:
+            for holder, name in [
+                (output, "text"),
+                *((output.get("data", {}), kind) for kind in ("text/plain", "text/html")),
+            ]:
                 if name in holder:
                     value = text(holder[name])
                     for pattern, instead in NOISE:
@@ -95,7 +108,9 @@ def smaller(png: str) -> str:
     from PIL import Image
 
     picture, out = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
-    picture.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    picture.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+        out, "PNG", optimize=True
+    )
     found = base64.b64encode(out.getvalue()).decode()
     return min(found, png.strip(), key=len)
 
@@ -112,7 +127,9 @@ def run(file: Path, timeout: int = 300) -> None:
         notebook.cells.insert(1, setup)
     setup["source"] = setup_source()
     resources = {"metadata": {"path": str(file.resolve().parent)}}
-    NotebookClient(notebook, timeout=timeout, kernel_name="python3", record_timing=False, resources=resources).execute()
+    NotebookClient(
+        notebook, timeout=timeout, kernel_name="python3", record_timing=False, resources=resources
+    ).execute()
     clean(notebook)
     for output in (output for _, cell in code_cells(notebook) for output in cell["outputs"]):
         if "image/png" in output.get("data", {}):
@@ -130,8 +147,13 @@ def check(file: Path) -> list[str]:
         return [f"cannot be read as a notebook ({type(error).__name__}: {error})"]
     wrong = []
     if (size := file.stat().st_size) > LARGEST:
-        wrong.append(f"has {size / 1e6:.2f} MB, more than {LARGEST / 1e6:g} MB: draw fewer or smaller figures")
-    if text(next((cell for _, cell in cells if is_setup(cell)), {"source": ""})["source"]) != setup_source():
+        wrong.append(
+            f"has {size / 1e6:.2f} MB, more than {LARGEST / 1e6:g} MB: draw fewer or smaller figures"
+        )
+    if (
+        text(next((cell for _, cell in cells if is_setup(cell)), {"source": ""})["source"])
+        != setup_source()
+    ):
         wrong.append("its setup cell is missing or not the one of notebooks.py")
     wrong += [f"cell {i} has not been run" for i, cell in cells if cell["execution_count"] is None]
     if not any(cell["outputs"] for _, cell in cells):
@@ -139,15 +161,23 @@ def check(file: Path) -> list[str]:
     for i, cell in cells:
         for output in cell["outputs"]:
             if output["output_type"] == "error":
-                wrong.append(f"cell {i} ends in an error: {output['ename']}: {output['evalue']}".splitlines()[0])
+                wrong.append(
+                    f"cell {i} ends in an error: {output['ename']}: {output['evalue']}".splitlines()[
+                        0
+                    ]
+                )
     if stored != digest(notebook):
-        wrong.append(f"its code and its stored outputs are out of step: python tutorials/notebooks.py run {file.name}")
+        wrong.append(
+            f"its code and its stored outputs are out of step: python tutorials/notebooks.py run {file.name}"
+        )
     return wrong
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line.   -> exit code: 1 if a notebook fails, 2 for what cannot be asked"""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("command", choices=("run", "check"))
     parser.add_argument("files", nargs="*", type=Path, help="notebooks (all of this folder)")
     options = parser.parse_args(arguments)
@@ -160,7 +190,10 @@ def main(arguments: list[str] | None = None) -> int:
             try:
                 run(file)
             except Exception as error:  # whatever a cell raises
-                print(f"{file.name}: {re.sub(COLOUR, '', str(error)).strip().splitlines()[-1]}", file=sys.stderr)
+                print(
+                    f"{file.name}: {re.sub(COLOUR, '', str(error)).strip().splitlines()[-1]}",
+                    file=sys.stderr,
+                )
                 failed = True
                 continue
             print(f"{file.name}: run, {file.stat().st_size / 1e3:.0f} kB")

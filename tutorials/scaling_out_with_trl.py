@@ -33,7 +33,13 @@ from trl import GRPOConfig
 from minigrpo.integrations.trl import LambdaGRPOTrainer
 from minigrpo.tasks.treewalk import TreeWalk
 
-METRICS = ("reward", "tree/unique_tokens", "tree/mean_count", "tree/path_depth", "tree/flat_fraction")
+METRICS = (
+    "reward",
+    "tree/unique_tokens",
+    "tree/mean_count",
+    "tree/path_depth",
+    "tree/flat_fraction",
+)
 
 
 # -- small: the tree walk on a CPU -----------------------------------------------------------------------------------------
@@ -43,20 +49,35 @@ def tiny_llama() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """A policy over two moves, L = 0 and R = 1.  EOS, which is padding too, is a token that the model cannot draw."""
     words = Tokenizer(models.WordLevel({"L": 0, "R": 1, "<eos>": 2}))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", pad_token="<eos>", padding_side="left")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="<eos>", pad_token="<eos>", padding_side="left"
+    )
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 88, "num_hidden_layers": 2, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=2, tie_word_embeddings=True, bos_token_id=None, eos_token_id=None, **shape))
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 88,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=2, tie_word_embeddings=True, bos_token_id=None, eos_token_id=None, **shape
+        )
+    )
     model.config.eos_token_id = model.generation_config.eos_token_id = 2
     return model.float(), tokenizer
 
 
-def walk(alpha: float, steps: int, learning_rate: float, seed: int, out: str) -> tuple[list[dict], np.ndarray]:
+def walk(
+    alpha: float, steps: int, learning_rate: float, seed: int, out: str
+) -> tuple[list[dict], np.ndarray]:
     """Train on the tree walk.   -> TRL's logs, and how often the target was walked to in each step"""
     task, found = TreeWalk(depth=4, n=1, r_neg=-1.0, root="L", target="RRRR"), []
 
     def leaf_reward(completion_ids: list[list[int]], **_: object) -> list[float]:
-        leaves = np.array(completion_ids) @ (2 ** np.arange(task.depth)[::-1])  # a path read as a binary number
+        leaves = np.array(completion_ids) @ (
+            2 ** np.arange(task.depth)[::-1]
+        )  # a path read as a binary number
         rewards = task.path_rewards()[leaves]
         found.append(task.is_correct(rewards).mean())
         return rewards.tolist()
@@ -104,8 +125,10 @@ def small(steps: int, learning_rate: float, seed: int, out: str) -> None:
         for log in logs[:: max(len(logs) // 5, 1)]:
             print(f"  {log['step']:4}  " + "  ".join(f"{log[metric]:18.3f}" for metric in METRICS))
         seconds = time.perf_counter() - started
-        print(f"  target path in the last 50 of {steps} steps: {found[-50:].mean():.3f}   ({seconds:.0f} s)")
-    print("\nOne seed is an example, not evidence: RESULTS.md has many.")
+        print(
+            f"  target path in the last 50 of {steps} steps: {found[-50:].mean():.3f}   ({seconds:.0f} s)"
+        )
+    print("\nOne seed is an example, not evidence: results/README.md has many.")
 
 
 # -- large: the paper's section 5.  NOT RUN HERE --------------------------------------------------------------------------
@@ -119,7 +142,12 @@ def large(model: str, beta: float, learning_rate: float, alpha: float, out: str)
     instruction = "Let's think step by step and output the final answer within \\boxed{}."
 
     def as_chat(example: dict) -> dict:
-        return {"prompt": [{"role": "system", "content": instruction}, {"role": "user", "content": example["problem"]}]}
+        return {
+            "prompt": [
+                {"role": "system", "content": instruction},
+                {"role": "user", "content": example["problem"]},
+            ]
+        }
 
     settings = GRPOConfig(
         output_dir=out,
@@ -145,7 +173,13 @@ def large(model: str, beta: float, learning_rate: float, alpha: float, out: str)
         reward_funcs=accuracy_reward,  # reads the data set's column "solution"
         args=settings,
         train_dataset=load_dataset("knoveleng/open-rs", split="train").map(as_chat),
-        peft_config=LoraConfig(r=64, lora_alpha=128, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM"),
+        peft_config=LoraConfig(
+            r=64,
+            lora_alpha=128,
+            lora_dropout=0.05,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        ),
         alpha=alpha,
     )
     trainer.train()
@@ -153,14 +187,25 @@ def large(model: str, beta: float, learning_rate: float, alpha: float, out: str)
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="λ-GRPO in TRL: tiny on a CPU as it stands; with --model on GPUs (not run here)")
-    parser.add_argument("--model", help="name or folder of a Hugging Face model: train it on OpenRS")
+    parser = argparse.ArgumentParser(
+        description="λ-GRPO in TRL: tiny on a CPU as it stands; with --model on GPUs (not run here)"
+    )
+    parser.add_argument(
+        "--model", help="name or folder of a Hugging Face model: train it on OpenRS"
+    )
     parser.add_argument("--out", default="runs/trl", help="TRL's output folder (default: runs/trl)")
     parser.add_argument("--steps", type=int, default=250, help="of the tree walk (default: 250)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--beta", type=float, default=0.0, help="weight of the KL term with --model (default: 0)")
+    parser.add_argument(
+        "--beta", type=float, default=0.0, help="weight of the KL term with --model (default: 0)"
+    )
     parser.add_argument("--learning-rate", type=float, help="default: 3e-4, with --model 1e-6")
-    parser.add_argument("--alpha", type=float, default=1.0, help="with --model: weights |λ|^-alpha (default: 1, λ-GRPO; 0: GRPO)")
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        default=1.0,
+        help="with --model: weights |λ|^-alpha (default: 1, λ-GRPO; 0: GRPO)",
+    )
     a = parser.parse_args()
     if a.model:
         large(a.model, a.beta, a.learning_rate or 1e-6, a.alpha, a.out)

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minigrpo.files import write_output
-from minigrpo.shipped import shipped
+from minigrpo.system.files import write_output
+from minigrpo.system.shipped import shipped
 
 EXPERIMENTS = {
     "table1": "the paper's Table 1 on the binary tree, with controls and a sweep of the learning rate",

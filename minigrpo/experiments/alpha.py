@@ -14,10 +14,10 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minigrpo.drawing import BLUE, INK, ORANGE, STYLE
 from minigrpo.experiments import learning, write_tables
 from minigrpo.experiments.trees import interval
-from minigrpo.plots import save
+from minigrpo.show.drawing import BLUE, INK, ORANGE, STYLE
+from minigrpo.show.plots import save
 
 ALPHAS = (0.0, 0.5, 1.0, 1.5)
 MEASURES = ("pass@1", "greedy", "pass@4", "mean_pass@1", "steps_to_90")

@@ -14,10 +14,10 @@ from functools import cache
 
 import numpy as np
 
+from minigrpo.engine.optim import global_norm
+from minigrpo.engine.plan import split_tree
 from minigrpo.gradients import compute_gradients, parts_to_learn_from
 from minigrpo.objectives import Coefficients, Objective, advantages
-from minigrpo.optim import global_norm
-from minigrpo.plan import split_tree
 from minigrpo.sampler import Rollouts
 from minigrpo.transformer import Transformer
 
@@ -68,9 +68,14 @@ def gradients_of_arm(
         if own > 0:
             model.gradients.flat *= norm / own
     elif arm == "placebo":
-        gradients(_unclipped("grpo", beta), shuffled_weights(_unclipped("grpo", beta), rollouts, rewards, rng))
+        gradients(
+            _unclipped("grpo", beta),
+            shuffled_weights(_unclipped("grpo", beta), rollouts, rewards, rng),
+        )
     else:
-        raise ValueError(f"unknown arm {arm!r}: choose from {', '.join(PRESETS + CONTROLS)}, alpha=NUMBER")
+        raise ValueError(
+            f"unknown arm {arm!r}: choose from {', '.join(PRESETS + CONTROLS)}, alpha=NUMBER"
+        )
 
 
 @cache
@@ -80,7 +85,9 @@ def _unclipped(name: str, beta: float) -> Objective:
     return Objective.preset(family or "grpo", clip_low=None, clip_high=None, beta=beta, **changes)
 
 
-def shuffled_weights(objective: Objective, rollouts: Rollouts, rewards: np.ndarray, rng: np.random.Generator) -> Coefficients:
+def shuffled_weights(
+    objective: Objective, rollouts: Rollouts, rewards: np.ndarray, rng: np.random.Generator
+) -> Coefficients:
     """GRPO with the weights 1/|λ(i,t)| permuted over the tokens (i,t) of each group: as uneven as λ-GRPO's, but meaningless."""
     tree = rollouts.tree
     nodes = tree.paths[tree.paths >= 0]  # (Σ|yᵢ|,) completion after completion
@@ -89,7 +96,10 @@ def shuffled_weights(objective: Objective, rollouts: Rollouts, rewards: np.ndarr
     for g in range(tree.n_groups):
         tokens = group == g
         weight[tokens] = rng.permutation(weight[tokens]) / (tree.n_groups * tokens.sum())
-    advantage = np.repeat(advantages(rewards, tree.completion_group, ddof=objective.ddof, eps=objective.std_eps), tree.lengths)
+    advantage = np.repeat(
+        advantages(rewards, tree.completion_group, ddof=objective.ddof, eps=objective.std_eps),
+        tree.lengths,
+    )
 
     def to_nodes(values: np.ndarray) -> np.ndarray:
         return np.bincount(nodes, values, minlength=tree.n_nodes)

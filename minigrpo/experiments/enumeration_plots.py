@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from minigrpo.drawing import INK, STYLE
+from minigrpo.show.drawing import INK, STYLE
 
 WEIGHTS = {"members": "|λ|", "distinct": "1", "draws": "draws", "shares": "shares"}
 PANELS = {  # rewards, baseline, scale

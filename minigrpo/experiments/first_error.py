@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 
 from minigrpo.experiments.trees import warm_policy
-from minigrpo.policy import load_weights, make_model
 from minigrpo.rewards import step_rewards
+from minigrpo.runs.policy import load_weights, make_model
 from minigrpo.sampler import sample
 from minigrpo.tasks import sampling_limits
 from minigrpo.tasks.arithmetic import CHARACTERS, Arithmetic, first_wrong_step
@@ -40,7 +40,16 @@ from minigrpo.tree import PrefixTree
 SIZES = (8, 16, 32)
 SHUFFLES = 16
 RULES = ("negative", "zero", "drop", "token")
-COUNTS = ("true", "false", "hidden found", "hidden accused", "hidden exact", "shuffled found", "shuffled accused", "shuffled exact")
+COUNTS = (
+    "true",
+    "false",
+    "hidden found",
+    "hidden accused",
+    "hidden exact",
+    "shuffled found",
+    "shuffled accused",
+    "shuffled exact",
+)
 OFFSETS = (-2, -1, 0, 1, 2)  # written steps after the first wrong one
 PROFILE = ("all", "hidden", "shuffled")
 
@@ -49,10 +58,15 @@ PROFILE = ("all", "hidden", "shuffled")
 class AnyOrder(Arithmetic):
     """`Arithmetic` with demonstrations whose summands stand in random order: many right texts for one problem."""
 
-    def demonstrations(self, rng: np.random.Generator, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def demonstrations(
+        self, rng: np.random.Generator, n: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """As `Arithmetic.demonstrations`, then each step's summands shuffled."""
         pairs = super().demonstrations(rng, n)
-        return [(prompt, CHARACTERS.encode_with_eos(shuffle_summands(CHARACTERS.decode(text), rng))) for prompt, text in pairs]
+        return [
+            (prompt, CHARACTERS.encode_with_eos(shuffle_summands(CHARACTERS.decode(text), rng)))
+            for prompt, text in pairs
+        ]
 
 
 TASKS = {"one order": Arithmetic, "any order": AnyOrder}
@@ -76,7 +90,10 @@ def prepare(writing: str, folder: str) -> str:
 
 def step_ends(text: str, n_tokens: int) -> np.ndarray:
     """The position of the last token of every written step of a completion."""
-    return np.array([t for t, character in enumerate(text) if character == ";" and t < n_tokens - 1] + [n_tokens - 1])
+    return np.array(
+        [t for t, character in enumerate(text) if character == ";" and t < n_tokens - 1]
+        + [n_tokens - 1]
+    )
 
 
 def marks(writing: str, folder: str, seed: int, n_groups: int) -> dict[str, list[list[float]]]:
@@ -102,7 +119,12 @@ def marks(writing: str, folder: str, seed: int, n_groups: int) -> dict[str, list
             prompt, total = task.tokenizer.decode(rollouts.prompts[g]), 0.0
             for i in np.flatnonzero((reward[g] == 0) & (tree.lengths[g * k : (g + 1) * k] > 0)):
                 nodes = tree.paths[g * k + i]
-                total = total + count(prompt, task.tokenizer.decode(some[g][i]), values[:, nodes[nodes >= 0]], reward[g].mean())
+                total = total + count(
+                    prompt,
+                    task.tokenizer.decode(some[g][i]),
+                    values[:, nodes[nodes >= 0]],
+                    reward[g].mean(),
+                )
             out[str(k)].append(total.round(6).tolist())
     return out
 
@@ -119,7 +141,11 @@ def count(prompt: str, text: str, values: np.ndarray, mean: float) -> np.ndarray
     at_end = values[:, ends]  # (1+S,J)
     negative = at_end < mean
     falls = np.diff(at_end, axis=1, prepend=mean) < 0
-    rules = [(negative, step >= error, step), (at_end == 0, step >= error, step), (falls, step == error, step)]
+    rules = [
+        (negative, step >= error, step),
+        (at_end == 0, step >= error, step),
+        (falls, step == error, step),
+    ]
     rules += [(values < mean, step_of_token >= error, step_of_token)]
     numbers: list[float] = [1.0]
     for marked, true, step_of in rules:
@@ -128,11 +154,15 @@ def count(prompt: str, text: str, values: np.ndarray, mean: float) -> np.ndarray
         numbers += [true.sum(), (~true).sum(), found[0], accused[0], exact[0]]
         numbers += [found[1:].mean(), accused[1:].mean(), exact[1:].mean()]
     for at in (error + offset for offset in OFFSETS):
-        numbers += [1, negative[0, at], negative[1:, at].mean()] if 0 <= at < len(ends) else [0, 0, 0]
+        numbers += (
+            [1, negative[0, at], negative[1:, at].mean()] if 0 <= at < len(ends) else [0, 0, 0]
+        )
     return np.array(numbers, dtype=float)
 
 
-def table(found: dict[str, Sequence[dict[str, list[list[float]]]]]) -> dict[str, list[dict[str, Any]]]:
+def table(
+    found: dict[str, Sequence[dict[str, list[list[float]]]]],
+) -> dict[str, list[dict[str, Any]]]:
     """Rows for each way of writing, k, rule and detector, and the profile of `negative`; 95 % bootstrap intervals over groups.
 
     found: {writing: [what `marks` gave, for each seed]}.   Raises ValueError if no group has both outcomes.
@@ -142,27 +172,48 @@ def table(found: dict[str, Sequence[dict[str, list[list[float]]]]]) -> dict[str,
         for k in jobs[0]:
             counts = np.array([group for job in jobs for group in job[k]])  # (G,1+4·8+5·3)
             if not len(counts):
-                raise ValueError(f"no group of {k} has both outcomes ({writing}): sample more groups, or from a better policy")
-            drawn = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=1000)
+                raise ValueError(
+                    f"no group of {k} has both outcomes ({writing}): sample more groups, or from a better policy"
+                )
+            drawn = np.random.default_rng(0).multinomial(
+                len(counts), np.full(len(counts), 1 / len(counts)), size=1000
+            )
             about = {"writing": writing, "k": int(k)}
             sizes = {"groups": len(counts), "completions": int(counts[:, 0].sum())}
             rules, places = np.split(counts[:, 1:], [len(RULES) * len(COUNTS)], axis=1)
             for rule, numbers in zip(RULES, np.split(rules, len(RULES), axis=1), strict=True):
                 of = dict(zip(COUNTS, numbers.T, strict=True))
                 of |= {"outcome found": of["true"], "outcome accused": of["false"]}
-                for who in ("hidden", "shuffled", "outcome")[: 2 if rule in ("zero", "drop") else 3]:
+                for who in ("hidden", "shuffled", "outcome")[
+                    : 2 if rule in ("zero", "drop") else 3
+                ]:
                     hit, wrongly = of[f"{who} found"], of[f"{who} accused"]
                     row = about | {"rule": rule, "detector": who} | sizes
-                    row |= ratio("precision", hit, hit + wrongly, drawn) | ratio("recall", hit, of["true"], drawn)
+                    row |= ratio("precision", hit, hit + wrongly, drawn) | ratio(
+                        "recall", hit, of["true"], drawn
+                    )
                     row |= ratio("false_alarms", wrongly, of["false"], drawn)
-                    rows.append(row | (ratio("exact", of[f"{who} exact"], counts[:, 0], drawn) if who != "outcome" else {}))
-            for offset, (n, *marked) in zip(OFFSETS, places.T.reshape(len(OFFSETS), len(PROFILE), -1), strict=True):
+                    rows.append(
+                        row
+                        | (
+                            ratio("exact", of[f"{who} exact"], counts[:, 0], drawn)
+                            if who != "outcome"
+                            else {}
+                        )
+                    )
+            for offset, (n, *marked) in zip(
+                OFFSETS, places.T.reshape(len(OFFSETS), len(PROFILE), -1), strict=True
+            ):
                 for who, m in zip(PROFILE[1:], marked, strict=True):
-                    profile.append(about | {"detector": who, "offset": offset} | ratio("marked", m, n, drawn))
+                    profile.append(
+                        about | {"detector": who, "offset": offset} | ratio("marked", m, n, drawn)
+                    )
     return {"first_error": rows, "first_error_profile": profile}
 
 
-def ratio(name: str, above: np.ndarray, below: np.ndarray, drawn: np.ndarray) -> dict[str, float | None]:
+def ratio(
+    name: str, above: np.ndarray, below: np.ndarray, drawn: np.ndarray
+) -> dict[str, float | None]:
     """Σ above / Σ below over groups, with its interval over bootstrap draws (n,G)."""
     if not below.sum():
         return {name: None, f"{name}_low": None, f"{name}_high": None}

@@ -32,14 +32,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from minigrpo.drawing import BLUE, INK, ORANGE, STYLE
+from minigrpo.engine.optim import AdamW
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.objectives import Objective, advantages
-from minigrpo.optim import AdamW
-from minigrpo.plots import bootstrap_interval, save
-from minigrpo.policy import make_policy, using
+from minigrpo.runs.policy import make_policy, using
+from minigrpo.runs.settings import TrainSettings
 from minigrpo.sampler import Rollouts
-from minigrpo.settings import TrainSettings
+from minigrpo.show.drawing import BLUE, INK, ORANGE, STYLE
+from minigrpo.show.plots import bootstrap_interval, save
 from minigrpo.trainer import TrainState, grpo_step
 from minigrpo.tree import PrefixTree
 
@@ -49,7 +49,9 @@ LEARNING_RATE, STEPS, EARLY = 3e-4, 250, 50
 
 # The groups: (walk, reward) of each completion; the first one is the best.
 EXPLORATION = [("RRRR", 1.0)] + [
-    ("".join(walk), -1.0 if walk[0] == "R" else 0.7) for walk in product("RL", repeat=4) if walk != ("R",) * 4
+    ("".join(walk), -1.0 if walk[0] == "R" else 0.7)
+    for walk in product("RL", repeat=4)
+    if walk != ("R",) * 4
 ]
 EXPLOITATION = (
     [("LRRR", 1.0), ("LRRL", 0.1), ("LRLR", 0.1), ("LRLL", 0.1)]
@@ -68,14 +70,18 @@ def push(objective: str, rollouts: Rollouts, rewards: np.ndarray) -> np.ndarray:
     return (c.positive + c.negative) * rollouts.tree.lengths.sum()
 
 
-def one_step(tree: PrefixTree, dlogp: np.ndarray, length: float = LENGTH) -> tuple[np.ndarray, np.ndarray]:
+def one_step(
+    tree: PrefixTree, dlogp: np.ndarray, length: float = LENGTH
+) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities of the nodes' tokens, before and after a gradient step of a length in logits.   dlogp (N,) -> (N,), (N,)
 
     One softmax over two moves for every prefix.  With both logits' gradients ±g, g = dlogp - p·(sum over the prefix's moves).
     """
     nodes = np.flatnonzero(tree.scored)
     parent = tree.parent[nodes]
-    total, pushes, known = (np.bincount(parent, x[nodes])[parent] for x in (tree.count, dlogp, np.ones(tree.n_nodes)))
+    total, pushes, known = (
+        np.bincount(parent, x[nodes])[parent] for x in (tree.count, dlogp, np.ones(tree.n_nodes))
+    )
     p = (tree.count[nodes] + 0.5) / (total + 1)
     g = dlogp[nodes] - p * pushes
     norm = np.sqrt((2 / known * g * g).sum())  # a move that nobody took has a logit too
@@ -93,21 +99,43 @@ def by_hand() -> list[dict[str, Any]]:
         completions = [np.array(["LR".index(move) for move in walk]) for walk in walks]
         tree = PrefixTree.from_groups([[0]], [completions])
         nothing = np.zeros(tree.n_nodes)
-        rollouts = Rollouts([np.array([0])], [completions], tree, nothing, nothing, np.zeros(len(walks), dtype=bool), 1.0, 4)
+        rollouts = Rollouts(
+            [np.array([0])],
+            [completions],
+            tree,
+            nothing,
+            nothing,
+            np.zeros(len(walks), dtype=bool),
+            1.0,
+            4,
+        )
         dlogp = push(objective, rollouts, rewards)
         before, after = one_step(tree, dlogp)
         for prefix in sorted({walk[:t] for walk in walks for t in range(1, 5)}):
             members = [i for i, walk in enumerate(walks) if walk.startswith(prefix)]
             node = tree.paths[members[0], len(prefix) - 1]
-            row = {"case": case, "objective": objective, "prefix": prefix, "best": walks[0].startswith(prefix)}
-            row |= {"count": len(members), "mean_reward": rewards[members].mean(), "push": dlogp[node]}
+            row = {
+                "case": case,
+                "objective": objective,
+                "prefix": prefix,
+                "best": walks[0].startswith(prefix),
+            }
+            row |= {
+                "count": len(members),
+                "mean_reward": rewards[members].mean(),
+                "push": dlogp[node],
+            }
             rows.append(row | {"before": before[node], "after": after[node]})
     return rows
 
 
-def path_probability(rows: Sequence[dict[str, Any]], case: str, objective: str, column: str, skip: int = 0) -> float:
+def path_probability(
+    rows: Sequence[dict[str, Any]], case: str, objective: str, column: str, skip: int = 0
+) -> float:
     """The probability of the best walk of a case, "before" or "after"; given its first `skip` moves."""
-    path = [row for row in rows if (row["case"], row["objective"]) == (case, objective) and row["best"]]
+    path = [
+        row for row in rows if (row["case"], row["objective"]) == (case, objective) and row["best"]
+    ]
     return float(np.prod([row[column] for row in path if len(row["prefix"]) > skip]))
 
 
@@ -120,7 +148,9 @@ def training_run(objective: str, n: int, seed: int, steps: int = STEPS) -> list[
     s = TrainSettings.for_task("treewalk", task_options={"n": n, "r_neg": -1.0}, **options)
     model, task = make_policy(s)
     state = TrainState(model, AdamW(model.parameters), np.random.default_rng(seed))
-    target = PrefixTree.from_groups(task.prompts(np.random.default_rng(0), 1), [[task.tokenizer.encode(task.target)]])
+    target = PrefixTree.from_groups(
+        task.prompts(np.random.default_rng(0), 1), [[task.tokenizer.encode(task.target)]]
+    )
     sums: dict[str, float] = {}
     rows = []
     for step in range(1, steps + 1):
@@ -133,24 +163,39 @@ def training_run(objective: str, n: int, seed: int, steps: int = STEPS) -> list[
     return rows
 
 
-def step_counts(model: Any, before: Any, target: PrefixTree, rollouts: Rollouts, rewards: np.ndarray) -> dict[str, float]:
+def step_counts(
+    model: Any, before: Any, target: PrefixTree, rollouts: Rollouts, rewards: np.ndarray
+) -> dict[str, float]:
     """What a step from the parameters `before` did to good tokens and, if it was sampled, to the target."""
     tree, a = rollouts.tree, advantages(rewards, rollouts.tree.completion_group)
     pushes = {name: push(name, rollouts, rewards) for name in OBJECTIVES}
     good = {name: tree.on_tokens(dlogp)[a > 0] for name, dlogp in pushes.items()}
     out = {"good_tokens": good["grpo"].size, "good_tokens_down": (good["grpo"] < 0).sum()}
     for name, on_good in good.items():
-        out |= {f"up_{name}": np.maximum(on_good, 0).sum(), f"down_{name}": -np.minimum(on_good, 0).sum()}
+        out |= {
+            f"up_{name}": np.maximum(on_good, 0).sum(),
+            f"down_{name}": -np.minimum(on_good, 0).sum(),
+        }
     sampled = np.flatnonzero(rewards >= 1) if a.any() else []
     path = tree.paths[sampled[0]] if len(sampled) else np.zeros(0, dtype=int)
     shared = tree.count[path] > len(sampled)  # with other paths
     log_p = float(model.forward(target, keep=False).sum())
     with using(model, before):
-        out |= {"hits": len(path) > 0, "falls": len(path) > 0 and log_p < float(model.forward(target, keep=False).sum())}
-        slope = _gradient(model, target, target.scored.astype(float)) if len(path) else 0.0  # d log p(target) / d parameters
+        out |= {
+            "hits": len(path) > 0,
+            "falls": len(path) > 0 and log_p < float(model.forward(target, keep=False).sum()),
+        }
+        slope = (
+            _gradient(model, target, target.scored.astype(float)) if len(path) else 0.0
+        )  # d log p(target) / d parameters
         for name, dlogp in pushes.items():
-            out |= {f"shared_{name}": dlogp[path][shared].sum(), f"tail_{name}": dlogp[path][~shared].sum()}
-            out[f"points_down_{name}"] = len(path) > 0 and (_gradient(model, tree, dlogp) * slope).sum() < 0
+            out |= {
+                f"shared_{name}": dlogp[path][shared].sum(),
+                f"tail_{name}": dlogp[path][~shared].sum(),
+            }
+            out[f"points_down_{name}"] = (
+                len(path) > 0 and (_gradient(model, tree, dlogp) * slope).sum() < 0
+            )
     return {name: float(value) for name, value in out.items()}
 
 
@@ -171,7 +216,10 @@ def statistics(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     ratios = {"good_tokens_down": ("good_tokens_down", "good_tokens"), "falls": ("falls", "hits")}
     for name in OBJECTIVES:
-        ratios |= {f"down_to_up_{name}": (f"down_{name}", f"up_{name}"), f"points_down_{name}": (f"points_down_{name}", "hits")}
+        ratios |= {
+            f"down_to_up_{name}": (f"down_{name}", f"up_{name}"),
+            f"points_down_{name}": (f"points_down_{name}", "hits"),
+        }
         ratios[f"shared_to_tail_{name}"] = (f"shared_{name}", f"tail_{name}")
     rows = []
     for key in dict.fromkeys((run["n"], run["trained_with"], run["steps"]) for run in runs):
@@ -194,10 +242,18 @@ def differences(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     own = {"good_tokens_down": ("good_tokens_down", "good_tokens"), "falls": ("falls", "hits")}
     same = {"down_to_up": ("down_{}", "up_{}"), "shared_to_tail": ("shared_{}", "tail_{}")}
     same["points_down"] = ("points_down_{}", "hits")
-    of = {(run["n"], run["steps"], run["trained_with"], run["seed"]): run for run in runs if run["hits"]}
+    of = {
+        (run["n"], run["steps"], run["trained_with"], run["seed"]): run
+        for run in runs
+        if run["hits"]
+    }
     rows = []
     for n, steps in dict.fromkeys((run["n"], run["steps"]) for run in runs):
-        seeds = [run["seed"] for run in runs if run["trained_with"] == "grpo" and (run["n"], run["steps"]) == (n, steps)]
+        seeds = [
+            run["seed"]
+            for run in runs
+            if run["trained_with"] == "grpo" and (run["n"], run["steps"]) == (n, steps)
+        ]
         seeds = [seed for seed in seeds if all((n, steps, name, seed) in of for name in OBJECTIVES)]
         row: dict[str, Any] = {"n": n, "steps": steps, "seeds": len(seeds)}
         for name, (part, whole) in (own | same).items():
@@ -231,12 +287,25 @@ def tree_figure(rows: Sequence[dict[str, Any]], case: str) -> Figure:
         for i, (objective, name) in enumerate(OBJECTIVES.items()):
             ax = figure.add_axes((0.5 * i + 0.005, 0.4 / height, 0.49, 1 - 1.1 / height))
             _draw_tree(ax, [row for row in own if row["objective"] == objective])
-            before, after = (path_probability(own, case, objective, column) for column in ("before", "after"))
-            within = [path_probability(own, case, objective, column, 1) for column in ("before", "after")]
+            before, after = (
+                path_probability(own, case, objective, column) for column in ("before", "after")
+            )
+            within = [
+                path_probability(own, case, objective, column, 1) for column in ("before", "after")
+            ]
             title = f"{name}: the best walk {before:.2%} → {after:.2%}"
-            ax.set_title(title + "\nof those with its first move {:.2%} → {:.2%}".format(*within), weight="bold")
+            ax.set_title(
+                title + "\nof those with its first move {:.2%} → {:.2%}".format(*within),
+                weight="bold",
+            )
         about = "Box: move ×|λ|, push (▲ up, solid; ▼ down, dashed; darker: larger), p(move) before → after a step of equal length."
-        figure.text(0.01, 0.12 / height, about + " Thick: the best walk. Right: reward.", fontsize=9, color="#555555")
+        figure.text(
+            0.01,
+            0.12 / height,
+            about + " Thick: the best walk. Right: reward.",
+            fontsize=9,
+            color="#555555",
+        )
     return figure
 
 
@@ -252,16 +321,40 @@ def _draw_tree(ax: Axes, rows: Sequence[dict[str, Any]]) -> None:
         x, colour = len(prefix) - 1.0, BLUE if up else ORANGE
         if x:
             ends = [x - 0.19, x - 0.1, x], [y[prefix[:-1]], y[prefix], y[prefix]]
-            ax.plot(*ends, color=colour, lw=0.5 + 0.6 * row["count"], ls="-" if up else (0, (2, 0.6)), zorder=1, alpha=0.6)
+            ax.plot(
+                *ends,
+                color=colour,
+                lw=0.5 + 0.6 * row["count"],
+                ls="-" if up else (0, (2, 0.6)),
+                zorder=1,
+                alpha=0.6,
+            )
         shade = str(1 - 0.32 * abs(row["push"]) / largest)
-        style = {"fc": shade, "ec": colour, "lw": 2.6 if row["best"] else 1, "ls": "-" if up else (0, (3, 1.5)), "zorder": 2}
-        ax.add_patch(FancyBboxPatch((x, y[prefix] - 0.38), 0.8, 0.76, boxstyle="round,pad=0,rounding_size=0.06", **style))
-        text = (
-            f"{prefix[-1]} ×{row['count']}  {'▲' if up else '▼'} {abs(row['push']):.2f}\n{row['before']:.1%} → {row['after']:.1%}"
+        style = {
+            "fc": shade,
+            "ec": colour,
+            "lw": 2.6 if row["best"] else 1,
+            "ls": "-" if up else (0, (3, 1.5)),
+            "zorder": 2,
+        }
+        ax.add_patch(
+            FancyBboxPatch(
+                (x, y[prefix] - 0.38), 0.8, 0.76, boxstyle="round,pad=0,rounding_size=0.06", **style
+            )
         )
-        ax.text(x + 0.4, y[prefix], text, ha="center", va="center", fontsize=7.5, zorder=3, color=INK)
+        text = f"{prefix[-1]} ×{row['count']}  {'▲' if up else '▼'} {abs(row['push']):.2f}\n{row['before']:.1%} → {row['after']:.1%}"
+        ax.text(
+            x + 0.4, y[prefix], text, ha="center", va="center", fontsize=7.5, zorder=3, color=INK
+        )
         if prefix in leaves:
-            ax.text(x + 0.86, y[prefix], f"{row['mean_reward']:+g}", va="center", fontsize=9, weight="bold")
+            ax.text(
+                x + 0.86,
+                y[prefix],
+                f"{row['mean_reward']:+g}",
+                va="center",
+                fontsize=9,
+                weight="bold",
+            )
     ax.set(xlim=(-0.05, 4.1), ylim=(-len(leaves) + 0.2, 0.6))
     ax.axis("off")
 
@@ -271,42 +364,79 @@ def training_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     own = {"GRPO": ("grpo", ""), "λ-GRPO": ("lambda_grpo", "")}
     same = {"GRPO": ("grpo", "_grpo"), "λ-GRPO": ("grpo", "_lambda_grpo")}
     panels = [
-        ("good_tokens_down", "Tokens of above-average completions\nthat are pushed down: share, own training", own),
-        ("shared_to_tail", "Target: push on what it shares over push\non its tail, batches of GRPO's training", same),
-        ("falls", "Steps that lower the target although it is in\nthe group: share, own training (AdamW)", own),
-        ("points_down", "Gradients that point to a lower target\nalthough it is there: share, same batches", same),
+        (
+            "good_tokens_down",
+            "Tokens of above-average completions\nthat are pushed down: share, own training",
+            own,
+        ),
+        (
+            "shared_to_tail",
+            "Target: push on what it shares over push\non its tail, batches of GRPO's training",
+            same,
+        ),
+        (
+            "falls",
+            "Steps that lower the target although it is in\nthe group: share, own training (AdamW)",
+            own,
+        ),
+        (
+            "points_down",
+            "Gradients that point to a lower target\nalthough it is there: share, same batches",
+            same,
+        ),
     ]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 6.4), layout="constrained")
         for ax, (measure, title, sources) in zip(figure.subplots(2, 2).flat, panels, strict=True):
             for i, (label, (trained, suffix)) in enumerate(sources.items()):
                 shown = [row for row in rows if row["trained_with"] == trained]
-                mean, low, high = (np.array([row[measure + suffix + end] for row in shown]) for end in ("", "_low", "_high"))
-                style = {"fmt": "os"[i], "color": (BLUE, ORANGE)[i], "mfc": (BLUE, "white")[i], "capsize": 3, "label": label}
-                ax.errorbar(np.arange(len(shown)) + 0.2 * i - 0.1, mean, [mean - low, high - mean], **style)
-            ax.set_xticks(range(len(shown)), [f"n = {row['n']}\nsteps 1-{row['steps']}" for row in shown])
+                mean, low, high = (
+                    np.array([row[measure + suffix + end] for row in shown])
+                    for end in ("", "_low", "_high")
+                )
+                style = {
+                    "fmt": "os"[i],
+                    "color": (BLUE, ORANGE)[i],
+                    "mfc": (BLUE, "white")[i],
+                    "capsize": 3,
+                    "label": label,
+                }
+                ax.errorbar(
+                    np.arange(len(shown)) + 0.2 * i - 0.1, mean, [mean - low, high - mean], **style
+                )
+            ax.set_xticks(
+                range(len(shown)), [f"n = {row['n']}\nsteps 1-{row['steps']}" for row in shown]
+            )
             ax.axhline(0, color="#888888", lw=0.8)
             ax.set_title(title, fontsize=10)
-        figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
+        figure.legend(
+            *ax.get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False
+        )
     return figure
 
 
 # -- run -----------------------------------------------------------------------------------------------------------------
 
 
-def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None) -> str:
+def run(
+    out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None
+) -> str:
     """Both parts: flaw.json, flaw.png (exploration), flaw-exploitation.png, flaw-training.png; the training table as text."""
     jobs = [
         {"objective": objective, "n": n, "seed": seed}
         for n, objective in product((1, 2), OBJECTIVES)
         for seed in range(seeds or (3 if quick else 20))
     ]
-    results = run_jobs(training_run, jobs, title="flaw", processes=processes, cache=out / "flaw.cache.jsonl")
+    results = run_jobs(
+        training_run, jobs, title="flaw", processes=processes, cache=out / "flaw.cache.jsonl"
+    )
     runs = [row for result in results for row in result]
     tables = {"trees": by_hand(), "training": statistics(runs), "differences": differences(runs)}
     for row in [row for rows in tables.values() for row in rows]:
         row |= {name: float(f"{x:.6g}") for name, x in row.items() if isinstance(x, float)}
-    (out / "flaw.json").write_text(json.dumps(tables, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (out / "flaw.json").write_text(
+        json.dumps(tables, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )
     save(tree_figure(tables["trees"], "exploration"), out / "flaw.png")
     save(tree_figure(tables["trees"], "exploitation"), out / "flaw-exploitation.png")
     save(training_figure(tables["training"]), out / "flaw-training.png")
@@ -318,8 +448,13 @@ def text(rows: Sequence[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
         lines.append(
-            "n = {n}, trained with {trained_with}, steps 1-{steps}, {hits:.0f} with the target, {seeds} seeds".format(**row)
+            "n = {n}, trained with {trained_with}, steps 1-{steps}, {hits:.0f} with the target, {seeds} seeds".format(
+                **row
+            )
         )
         names = [name for name in row if f"{name}_low" in row]
-        lines += [f"  {name:28}{row[name]:7.3f}  [{row[name + '_low']:.3f}, {row[name + '_high']:.3f}]" for name in names]
+        lines += [
+            f"  {name:28}{row[name]:7.3f}  [{row[name + '_low']:.3f}, {row[name + '_high']:.3f}]"
+            for name in names
+        ]
     return "\n".join(lines)

@@ -14,23 +14,28 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minigrpo.drawing import LINES, STYLE
-from minigrpo.evaluation import evaluate
+from minigrpo.engine.optim import clip_gradient, learning_rate_at
 from minigrpo.experiments import write_tables
 from minigrpo.experiments.arms import CONTROLS, TITLES, gradients_of_arm
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.trees import interval, warm_policy
-from minigrpo.optim import clip_gradient, learning_rate_at
-from minigrpo.plots import bootstrap_interval, save
-from minigrpo.policy import load_weights, make_model, make_optimizer, using
+from minigrpo.runs.evaluation import evaluate
+from minigrpo.runs.policy import load_weights, make_model, make_optimizer, using
 from minigrpo.sampler import sample
+from minigrpo.show.drawing import LINES, STYLE
+from minigrpo.show.plots import bootstrap_interval, save
 from minigrpo.tasks import load_task, sampling_limits
 from minigrpo.trainer import TrainSettings
 
-RATES = {"arithmetic": (3e-5, 1e-4, 3e-4), "countdown": (1e-4, 3e-4, 1e-3)}  # in the middle: what the task recommends
+RATES = {
+    "arithmetic": (3e-5, 1e-4, 3e-4),
+    "countdown": (1e-4, 3e-4, 1e-3),
+}  # in the middle: what the task recommends
 COMPARED = ("grpo", "lambda_grpo")
 EVERY, PROMPTS, SAMPLES = 5, 100, 4
-Curves = dict[tuple[str, str, float, float], list[list[dict[str, float]]]]  # (task, arm, beta, learning rate): one run a seed
+Curves = dict[
+    tuple[str, str, float, float], list[list[dict[str, float]]]
+]  # (task, arm, beta, learning rate): one run a seed
 
 
 def arms(task: str, quick: bool) -> list[tuple[str, str, float, float]]:
@@ -38,12 +43,18 @@ def arms(task: str, quick: bool) -> list[tuple[str, str, float, float]]:
     recommended = RATES[task][1]
     found = [(arm, 0.0, recommended) for arm in COMPARED]
     if not quick:
-        found += [(arm, 0.04, recommended) for arm in COMPARED] + [(arm, 0.0, recommended) for arm in CONTROLS]
-        found += [(arm, 0.0, rate) for rate in RATES[task] if rate != recommended for arm in COMPARED]
+        found += [(arm, 0.04, recommended) for arm in COMPARED] + [
+            (arm, 0.0, recommended) for arm in CONTROLS
+        ]
+        found += [
+            (arm, 0.0, rate) for rate in RATES[task] if rate != recommended for arm in COMPARED
+        ]
     return [(task, *arm) for arm in found]
 
 
-def learn(task: str, arm: str, beta: float, learning_rate: float, seed: int, warm: str) -> list[dict[str, float]]:
+def learn(
+    task: str, arm: str, beta: float, learning_rate: float, seed: int, warm: str
+) -> list[dict[str, float]]:
     """Train from the warm-started weights in `warm`.   -> one dict an evaluation: step, tokens, greedy, pass@1, pass@4"""
     settings = TrainSettings.for_task(task, seed=seed, learning_rate=learning_rate)
     problem = load_task(task, **settings.task_options)
@@ -54,8 +65,14 @@ def learn(task: str, arm: str, beta: float, learning_rate: float, seed: int, war
     tokens, history = 0, []
     for step in range(settings.steps + 1):
         if step % EVERY == 0:
-            found = evaluate(model, problem, n_prompts=PROMPTS, samples=SAMPLES, ks=(1, SAMPLES), progress=False)
-            numbers = {"greedy": found["eval/pass@1_greedy"], "pass@1": found["eval/pass@1"], "pass@4": found["eval/pass@4"]}
+            found = evaluate(
+                model, problem, n_prompts=PROMPTS, samples=SAMPLES, ks=(1, SAMPLES), progress=False
+            )
+            numbers = {
+                "greedy": found["eval/pass@1_greedy"],
+                "pass@1": found["eval/pass@1"],
+                "pass@4": found["eval/pass@4"],
+            }
             history.append({"step": step, "tokens": tokens} | numbers)
         prompts = problem.prompts(rng, settings.prompts_per_step)
         limits = sampling_limits(problem)
@@ -67,7 +84,9 @@ def learn(task: str, arm: str, beta: float, learning_rate: float, seed: int, war
                 ref = model.forward(rollouts.tree, keep=False)
         gradients_of_arm(arm, model, rollouts, problem.score(rollouts), rng, beta=beta, ref=ref)
         clip_gradient(model.gradients, settings.max_grad_norm)
-        rate = learning_rate_at(step, settings.steps, settings.learning_rate, settings.warmup_steps, settings.schedule)
+        rate = learning_rate_at(
+            step, settings.steps, settings.learning_rate, settings.warmup_steps, settings.schedule
+        )
         stepper.step(model.parameters, model.gradients, rate)
     return history
 
@@ -87,12 +106,20 @@ def table(curves: Curves) -> list[dict[str, Any]]:
     """
     rows = []
     for (task, arm, beta, rate), runs in curves.items():
-        row: dict[str, Any] = {"task": task, "arm": arm, "beta": beta, "learning_rate": rate, "seeds": len(runs)}
+        row: dict[str, Any] = {
+            "task": task,
+            "arm": arm,
+            "beta": beta,
+            "learning_rate": rate,
+            "seeds": len(runs),
+        }
         found = [summary(run) for run in runs]
         for name in found[0]:
             row |= interval(name, [numbers[name] for numbers in found], 4)
         row["pass@1_of_seed"] = [float(f"{run[-1]['pass@1']:.4g}") for run in runs]
-        row["curve"] = np.mean([[point["pass@1"] for point in run] for run in runs], axis=0).round(4).tolist()
+        row["curve"] = (
+            np.mean([[point["pass@1"] for point in run] for run in runs], axis=0).round(4).tolist()
+        )
         rows.append(row)
     return rows
 
@@ -102,12 +129,20 @@ def figure(curves: Curves) -> Figure:
     tasks = list(dict.fromkeys(key[0] for key in curves))
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(13, 3.6 * len(tasks)), layout="constrained")
-        for line, task in zip(drawn.subplots(len(tasks), 3, squeeze=False, sharey="row"), tasks, strict=True):
+        for line, task in zip(
+            drawn.subplots(len(tasks), 3, squeeze=False, sharey="row"), tasks, strict=True
+        ):
             recommended = RATES[task][1]
             panels = {
-                f"all arms, learning rate {recommended:g}": [k for k in curves if k[2] == 0 and k[3] == recommended],
-                f"with KL, β = 0.04, learning rate {recommended:g}": [k for k in curves if k[2] > 0],
-                "GRPO and λ-GRPO at three rates": sorted((k for k in curves if k[2] == 0 and k[1] in COMPARED), key=lambda k: k[3]),
+                f"all arms, learning rate {recommended:g}": [
+                    k for k in curves if k[2] == 0 and k[3] == recommended
+                ],
+                f"with KL, β = 0.04, learning rate {recommended:g}": [
+                    k for k in curves if k[2] > 0
+                ],
+                "GRPO and λ-GRPO at three rates": sorted(
+                    (k for k in curves if k[2] == 0 and k[1] in COMPARED), key=lambda k: k[3]
+                ),
             }
             for ax, (title, chosen) in zip(line, panels.items(), strict=True):
                 by_rate = title.endswith("rates")
@@ -121,33 +156,66 @@ def figure(curves: Curves) -> Figure:
                     steps = [point["step"] for point in curves[key][0]]
                     low, high = bootstrap_interval(values, np.random.default_rng(0))
                     ax.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
-                    ax.plot(steps, values.mean(0), color=colour, ls=dash, marker=marker, ms=4, label=label)
-                ax.set(title=f"{task}: {title}", xlabel="training step", ylabel="held-out pass@1 (sampled)")
+                    ax.plot(
+                        steps,
+                        values.mean(0),
+                        color=colour,
+                        ls=dash,
+                        marker=marker,
+                        ms=4,
+                        label=label,
+                    )
+                ax.set(
+                    title=f"{task}: {title}",
+                    xlabel="training step",
+                    ylabel="held-out pass@1 (sampled)",
+                )
                 ax.legend(fontsize=8)
     return drawn
 
 
 def text(rows: list[dict[str, Any]]) -> str:
     """The table for a terminal."""
-    lines = [f"{'task':12}{'arm':22}{'beta':>5}{'rate':>8}   {'pass@1 at the end':26}{'steps to 90 % of peak':>22}"]
+    lines = [
+        f"{'task':12}{'arm':22}{'beta':>5}{'rate':>8}   {'pass@1 at the end':26}{'steps to 90 % of peak':>22}"
+    ]
     for r in rows:
         end = f"{r['pass@1']:.3f}  [{r['pass@1_low']:.3f}, {r['pass@1_high']:.3f}]"
         steps = f"{r['steps_to_90']:.1f}  [{r['steps_to_90_low']:.1f}, {r['steps_to_90_high']:.1f}]"
-        lines.append(f"{r['task']:12}{r['arm']:22}{r['beta']:>5}{r['learning_rate']:>8g}   {end:26}{steps:>22}")
+        lines.append(
+            f"{r['task']:12}{r['arm']:22}{r['beta']:>5}{r['learning_rate']:>8g}   {end:26}{steps:>22}"
+        )
     return "\n".join(lines)
 
 
-def measure(keys: list[tuple[str, str, float, float]], seeds: int, out: Path, name: str, processes: int | None) -> Curves:
+def measure(
+    keys: list[tuple[str, str, float, float]],
+    seeds: int,
+    out: Path,
+    name: str,
+    processes: int | None,
+) -> Curves:
     """The runs of all keys and seeds, each task's from one warm-started policy; finished ones are kept in out/NAME.cache.jsonl."""
     tasks = dict.fromkeys(key[0] for key in keys)
-    warm = {task: warm_policy(TrainSettings.for_task(task, eval_every=0), out / f"warm-{task}") for task in tasks}
+    warm = {
+        task: warm_policy(TrainSettings.for_task(task, eval_every=0), out / f"warm-{task}")
+        for task in tasks
+    }
     names = ("task", "arm", "beta", "learning_rate", "seed")
-    jobs = [dict(zip(names, (*key, seed), strict=True)) | {"warm": warm[key[0]]} for key in keys for seed in range(seeds)]
-    found = run_jobs(learn, jobs, title=name, processes=processes, cache=out / f"{name}.cache.jsonl")
+    jobs = [
+        dict(zip(names, (*key, seed), strict=True)) | {"warm": warm[key[0]]}
+        for key in keys
+        for seed in range(seeds)
+    ]
+    found = run_jobs(
+        learn, jobs, title=name, processes=processes, cache=out / f"{name}.cache.jsonl"
+    )
     return {key: found[i * seeds : (i + 1) * seeds] for i, key in enumerate(keys)}
 
 
-def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None) -> str:
+def run(
+    out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None
+) -> str:
     """All tasks and arms (quick: GRPO and λ-GRPO on arithmetic, 2 seeds)."""
     keys = [key for task in (["arithmetic"] if quick else RATES) for key in arms(task, quick)]
     curves = measure(keys, seeds or (2 if quick else 8), out, "learning", processes)

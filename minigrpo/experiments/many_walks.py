@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from minigrpo.engine.optim import SGD, AdamW
+from minigrpo.engine.parameters import TransformerConfig
 from minigrpo.experiments.walk_policies import OneModel, Tabular, Transformers, n_moves
 from minigrpo.objectives import advantages
-from minigrpo.optim import SGD, AdamW
-from minigrpo.parameters import TransformerConfig
 
 DEPTH, GROUP_SIZE, MC_GROUP_SIZE, STEPS, LAST, BLOCK = 4, 16, 4, 250, 50, 10
 R_OTHER = 0.7
@@ -74,7 +74,9 @@ def sums(values: np.ndarray | float, moves: np.ndarray, n: int) -> np.ndarray:
     """Σ over a group's tokens, by move.   values (R,k,depth) or broadcast to it, moves (R,k,depth) -> (R,n)"""
     runs = len(moves)
     at = (moves + n * np.arange(runs)[:, None, None]).ravel()
-    return np.bincount(at, np.broadcast_to(values, moves.shape).ravel(), minlength=runs * n).reshape(runs, n)
+    return np.bincount(
+        at, np.broadcast_to(values, moves.shape).ravel(), minlength=runs * n
+    ).reshape(runs, n)
 
 
 def group_advantages(rewards: np.ndarray, **choices: Any) -> np.ndarray:
@@ -83,7 +85,9 @@ def group_advantages(rewards: np.ndarray, **choices: Any) -> np.ndarray:
     return advantages(rewards.ravel(), group, **choices).reshape(rewards.shape)
 
 
-def loss_gradient(arm: str, leaves: np.ndarray, rewards: np.ndarray, rng: np.random.Generator, depth: int = DEPTH) -> np.ndarray:
+def loss_gradient(
+    arm: str, leaves: np.ndarray, rewards: np.ndarray, rng: np.random.Generator, depth: int = DEPTH
+) -> np.ndarray:
     """d loss / d log p of every move, at the sampling policy.   leaves (R,k), rewards (R,k) -> (R,N)
 
     rng serves the placebo alone.  Raises ValueError for an unknown arm.
@@ -97,8 +101,13 @@ def loss_gradient(arm: str, leaves: np.ndarray, rewards: np.ndarray, rng: np.ran
         return -sums(advantage[..., None], moves, n) / rewards.shape[1]
     advantage = group_advantages(rewards)[..., None]
     if arm == "placebo":
-        count = np.take_along_axis(sums(1.0, moves, n), moves.reshape(len(moves), -1), 1)  # (R,k·depth) |λ(i,t)|
-        return -sums(rng.permuted(1 / count, axis=1).reshape(moves.shape) * advantage, moves, n) / tokens
+        count = np.take_along_axis(
+            sums(1.0, moves, n), moves.reshape(len(moves), -1), 1
+        )  # (R,k·depth) |λ(i,t)|
+        return (
+            -sums(rng.permuted(1 / count, axis=1).reshape(moves.shape) * advantage, moves, n)
+            / tokens
+        )
     alpha = alpha_of(arm)
     weight = np.maximum(sums(1.0, moves, n), 1) ** -alpha
     return -weight * sums(advantage, moves, n) / tokens
@@ -116,19 +125,28 @@ def alpha_of(arm: str) -> float:
     raise ValueError(f"unknown arm {arm!r}")
 
 
-def loss_gradient_of_values(values: np.ndarray, leaves: np.ndarray, depth: int = DEPTH) -> np.ndarray:
+def loss_gradient_of_values(
+    values: np.ndarray, leaves: np.ndarray, depth: int = DEPTH
+) -> np.ndarray:
     """As `loss_gradient`, for process rewards of every move: the preset `prm` with values.   values (R,N) -> (R,N)"""
     moves = moves_to(leaves, depth)
     count = sums(1.0, moves, values.shape[1])  # (R,N)
     tokens = moves[0].size
     mean = (count * values).sum(1, keepdims=True) / tokens
     square = (count * (values - mean) ** 2).sum(1, keepdims=True) / (tokens - 1)
-    same = np.ptp(np.take_along_axis(values, moves.reshape(len(moves), -1), 1), axis=1, keepdims=True) == 0
+    same = (
+        np.ptp(np.take_along_axis(values, moves.reshape(len(moves), -1), 1), axis=1, keepdims=True)
+        == 0
+    )
     return -np.where(same, 0.0, count * (values - mean) / (np.sqrt(square) + 1e-4)) / tokens
 
 
 def monte_carlo_values(
-    logp: np.ndarray, leaves: np.ndarray, by_leaf: np.ndarray, rng: np.random.Generator, depth: int = DEPTH
+    logp: np.ndarray,
+    leaves: np.ndarray,
+    by_leaf: np.ndarray,
+    rng: np.random.Generator,
+    depth: int = DEPTH,
 ) -> np.ndarray:
     """Mean outcome of fresh rollouts from the end of each process step, for every move of a group's tree.   -> (R,N)
 
@@ -161,7 +179,9 @@ def monte_carlo_values(
     return np.take_along_axis(values, end, 1)
 
 
-def expected_loss_gradient(logp: np.ndarray, by_leaf: np.ndarray, alpha: float, group_size: int) -> np.ndarray:
+def expected_loss_gradient(
+    logp: np.ndarray, by_leaf: np.ndarray, alpha: float, group_size: int
+) -> np.ndarray:
     """d loss / d log p of every move as the group grows: a recursion without chance.   logp (R,N), by_leaf (R,2**depth) -> (R,N)
 
     A group of k ≫ 1 walks has |λ| = k·p(λ), R̂ = V(λ), and mean and variance of the rewards under the policy, so
@@ -203,16 +223,35 @@ def run_walks(
     Raises ValueError for another policy, steps that are no multiple of ten, and whatever else is out of range.
     """
     if policy not in ("transformer", "tabular") or (start is not None and policy != "tabular"):
-        raise ValueError(f"policy is {policy!r}: choose transformer or tabular, and give a start to the latter alone")
-    if steps % BLOCK or n not in range(1, DEPTH) or runs < 1 or (start is not None and not 0 < start < 1):
+        raise ValueError(
+            f"policy is {policy!r}: choose transformer or tabular, and give a start to the latter alone"
+        )
+    if (
+        steps % BLOCK
+        or n not in range(1, DEPTH)
+        or runs < 1
+        or (start is not None and not 0 < start < 1)
+    ):
         told = f"steps is {steps}, n {n}, runs {runs}, start {start}"
-        raise ValueError(f"{told}: take a multiple of {BLOCK}, 1 to {DEPTH - 1}, at least 1, and a probability between 0 and 1")
-    if target not in (None, *range(2**DEPTH)) or optimizer not in ("adamw", "sgd") or not 0 < learning_rate < np.inf:
+        raise ValueError(
+            f"{told}: take a multiple of {BLOCK}, 1 to {DEPTH - 1}, at least 1, and a probability between 0 and 1"
+        )
+    if (
+        target not in (None, *range(2**DEPTH))
+        or optimizer not in ("adamw", "sgd")
+        or not 0 < learning_rate < np.inf
+    ):
         told = f"target is {target}, optimizer {optimizer!r}, learning_rate {learning_rate}"
-        raise ValueError(f"{told}: take a leaf from 0 to {2**DEPTH - 1} or None, adamw or sgd, and a finite rate above 0")
+        raise ValueError(
+            f"{told}: take a leaf from 0 to {2**DEPTH - 1} or None, adamw or sgd, and a finite rate above 0"
+        )
     seeds = range(first_seed, first_seed + runs)
     aim = np.array([seed % 2**DEPTH if target is None else target for seed in seeds])
-    model = Tabular(runs, DEPTH, target_logits(aim, start)) if policy == "tabular" else Transformers(SMALL, seeds, DEPTH)
+    model = (
+        Tabular(runs, DEPTH, target_logits(aim, start))
+        if policy == "tabular"
+        else Transformers(SMALL, seeds, DEPTH)
+    )
     hits = train(model, arm, aim, seeds, n, r_neg, optimizer, learning_rate, steps, observe)
     return hits.reshape(runs, -1, BLOCK).sum(2).tolist()
 
@@ -234,7 +273,9 @@ def train(
     observe(model, logp, leaves, rewards, aim) is called in every step before the update, and at the end with leaves None.
     """
     rngs = [np.random.default_rng(seed) for seed in seeds]
-    extra = np.random.default_rng((seeds[0], len(seeds)))  # what only some arms need, so that the walks of all arms stay paired
+    extra = np.random.default_rng(
+        (seeds[0], len(seeds))
+    )  # what only some arms need, so that the walks of all arms stay paired
     group_size = MC_GROUP_SIZE if arm == "monte_carlo_prm" else GROUP_SIZE
     by_leaf = leaf_rewards(aim, n, r_neg)
     stepper = SGD(model) if optimizer == "sgd" else AdamW(model)
@@ -246,7 +287,9 @@ def train(
         rewards = np.take_along_axis(by_leaf, leaves, 1)
         if observe:
             observe(model, logp, leaves, rewards, aim)
-        gradients = SimpleNamespace(flat=gradients_of_arm(arm, model, logp, leaves, rewards, by_leaf, extra))
+        gradients = SimpleNamespace(
+            flat=gradients_of_arm(arm, model, logp, leaves, rewards, by_leaf, extra)
+        )
         stepper.step(model, gradients, learning_rate)
     if observe:
         observe(model, model.logp(), None, None, aim)
@@ -274,10 +317,17 @@ def gradients_of_arm(
 ) -> np.ndarray:
     """The arm's gradient for the parameters of all runs.   -> (R·P,)"""
     if arm == "monte_carlo_prm":
-        return model.gradients(loss_gradient_of_values(monte_carlo_values(logp, leaves, by_leaf, rng), leaves))
+        return model.gradients(
+            loss_gradient_of_values(monte_carlo_values(logp, leaves, by_leaf, rng), leaves)
+        )
     if arm not in ("grpo_at_lambda_norm", "lambda_at_grpo_norm"):
         return model.gradients(loss_gradient(arm, leaves, rewards, rng))
     names = ("grpo", "lambda_grpo") if arm == "grpo_at_lambda_norm" else ("lambda_grpo", "grpo")
-    direction, scale = (model.gradients(loss_gradient(name, leaves, rewards, rng)).reshape(len(logp), -1).copy() for name in names)
-    own, wanted = (np.sqrt((g.astype(np.float64) ** 2).sum(1, keepdims=True)) for g in (direction, scale))
+    direction, scale = (
+        model.gradients(loss_gradient(name, leaves, rewards, rng)).reshape(len(logp), -1).copy()
+        for name in names
+    )
+    own, wanted = (
+        np.sqrt((g.astype(np.float64) ** 2).sum(1, keepdims=True)) for g in (direction, scale)
+    )
     return (direction * (wanted / np.maximum(own, 1e-300)).astype(direction.dtype)).ravel()

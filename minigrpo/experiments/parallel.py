@@ -15,9 +15,9 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from minigrpo.files import Lock, make_folder, write_atomically
-from minigrpo.signals import parent_alone
-from minigrpo.terminal import bar
+from minigrpo.system.files import Lock, make_folder, write_atomically
+from minigrpo.system.signals import parent_alone
+from minigrpo.system.terminal import bar
 
 MOST = 61 if sys.platform == "win32" else 4096  # processes; Windows cannot wait for more than 61
 
@@ -95,14 +95,18 @@ def _run(
     with pool:
         try:
             with parent_alone():
-                futures = {pool.submit(function, **job): key for job, key in zip(jobs, keys, strict=True)}
+                futures = {
+                    pool.submit(function, **job): key for job, key in zip(jobs, keys, strict=True)
+                }
             done = as_completed(futures)
             for future in bar(done, title, "run", total=len(jobs)):
                 key = futures[future]
                 found[key] = future.result()
                 keep(key, found[key])
         except BaseException:
-            for worker in set(multiprocessing.active_children()) - others:  # a job may take minutes; `with` waits for its end
+            for worker in (
+                set(multiprocessing.active_children()) - others
+            ):  # a job may take minutes; `with` waits for its end
                 worker.terminate()
             raise
     return found

@@ -26,23 +26,26 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.checkpoint import checkpoints
 from minigrpo.experiments import first_error, write_tables
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.prm_quality_plots import first_error_figure, text, values_figure
 from minigrpo.experiments.trees import interval
 from minigrpo.objectives import step_advantages
-from minigrpo.plots import save
 from minigrpo.rewards import monte_carlo_step_rewards, step_rewards
+from minigrpo.runs.checkpoint import checkpoints
+from minigrpo.runs.train import train
 from minigrpo.sampler import Rollouts, sample
+from minigrpo.show.plots import save
 from minigrpo.tasks.treewalk import TreeWalk
-from minigrpo.trainer import TrainSettings, train
+from minigrpo.trainer import TrainSettings
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree
 
 STEPS = (0, 100, 200)  # of λ-GRPO before the policy is looked at
 SIZES = (4, 8, 16, 32, 64)
-MONTE_CARLO = [(k, m) for k in (2, 4, 8, 16) for m in (1, 2, 4, 8)]  # group size, extra rollouts from each place
+MONTE_CARLO = [
+    (k, m) for k in (2, 4, 8, 16) for m in (1, 2, 4, 8)
+]  # group size, extra rollouts from each place
 COMPLETIONS = 2**14  # sampled for each policy and group size
 BRUTE_FORCE = 1_000_000  # rollouts
 
@@ -60,7 +63,9 @@ def path_probabilities(model: Transformer, task: TreeWalk) -> np.ndarray:
 def means_below(p: np.ndarray, outcome: np.ndarray) -> np.ndarray:
     """The conditional mean of a number on paths given each prefix.   p, outcome (2**D,) -> (2**(D+1) - 1,) in heap order"""
     levels = [2**d for d in range(len(p).bit_length())]
-    return np.concatenate([(p * outcome).reshape(n, -1).sum(1) / p.reshape(n, -1).sum(1) for n in levels])
+    return np.concatenate(
+        [(p * outcome).reshape(n, -1).sum(1) / p.reshape(n, -1).sum(1) for n in levels]
+    )
 
 
 def exact_moments(model: Transformer, task: TreeWalk) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +97,9 @@ def policy(seed: int, steps: int) -> tuple[Transformer, TreeWalk]:
     return train(settings, progress=False)[0], TreeWalk().for_run(seed)
 
 
-def draw(model: Transformer, task: TreeWalk, n_groups: int, k: int, rng: np.random.Generator) -> tuple[Rollouts, np.ndarray]:
+def draw(
+    model: Transformer, task: TreeWalk, n_groups: int, k: int, rng: np.random.Generator
+) -> tuple[Rollouts, np.ndarray]:
     """Groups of the one prompt, and their rewards (B,)."""
     rollouts = sample(model, task.prompts(rng, n_groups), k, rng, max_new_tokens=task.depth)
     return rollouts, task.score(rollouts)
@@ -105,11 +112,16 @@ def value_errors(seed: int, steps: int, completions: int = COMPLETIONS) -> list[
     rng, rows = np.random.default_rng([seed, steps]), []
     for k in SIZES:
         rollouts, rewards = draw(model, task, completions // k, k, rng)
-        rows += [{"k": k, "depth": d} | value_row(rollouts.tree, rewards, exact, spread, d) for d in range(1, task.depth + 1)]
+        rows += [
+            {"k": k, "depth": d} | value_row(rollouts.tree, rewards, exact, spread, d)
+            for d in range(1, task.depth + 1)
+        ]
     return rows
 
 
-def value_row(tree: PrefixTree, rewards: np.ndarray, exact: np.ndarray, spread: np.ndarray, depth: int) -> dict[str, Any]:
+def value_row(
+    tree: PrefixTree, rewards: np.ndarray, exact: np.ndarray, spread: np.ndarray, depth: int
+) -> dict[str, Any]:
     """The nodes of one depth of a batch against exact values and variances (in heap order).
 
     nodes          visited prefixes a group                     single        share of them with |λ| = 1
@@ -149,7 +161,9 @@ def value_row(tree: PrefixTree, rewards: np.ndarray, exact: np.ndarray, spread: 
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float | None:
-    return float(np.corrcoef(x, y)[0, 1]) if len(x) > 1 and x.std() > 1e-9 and y.std() > 1e-9 else None
+    return (
+        float(np.corrcoef(x, y)[0, 1]) if len(x) > 1 and x.std() > 1e-9 and y.std() > 1e-9 else None
+    )
 
 
 def equal_tokens(seed: int, steps: int, n_groups: int = 128) -> list[dict[str, Any]]:
@@ -181,7 +195,10 @@ def equal_tokens(seed: int, steps: int, n_groups: int = 128) -> list[dict[str, A
         inner = np.flatnonzero(tree.scored & (tree.depth < task.depth))
         ends = np.intersect1d(tree.parent[tree.is_step_head], inner)  # of inner process steps
         values = monte_carlo_step_rewards(model, rollouts, rewards, task.score, m, rng)
-        errors = {"steps": _rms((values - exact[index])[inner]), "prefixes": float(np.sqrt((spread[index[inner]] / m).mean()))}
+        errors = {
+            "steps": _rms((values - exact[index])[inner]),
+            "prefixes": float(np.sqrt((spread[index[inner]] / m).mean())),
+        }
         for (where, rmse), starts in zip(errors.items(), (ends, inner), strict=True):
             tokens = k * task.depth + m * float((task.depth - tree.depth[starts]).sum()) / n_groups
             same = max(round(tokens / task.depth), k)
@@ -215,9 +232,21 @@ def brute_force(seed: int, steps: int, draws: int) -> list[dict[str, Any]]:
         estimate = means_below(np.maximum(counts, 1e-300), outcome)
         error = np.sqrt(spread[seen] / visits[seen])
         z = (estimate[seen] - exact[seen]) / error
-        root = {"value": exact[0], "estimate": estimate[0], "standard_error": error[0], "z": z[0], "max_abs_z": np.abs(z).max()}
+        root = {
+            "value": exact[0],
+            "estimate": estimate[0],
+            "standard_error": error[0],
+            "z": z[0],
+            "max_abs_z": np.abs(z).max(),
+        }
         root["chi2_per_dof"] = ((counts - draws * p) ** 2 / (draws * p)).sum() / (len(p) - 1)
-        about = {"source": source, "seed": seed, "steps": steps, "draws": draws, "prefixes": int(seen.sum())}
+        about = {
+            "source": source,
+            "seed": seed,
+            "steps": steps,
+            "draws": draws,
+            "prefixes": int(seen.sum()),
+        }
         rows.append(about | {name: float(value) for name, value in root.items()})
     return rows
 
@@ -225,7 +254,9 @@ def brute_force(seed: int, steps: int, draws: int) -> list[dict[str, Any]]:
 # -- tables --------------------------------------------------------------------------------------------------------------
 
 
-def tables(found: dict[str, dict[int, list[list[dict[str, Any]]]]]) -> dict[str, list[dict[str, Any]]]:
+def tables(
+    found: dict[str, dict[int, list[list[dict[str, Any]]]]],
+) -> dict[str, list[dict[str, Any]]]:
     """Means over seeds with 95 % bootstrap intervals.   found: {"value_errors" or "equal_tokens": {steps: [rows of a seed]}}
 
     bias_z is the mean bias over its standard error; slopes and own_weight are Σ over Σ of all seeds, None where nothing varies.
@@ -234,8 +265,20 @@ def tables(found: dict[str, dict[int, list[list[dict[str, Any]]]]]) -> dict[str,
     for steps, seeds in found["value_errors"].items():
         for rows in zip(*seeds, strict=True):
             row = {"steps": steps, "k": rows[0]["k"], "depth": rows[0]["depth"], "seeds": len(rows)}
-            for name in ("nodes", "single", "bias", "sd", "rmse", "predicted", "advantage", "centred", "move"):
-                row |= interval(name, [round(r[name], 7) for r in rows if r[name] is not None])  # at leaves, 0 but for rounding
+            for name in (
+                "nodes",
+                "single",
+                "bias",
+                "sd",
+                "rmse",
+                "predicted",
+                "advantage",
+                "centred",
+                "move",
+            ):
+                row |= interval(
+                    name, [round(r[name], 7) for r in rows if r[name] is not None]
+                )  # at leaves, 0 but for rounding
             error = np.sqrt(np.sum([r["bias_error"] ** 2 for r in rows]))
             row["bias_z"] = six(np.sum([r["bias"] for r in rows]) / error) if error > 1e-6 else None
             for name in ("own_weight", "slope_nodes", "slope_tokens"):
@@ -244,10 +287,14 @@ def tables(found: dict[str, dict[int, list[list[dict[str, Any]]]]]) -> dict[str,
             out["value_errors"].append(row)
     for steps, seeds in found["equal_tokens"].items():
         for rows in zip(*seeds, strict=True):
-            row = {"steps": steps, "seeds": len(rows)} | {name: rows[0][name] for name in ("where", "k", "m")}
+            row = {"steps": steps, "seeds": len(rows)} | {
+                name: rows[0][name] for name in ("where", "k", "m")
+            }
             for name in ("tokens", "rmse", "hidden_k", "hidden_rmse"):
                 row |= interval(name, [r[name] for r in rows])
-            out["equal_tokens"].append(row | interval("ratio", [r["rmse"] / r["hidden_rmse"] for r in rows]))
+            out["equal_tokens"].append(
+                row | interval("ratio", [r["rmse"] / r["hidden_rmse"] for r in rows])
+            )
     return out
 
 
@@ -259,7 +306,9 @@ def six(x: float) -> float:
 # -- all of it -----------------------------------------------------------------------------------------------------------
 
 
-def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None) -> str:
+def run(
+    out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None
+) -> str:
     """Everything above and `first_error` (quick: 2 seeds, fewer draws); write prm-quality.json and two figures.   -> text"""
     seeds, draws = seeds or (2 if quick else 8), BRUTE_FORCE // (10 if quick else 1)
     options = {"processes": processes, "cache": out / "prm-quality.cache.jsonl"}
@@ -267,20 +316,40 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
     found: dict[str, dict[int, list[Any]]] = {}
     for function, title in ((value_errors, "exact values"), (equal_tokens, "equal tokens")):
         rows = run_jobs(function, cells, title=title, **options)
-        found[function.__name__] = {steps: rows[i * seeds : (i + 1) * seeds] for i, steps in enumerate(STEPS)}
+        found[function.__name__] = {
+            steps: rows[i * seeds : (i + 1) * seeds] for i, steps in enumerate(STEPS)
+        }
     table = tables(found)
     checks = [{"seed": seed, "steps": STEPS[-1], "draws": draws} for seed in range(min(seeds, 4))]
-    checked = [row for rows in run_jobs(brute_force, checks, title="a million rollouts", **options) for row in rows]
-    table["brute_force"] = [{name: six(x) if isinstance(x, float) else x for name, x in row.items()} for row in checked]
+    checked = [
+        row
+        for rows in run_jobs(brute_force, checks, title="a million rollouts", **options)
+        for row in rows
+    ]
+    table["brute_force"] = [
+        {name: six(x) if isinstance(x, float) else x for name, x in row.items()} for row in checked
+    ]
 
-    policies = {writing: str(out / f"warm-{writing.replace(' ', '-')}") for writing in first_error.TASKS}
-    missing = [{"writing": w, "folder": folder} for w, folder in policies.items() if not checkpoints(Path(folder))]
+    policies = {
+        writing: str(out / f"warm-{writing.replace(' ', '-')}") for writing in first_error.TASKS
+    }
+    missing = [
+        {"writing": w, "folder": folder}
+        for w, folder in policies.items()
+        if not checkpoints(Path(folder))
+    ]
     run_jobs(first_error.prepare, missing, title="warm start", processes=processes)
     for writing, folder in policies.items():
         first_error.prepare(writing, folder)  # raises if the folder holds something else
-    groups = [{"writing": w, "folder": policies[w], "seed": s, "n_groups": 100} for w in policies for s in range(seeds)]
+    groups = [
+        {"writing": w, "folder": policies[w], "seed": s, "n_groups": 100}
+        for w in policies
+        for s in range(seeds)
+    ]
     marks = run_jobs(first_error.marks, groups, title="first wrong step", **options)
-    table |= first_error.table({w: marks[i * seeds : (i + 1) * seeds] for i, w in enumerate(policies)})
+    table |= first_error.table(
+        {w: marks[i * seeds : (i + 1) * seeds] for i, w in enumerate(policies)}
+    )
 
     write_tables(out / "prm-quality.json", table)
     save(values_figure(table), out / "prm-quality.png")

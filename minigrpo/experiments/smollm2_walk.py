@@ -26,7 +26,6 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minigrpo.drawing import LINES, STYLE
 from minigrpo.experiments import write_tables
 from minigrpo.experiments.arms import TITLES
 from minigrpo.experiments.many_walks import DEPTH, GROUP_SIZE, path_logp, train
@@ -35,7 +34,8 @@ from minigrpo.experiments.table1 import sign_test
 from minigrpo.experiments.trees import interval
 from minigrpo.experiments.walk_policies import BOS, OneModel
 from minigrpo.models import load_model
-from minigrpo.plots import save
+from minigrpo.show.drawing import LINES, STYLE
+from minigrpo.show.plots import save
 from minigrpo.transformer import Transformer
 
 MODEL, ROWS, COMPARED = "smollm2", ("L", "R", "<|im_start|>"), ("grpo", "lambda_grpo")
@@ -43,11 +43,19 @@ RATES, R_NEG = (1e-5, 3e-6, 3e-5), -1.0
 STEPS, EDGE = 250, 50  # EDGE: the first and last steps that the table looks at
 TARGETS = ["".join(moves) for moves in product("LR", repeat=4)]
 
-Found = dict[tuple[int, float, float, str], dict[str, Any]]  # (n, r_neg, learning rate, objective) -> {target: result of `walk`}
+Found = dict[
+    tuple[int, float, float, str], dict[str, Any]
+]  # (n, r_neg, learning rate, objective) -> {target: result of `walk`}
 
 
 def walk(
-    target: str, objective: str, n: int, r_neg: float, learning_rate: float, seed: int | None = None, steps: int = STEPS
+    target: str,
+    objective: str,
+    n: int,
+    r_neg: float,
+    learning_rate: float,
+    seed: int | None = None,
+    steps: int = STEPS,
 ) -> dict[str, Any]:
     """Train on the walk to a target.   -> log p(target) before training, target paths in each step's group
 
@@ -79,9 +87,17 @@ def _pretrained() -> Transformer:
 
 def cut(whole: Transformer, rows: Sequence[int]) -> Transformer:
     """A model with these rows of another's embedding and head only, and the last of them masked."""
-    model = Transformer(replace(whole.config, vocab_size=len(rows), n_drawable=len(rows) - 1), seed=None, dtype=str(whole.dtype))
+    model = Transformer(
+        replace(whole.config, vocab_size=len(rows), n_drawable=len(rows) - 1),
+        seed=None,
+        dtype=str(whole.dtype),
+    )
     for name, view in model.parameters.items():
-        view[...] = whole.parameters[name][rows] if name.startswith(("model.embed", "lm_head")) else whole.parameters[name]
+        view[...] = (
+            whole.parameters[name][rows]
+            if name.startswith(("model.embed", "lm_head"))
+            else whole.parameters[name]
+        )
     return model
 
 
@@ -103,18 +119,37 @@ def table(found: Found, steps: int = STEPS) -> dict[str, list[dict[str, Any]]]:
     for key, runs in found.items():
         hits = np.array([runs[target]["hits"] for target in runs]) / GROUP_SIZE  # (targets, steps)
         last = hits[:, -edge:].mean(1)
-        row = dict(zip(("n", "r_neg", "learning_rate", "objective"), key, strict=True)) | {"targets": len(runs)}
+        row = dict(zip(("n", "r_neg", "learning_rate", "objective"), key, strict=True)) | {
+            "targets": len(runs)
+        }
         row |= _over_targets("target_frequency", last) | {"found": float(np.mean(last > 0.5))}
-        row |= _over_targets("first", hits[:, :edge].mean(1)) | {"of_target": dict(zip(runs, last.round(5).tolist(), strict=True))}
-        rows.append(row | {"start": {target: float(f"{math.exp(runs[target]['log_start']):.4g}") for target in runs}})
+        row |= _over_targets("first", hits[:, :edge].mean(1)) | {
+            "of_target": dict(zip(runs, last.round(5).tolist(), strict=True))
+        }
+        rows.append(
+            row
+            | {
+                "start": {
+                    target: float(f"{math.exp(runs[target]['log_start']):.4g}") for target in runs
+                }
+            }
+        )
     for setting in dict.fromkeys(key[:3] for key in found):
-        grpo, fixed = ({t: r["hits"] for t, r in found.get((*setting, o), {}).items()} for o in COMPARED)
+        grpo, fixed = (
+            {t: r["hits"] for t, r in found.get((*setting, o), {}).items()} for o in COMPARED
+        )
         both = [target for target in grpo if target in fixed]
         for part, those in (("last", slice(-edge, None)), ("first", slice(edge))) if both else ():
             difference = np.array([sum(fixed[t][those]) - sum(grpo[t][those]) for t in both])
             above, below = int((difference > 0).sum()), int((difference < 0).sum())
-            row = dict(zip(("n", "r_neg", "learning_rate"), setting, strict=True)) | {"steps": part, "targets": len(both)}
-            row |= _over_targets("difference", difference / (edge * GROUP_SIZE)) | {"above": above, "below": below}
+            row = dict(zip(("n", "r_neg", "learning_rate"), setting, strict=True)) | {
+                "steps": part,
+                "targets": len(both),
+            }
+            row |= _over_targets("difference", difference / (edge * GROUP_SIZE)) | {
+                "above": above,
+                "below": below,
+            }
             pairs.append(row | {"p_sign": float(f"{sign_test(above, below):.4g}")})
     return {"runs": rows, "paired": pairs}
 
@@ -131,33 +166,54 @@ def figure(found: dict[str, list[dict[str, Any]]]) -> Figure:
     targets = sorted(start, key=start.__getitem__)
     settings = list(dict.fromkeys((row["n"], row["learning_rate"]) for row in rows))
     with matplotlib.rc_context(STYLE):
-        drawn = Figure(figsize=(2.0 + 2.7 * len(settings), 1.7 + 0.24 * len(targets)), layout="constrained")
+        drawn = Figure(
+            figsize=(2.0 + 2.7 * len(settings), 1.7 + 0.24 * len(targets)), layout="constrained"
+        )
         axes = drawn.subplots(1, len(settings), sharey=True, squeeze=False)[0]
         for setting, ax in zip(settings, axes, strict=True):
-            own = {row["objective"]: row for row in rows if (row["n"], row["learning_rate"]) == setting}
+            own = {
+                row["objective"]: row for row in rows if (row["n"], row["learning_rate"]) == setting
+            }
             for i, target in enumerate(targets):
-                ends = [row["of_target"][target] for row in own.values() if target in row["of_target"]]
+                ends = [
+                    row["of_target"][target] for row in own.values() if target in row["of_target"]
+                ]
                 if ends:
                     ax.plot([min(ends), max(ends)], [i, i], color="0.7", lw=2, zorder=1)
                 else:
                     ax.text(0.5, i, "not run", color="0.4", ha="center", va="center", fontsize=7)
             for objective, row in own.items():
                 colour, _, marker = LINES[COMPARED.index(objective)]
-                shift = 0.13 * (1 - 2 * COMPARED.index(objective))  # so that neither hides the other
+                shift = 0.13 * (
+                    1 - 2 * COMPARED.index(objective)
+                )  # so that neither hides the other
                 places = [targets.index(target) + shift for target in row["of_target"]]
                 label = f"{TITLES[objective]}: mean {row['target_frequency']:.2f}, {row['targets']} targets"
-                ax.plot(list(row["of_target"].values()), places, marker, color=colour, ms=5, mfc=colour, mec="white", label=label)
+                ax.plot(
+                    list(row["of_target"].values()),
+                    places,
+                    marker,
+                    color=colour,
+                    ms=5,
+                    mfc=colour,
+                    mec="white",
+                    label=label,
+                )
             ax.set(title=f"n = {setting[0]}, learning rate {setting[1]:g}", xlim=(-0.05, 1.05))
             ax.set_xlabel(f"target paths in the last {EDGE} steps, share")
             ax.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.1), frameon=False)
-        axes[0].set_yticks(range(len(targets)), [f"{target}  {start[target]:.3f}" for target in targets])
+        axes[0].set_yticks(
+            range(len(targets)), [f"{target}  {start[target]:.3f}" for target in targets]
+        )
         axes[0].set_ylabel("target, its probability before training")
     return drawn
 
 
 def text(found: dict[str, list[dict[str, Any]]]) -> str:
     """The tables for a terminal."""
-    lines = [f"SmolLM2, r_neg = {R_NEG:g}: target frequency of the last {EDGE} steps, mean over targets [95 % interval]"]
+    lines = [
+        f"SmolLM2, r_neg = {R_NEG:g}: target frequency of the last {EDGE} steps, mean over targets [95 % interval]"
+    ]
     for r in found["runs"]:
         where = f"n = {r['n']}  {r['learning_rate']:<6g} {r['objective']:12}"
         rest = f"found {r['found']:.0%}, first {EDGE} steps {r['first']:.3f}, {_done(r)}"
@@ -190,7 +246,14 @@ def finished(file: Path) -> Found:
         if (module, name) == (__name__, "walk") and not {"seed", "steps"} & set(job):
             key = job["n"], job["r_neg"], job["learning_rate"], job["objective"]
             found.setdefault(key, {})[job["target"]] = record["result"]
-    order = sorted(found, key=lambda key: (key[0], RATES.index(key[2]) if key[2] in RATES else 9, COMPARED.index(key[3])))
+    order = sorted(
+        found,
+        key=lambda key: (
+            key[0],
+            RATES.index(key[2]) if key[2] in RATES else 9,
+            COMPARED.index(key[3]),
+        ),
+    )
     return {key: {target: found[key][target] for target in sorted(found[key])} for key in order}
 
 
@@ -198,7 +261,9 @@ def report(out: Path) -> str:
     """Write table and figure from the full runs that are finished.   -> text   Raises ValueError if there are none."""
     found = finished(out / "smollm2-walk.runs.jsonl")
     if not found:
-        raise ValueError(f"{out} holds no finished run of this experiment: start it with minigrpo reproduce smollm2-walk")
+        raise ValueError(
+            f"{out} holds no finished run of this experiment: start it with minigrpo reproduce smollm2-walk"
+        )
     return _write(out, table(found))
 
 
@@ -210,11 +275,15 @@ def _write(out: Path, result: dict[str, list[dict[str, Any]]]) -> str:
 
 def best_rate(result: Mapping[str, list[dict[str, Any]]], n: int = 1) -> float:
     """The learning rate with the highest target frequency at n, both objectives taken together."""
-    rates = [(row["target_frequency"], row["learning_rate"]) for row in result["runs"] if row["n"] == n]
+    rates = [
+        (row["target_frequency"], row["learning_rate"]) for row in result["runs"] if row["n"] == n
+    ]
     return max(RATES, key=lambda rate: sum(frequency for frequency, r in rates if r == rate))
 
 
-def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None) -> str:
+def run(
+    out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None
+) -> str:
     """All targets at n = 1 and each rate, then at n = 2 and the best (quick: two targets, 20 steps, one rate).
 
     seeds: so many of the 16 targets, which lie evenly among them; each is run once.
@@ -229,7 +298,9 @@ def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: 
     def runs(n: int, rate: float) -> Found:
         keys = list(product(targets, COMPARED))
         setting = {"n": n, "r_neg": R_NEG, "learning_rate": rate}
-        results = run_jobs(walk, [setting | {"target": t, "objective": o} | steps for t, o in keys], **options)
+        results = run_jobs(
+            walk, [setting | {"target": t, "objective": o} | steps for t, o in keys], **options
+        )
         done = dict(zip(keys, results, strict=True))
         return {(n, R_NEG, rate, o): {t: done[t, o] for t in targets} for o in COMPARED}
 

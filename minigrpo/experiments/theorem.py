@@ -40,31 +40,46 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from minigrpo.drawing import INK
+from minigrpo.engine.optim import AdamW
 from minigrpo.experiments import write_tables
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.objectives import CHOICES, Objective, kl_estimate
-from minigrpo.optim import AdamW
-from minigrpo.padded import padded_loss
-from minigrpo.plots import STYLE, save
 from minigrpo.sampler import Rollouts, sample
+from minigrpo.show.drawing import INK
+from minigrpo.show.plots import STYLE, save
 from minigrpo.transformer import Transformer, TransformerConfig
 from minigrpo.tree import PrefixTree
+from minigrpo.verify.padded import padded_loss
 
 LEVELS = ("token", "sequence")
-EPOCHS = ("first epoch", "later epochs, unclipped", "later epochs, clipped")  # in the first, clipping is on but all ratios are 1
+EPOCHS = (
+    "first epoch",
+    "later epochs, unclipped",
+    "later epochs, clipped",
+)  # in the first, clipping is on but all ratios are 1
 KINDS = {"mean": "(a) mean", "length_weighted": "(b) 1/|y|", "two_sums": "(c) ± sums"}
 SCALES, AGGREGATIONS, KLS = CHOICES["scale"], CHOICES["aggregation"], ("none", *CHOICES["kl"])
-MEASURES = ("value", "nodes", "parameters")  # of the loss; of its gradient for the nodes' log p, and for the model's parameters
+MEASURES = (
+    "value",
+    "nodes",
+    "parameters",
+)  # of the loss; of its gradient for the nodes' log p, and for the model's parameters
 EXACT, APART = 1e-12, 1e-3
-CLIP, BETA, UPDATES, LEARNING_RATE = 0.2, 0.04, 3, 5e-3  # μ = 4: three updates by AdamW, then the measurement
+CLIP, BETA, UPDATES, LEARNING_RATE = (
+    0.2,
+    0.04,
+    3,
+    5e-3,
+)  # μ = 4: three updates by AdamW, then the measurement
 
 
 def is_exact(level: str, epoch: str, aggregation: str, kind: str) -> bool:
     """What the derivations say."""
     if level == "sequence" and epoch != EPOCHS[0]:
         return False
-    return kind == "two_sums" or (epoch != EPOCHS[2] and (aggregation == "sequence_mean") == (kind == "length_weighted"))
+    return kind == "two_sums" or (
+        epoch != EPOCHS[2] and (aggregation == "sequence_mean") == (kind == "length_weighted")
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,15 +89,26 @@ class Batch:
     rollouts: Rollouts
     flat: PrefixTree  # the same completions, nothing shared
     rewards: np.ndarray  # (B,)
-    flat_logp: dict[str, np.ndarray]  # of each policy, "old", "now", "ref": (B,T), every completion computed alone
+    flat_logp: dict[
+        str, np.ndarray
+    ]  # of each policy, "old", "now", "ref": (B,T), every completion computed alone
     tree_logp: dict[str, np.ndarray]  # (N,), every node computed once
-    slopes: dict[str, tuple[np.ndarray, np.ndarray]]  # d log p / d parameters: of the flat nodes, of the tree's
+    slopes: dict[
+        str, tuple[np.ndarray, np.ndarray]
+    ]  # d log p / d parameters: of the flat nodes, of the tree's
 
 
 def make_batch(seed: int) -> Batch:
     """Four groups of eight completions of 1 to 8 tokens, from a small random transformer in float64 that is far from uniform."""
     rng = np.random.default_rng([7, seed])
-    shape = {"dim": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 24, "tie_embeddings": False}
+    shape = {
+        "dim": 16,
+        "n_layers": 2,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "ffn_dim": 24,
+        "tie_embeddings": False,
+    }
     model = Transformer(TransformerConfig(vocab_size=4, max_seq_len=16, **shape), dtype="float64")
     for view in model.parameters.values():
         view[...] = 0.3 * rng.standard_normal(view.shape) + (view.ndim == 1)
@@ -109,13 +135,17 @@ def make_batch(seed: int) -> Batch:
 # -- the two sides -------------------------------------------------------------------------------------------------------
 
 
-def outcome_side(objective: Objective, level: str, batch: Batch, logp: np.ndarray) -> tuple[float, np.ndarray]:
+def outcome_side(
+    objective: Objective, level: str, batch: Batch, logp: np.ndarray
+) -> tuple[float, np.ndarray]:
     """The loss with one advantage a completion, on padded rows, and its derivative.   logp (B,T) -> loss, (B,T)"""
     old, ref = batch.flat_logp["old"], batch.flat_logp["ref"]
 
     def loss_at(rows: np.ndarray, beta: float) -> tuple[float, np.ndarray]:
         r, changed = batch.rollouts, replace(objective, beta=beta)
-        return padded_loss(changed, r.completions, batch.rewards, rows, old, ref, max_new_tokens=r.max_new_tokens)
+        return padded_loss(
+            changed, r.completions, batch.rewards, rows, old, ref, max_new_tokens=r.max_new_tokens
+        )
 
     if level == "token":
         return loss_at(logp, objective.beta)
@@ -124,18 +154,27 @@ def outcome_side(objective: Objective, level: str, batch: Batch, logp: np.ndarra
     log_s = np.where(mask, logp - old, 0.0).sum(1, keepdims=True) / lengths  # (B,1)
     value, drows = loss_at(np.where(mask, old + log_s, 0.0), 0.0)  # every token's ratio is now sᵢ
     dlogp = np.where(mask, drows.sum(1, keepdims=True) / lengths, 0.0)
-    with_kl, without_kl = loss_at(logp, objective.beta), loss_at(logp, 0.0)  # the KL term stays a token's own
+    with_kl, without_kl = (
+        loss_at(logp, objective.beta),
+        loss_at(logp, 0.0),
+    )  # the KL term stays a token's own
     return value + with_kl[0] - without_kl[0], dlogp + with_kl[1] - without_kl[1]
 
 
-def process_numbers(kind: str, objective: Objective, tree: PrefixTree, rewards: np.ndarray, limit: int) -> np.ndarray:
+def process_numbers(
+    kind: str, objective: Objective, tree: PrefixTree, rewards: np.ndarray, limit: int
+) -> np.ndarray:
     """A⁺, A⁻ and W of every node, from the members of its process step, by the definitions above.   -> (3,N)"""
     lengths, sizes = tree.lengths, tree.group_sizes
     numbers = np.zeros((3, tree.n_nodes))
     for group in range(tree.n_groups):
         own = tree.completion_group == group
         r, mean = rewards[own], rewards[own].mean()
-        scale = {"group_std": r.std(ddof=1) + 1e-4, "batch_std": rewards.std(ddof=1) + 1e-4, "none": 1.0}[objective.scale]
+        scale = {
+            "group_std": r.std(ddof=1) + 1e-4,
+            "batch_std": rewards.std(ddof=1) + 1e-4,
+            "none": 1.0,
+        }[objective.scale]
         for step in tree.steps(group):
             i = list(step.members)
             shares = {
@@ -149,19 +188,37 @@ def process_numbers(kind: str, objective: Objective, tree: PrefixTree, rewards: 
             if kind == "two_sums":
                 terms = share * (rewards[i] - mean) / scale
             else:
-                reward = rewards[i].mean() if kind == "mean" else np.average(rewards[i], weights=1 / lengths[i])
+                reward = (
+                    rewards[i].mean()
+                    if kind == "mean"
+                    else np.average(rewards[i], weights=1 / lengths[i])
+                )
                 terms = np.array([share.sum() * (reward - mean) / scale])
-            numbers[:, list(step.nodes)] = [[terms[terms > 0].sum()], [terms[terms < 0].sum()], [share.sum()]]
+            numbers[:, list(step.nodes)] = [
+                [terms[terms > 0].sum()],
+                [terms[terms < 0].sum()],
+                [share.sum()],
+            ]
     return numbers
 
 
-def process_side(numbers: np.ndarray, objective: Objective, logps: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:
+def process_side(
+    numbers: np.ndarray, objective: Objective, logps: Sequence[np.ndarray]
+) -> tuple[float, np.ndarray]:
     """The loss with numbers for every process step, and its derivative.   numbers (3,N), logps: now, old, ref (N,) -> loss, (N,)"""
     (up, down, weight), (logp, old, ref) = numbers, logps
     ratio = np.exp(logp - old)
-    high, low = (np.inf, 0.0) if objective.clip_high is None else (1 + objective.clip_high, 1 - objective.clip_low)
+    high, low = (
+        (np.inf, 0.0)
+        if objective.clip_high is None
+        else (1 + objective.clip_high, 1 - objective.clip_low)
+    )
     divergence, d_divergence = kl_estimate(objective.kl, logp, ref)
-    value = (up * np.minimum(ratio, high) + down * np.maximum(ratio, low) - objective.beta * weight * divergence).sum()
+    value = (
+        up * np.minimum(ratio, high)
+        + down * np.maximum(ratio, low)
+        - objective.beta * weight * divergence
+    ).sum()
     slope = (up * (ratio <= high) + down * (ratio >= low)) * ratio  # d value / d logp, before KL
     return float(-value), objective.beta * weight * d_divergence - slope
 
@@ -179,7 +236,9 @@ def jacobian(model: Transformer, tree: PrefixTree) -> np.ndarray:
 # -- the measurement -----------------------------------------------------------------------------------------------------
 
 
-def measure(seed: int, scales: Sequence[str] = SCALES, kls: Sequence[str] = KLS) -> list[dict[str, Any]]:
+def measure(
+    seed: int, scales: Sequence[str] = SCALES, kls: Sequence[str] = KLS
+) -> list[dict[str, Any]]:
     """Relative differences of the two sides for every setting, on the rollouts of one seed.   -> a flat row a setting
 
     For each kind of numbers: of the value, over Σ|terms|; of the gradient with respect to the nodes' log-probabilities and to the
@@ -200,19 +259,36 @@ def measure(seed: int, scales: Sequence[str] = SCALES, kls: Sequence[str] = KLS)
         objective = Objective(**settings, **({} if kl == "none" else {"beta": BETA, "kl": kl}))
         policy = "old" if epoch == EPOCHS[0] else "now"
         logps = [batch.tree_logp[name] for name in (policy, "old", "ref")]
-        numbers = {kind: process_numbers(kind, objective, tree, batch.rewards, batch.rollouts.max_new_tokens) for kind in KINDS}
-        terms = float(((numbers["two_sums"][0] - numbers["two_sums"][1]) * np.exp(logps[0] - logps[1])).sum())
+        numbers = {
+            kind: process_numbers(
+                kind, objective, tree, batch.rewards, batch.rollouts.max_new_tokens
+            )
+            for kind in KINDS
+        }
+        terms = float(
+            ((numbers["two_sums"][0] - numbers["two_sums"][1]) * np.exp(logps[0] - logps[1])).sum()
+        )
         logp = batch.flat_logp[policy]
         loss, dlogp = outcome_side(objective, level, batch, logp)
         left = on(tree, dlogp), on(batch.flat, dlogp) @ batch.slopes[policy][0]
-        elsewhere = on(tree, outcome_side(objective, level, batch, logp - 0.05 * tree.on_tokens(odd))[1])
+        elsewhere = on(
+            tree, outcome_side(objective, level, batch, logp - 0.05 * tree.on_tokens(odd))[1]
+        )
         row = {"ratio": level, "epoch": epoch, "aggregation": aggregation, "scale": scale, "kl": kl}
-        row["coupling"] = float(np.linalg.norm((elsewhere - left[0])[~odd]) / np.linalg.norm(left[0][~odd]))
+        row["coupling"] = float(
+            np.linalg.norm((elsewhere - left[0])[~odd]) / np.linalg.norm(left[0][~odd])
+        )
         for kind in KINDS:
             value, on_nodes = process_side(numbers[kind], objective, logps)
             right = on_nodes, on_nodes @ batch.slopes[policy][1]
-            apart = [float(np.linalg.norm(b - a) / np.linalg.norm(a)) for a, b in zip(left, right, strict=True)]
-            row |= {f"{kind}_{name}": x for name, x in zip(MEASURES, [abs(value - loss) / terms, *apart], strict=True)}
+            apart = [
+                float(np.linalg.norm(b - a) / np.linalg.norm(a))
+                for a, b in zip(left, right, strict=True)
+            ]
+            row |= {
+                f"{kind}_{name}": x
+                for name, x in zip(MEASURES, [abs(value - loss) / terms, *apart], strict=True)
+            }
         rows.append(row)
     return rows
 
@@ -222,8 +298,12 @@ def measure(seed: int, scales: Sequence[str] = SCALES, kls: Sequence[str] = KLS)
 
 def judged(row: dict[str, Any]) -> list[tuple[str, bool]]:
     """The columns that were measured, and whether each should be exact."""
-    kinds = [(kind, is_exact(row["ratio"], row["epoch"], row["aggregation"], kind)) for kind in KINDS]
-    return [("coupling", row["ratio"] == "token")] + [(f"{kind}_{name}", exact) for kind, exact in kinds for name in MEASURES]
+    kinds = [
+        (kind, is_exact(row["ratio"], row["epoch"], row["aggregation"], kind)) for kind in KINDS
+    ]
+    return [("coupling", row["ratio"] == "token")] + [
+        (f"{kind}_{name}", exact) for kind, exact in kinds for name in MEASURES
+    ]
 
 
 def joined(rows: Sequence[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
@@ -231,7 +311,9 @@ def joined(rows: Sequence[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
     out: dict[tuple, dict[str, Any]] = {}
     for row in rows:
         known = out.setdefault(tuple(row[name] for name in names), dict(row))
-        known |= {name: (max if exact else min)(known[name], row[name]) for name, exact in judged(row)}
+        known |= {
+            name: (max if exact else min)(known[name], row[name]) for name, exact in judged(row)
+        }
     return list(out.values())
 
 
@@ -241,7 +323,12 @@ def violations(rows: Sequence[dict[str, Any]]) -> list[str]:
     Two functions that differ may agree in value at a point by chance, so what is not exact is judged by its gradients.
     """
     return [
-        " ".join([*(row[name] for name in ("ratio", "epoch", "aggregation", "scale", "kl")), f"{column} {row[column]:.1e}"])
+        " ".join(
+            [
+                *(row[name] for name in ("ratio", "epoch", "aggregation", "scale", "kl")),
+                f"{column} {row[column]:.1e}",
+            ]
+        )
         for row in rows
         for column, exact in judged(row)
         if not (row[column] < EXACT if exact else row[column] > APART or column.endswith("value"))
@@ -250,49 +337,102 @@ def violations(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def cell(row: dict[str, Any], kind: str) -> tuple[bool, float]:
     """Whether it should be exact; the largest of the differences of value, node gradient and parameter gradient."""
-    return is_exact(row["ratio"], row["epoch"], row["aggregation"], kind), max(row[f"{kind}_{name}"] for name in MEASURES)
+    return is_exact(row["ratio"], row["epoch"], row["aggregation"], kind), max(
+        row[f"{kind}_{name}"] for name in MEASURES
+    )
 
 
 def text(rows: Sequence[dict[str, Any]]) -> str:
     """A line for each level, epoch and aggregation; "=" marks what is exact."""
-    lines = [f"{'ratio':9}{'epoch':25}{'aggregation':18}" + "".join(f"{name:>12}" for name in (*KINDS.values(), "coupling"))]
+    lines = [
+        f"{'ratio':9}{'epoch':25}{'aggregation':18}"
+        + "".join(f"{name:>12}" for name in (*KINDS.values(), "coupling"))
+    ]
     for row in joined(rows, "ratio", "epoch", "aggregation"):
-        cells = [f"{'= ' * exact}{apart:.1e}" for exact, apart in (cell(row, kind) for kind in KINDS)]
+        cells = [
+            f"{'= ' * exact}{apart:.1e}" for exact, apart in (cell(row, kind) for kind in KINDS)
+        ]
         cells = [f"{x:>12}" for x in (*cells, f"{row['coupling']:.1e}")]
         lines.append("".join(["{ratio:9}{epoch:25}{aggregation:18}".format(**row), *cells]))
     found = violations(rows)
-    return "\n".join([*lines, f"{len(rows)} settings, {len(found)} contradict the derivations", *found])
+    return "\n".join(
+        [*lines, f"{len(rows)} settings, {len(found)} contradict the derivations", *found]
+    )
 
 
 def figure(rows: Sequence[dict[str, Any]]) -> Figure:
     """Six small matrices, aggregation by kind of process numbers: exact cells are white, framed and marked "="."""
-    cells = {(row["ratio"], row["epoch"], row["aggregation"]): row for row in joined(rows, "ratio", "epoch", "aggregation")}
-    with matplotlib.rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
+    cells = {
+        (row["ratio"], row["epoch"], row["aggregation"]): row
+        for row in joined(rows, "ratio", "epoch", "aggregation")
+    }
+    with matplotlib.rc_context(
+        STYLE | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}
+    ):
         fig = Figure(figsize=(10, 6.6), layout="constrained")
-        for ax, (level, epoch) in zip(fig.subplots(2, 3, sharey=True).flat, product(LEVELS, EPOCHS), strict=True):
+        for ax, (level, epoch) in zip(
+            fig.subplots(2, 3, sharey=True).flat, product(LEVELS, EPOCHS), strict=True
+        ):
             for (y, aggregation), (x, kind) in product(enumerate(AGGREGATIONS), enumerate(KINDS)):
                 exact, apart = cell(cells[level, epoch, aggregation], kind)
                 shade = 1.0 if exact else float(np.interp(np.log10(apart), [-2, 0.5], [0.9, 0.45]))
-                frame = {"ec": INK if exact else "white", "lw": 1.6 if exact else 1, "zorder": 2 + exact}
+                frame = {
+                    "ec": INK if exact else "white",
+                    "lw": 1.6 if exact else 1,
+                    "zorder": 2 + exact,
+                }
                 ax.add_patch(Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, fc=str(shade), **frame))
-                style = {"weight": "bold" if exact else "normal", "ha": "center", "va": "center", "zorder": 4}
+                style = {
+                    "weight": "bold" if exact else "normal",
+                    "ha": "center",
+                    "va": "center",
+                    "zorder": 4,
+                }
                 ax.text(x, y, f"=  {apart:.0e}" if exact else f"{apart:.2g}", **style)
-            ax.set(xlim=(-0.5, 2.5), ylim=(4.5, -0.5), yticks=range(5), yticklabels=AGGREGATIONS, xticks=range(3))
+            ax.set(
+                xlim=(-0.5, 2.5),
+                ylim=(4.5, -0.5),
+                yticks=range(5),
+                yticklabels=AGGREGATIONS,
+                xticks=range(3),
+            )
             ax.set_xticklabels(KINDS.values())
             nothing = "" if is_exact(level, epoch, "", "two_sums") else ": (d) nothing"
             ax.set_title(f"ratio of the {level}\n{epoch}{nothing}")
             ax.tick_params(length=0, labelsize=9)
-        fig.suptitle("Which process rewards give the same objective?  (=: the same)", x=0.01, ha="left", weight="bold")
-        fig.supxlabel("Relative difference of value or gradient, the larger; worst case over scale, KL and rollouts", fontsize=9)
+        fig.suptitle(
+            "Which process rewards give the same objective?  (=: the same)",
+            x=0.01,
+            ha="left",
+            weight="bold",
+        )
+        fig.supxlabel(
+            "Relative difference of value or gradient, the larger; worst case over scale, KL and rollouts",
+            fontsize=9,
+        )
     return fig
 
 
-def run(out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None) -> str:
+def run(
+    out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None
+) -> str:
     """Measure on several rollouts, write theorem.json and theorem.png, return the table as text."""
     jobs = [{"seed": seed} for seed in range(seeds or (1 if quick else 4))]
-    results = run_jobs(measure, jobs, title="theorem", processes=processes, cache=out / "theorem.cache.jsonl")
-    rows = joined([row for result in results for row in result], "ratio", "epoch", "aggregation", "scale", "kl")
-    rounded = [{name: x if isinstance(x, str) else float(f"{x:.3g}") for name, x in row.items()} for row in rows]
+    results = run_jobs(
+        measure, jobs, title="theorem", processes=processes, cache=out / "theorem.cache.jsonl"
+    )
+    rows = joined(
+        [row for result in results for row in result],
+        "ratio",
+        "epoch",
+        "aggregation",
+        "scale",
+        "kl",
+    )
+    rounded = [
+        {name: x if isinstance(x, str) else float(f"{x:.3g}") for name, x in row.items()}
+        for row in rows
+    ]
     write_tables(out / "theorem.json", rounded)
     save(figure(rounded), out / "theorem.png")
     return text(rounded)

@@ -20,9 +20,9 @@ from itertools import product
 
 import numpy as np
 
-from minigrpo.lanes import one_blas_thread
+from minigrpo.engine.lanes import one_blas_thread
+from minigrpo.engine.parameters import TransformerConfig
 from minigrpo.ops import rotation, swiglu, swiglu_backward
-from minigrpo.parameters import TransformerConfig
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree
 
@@ -51,7 +51,9 @@ class Tabular:
     """A softmax for every prefix.   start (R,N) logits, or the number of runs: then all start at 0, the uniform policy"""
 
     def __init__(self, runs: int, depth: int, start: np.ndarray | None = None) -> None:
-        logits = np.zeros((runs, n_moves(depth))) if start is None else np.array(start, dtype=np.float64)
+        logits = (
+            np.zeros((runs, n_moves(depth))) if start is None else np.array(start, dtype=np.float64)
+        )
         self.flat = logits.reshape(-1)
         self._shape = runs, -1, 2
 
@@ -72,9 +74,17 @@ class Transformers:
     the rows of L and R alone.   Raises ValueError for another shape.
     """
 
-    def __init__(self, config: TransformerConfig, seeds: Sequence[int], depth: int, dtype: str = "float32") -> None:
-        if config.vocab_size != BOS + 1 or not config.tie_embeddings or config.n_kv_heads != config.n_heads:
-            raise ValueError("the walk's transformers have a vocabulary of 3, tied embeddings and plain attention")
+    def __init__(
+        self, config: TransformerConfig, seeds: Sequence[int], depth: int, dtype: str = "float32"
+    ) -> None:
+        if (
+            config.vocab_size != BOS + 1
+            or not config.tie_embeddings
+            or config.n_kv_heads != config.n_heads
+        ):
+            raise ValueError(
+                "the walk's transformers have a vocabulary of 3, tied embeddings and plain attention"
+            )
         self.config, self.dtype = config, np.dtype(dtype)
         start = [Transformer(config, seed, dtype=dtype).parameters.flat for seed in seeds]
         self.flat = np.concatenate(start)
@@ -86,7 +96,9 @@ class Transformers:
         self._token = np.where(node == 0, BOS, (node - 1) % 2)
         level = np.log2(node + 1).astype(np.int64)
         turns = rotation(level, config.head_dim, config.rope_base)[:, None]
-        self._turn = turns.astype(np.complex64 if self.dtype == np.float32 else np.complex128)  # (N',1,E/2)
+        self._turn = turns.astype(
+            np.complex64 if self.dtype == np.float32 else np.complex128
+        )  # (N',1,E/2)
         sees = np.eye(n, dtype=bool)
         for child in node[1:]:
             sees[child] |= sees[(child - 1) // 2]
@@ -113,7 +125,9 @@ class Transformers:
         for i in range(self.config.n_layers):
             at = f"model.layers.{i}."
             h, norm1 = rmsnorm(x, w[at + "input_layernorm.weight"], eps)
-            q, k, v = (self._heads(h @ turned(w[f"{at}self_attn.{name}_proj.weight"])) for name in "qkv")  # (R,H,N',E)
+            q, k, v = (
+                self._heads(h @ turned(w[f"{at}self_attn.{name}_proj.weight"])) for name in "qkv"
+            )  # (R,H,N',E)
             q, k = self._rotate(q, self._turn), self._rotate(k, self._turn)
             s = q @ turned(k) / math.sqrt(self.config.head_dim) + self._mask  # (R,H,N',N')
             p = np.exp(s - s.max(-1, keepdims=True))
@@ -121,7 +135,10 @@ class Transformers:
             y = (p @ v).swapaxes(1, 2).reshape(*x.shape[:2], -1)  # (R,N',H·E)
             x = x + y @ turned(w[at + "self_attn.o_proj.weight"])
             h2, norm2 = rmsnorm(x, w[at + "post_attention_layernorm.weight"], eps)
-            gate, up = h2 @ turned(w[at + "mlp.gate_proj.weight"]), h2 @ turned(w[at + "mlp.up_proj.weight"])
+            gate, up = (
+                h2 @ turned(w[at + "mlp.gate_proj.weight"]),
+                h2 @ turned(w[at + "mlp.up_proj.weight"]),
+            )
             a, activated = swiglu(gate, up)  # (R,N',F)
             x = x + a @ turned(w[at + "mlp.down_proj.weight"])
             self._saved.append((h, norm1, q, k, v, p, y, h2, norm2, activated, a))
@@ -143,17 +160,31 @@ class Transformers:
         for i in reversed(range(self.config.n_layers)):
             at = f"model.layers.{i}."
             h, norm1, q, k, v, p, y, h2, norm2, activated, a = self._saved[i]
-            da = linear_backward(dx, a, w[at + "mlp.down_proj.weight"], g[at + "mlp.down_proj.weight"])
+            da = linear_backward(
+                dx, a, w[at + "mlp.down_proj.weight"], g[at + "mlp.down_proj.weight"]
+            )
             dgate, dup = np.empty_like(da), np.empty_like(da)
             swiglu_backward(da, activated, dgate, dup)
-            dh = linear_backward(dgate, h2, w[at + "mlp.gate_proj.weight"], g[at + "mlp.gate_proj.weight"])
-            dh += linear_backward(dup, h2, w[at + "mlp.up_proj.weight"], g[at + "mlp.up_proj.weight"])
+            dh = linear_backward(
+                dgate, h2, w[at + "mlp.gate_proj.weight"], g[at + "mlp.gate_proj.weight"]
+            )
+            dh += linear_backward(
+                dup, h2, w[at + "mlp.up_proj.weight"], g[at + "mlp.up_proj.weight"]
+            )
             dx = dx + rmsnorm_backward(dh, norm2, g[at + "post_attention_layernorm.weight"])
-            dy = self._heads(linear_backward(dx, y, w[at + "self_attn.o_proj.weight"], g[at + "self_attn.o_proj.weight"]))
+            dy = self._heads(
+                linear_backward(
+                    dx, y, w[at + "self_attn.o_proj.weight"], g[at + "self_attn.o_proj.weight"]
+                )
+            )
             dp = dy @ turned(v)
             ds = p * (dp - (dp * p).sum(-1, keepdims=True)) / math.sqrt(self.config.head_dim)
             turn_back = self._turn.conj()
-            dqkv = self._rotate(ds @ k, turn_back), self._rotate(turned(ds) @ q, turn_back), turned(p) @ dy
+            dqkv = (
+                self._rotate(ds @ k, turn_back),
+                self._rotate(turned(ds) @ q, turn_back),
+                turned(p) @ dy,
+            )
             dh = 0
             for name, d in zip("qkv", dqkv, strict=True):
                 name = f"{at}self_attn.{name}_proj.weight"
@@ -181,7 +212,9 @@ class OneModel:
         self.model, self.flat = model, model.parameters.flat
         self._tree = PrefixTree.from_groups([prompt], [paths])
         level = np.arange(depth)
-        move = 2 ** (level + 1) - 2 + (np.arange(2**depth)[:, None] >> (depth - 1 - level))  # (2**depth,depth)
+        move = (
+            2 ** (level + 1) - 2 + (np.arange(2**depth)[:, None] >> (depth - 1 - level))
+        )  # (2**depth,depth)
         self._node = np.zeros(n_moves(depth), dtype=np.int64)
         self._node[move] = self._tree.paths
 
@@ -201,7 +234,9 @@ def turned(x: np.ndarray) -> np.ndarray:
     return x.swapaxes(-1, -2)
 
 
-def linear_backward(dy: np.ndarray, x: np.ndarray, weight: np.ndarray, dweight: np.ndarray) -> np.ndarray:
+def linear_backward(
+    dy: np.ndarray, x: np.ndarray, weight: np.ndarray, dweight: np.ndarray
+) -> np.ndarray:
     """dweight = dyᵀ x, dx = dy W, as `ops.linear_backward` for every run.   dy (R,N',O) -> (R,N',I)"""
     np.matmul(turned(dy), x, out=dweight)
     return dy @ weight

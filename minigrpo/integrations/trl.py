@@ -23,7 +23,10 @@ from minigrpo.objectives import Objective
 from minigrpo.trainer import tree_metrics
 from minigrpo.tree import PrefixTree
 
-TESTED = ("1.14", "1.16")  # versions of TRL that the tests have run on, as in pyproject.toml; 1.15 needs Triton
+TESTED = (
+    "1.14",
+    "1.16",
+)  # versions of TRL that the tests have run on, as in pyproject.toml; 1.15 needs Triton
 LOSS_TYPES = ("dapo", "bnpo", "grpo", "dr_grpo")
 
 try:
@@ -33,7 +36,9 @@ try:
     from transformers import ProcessorMixin
     from trl import GRPOConfig, GRPOTrainer
 except ImportError as error:
-    raise ImportError(f'minigrpo.integrations.trl needs TRL ({error}): pip install "minigrpo[trl]"') from error
+    raise ImportError(
+        f'minigrpo.integrations.trl needs TRL ({error}): pip install "minigrpo[trl]"'
+    ) from error
 
 if ".".join(trl.__version__.split(".")[:2]) not in TESTED:
     raise ImportError(
@@ -67,9 +72,13 @@ class LambdaGRPOTrainer(GRPOTrainer):
             _check(args)
         super().__init__(model, reward_funcs, args, *others, **options)
         if alpha and self.tools and isinstance(self.processing_class, ProcessorMixin):
-            raise ValueError("tools may answer with images, and |λ| cannot tell two images apart: leave out the tools")
+            raise ValueError(
+                "tools may answer with images, and |λ| cannot tell two images apart: leave out the tools"
+            )
 
-    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: list[list[int]]) -> torch.Tensor:
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: list[list[int]]
+    ) -> torch.Tensor:
         """TRL's own; on the way the token ids of all processes are gathered, in the order of the rewards that it returns."""
         self._sequences = gather_object(completion_ids_list)
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -77,18 +86,30 @@ class LambdaGRPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's own, with advantages (B,T) in place of (B,)."""
         output = super()._generate_and_score_completions(inputs)
-        mode, k = ("train", self.num_generations) if self.model.training else ("eval", self.num_generations_eval)
+        mode, k = (
+            ("train", self.num_generations)
+            if self.model.training
+            else ("eval", self.num_generations_eval)
+        )
         groups = [self._sequences[i : i + k] for i in range(0, len(self._sequences), k)]
         tree = PrefixTree.from_groups([()] * len(groups), groups)
         for name, value in tree_metrics(tree).items():
             self._metrics[mode][name].append(value)
         if not self.alpha:
             return output
-        rows, width = output["completion_ids"].shape  # of this process, padded; the tree's rows are those of all processes
-        count = tree.sum_over_members(self.accelerator.gather(output["completion_mask"].any(1)).cpu().numpy())
-        own = tree.on_tokens(np.maximum(count, 1) ** -self.alpha)[self.accelerator.process_index * rows :][:rows, :width]
+        rows, width = output[
+            "completion_ids"
+        ].shape  # of this process, padded; the tree's rows are those of all processes
+        count = tree.sum_over_members(
+            self.accelerator.gather(output["completion_mask"].any(1)).cpu().numpy()
+        )
+        own = tree.on_tokens(np.maximum(count, 1) ** -self.alpha)[
+            self.accelerator.process_index * rows :
+        ][:rows, :width]
         advantages = output["advantages"]
-        weights = advantages.new_tensor(np.pad(own, ((0, 0), (0, width - own.shape[1]))))  # (B,T), 0 on padding
+        weights = advantages.new_tensor(
+            np.pad(own, ((0, 0), (0, width - own.shape[1])))
+        )  # (B,T), 0 on padding
         output["advantages"] = advantages.unsqueeze(1) * weights
         if self.beta:
             output["process_weights"] = weights
@@ -102,7 +123,9 @@ class LambdaGRPOTrainer(GRPOTrainer):
         try:
             loss = super()._compute_loss(model, inputs)
             if self.beta.uses != 1:
-                raise RuntimeError(f"TRL {trl.__version__} does not multiply its KL term by beta once: set beta to 0")
+                raise RuntimeError(
+                    f"TRL {trl.__version__} does not multiply its KL term by beta once: set beta to 0"
+                )
         finally:
             self.beta = plain
         return loss
@@ -124,8 +147,14 @@ class _WeightedBeta(float):
 def _check(args: GRPOConfig) -> None:
     """Refuse what does not go with process weights: alpha=0 takes it all."""
     if args.loss_type not in LOSS_TYPES:
-        raise ValueError(f"loss_type {args.loss_type!r} is not checked with process weights: choose from {', '.join(LOSS_TYPES)}")
+        raise ValueError(
+            f"loss_type {args.loss_type!r} is not checked with process weights: choose from {', '.join(LOSS_TYPES)}"
+        )
     if args.importance_sampling_level != "token":
-        raise ValueError("ratios of whole completions differ within a process step: take importance_sampling_level='token'")
+        raise ValueError(
+            "ratios of whole completions differ within a process step: take importance_sampling_level='token'"
+        )
     if args.entropy_coef or args.use_adaptive_entropy:
-        raise ValueError("an entropy bonus counts a shared step |λ| times: leave entropy_coef at 0, use_adaptive_entropy off")
+        raise ValueError(
+            "an entropy bonus counts a shared step |λ| times: leave entropy_coef at 0, use_adaptive_entropy off"
+        )

@@ -10,19 +10,30 @@ from pathlib import Path
 
 import numpy as np
 
-from minigrpo.backend import Backend
-from minigrpo.divergence import DivergenceError
+from minigrpo.engine.backend import Backend
+from minigrpo.engine.divergence import DivergenceError
 from minigrpo.models.gguf_file import GGUFFile
 from minigrpo.models.hugging_face import HuggingFaceFolder, save_hugging_face
 from minigrpo.models.pull import KNOWN, cached, pull
 from minigrpo.models.text_tokenizer import TextTokenizer
 from minigrpo.transformer import Transformer
 
-__all__ = ["KNOWN", "TextTokenizer", "cached", "load_model", "load_tokenizer", "pull", "save_hugging_face"]
+__all__ = [
+    "KNOWN",
+    "TextTokenizer",
+    "cached",
+    "load_model",
+    "load_tokenizer",
+    "pull",
+    "save_hugging_face",
+]
 
 
 def load_model(
-    name: str | Path, backend: str | Backend = "numpy", dtype: str = "float32", max_seq_len: int | None = None
+    name: str | Path,
+    backend: str | Backend = "numpy",
+    dtype: str = "float32",
+    max_seq_len: int | None = None,
 ) -> tuple[Transformer, TextTokenizer]:
     """A pretrained model and its tokenizer, from a pulled name ("smollm2"), a .gguf file or a Hugging Face folder.
 
@@ -42,7 +53,9 @@ def load_model(
             array = np.asarray(source.read(parameter, config), dtype=model.dtype)
             fits = np.maximum(array.max(), -array.min()) < limit
         if not fits:
-            raise ValueError(f"{name} is damaged: {parameter} has a weight that is not finite, or too large to be squared")
+            raise ValueError(
+                f"{name} is damaged: {parameter} has a weight that is not finite, or too large to be squared"
+            )
         view[...] = model.backend.to_device(array)
     try:
         with np.errstate(all="ignore"):
@@ -61,7 +74,9 @@ def load_tokenizer(name: str | Path) -> TextTokenizer:
 def _tokenizer(source: GGUFFile | HuggingFaceFolder, vocab_size: int) -> TextTokenizer:
     beside = source.path.parent / "tokenizer.json"
     if isinstance(source, GGUFFile) and beside.exists():
-        found = TextTokenizer.from_file(beside, vocab_size, source.metadata.get("tokenizer.ggml.eos_token_id"))
+        found = TextTokenizer.from_file(
+            beside, vocab_size, source.metadata.get("tokenizer.ggml.eos_token_id")
+        )
         source.check_tokenizer(found)
         return found
     return source.tokenizer()

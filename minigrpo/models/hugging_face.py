@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.files import write_atomically
+from minigrpo.engine.parameters import TransformerConfig, rotate_halves, rotate_neighbours
 from minigrpo.models.gguf_file import NORM_EPSILONS, ROPE_BASES, check_tensors, real, whole
 from minigrpo.models.packages import need, refusing, shown
 from minigrpo.models.text_tokenizer import TextTokenizer
-from minigrpo.parameters import TransformerConfig, rotate_halves, rotate_neighbours
+from minigrpo.system.files import write_atomically
 from minigrpo.transformer import Transformer
 
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
@@ -36,9 +36,30 @@ HARMLESS = re.compile(  # keys of config.json that change no logit, or are read 
     r"|\w+_penalty|(encoder_)?no_repeat_ngram_size|remove_invalid_values|(begin_)?suppress_tokens"
 )
 NEUTRAL: dict[str, tuple] = (  # what other keys may say, besides null, without changing a logit
-    {"hidden_act": ("silu", "swish"), "tie_word_embeddings": (False, True), "pruned_heads": ({},), "mlp_bias": (False,)}
-    | {key: (False,) for key in ("attention_bias", "rope_interleaved", "use_sliding_window", "is_encoder_decoder")}
-    | {key: (1,) for key in ("partial_rotary_factor", "logits_scaling", "residual_multiplier", "embedding_multiplier")}
+    {
+        "hidden_act": ("silu", "swish"),
+        "tie_word_embeddings": (False, True),
+        "pruned_heads": ({},),
+        "mlp_bias": (False,),
+    }
+    | {
+        key: (False,)
+        for key in (
+            "attention_bias",
+            "rope_interleaved",
+            "use_sliding_window",
+            "is_encoder_decoder",
+        )
+    }
+    | {
+        key: (1,)
+        for key in (
+            "partial_rotary_factor",
+            "logits_scaling",
+            "residual_multiplier",
+            "embedding_multiplier",
+        )
+    }
     | {"add_cross_attention": (False,)}
 )
 UNSCALED = {"rope_type": "default", "type": "default", "factor": 1, "partial_rotary_factor": 1}
@@ -61,12 +82,21 @@ class HuggingFaceFolder:
         self.path = Path(path)
         self.settings = _json(self.path / "config.json")
         index, names = self.path / "model.safetensors.index.json", ["model.safetensors"]
-        if index.exists() and not (self.path / "model.safetensors").exists():  # a whole file wins over an index beside it
+        if (
+            index.exists() and not (self.path / "model.safetensors").exists()
+        ):  # a whole file wins over an index beside it
             found = _json(index).get("weight_map")
             names = found.values() if isinstance(found, dict) else [None]
-            if not all(isinstance(name, str) and Path(name).name == name != ".." and name.isprintable() for name in names):
-                raise ValueError(f"{index} does not map tensors to files, or names a file outside its folder")
-        self.tensors: dict[str, tuple[Path, str, tuple[int, ...], int]] = {}  # name -> file, dtype, shape, first byte
+            if not all(
+                isinstance(name, str) and Path(name).name == name != ".." and name.isprintable()
+                for name in names
+            ):
+                raise ValueError(
+                    f"{index} does not map tensors to files, or names a file outside its folder"
+                )
+        self.tensors: dict[
+            str, tuple[Path, str, tuple[int, ...], int]
+        ] = {}  # name -> file, dtype, shape, first byte
         for name in sorted(set(names)):
             shard = _tensors(self.path / name)
             for twice in sorted(shard.keys() & self.tensors.keys()):
@@ -74,19 +104,34 @@ class HuggingFaceFolder:
                     f"{shown(twice)} is in {self.path / name} and in {self.tensors[twice][0].name}: remove one of them"
                 )
             self.tensors |= shard
-        self._head = self.tensors.pop(HEAD, None) if self.settings.get("tie_word_embeddings") else None  # stored twice
+        self._head = (
+            self.tensors.pop(HEAD, None) if self.settings.get("tie_word_embeddings") else None
+        )  # stored twice
 
     def config(self, max_seq_len: int | None = None) -> TransformerConfig:
         """The model's shape, by LlamaConfig's defaults.   Raises ValueError for anything but a plain Llama."""
         s, file = self.settings, self.path / "config.json"
         if s.get("model_type") != "llama":
-            raise ValueError(f"{file} describes a model of type {shown(s.get('model_type'))}: only llama is supported")
+            raise ValueError(
+                f"{file} describes a model of type {shown(s.get('model_type'))}: only llama is supported"
+            )
         for key, value in s.items():
-            if value is not None and value not in NEUTRAL.get(key, ()) and not HARMLESS.fullmatch(key):
-                raise ValueError(f"{file}: {shown(key, False)} is {shown(value)}: not supported, it may change what is computed")
-        sizes = {ours: self._whole(theirs, 2048 if ours == "max_seq_len" else None) for theirs, ours in SIZES.items()}
+            if (
+                value is not None
+                and value not in NEUTRAL.get(key, ())
+                and not HARMLESS.fullmatch(key)
+            ):
+                raise ValueError(
+                    f"{file}: {shown(key, False)} is {shown(value)}: not supported, it may change what is computed"
+                )
+        sizes = {
+            ours: self._whole(theirs, 2048 if ours == "max_seq_len" else None)
+            for theirs, ours in SIZES.items()
+        }
         if sizes["n_layers"] > len(self.tensors):
-            raise ValueError(f"{file} asks for {sizes['n_layers']} layers, but the weights are {len(self.tensors)} tensors")
+            raise ValueError(
+                f"{file} asks for {sizes['n_layers']} layers, but the weights are {len(self.tensors)} tensors"
+            )
         sizes["max_seq_len"] = min(sizes["max_seq_len"], max_seq_len or sizes["max_seq_len"])
         rest = {
             "n_kv_heads": self._whole("num_key_value_heads", sizes["n_heads"]),
@@ -103,15 +148,23 @@ class HuggingFaceFolder:
     def read(self, name: str, config: TransformerConfig) -> np.ndarray:
         """One parameter in this model's order, float16 to 64.   Raises ValueError if a stored head differs from the embedding."""
         weight, heads = _read(*self.tensors[name]), _heads(name, config)
-        if name == EMBEDDING and self._head is not None and not np.array_equal(_read(*self._head), weight):
+        if (
+            name == EMBEDDING
+            and self._head is not None
+            and not np.array_equal(_read(*self._head), weight)
+        ):
             advice = f'say "tie_word_embeddings": false in config.json, or remove {HEAD}'  # versions of transformers disagree
-            raise ValueError(f"{self.path} ties its output matrix to the embedding, but {HEAD} differs from it: {advice}")
+            raise ValueError(
+                f"{self.path} ties its output matrix to the embedding, but {HEAD} differs from it: {advice}"
+            )
         return weight if heads is None else rotate_neighbours(weight, heads)
 
     def tokenizer(self) -> TextTokenizer:
         """The folder's tokenizer.json with the EOS of config.json, one or several."""
         return TextTokenizer.from_file(
-            self.path / "tokenizer.json", self._whole("vocab_size"), self.settings.get("eos_token_id", 2)
+            self.path / "tokenizer.json",
+            self._whole("vocab_size"),
+            self.settings.get("eos_token_id", 2),
         )
 
     def _rope_base(self) -> float:
@@ -119,12 +172,26 @@ class HuggingFaceFolder:
         file, places = self.path / "config.json", [self.settings]
         for key in ("rope_parameters", "rope_scaling"):
             rope = self.settings.get(key) or {}
-            if isinstance(rope, dict) and rope.get("factor") == 1 and "linear" in (rope.get("type"), rope.get("rope_type")):
-                rope = {k: v for k, v in rope.items() if k in ("factor", "rope_theta")}  # linear scaling by 1
-            if not isinstance(rope, dict) or any(rope[k] != UNSCALED.get(k) for k in rope.keys() - {"rope_theta"}):
-                raise ValueError(f"{file} scales rotary positions ({key} is {shown(rope)}): that is not supported")
+            if (
+                isinstance(rope, dict)
+                and rope.get("factor") == 1
+                and "linear" in (rope.get("type"), rope.get("rope_type"))
+            ):
+                rope = {
+                    k: v for k, v in rope.items() if k in ("factor", "rope_theta")
+                }  # linear scaling by 1
+            if not isinstance(rope, dict) or any(
+                rope[k] != UNSCALED.get(k) for k in rope.keys() - {"rope_theta"}
+            ):
+                raise ValueError(
+                    f"{file} scales rotary positions ({key} is {shown(rope)}): that is not supported"
+                )
             places.append(rope)
-        bases = {real(place["rope_theta"], ROPE_BASES, f"{file}: rope_theta") for place in places if "rope_theta" in place}
+        bases = {
+            real(place["rope_theta"], ROPE_BASES, f"{file}: rope_theta")
+            for place in places
+            if "rope_theta" in place
+        }
         if len(bases) > 1:
             raise ValueError(f"{file} gives several rope_theta: {sorted(bases)}")
         return bases.pop() if bases else 10_000.0
@@ -134,7 +201,9 @@ class HuggingFaceFolder:
         return whole(default if value is None else value, f"{self.path / 'config.json'}: {key}")
 
 
-def save_hugging_face(model: Transformer, tokenizer: TextTokenizer | None, folder: str | Path) -> Path:
+def save_hugging_face(
+    model: Transformer, tokenizer: TextTokenizer | None, folder: str | Path
+) -> Path:
     """Write a folder that `transformers` loads: config.json, model.safetensors, tokenizer.json.   -> the folder
 
     Each file is written to a temporary one, synced and renamed.  Raises ValueError if the folder holds a model already, and for
@@ -145,20 +214,34 @@ def save_hugging_face(model: Transformer, tokenizer: TextTokenizer | None, folde
     if (folder / "config.json").exists():
         raise ValueError(f"{folder} holds a model already: give another folder")
     if model.config.n_drawable is not None:
-        raise ValueError(f"the model draws its first {model.config.n_drawable} tokens only, which a folder of this kind cannot say")
+        raise ValueError(
+            f"the model draws its first {model.config.n_drawable} tokens only, which a folder of this kind cannot say"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     c, eos = model.config, None if tokenizer is None else tokenizer.eos
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}
     config |= {theirs: getattr(c, ours) for theirs, ours in SIZES.items()}
-    config |= {"num_key_value_heads": c.n_kv_heads, "head_dim": c.head_dim, "rms_norm_eps": c.norm_eps, "rope_theta": c.rope_base}
+    config |= {
+        "num_key_value_heads": c.n_kv_heads,
+        "head_dim": c.head_dim,
+        "rms_norm_eps": c.norm_eps,
+        "rope_theta": c.rope_base,
+    }
     config |= {"tie_word_embeddings": c.tie_embeddings, "attention_bias": False, "mlp_bias": False}
-    config |= {"eos_token_id": tokenizer.ends if tokenizer is not None and tokenizer.more_eos else eos}
+    config |= {
+        "eos_token_id": tokenizer.ends if tokenizer is not None and tokenizer.more_eos else eos
+    }
     config |= {"bos_token_id": None, "dtype": str(model.dtype)}
     write_atomically(folder / "model.safetensors", list(_safetensors(model)))
     if tokenizer is not None:
         write_atomically(folder / "tokenizer.json", [tokenizer.to_json().encode()])
-        names: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        names |= {"model_max_length": c.max_seq_len} | ({} if eos is None else {"eos_token": tokenizer.core.id_to_token(eos)})
+        names: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+        }
+        names |= {"model_max_length": c.max_seq_len} | (
+            {} if eos is None else {"eos_token": tokenizer.core.id_to_token(eos)}
+        )
         write_atomically(folder / "tokenizer_config.json", [json.dumps(names, indent=2).encode()])
     text = json.dumps(config, indent=2, allow_nan=False)
     write_atomically(folder / "config.json", [text.encode()])  # last: a folder with it is whole
@@ -173,35 +256,52 @@ def _safetensors(model: Transformer) -> Iterator[bytes | memoryview]:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     kind, offset = {"float32": "F32", "float64": "F64"}[str(model.dtype)], 0
     for name, view in model.parameters.items():
-        header[name] = {"dtype": kind, "shape": list(view.shape), "data_offsets": [offset, offset + view.nbytes]}
+        header[name] = {
+            "dtype": kind,
+            "shape": list(view.shape),
+            "data_offsets": [offset, offset + view.nbytes],
+        }
         offset += view.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     yield struct.pack("<Q", len(text)) + text
     for name, view in model.parameters.items():
         array, heads = model.backend.to_host(view), _heads(name, model.config)
-        yield memoryview(np.ascontiguousarray(array if heads is None else rotate_halves(array, heads))).cast("B")
+        yield memoryview(
+            np.ascontiguousarray(array if heads is None else rotate_halves(array, heads))
+        ).cast("B")
 
 
 def _tensors(file: Path) -> dict[str, tuple[Path, str, tuple[int, ...], int]]:
     """What a .safetensors file holds; its own library checks the header against the file's size."""
     if not file.exists():
-        raise ValueError(f"{file} is missing (weights in other formats than safetensors are not read)")
+        raise ValueError(
+            f"{file} is missing (weights in other formats than safetensors are not read)"
+        )
     with refusing(f"{file} is cut short or damaged"), open(file, "rb") as opened:
         need("safetensors").safe_open(str(file), framework="np").keys()
         (length,) = struct.unpack("<Q", opened.read(8))
         header = json.loads(opened.read(length))
     header.pop("__metadata__", None)
-    header = {name: tensor for name, tensor in header.items() if not name.endswith("rotary_emb.inv_freq")}  # no parameter
+    header = {
+        name: tensor for name, tensor in header.items() if not name.endswith("rotary_emb.inv_freq")
+    }  # no parameter
     for name, tensor in header.items():
         if tensor["dtype"] not in DTYPES:
-            raise ValueError(f"{file}: tensor {shown(name)} is stored as {tensor['dtype']}: supported are {', '.join(DTYPES)}")
-    return {n: (file, t["dtype"], tuple(t["shape"]), 8 + length + t["data_offsets"][0]) for n, t in header.items()}
+            raise ValueError(
+                f"{file}: tensor {shown(name)} is stored as {tensor['dtype']}: supported are {', '.join(DTYPES)}"
+            )
+    return {
+        n: (file, t["dtype"], tuple(t["shape"]), 8 + length + t["data_offsets"][0])
+        for n, t in header.items()
+    }
 
 
 def _read(file: Path, dtype: str, shape: tuple[int, ...], start: int) -> np.ndarray:
     raw = np.memmap(file, dtype=DTYPES[dtype], mode="r", offset=start, shape=shape)
-    return (raw.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else raw  # the upper half of a float32
+    return (
+        (raw.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else raw
+    )  # the upper half of a float32
 
 
 def _heads(name: str, config: TransformerConfig) -> int | None:
@@ -211,7 +311,9 @@ def _heads(name: str, config: TransformerConfig) -> int | None:
 
 def _json(file: Path) -> dict[str, Any]:
     if not file.exists():
-        raise ValueError(f"{file} is missing: give the folder of a Hugging Face model, or a .gguf file")
+        raise ValueError(
+            f"{file} is missing: give the folder of a Hugging Face model, or a .gguf file"
+        )
     with refusing(f"{file} is not JSON that can be read"):
         found = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(found, dict):

@@ -14,7 +14,9 @@ def need(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ValueError(f'language models need the package {name}: pip install "minigrpo[lm]"') from error
+        raise ValueError(
+            f'language models need the package {name}: pip install "minigrpo[lm]"'
+        ) from error
 
 
 @contextmanager
@@ -32,5 +34,9 @@ def shown(value: object, quotes: bool = True) -> str:
     """A value of a file in one short line, for a message."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 80
-    text = " ".join(str(value).split())[:300] if isinstance(value, BaseException) else short.repr(value)
+    text = (
+        " ".join(str(value).split())[:300]
+        if isinstance(value, BaseException)
+        else short.repr(value)
+    )
     return text if quotes else text[1:-1]

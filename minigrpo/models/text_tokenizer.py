@@ -38,11 +38,15 @@ class TextTokenizer:
     more_eos: tuple[int, ...] = ()  # ids that end a completion as well
 
     @classmethod
-    def from_file(cls, path: str | Path, vocab_size: int, eos: int | Sequence[int] | None) -> TextTokenizer:
+    def from_file(
+        cls, path: str | Path, vocab_size: int, eos: int | Sequence[int] | None
+    ) -> TextTokenizer:
         """From a tokenizer.json.   Raises ValueError if it cannot be read or does not fit the vocabulary."""
         tokenizers = need("tokenizers")
         if not Path(path).exists():
-            raise ValueError(f"{path} is missing: put the model's tokenizer.json there (a tokenizer.model alone is not read)")
+            raise ValueError(
+                f"{path} is missing: put the model's tokenizer.json there (a tokenizer.model alone is not read)"
+            )
         with refusing(f"{path} is not a tokenizer.json that this version of tokenizers reads"):
             text = Path(path).read_text(encoding="utf-8")
             _check_prefix(text)
@@ -51,8 +55,14 @@ class TextTokenizer:
         core.no_truncation()
         size = max(core.get_vocab().values(), default=-1) + 1
         ends = eos if isinstance(eos, list | tuple) else [] if eos is None else [eos]
-        if size > vocab_size or eos == [] or not all(type(end) is int and 0 <= end < vocab_size for end in ends):
-            raise ValueError(f"{path} has {size} tokens and EOS {shown(eos)}, the model a vocabulary of {vocab_size}")
+        if (
+            size > vocab_size
+            or eos == []
+            or not all(type(end) is int and 0 <= end < vocab_size for end in ends)
+        ):
+            raise ValueError(
+                f"{path} has {size} tokens and EOS {shown(eos)}, the model a vocabulary of {vocab_size}"
+            )
         with refusing(f"{path} cannot split a text"):
             whole, bare = (core.encode("a", add_special_tokens=add).ids for add in (True, False))
         if whole[len(whole) - len(bare) :] != bare:
@@ -72,7 +82,9 @@ class TextTokenizer:
         What the model expects before it (such as BOS) is there once, though the text may bring it.
         """
         if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-            raise ValueError(f"the text {shown(text)} holds half a character (a lone surrogate): leave it out")
+            raise ValueError(
+                f"the text {shown(text)} holds half a character (a lone surrogate): leave it out"
+            )
         ids, bare = (self.core.encode(text, add_special_tokens=add).ids for add in (True, False))
         added = len(ids) - len(bare)
         twice = ids[added:] == bare and bare[:added] == ids[:added]
@@ -89,12 +101,16 @@ class TextTokenizer:
             ids = np.array(self.encode(start + text)[len(self.encode(start)) :])
             if self._added([ids.tolist()]) == [text]:
                 return ids
-        raise ValueError(f"the model has no tokens for the text {text[:80]!r}: leave such texts out")
+        raise ValueError(
+            f"the model has no tokens for the text {text[:80]!r}: leave such texts out"
+        )
 
     def _added(self, batch: list[list[int]]) -> list[str]:
         """What each list of tokens adds to a text: a decoder drops the space before a text's first word."""
         a = self.core.encode("a", add_special_tokens=False).ids
-        text, *both = self.core.decode_batch([a, *(a + ids for ids in batch)], skip_special_tokens=False)
+        text, *both = self.core.decode_batch(
+            [a, *(a + ids for ids in batch)], skip_special_tokens=False
+        )
         return [longer.removeprefix(text) for longer in both]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -106,18 +122,24 @@ class TextTokenizer:
         tokens = tokens[: next((i for i, token in enumerate(tokens) if token in self.ends), None)]
         if tokens and not 0 <= min(tokens) <= max(tokens) < self.vocab_size:
             found = f"token ids {min(tokens)} … {max(tokens)}"
-            raise ValueError(f"{found} do not fit a vocabulary of {self.vocab_size}: decode with the tokenizer that made them")
+            raise ValueError(
+                f"{found} do not fit a vocabulary of {self.vocab_size}: decode with the tokenizer that made them"
+            )
         return self._added([tokens])[0]
 
     def stops_at(self, *texts: str) -> Callable[[np.ndarray], np.ndarray] | None:
         """A rule for `sampler.sample`: which of n completions so far have just completed one of the texts, or drawn one of
         `more_eos`.   (n,t) -> (n,) bool; None where nothing but `eos` ends a completion"""
-        longest = max((len(text.encode()) for text in texts), default=0)  # a byte of a character may be a token
+        longest = max(
+            (len(text.encode()) for text in texts), default=0
+        )  # a byte of a character may be a token
 
         def ended(tokens: np.ndarray) -> np.ndarray:
             done = np.isin(tokens[:, -1], self.more_eos)
             tails = self._added(tokens[:, -(longest + TAIL) :].tolist()) if texts else []
-            return done | np.array([any(text in tail for text in texts) for tail in tails] or False, dtype=bool)
+            return done | np.array(
+                [any(text in tail for text in texts) for tail in tails] or False, dtype=bool
+            )
 
         return ended if texts or self.more_eos else None
 
@@ -134,11 +156,19 @@ def _check_prefix(text: str) -> None:
     for merge in model.get("merges", ()):
         second = merge.split(" ")[-1] if isinstance(merge, str) else merge[-1]
         if not second.startswith(model["continuing_subword_prefix"]):
-            raise ValueError(f"the merge {shown(merge)} lacks the prefix {shown(model['continuing_subword_prefix'])}")
+            raise ValueError(
+                f"the merge {shown(merge)} lacks the prefix {shown(model['continuing_subword_prefix'])}"
+            )
 
 
 def byte_level_tokenizer(
-    tokens: Sequence[str], merges: Sequence[str], special: Sequence[str], *, eos: int | None, vocab_size: int, split_digits: bool
+    tokens: Sequence[str],
+    merges: Sequence[str],
+    special: Sequence[str],
+    *,
+    eos: int | None,
+    vocab_size: int,
+    split_digits: bool,
 ) -> TextTokenizer:
     """The byte-level BPE of GPT-2 from its vocabulary and merges; split_digits: every digit is a token, as in SmolLM.
 
@@ -150,9 +180,17 @@ def byte_level_tokenizer(
     core = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, pairs))
     byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     digits = tokenizers.pre_tokenizers.Digits(individual_digits=True)
-    core.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([digits, byte_level]) if split_digits else byte_level
+    core.pre_tokenizer = (
+        tokenizers.pre_tokenizers.Sequence([digits, byte_level]) if split_digits else byte_level
+    )
     core.decoder = tokenizers.decoders.ByteLevel()
-    core.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in special])
-    if not len(vocabulary) == len(tokens) <= vocab_size or not (eos is None or eos in range(len(tokens))):
-        raise ValueError(f"{len(tokens)} tokens ({len(vocabulary)} different ones) with EOS {eos} for a vocabulary of {vocab_size}")
+    core.add_special_tokens(
+        [tokenizers.AddedToken(token, special=True, normalized=False) for token in special]
+    )
+    if not len(vocabulary) == len(tokens) <= vocab_size or not (
+        eos is None or eos in range(len(tokens))
+    ):
+        raise ValueError(
+            f"{len(tokens)} tokens ({len(vocabulary)} different ones) with EOS {eos} for a vocabulary of {vocab_size}"
+        )
     return TextTokenizer(core, vocab_size, eos)

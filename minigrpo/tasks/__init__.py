@@ -28,6 +28,30 @@ from minigrpo.tasks.task import (
 )
 from minigrpo.tasks.text import FEW_SHOT_SETTINGS, TextTask, Tokenised, few_shot
 
-__all__ = ["BUILT_IN", "FEW_SHOT_SETTINGS", "CharTokenizer", "Task", "TextTask", "Tokenised", "Tokenizer"]
-__all__ += ["check_split", "draw_problems", "draw_prompts", "few_shot", "find_task", "in_test_split", "load_task"]
-__all__ += ["optional", "pairs", "prompt_text", "real_number", "sampling_limits", "score_texts", "whole_number"]
+__all__ = [
+    "BUILT_IN",
+    "FEW_SHOT_SETTINGS",
+    "CharTokenizer",
+    "Task",
+    "TextTask",
+    "Tokenised",
+    "Tokenizer",
+]
+__all__ += [
+    "check_split",
+    "draw_problems",
+    "draw_prompts",
+    "few_shot",
+    "find_task",
+    "in_test_split",
+    "load_task",
+]
+__all__ += [
+    "optional",
+    "pairs",
+    "prompt_text",
+    "real_number",
+    "sampling_limits",
+    "score_texts",
+    "whole_number",
+]

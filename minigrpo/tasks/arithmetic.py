@@ -77,12 +77,19 @@ class Arithmetic:
         """n problems as token ids: train with replacement, test distinct as far as there are any (see `draw_problems`)."""
         return [CHARACTERS.encode(f"{a}+{b}=") for a, b in self._problems(rng, n, split)]
 
-    def demonstrations(self, rng: np.random.Generator, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def demonstrations(
+        self, rng: np.random.Generator, n: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """n train problems with what the careless pupil writes: (prompt ids, completion ids with EOS)."""
         pairs = []
         for a, b in self._problems(rng, n, "train"):
             forgets = rng.random(self.digits) < self.forget
-            pairs.append((CHARACTERS.encode(f"{a}+{b}="), CHARACTERS.encode_with_eos(write_steps(a, b, forgets))))
+            pairs.append(
+                (
+                    CHARACTERS.encode(f"{a}+{b}="),
+                    CHARACTERS.encode_with_eos(write_steps(a, b, forgets)),
+                )
+            )
         return pairs
 
     def score(self, rollouts: Any) -> np.ndarray:
@@ -106,13 +113,17 @@ def write_steps(a: int, b: int, forgets: Sequence[bool] | None = None) -> str:
     """The completion for a + b.   forgets[j] says that a carry into column j (0 is the rightmost) is forgotten; None: never"""
     columns = list(zip(reversed(str(a)), reversed(str(b)), strict=True))
     carry, steps, tail = False, [], ""
-    for (x, y), forgotten in zip(columns, [False] * len(columns) if forgets is None else forgets, strict=True):
+    for (x, y), forgotten in zip(
+        columns, [False] * len(columns) if forgets is None else forgets, strict=True
+    ):
         carry = carry and not forgotten
         total = int(x) + int(y) + carry
         steps.append(f"{x}+{y}{'+1' if carry else ''}={total}")
         tail = str(total % 10) + tail
         carry = total >= 10
-    return ";".join([*steps, f"{total}{tail[1:]}"])  # the last column is written as it is, there is no further one
+    return ";".join(
+        [*steps, f"{total}{tail[1:]}"]
+    )  # the last column is written as it is, there is no further one
 
 
 def outcome(prompt_text: str, completion_text: str) -> float:
@@ -129,7 +140,9 @@ def first_wrong_step(prompt_text: str, completion_text: str) -> int | None:
     """
     a, b = _operands(prompt_text)
     expected, written = write_steps(a, b).split(";"), completion_text.split(";")
-    pairs = enumerate(zip_longest(map(_unordered, expected), map(_unordered, written)))  # an empty step is a step, too
+    pairs = enumerate(
+        zip_longest(map(_unordered, expected), map(_unordered, written))
+    )  # an empty step is a step, too
     return next((j for j, (right, step) in pairs if right != step), None)
 
 
@@ -141,5 +154,7 @@ def _unordered(step: str) -> tuple[list[str], str, str]:
 def _operands(prompt_text: str) -> tuple[int, int]:
     match = PROMPT.fullmatch(prompt_text)
     if not match or len(match[1]) != len(match[2]):
-        raise ValueError(f"the prompt {prompt_text!r} is no sum of two numbers of equal length: write it like '358+467='")
+        raise ValueError(
+            f"the prompt {prompt_text!r} is no sum of two numbers of equal length: write it like '358+467='"
+        )
     return int(match[1]), int(match[2])

@@ -30,7 +30,11 @@ PROMPT = re.compile(r"([0-9]{1,4}(?:,[0-9]{1,4})*):([0-9]{1,4})=")
 DIGITS = "0123456789"  # str.isdigit() would let other scripts' digits pass
 APPLY = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
-MAX_LENGTH, MAX_DEPTH, MAX_DIGITS = 100, 20, 4  # limits of the verifier: characters, open parentheses, digits of a number
+MAX_LENGTH, MAX_DEPTH, MAX_DIGITS = (
+    100,
+    20,
+    4,
+)  # limits of the verifier: characters, open parentheses, digits of a number
 
 
 class Problem(NamedTuple):
@@ -65,7 +69,9 @@ class Countdown:
     test_share: float = 0.1
 
     defaults: ClassVar[dict[str, Any]] = {
-        "task_options": {"p_right": 0.3},  # with 0.5 the warm start leaves greedy accuracy little to gain
+        "task_options": {
+            "p_right": 0.3
+        },  # with 0.5 the warm start leaves greedy accuracy little to gain
         "dim": 64,
         "n_heads": 4,
         "warm_start_steps": 3000,
@@ -93,20 +99,31 @@ class Countdown:
     @property
     def max_new_tokens(self) -> int:
         """Numbers, operators, a pair of parentheses around every part but the whole, and EOS: 8 for 3 numbers of one digit."""
-        return self.n_numbers * len(str(self.max_number)) + (self.n_numbers - 1) + 2 * (self.n_numbers - 2) + 1
+        return (
+            self.n_numbers * len(str(self.max_number))
+            + (self.n_numbers - 1)
+            + 2 * (self.n_numbers - 2)
+            + 1
+        )
 
     def prompts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[np.ndarray]:
         """n problems as token ids: train with replacement, test distinct as far as there are any (see `draw_problems`)."""
         return [CHARACTERS.encode(problem.prompt) for problem in self._problems(rng, n, split)]
 
-    def demonstrations(self, rng: np.random.Generator, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def demonstrations(
+        self, rng: np.random.Generator, n: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """n train problems, each with a solution (probability p_right) or else a random expression of its numbers.
 
         -> (prompt ids, completion ids with EOS).  A random expression may happen to be right too.
         """
         pairs = []
         for problem in self._problems(rng, n, "train"):
-            text = problem.solution if rng.random() < self.p_right else random_expression(rng, problem.numbers)
+            text = (
+                problem.solution
+                if rng.random() < self.p_right
+                else random_expression(rng, problem.numbers)
+            )
             pairs.append((CHARACTERS.encode(problem.prompt), CHARACTERS.encode_with_eos(text)))
         return pairs
 
@@ -115,7 +132,9 @@ class Countdown:
         return score_texts(rollouts, CHARACTERS, outcome)
 
     def _problems(self, rng: np.random.Generator, n: int, split: str) -> list[Problem]:
-        return draw_problems(rng, n, split, self._draw, lambda problem: problem.canonical, self.test_share)
+        return draw_problems(
+            rng, n, split, self._draw, lambda problem: problem.canonical, self.test_share
+        )
 
     def _draw(self, rng: np.random.Generator) -> Problem:
         while True:
@@ -132,7 +151,9 @@ def random_expression(rng: np.random.Generator, numbers: tuple[int, ...]) -> str
     Two parts picked at random are joined by a random operator until one part is left.
     """
     while True:
-        parts = [(str(number), Fraction(number), 3) for number in numbers]  # text, value, precedence
+        parts = [
+            (str(number), Fraction(number), 3) for number in numbers
+        ]  # text, value, precedence
         while len(parts) > 1:
             left, right = (parts.pop(int(rng.integers(len(parts)))) for _ in range(2))
             sign = "+-*/"[int(rng.integers(4))]
@@ -143,10 +164,14 @@ def random_expression(rng: np.random.Generator, numbers: tuple[int, ...]) -> str
             return parts[0][0]
 
 
-def _join(left: tuple[str, Fraction, int], sign: str, right: tuple[str, Fraction, int]) -> tuple[str, Fraction, int]:
+def _join(
+    left: tuple[str, Fraction, int], sign: str, right: tuple[str, Fraction, int]
+) -> tuple[str, Fraction, int]:
     own = PRECEDENCE[sign]
     left_text = f"({left[0]})" if left[2] < own else left[0]
-    wrap = right[2] < own or (right[2] == own and sign in "-/")  # a-(b-c) needs them, a+(b-c) does not
+    wrap = right[2] < own or (
+        right[2] == own and sign in "-/"
+    )  # a-(b-c) needs them, a+(b-c) does not
     right_text = f"({right[0]})" if wrap else right[0]
     return left_text + sign + right_text, APPLY[sign](left[1], right[1]), own
 
@@ -155,7 +180,9 @@ def outcome(prompt_text: str, completion_text: str) -> float:
     """1.0 if the completion is an expression that has the target's value and uses each number exactly once, else 0.0."""
     match = PROMPT.fullmatch(prompt_text)
     if not match:
-        raise ValueError(f"the prompt {prompt_text!r} is no countdown problem: write it like '3,5,7:22='")
+        raise ValueError(
+            f"the prompt {prompt_text!r} is no countdown problem: write it like '3,5,7:22='"
+        )
     try:
         value, used = evaluate_expression(completion_text)
     except ValueError:
@@ -173,7 +200,9 @@ def evaluate_expression(text: str) -> tuple[Fraction, list[int]]:
     limits MAX_LENGTH, MAX_DEPTH and MAX_DIGITS.  They bound the work and the size of every intermediate fraction.
     """
     if len(text) > MAX_LENGTH:
-        raise ValueError(f"the expression has {len(text)} characters: at most {MAX_LENGTH} are read")
+        raise ValueError(
+            f"the expression has {len(text)} characters: at most {MAX_LENGTH} are read"
+        )
     numbers: list[int] = []
     value, end = _expression(text, 0, 0, numbers)
     if end < len(text):
@@ -217,9 +246,13 @@ def _factor(text: str, position: int, depth: int, numbers: list[int]) -> tuple[F
         end += 1
     if end == position:
         found = repr(text[position]) if position < len(text) else "the end"
-        raise ValueError(f"a number or an opening parenthesis was expected at position {position}, not {found}")
+        raise ValueError(
+            f"a number or an opening parenthesis was expected at position {position}, not {found}"
+        )
     if end - position > MAX_DIGITS:
-        raise ValueError(f"the number at position {position} has {end - position} digits: at most {MAX_DIGITS} are read")
+        raise ValueError(
+            f"the number at position {position} has {end - position} digits: at most {MAX_DIGITS} are read"
+        )
     if text[position] == "0" and end > position + 1:
         raise ValueError(f"the number at position {position} has a leading zero")
     numbers.append(int(text[position:end]))

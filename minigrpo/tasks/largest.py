@@ -43,7 +43,14 @@ class Largest:
     @cached_property
     def solved(self) -> list[tuple[str, str]]:
         """The solved examples: problem, answer."""
-        problems = draw_problems(np.random.default_rng(PREAMBLE), self.examples, "train", self._draw, _key, self.test_share)
+        problems = draw_problems(
+            np.random.default_rng(PREAMBLE),
+            self.examples,
+            "train",
+            self._draw,
+            _key,
+            self.test_share,
+        )
         return [(_question(problem), str(max(problem))) for problem in problems]
 
     def texts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[str]:
@@ -53,7 +60,12 @@ class Largest:
 
     def reward(self, prompt: str, completion: str) -> float:
         """1 for the largest number of the prompt's last line, else 0."""
-        numbers = prompt.rsplit(LINE, 1)[-1].removeprefix("numbers: ").removesuffix("; largest:").split(", ")
+        numbers = (
+            prompt.rsplit(LINE, 1)[-1]
+            .removeprefix("numbers: ")
+            .removesuffix("; largest:")
+            .split(", ")
+        )
         return float(completion.strip() == max(numbers, key=int))
 
     def _draw(self, rng: np.random.Generator) -> tuple[int, ...]:

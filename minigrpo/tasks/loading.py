@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from minigrpo.system.user_code import explain, named, run_file
 from minigrpo.tasks.task import Task, Tokenizer, optional, whole_number
 from minigrpo.tasks.text import Tokenised, stop_strings
-from minigrpo.user_code import explain, named, run_file
 
 BUILT_IN = {
     "arithmetic": "Arithmetic",
@@ -22,7 +22,14 @@ BUILT_IN = {
     "sums": "Sums",
     "treewalk": "TreeWalk",
 }
-METHODS = {"prompts": 3, "texts": 3, "score": 1, "reward": 2, "demonstrations": 2, "is_correct": 1}  # with their arguments
+METHODS = {
+    "prompts": 3,
+    "texts": 3,
+    "score": 1,
+    "reward": 2,
+    "demonstrations": 2,
+    "is_correct": 1,
+}  # with their arguments
 METHODS["for_run"] = 1
 
 
@@ -35,8 +42,12 @@ def load_task(name: str, tokenizer: Tokenizer | None = None, **options: Any) -> 
     task = find_task(name, **options)
     if (optional(task, "texts") is not None) != (tokenizer is not None):
         if tokenizer is None:
-            raise ValueError(f"task {name!r} is made of text, for a language model: give one, such as --model smollm2")
-        raise ValueError(f"task {name!r} has tokens of its own, not a language model's: leave out --model, or take sums or largest")
+            raise ValueError(
+                f"task {name!r} is made of text, for a language model: give one, such as --model smollm2"
+            )
+        raise ValueError(
+            f"task {name!r} has tokens of its own, not a language model's: leave out --model, or take sums or largest"
+        )
     return task if tokenizer is None else Tokenised(task, tokenizer)
 
 
@@ -56,7 +67,9 @@ def find_task(name: str, **options: Any) -> Any:
     elif ":" in name:
         path, cls = _class_in_file(*name.rsplit(":", 1))
     else:
-        raise ValueError(f"there is no task {name!r}: choose {', '.join(sorted(BUILT_IN))}, or path/to/file.py:MyTask")
+        raise ValueError(
+            f"there is no task {name!r}: choose {', '.join(sorted(BUILT_IN))}, or path/to/file.py:MyTask"
+        )
     _check_options(name, cls, options)
     with named(f"task {name!r} cannot be made", cls):
         task = cls(**options)
@@ -67,15 +80,23 @@ def find_task(name: str, **options: Any) -> Any:
 def _class_in_file(file: str, class_name: str) -> tuple[Path, Callable[..., Task]]:
     path = Path(file).expanduser().resolve()
     if not path.is_file():
-        raise ValueError(f"there is no task file {file!r}: check the path (a relative one is taken from the current folder)")
+        raise ValueError(
+            f"there is no task file {file!r}: check the path (a relative one is taken from the current folder)"
+        )
     if path.suffix != ".py":
         raise ValueError(f"the task file {file!r} is no .py file: name one")
     module_name = f"minigrpo_task_{path.stem}_{zlib.crc32(os.fsencode(path)):08x}"
     with named(f"the task file {file!r} cannot be imported"):
         module = run_file(path, module_name)
     if not callable(getattr(module, class_name, None)):
-        classes = [key for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module_name]
-        raise ValueError(f"the task file {file!r} has no class {class_name!r}: it has {', '.join(classes) or 'none'}")
+        classes = [
+            key
+            for key, value in vars(module).items()
+            if inspect.isclass(value) and value.__module__ == module_name
+        ]
+        raise ValueError(
+            f"the task file {file!r} has no class {class_name!r}: it has {', '.join(classes) or 'none'}"
+        )
     return path, getattr(module, class_name)
 
 
@@ -97,7 +118,9 @@ def _check_parts(name: str, task: Any, file: str) -> None:
     if optional(task, "texts") is None:
         parts, kind = ("tokenizer", "max_new_tokens", "prompts", "score"), "a task"
     for part in parts:
-        if not hasattr(task, part) and not hasattr(type(task), part):  # else a property that fails, which is told below
+        if not hasattr(task, part) and not hasattr(
+            type(task), part
+        ):  # else a property that fails, which is told below
             needs = f"{', '.join(parts[:-1])} and {parts[-1]}"
             raise ValueError(f"task {name!r} has no attribute {part!r}: {kind} needs {needs}")
     for part in ("encode", "decode", "vocab_size", "eos") if kind == "a task" else ():
@@ -115,8 +138,12 @@ def _check_parts(name: str, task: Any, file: str) -> None:
     for part, n in METHODS.items():
         if part in parts or optional(task, part) is not None:
             try:
-                with suppress(ValueError):  # where Python does not know the arguments, as of some functions written in C
+                with suppress(
+                    ValueError
+                ):  # where Python does not know the arguments, as of some functions written in C
                     inspect.signature(getattr(task, part)).bind(*range(n))
             except TypeError as error:
                 told = explain(error, file, getattr(task, part))
-                raise ValueError(f"{part} of task {name!r} cannot be called with {n} arguments: {told}") from None
+                raise ValueError(
+                    f"{part} of task {name!r} cannot be called with {n} arguments: {told}"
+                ) from None

@@ -15,7 +15,9 @@ import numpy as np
 from minigrpo.tasks import FEW_SHOT_SETTINGS, draw_problems, few_shot, real_number, whole_number
 
 LINE = "\n"
-PREAMBLE = 2  # the seed of the solved examples; with six of them SmolLM2 starts at about a third right
+PREAMBLE = (
+    2  # the seed of the solved examples; with six of them SmolLM2 starts at about a third right
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,14 @@ class Sums:
     @cached_property
     def solved(self) -> list[tuple[str, str]]:
         """The solved examples: problem, answer."""
-        problems = draw_problems(np.random.default_rng(PREAMBLE), self.examples, "train", self._draw, _key, self.test_share)
+        problems = draw_problems(
+            np.random.default_rng(PREAMBLE),
+            self.examples,
+            "train",
+            self._draw,
+            _key,
+            self.test_share,
+        )
         return [(f"{a} + {b} =", str(a + b)) for a, b in problems]
 
     def texts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from minigrpo.rewards import numbers
-from minigrpo.user_code import shown
+from minigrpo.system.user_code import shown
 
 MAX_REPEATS = 200  # test problems drawn in a row that were all known, after which the split is taken to hold no more
 MAX_MISSES = 20_000  # draws in a row outside the split, after which it is taken to be empty
@@ -53,7 +53,9 @@ class Task(Protocol):
     @property
     def max_new_tokens(self) -> int: ...
 
-    def prompts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[np.ndarray]: ...
+    def prompts(
+        self, rng: np.random.Generator, n: int, split: str = "train"
+    ) -> list[np.ndarray]: ...
 
     def score(self, rollouts: Any) -> np.ndarray: ...
 
@@ -71,7 +73,9 @@ class CharTokenizer:
 
     def __post_init__(self) -> None:
         if not self.alphabet or len(set(self.alphabet)) < len(self.alphabet):
-            raise ValueError(f"the alphabet {self.alphabet!r} must have at least one character, and none twice")
+            raise ValueError(
+                f"the alphabet {self.alphabet!r} must have at least one character, and none twice"
+            )
         has_eos = self.eos is not None and self.eos is not False
         object.__setattr__(self, "eos", len(self.alphabet) if has_eos else None)
 
@@ -89,7 +93,9 @@ class CharTokenizer:
         try:
             return np.array([self._ids[character] for character in text], dtype=np.int64)
         except KeyError as error:
-            raise ValueError(f"character {error.args[0]!r} is not in the alphabet {self.alphabet!r}: leave it out") from None
+            raise ValueError(
+                f"character {error.args[0]!r} is not in the alphabet {self.alphabet!r}: leave it out"
+            ) from None
 
     def encode_with_eos(self, text: str) -> np.ndarray:
         """As `encode`, with EOS at the end if the tokenizer has one: a finished completion."""
@@ -102,11 +108,15 @@ class CharTokenizer:
             tokens = tokens[: tokens.index(self.eos)]
         if tokens and not 0 <= min(tokens) <= max(tokens) < len(self.alphabet):
             found = f"token ids {min(tokens)} … {max(tokens)}"
-            raise ValueError(f"{found} do not fit a vocabulary of {self.vocab_size}: decode with the tokenizer that made them")
+            raise ValueError(
+                f"{found} do not fit a vocabulary of {self.vocab_size}: decode with the tokenizer that made them"
+            )
         return "".join([self.alphabet[token] for token in tokens])
 
 
-def score_texts(rollouts: Any, tokenizer: Tokenizer, reward: Callable[[str, str], float]) -> np.ndarray:
+def score_texts(
+    rollouts: Any, tokenizer: Tokenizer, reward: Callable[[str, str], float]
+) -> np.ndarray:
     """Outcome rewards by text: reward(prompt_text, completion_text), called once per distinct pair.   -> (B,) float64
 
     rollouts needs `prompts` (G arrays) and `completions` (G lists of arrays).  A completion that the length limit cut is judged
@@ -153,7 +163,9 @@ def exactly(n: int, found: Any, method: str) -> list[Any]:
     no_list = isinstance(found, str | bytes | Mapping | Set) or not isinstance(found, Iterable)
     items = [] if no_list or getattr(found, "ndim", 1) == 0 else list(islice(found, n + 1))
     if len(items) != n:
-        count = "" if no_list else f"more than {n} things, " if items[n:] else f"{len(items)} things, "
+        count = (
+            "" if no_list else f"more than {n} things, " if items[n:] else f"{len(items)} things, "
+        )
         told = f"{method} of the task gave {count}{shown(found)}"
         raise ValueError(f"{told}: it must return a list of {n}")
     return items
@@ -162,9 +174,13 @@ def exactly(n: int, found: Any, method: str) -> list[Any]:
 def pairs(n: int, found: Any) -> list[Any]:
     """n demonstrations.   Raises ValueError for another number, and for what are no pairs."""
     items = exactly(n, found, "demonstrations")
-    other = next((item for item in items if not isinstance(item, tuple | list) or len(item) != 2), None)
+    other = next(
+        (item for item in items if not isinstance(item, tuple | list) or len(item) != 2), None
+    )
     if other is not None:
-        raise ValueError(f"demonstrations of the task gave {shown(other)}: return (prompt, completion)")
+        raise ValueError(
+            f"demonstrations of the task gave {shown(other)}: return (prompt, completion)"
+        )
     return items
 
 
@@ -178,14 +194,20 @@ def optional(task: Any, name: str, default: Any = None) -> Any:
     try:
         return getattr(task, name)
     except AttributeError:
-        if any(hasattr(type(owner), name) for owner in (task, getattr(task, "task", None))):  # of text, the task within
+        if any(
+            hasattr(type(owner), name) for owner in (task, getattr(task, "task", None))
+        ):  # of text, the task within
             raise
         return default
 
 
 def sampling_limits(task: Task) -> dict[str, Any]:
     """What ends a completion of the task, as arguments of `sampler.sample`."""
-    return {"max_new_tokens": task.max_new_tokens, "eos": task.tokenizer.eos, "stop": optional(task, "stop")}
+    return {
+        "max_new_tokens": task.max_new_tokens,
+        "eos": task.tokenizer.eos,
+        "stop": optional(task, "stop"),
+    }
 
 
 # -- splits --------------------------------------------------------------------------------------------------------------
@@ -230,7 +252,9 @@ def draw_problems(
         if in_test_split(text, share) != test:
             misses += 1
             if misses == MAX_MISSES:
-                raise ValueError(f"the {split} split is empty at test_share={share}: choose another share, or larger problems")
+                raise ValueError(
+                    f"the {split} split is empty at test_share={share}: choose another share, or larger problems"
+                )
         elif test and text in seen:
             misses, repeats = 0, repeats + 1
         else:

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from minigrpo.sampler import Stop
+from minigrpo.system.user_code import shown
 from minigrpo.tasks.task import exactly, pairs, score_texts
-from minigrpo.user_code import shown
 
 FEW_SHOT_SETTINGS = {  # for a model of SmolLM2's size and prompts that share their examples
     "steps": 30,
@@ -88,7 +88,9 @@ class Tokenised:
 
         return score_texts(rollouts, self.tokenizer, reward)
 
-    def _demonstrations(self, rng: np.random.Generator, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _demonstrations(
+        self, rng: np.random.Generator, n: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of a task that has some: n pairs of token ids, ended as sampling ends them."""
         stops, eos = stop_strings(self.task.stop), self.tokenizer.eos
         end = [eos] if not stops and eos is not None else []
@@ -97,7 +99,9 @@ class Tokenised:
             prompt, completion = (_text(text, "demonstrations") for text in (prompt, completion))
             text = _until(completion, stops) + (stops[0] if stops else "")
             ids = np.append(self.tokenizer.encode_after(prompt, text), end).astype(np.int64)
-            ends = np.flatnonzero(np.isin(ids, self.tokenizer.ends))  # sampling would draw nothing after the first
+            ends = np.flatnonzero(
+                np.isin(ids, self.tokenizer.ends)
+            )  # sampling would draw nothing after the first
             return self.tokenizer.encode(prompt), ids[: ends[0] + 1] if len(ends) else ids
 
         return [as_ids(*pair) for pair in pairs(n, self.task.demonstrations(rng, n))]
@@ -107,7 +111,9 @@ def stop_strings(stop: Any) -> tuple[str, ...]:
     """A task's stop as texts, none for None.   Raises ValueError for what is no text, or empty."""
     stops = () if stop is None else (stop,) if isinstance(stop, str) else stop
     if not isinstance(stops, tuple | list) or not all(isinstance(s, str) and s for s in stops):
-        raise ValueError(f"stop is {shown(stop)}: it must be a text that is not empty, several, or None")
+        raise ValueError(
+            f"stop is {shown(stop)}: it must be a text that is not empty, several, or None"
+        )
     return tuple(stops)
 
 

@@ -64,7 +64,9 @@ class TreeWalk:
         whole_number("n", self.n, 1, depth - 1)
         for name in ("r_neg", "r_other"):
             if real_number(name, getattr(self, name), -np.inf, np.inf) >= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be below 1, the reward of the target path")
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}: it must be below 1, the reward of the target path"
+                )
         if self.root not in ("bos", "L"):
             raise ValueError(f"root is {self.root!r}: it must be bos or L")
         if self.seed is not None:
@@ -72,11 +74,16 @@ class TreeWalk:
         object.__setattr__(self, "is_drawn", self.target is None)
         target = self._drawn(self.seed or 0) if self.is_drawn else self.target
         if not isinstance(target, str) or len(target) != depth or set(target) - set("LR"):
-            raise ValueError(f"target is {target!r}: it must be {depth} letters (the depth), each L or R")
+            raise ValueError(
+                f"target is {target!r}: it must be {depth} letters (the depth), each L or R"
+            )
         object.__setattr__(self, "target", target)
 
     def _drawn(self, seed: int) -> str:
-        return "".join("LR"[move] for move in np.random.default_rng((seed, self.depth)).integers(2, size=self.depth))
+        return "".join(
+            "LR"[move]
+            for move in np.random.default_rng((seed, self.depth)).integers(2, size=self.depth)
+        )
 
     def for_run(self, seed: int) -> TreeWalk:
         """The walk of a run with this seed: its target is drawn from it, unless a target or a seed was given."""
@@ -106,16 +113,23 @@ class TreeWalk:
     def prompts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[np.ndarray]:
         """n times the one prompt: the root, a single token (a model needs one to predict the first move from)."""
         check_split(split)
-        return [self.tokenizer.encode("L" if self.root == "L" else "^") for _ in range(whole_number("the number of prompts", n, 0))]
+        return [
+            self.tokenizer.encode("L" if self.root == "L" else "^")
+            for _ in range(whole_number("the number of prompts", n, 0))
+        ]
 
     def score(self, rollouts: Any) -> np.ndarray:
         """(B,) the reward of each completion's leaf.   Raises ValueError for a completion that is no full path."""
         completions = [completion for group in rollouts.completions for completion in group]
         if any(len(completion) != self.depth for completion in completions):
-            raise ValueError(f"a completion does not have {self.depth} moves: sample with max_new_tokens={self.depth} and no EOS")
+            raise ValueError(
+                f"a completion does not have {self.depth} moves: sample with max_new_tokens={self.depth} and no EOS"
+            )
         moves = np.array(completions, dtype=np.int64).reshape(-1, self.depth)  # (B,D)
         if ((moves < 0) | (moves > 1)).any():
-            raise ValueError("a completion has a token that is neither 0 (L) nor 1 (R): use a model that draws no other")
+            raise ValueError(
+                "a completion has a token that is neither 0 (L) nor 1 (R): use a model that draws no other"
+            )
         return self._leaf_rewards[moves @ self._place_values]
 
     def is_correct(self, rewards: np.ndarray) -> np.ndarray:
@@ -132,10 +146,14 @@ class TreeWalk:
 
     @cached_property
     def _place_values(self) -> np.ndarray:
-        return 2 ** np.arange(self.depth)[::-1]  # (D,) a path read as a binary number is its place in lexicographic order
+        return (
+            2 ** np.arange(self.depth)[::-1]
+        )  # (D,) a path read as a binary number is its place in lexicographic order
 
     @cached_property
     def _leaf_rewards(self) -> np.ndarray:
         agrees = self.paths() == MOVES.encode(self.target)  # (2**D,D)
         on_prefix = agrees[:, : self.n].all(1)
-        return np.where(agrees.all(1), 1.0, np.where(on_prefix, float(self.r_neg), float(self.r_other)))
+        return np.where(
+            agrees.all(1), 1.0, np.where(on_prefix, float(self.r_neg), float(self.r_other))
+        )

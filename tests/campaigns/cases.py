@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import minigrpo
-from minigrpo.files import read_records
+from minigrpo.system.files import read_records
 
 from . import damages, flips, kills, rivals, threads
 from .ground import PROBLEMS, ended
@@ -112,6 +112,10 @@ def table(data: dict) -> str:
         for name in filter(part["campaigns"].get, CAMPAIGNS):
             found = part["campaigns"][name]
             counts = " | ".join(f"{found[key]:,}" for key in columns)
-            stopped = f" (a signal ended one {found['stopped']:,} times in all)" if "stopped" in found else ""
+            stopped = (
+                f" (a signal ended one {found['stopped']:,} times in all)"
+                if "stopped" in found
+                else ""
+            )
             text += f"| {name}: {CAMPAIGNS[name].WHAT}{stopped} | {counts} |\n"
     return text

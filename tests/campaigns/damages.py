@@ -20,10 +20,11 @@ from unittest import mock
 
 import numpy as np
 
-from minigrpo import cli, plots
-from minigrpo.checkpoint import checkpoints
-from minigrpo.settings import TrainSettings
-from minigrpo.trainer import train
+from minigrpo.command import cli
+from minigrpo.runs.checkpoint import checkpoints
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.train import train
+from minigrpo.show import plots
 
 from . import ground
 from .ground import LIMIT, SECONDS, ended

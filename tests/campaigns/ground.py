@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import minigrpo
-from minigrpo.checkpoint import checkpoints, load_checkpoint
-from minigrpo.files import read_records
+from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
+from minigrpo.system.files import read_records
 
 TESTS = Path(__file__).parents[1]
 PACKAGE = str(Path(minigrpo.__file__).parents[1])  # the one that is judged here, for processes too
@@ -48,7 +48,9 @@ def start(words, plan=None, threads=1, wait=True, where="") -> subprocess.Popen:
     child = Path(__file__).with_name("child.py")
     process = subprocess.Popen(
         [sys.executable, str(child), json.dumps(plan or {}), *map(str, words)],
-        env=os.environ | dict.fromkeys(THREADS, str(threads)) | {"WHERE": str(where), "PYTHONPATH": PACKAGE},
+        env=os.environ
+        | dict.fromkeys(THREADS, str(threads))
+        | {"WHERE": str(where), "PYTHONPATH": PACKAGE},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -59,8 +59,14 @@ def random_weights(config: dict, rng: np.random.Generator) -> dict[str, torch.Te
         shapes["lm_head.weight"] = (config["vocab_size"], d)
     weights = {}
     for name, shape in shapes.items():
-        value = 1 + 0.3 * rng.standard_normal(shape) if len(shape) == 1 else rng.standard_normal(shape) * 1.2 / np.sqrt(shape[1])
-        weights[name] = torch.tensor(value.astype(np.float32).astype(np.float64), requires_grad=True)
+        value = (
+            1 + 0.3 * rng.standard_normal(shape)
+            if len(shape) == 1
+            else rng.standard_normal(shape) * 1.2 / np.sqrt(shape[1])
+        )
+        weights[name] = torch.tensor(
+            value.astype(np.float32).astype(np.float64), requires_grad=True
+        )
     return weights
 
 
@@ -108,7 +114,11 @@ def llama_logits(config: dict, weights: dict[str, torch.Tensor], tokens: list[in
         attention = torch.softmax(q @ k.transpose(1, 2) / e**0.5 + mask, dim=-1)
         x = x + (attention @ v).transpose(0, 1).reshape(n, heads * e) @ layer["self_attn.o_proj"].T
         h = rms_norm(x, layer["post_attention_layernorm"], eps)
-        x = x + (F.silu(h @ layer["mlp.gate_proj"].T) * (h @ layer["mlp.up_proj"].T)) @ layer["mlp.down_proj"].T
+        x = (
+            x
+            + (F.silu(h @ layer["mlp.gate_proj"].T) * (h @ layer["mlp.up_proj"].T))
+            @ layer["mlp.down_proj"].T
+        )
     head = weights["model.embed_tokens.weight" if config["tie_embeddings"] else "lm_head.weight"]
     return rms_norm(x, weights["model.norm.weight"], eps) @ head.T
 
@@ -124,16 +134,25 @@ def write_llama(name: str, config: dict, rng: np.random.Generator) -> None:
             logits = llama_logits(config, weights, prompt + completion)
             arrays[f"logits.{g}.{i}"] = logits.detach().numpy()
             place = torch.arange(len(prompt) - 1, len(prompt) + len(completion) - 1)
-            logp = torch.log_softmax(logits[place] / TEMPERATURE, -1)[torch.arange(len(place)), torch.tensor(completion, dtype=int)]
+            logp = torch.log_softmax(logits[place] / TEMPERATURE, -1)[
+                torch.arange(len(place)), torch.tensor(completion, dtype=int)
+            ]
             cotangent = torch.tensor(rng.standard_normal(len(place)))
             loss = loss + (cotangent * logp).sum()
             logp_of.append(logp.detach().numpy())
             cotangent_of.append(cotangent.numpy())
     loss.backward()
-    arrays |= {f"weight.{key}": value.detach().numpy().astype(np.float32) for key, value in weights.items()}
+    arrays |= {
+        f"weight.{key}": value.detach().numpy().astype(np.float32) for key, value in weights.items()
+    }
     arrays |= {f"gradient.{key}": value.grad.numpy() for key, value in weights.items()}
     arrays |= {"logp": np.concatenate(logp_of), "cotangent": np.concatenate(cotangent_of)}
-    np.savez_compressed(HERE / f"llama_{name}.npz", groups=np.array(json.dumps(GROUPS)), temperature=TEMPERATURE, **arrays)
+    np.savez_compressed(
+        HERE / f"llama_{name}.npz",
+        groups=np.array(json.dumps(GROUPS)),
+        temperature=TEMPERATURE,
+        **arrays,
+    )
 
 
 def write_ops(rng: np.random.Generator) -> None:
@@ -150,8 +169,15 @@ def write_ops(rng: np.random.Generator) -> None:
         arrays.update({f"{name}.y": y.detach().numpy(), f"{name}.dy": dy.numpy()})
 
     normal = rng.standard_normal
-    record("rmsnorm", lambda x, weight: F.rms_norm(x, (6,), weight, 1e-3), x=normal((5, 6)), weight=normal(6))
-    record("swiglu", lambda gate, up: F.silu(gate) * up, gate=10 * normal((5, 7)), up=normal((5, 7)))
+    record(
+        "rmsnorm",
+        lambda x, weight: F.rms_norm(x, (6,), weight, 1e-3),
+        x=normal((5, 6)),
+        weight=normal(6),
+    )
+    record(
+        "swiglu", lambda gate, up: F.silu(gate) * up, gate=10 * normal((5, 7)), up=normal((5, 7))
+    )
     record("rope", lambda x: rotary(x, 1000.0), x=normal((3, 8, 6)))  # (heads, T, E), half-split
     record("log_softmax", lambda logits: F.log_softmax(logits, -1), logits=5 * normal((4, 9)))
     record(

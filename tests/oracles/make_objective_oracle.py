@@ -25,14 +25,31 @@ VARIANTS = {  # the fields of minigrpo.Objective that differ from its defaults
     "lambda_grpo": {"clip_low": 0.2, "clip_high": 0.2, "beta": 0.1, "alpha": 1.0},
     "lambda_grpo_unclipped": {"alpha": 1.0},
     "between": {"clip_low": 0.2, "clip_high": 0.2, "beta": 0.1, "alpha": 0.5},
-    "dapo": {"clip_low": 0.2, "clip_high": 0.28, "aggregation": "batch_token_mean", "mask_truncated": True},
-    "grpo_original": {"clip_low": 0.2, "clip_high": 0.2, "aggregation": "sequence_mean", "beta": 0.04},
+    "dapo": {
+        "clip_low": 0.2,
+        "clip_high": 0.28,
+        "aggregation": "batch_token_mean",
+        "mask_truncated": True,
+    },
+    "grpo_original": {
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "aggregation": "sequence_mean",
+        "beta": 0.04,
+    },
     "dr_grpo": {"clip_low": 0.2, "clip_high": 0.2, "aggregation": "constant", "scale": "none"},
-    "rloo": {"baseline": "leave_one_out", "scale": "none", "aggregation": "sequence_sum", "beta": 0.1},
+    "rloo": {
+        "baseline": "leave_one_out",
+        "scale": "none",
+        "aggregation": "sequence_sum",
+        "beta": 0.1,
+    },
 }
 
 
-def one_number_a_prefix(rng: np.random.Generator, spread: float, around: np.ndarray | float) -> np.ndarray:
+def one_number_a_prefix(
+    rng: np.random.Generator, spread: float, around: np.ndarray | float
+) -> np.ndarray:
     """Random log-probabilities that are equal where completions of a group share a prefix.   (B,T)"""
     out = np.zeros((len(REWARDS), MAX_NEW_TOKENS))
     drawn: dict[tuple, float] = {}
@@ -58,10 +75,16 @@ def count_of(group: list[list[int]]) -> torch.Tensor:
     return count
 
 
-def loss_of(settings: dict, logp: torch.Tensor, old: torch.Tensor, ref: torch.Tensor) -> tuple[torch.Tensor, set[str]]:
+def loss_of(
+    settings: dict, logp: torch.Tensor, old: torch.Tensor, ref: torch.Tensor
+) -> tuple[torch.Tensor, set[str]]:
     """The loss, and which of the four sides of the clip (advantage up/down, ratio below/above) some token stands on."""
     lengths = torch.tensor([len(c) for group in GROUPS for c in group])
-    counts_for = ~torch.tensor(TRUNCATED) if settings.get("mask_truncated") else torch.ones(len(lengths), dtype=bool)
+    counts_for = (
+        ~torch.tensor(TRUNCATED)
+        if settings.get("mask_truncated")
+        else torch.ones(len(lengths), dtype=bool)
+    )
     mask = ((torch.arange(MAX_NEW_TOKENS) < lengths[:, None]) & counts_for[:, None]).double()
     sizes = [len(group) for group in GROUPS]
     advantage = torch.cat([
@@ -79,7 +102,9 @@ def loss_of(settings: dict, logp: torch.Tensor, old: torch.Tensor, ref: torch.Te
                 if (mask.bool() & sign & beyond).any():
                     sides.add(f"{name} {side}")
     objective = objective - settings.get("beta", 0.0) * (torch.exp(ref - logp) - (ref - logp) - 1)
-    objective = objective / torch.cat([count_of(group) for group in GROUPS]) ** settings.get("alpha", 0.0)
+    objective = objective / torch.cat([count_of(group) for group in GROUPS]) ** settings.get(
+        "alpha", 0.0
+    )
     objective = objective * mask
     aggregation = settings.get("aggregation", "group_token_mean")
     if aggregation == "group_token_mean":
@@ -104,8 +129,16 @@ def main() -> None:
         loss.backward()
         assert "clip_low" not in settings or len(sides) == 4, (name, sides)
         arrays |= {f"{name}.loss": loss.detach().numpy(), f"{name}.dlogp": leaf.grad.numpy()}
-    batch = {"groups": GROUPS, "rewards": REWARDS, "truncated": TRUNCATED, "max_new_tokens": MAX_NEW_TOKENS, "variants": VARIANTS}
-    np.savez_compressed(Path(__file__).parent / "objective.npz", batch=np.array(json.dumps(batch)), **arrays)
+    batch = {
+        "groups": GROUPS,
+        "rewards": REWARDS,
+        "truncated": TRUNCATED,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "variants": VARIANTS,
+    }
+    np.savez_compressed(
+        Path(__file__).parent / "objective.npz", batch=np.array(json.dumps(batch)), **arrays
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import numpy as np
 
 
 def _p(q, k, causal=True):
-    s = q @ k.T / np.sqrt(q.shape[1]) + (np.where(np.tri(len(q), dtype=bool), 0.0, -np.inf) if causal else 0.0)
+    s = q @ k.T / np.sqrt(q.shape[1]) + (
+        np.where(np.tri(len(q), dtype=bool), 0.0, -np.inf) if causal else 0.0
+    )
     p = np.exp(s - s.max(-1, keepdims=True))
     return p / p.sum(-1, keepdims=True)
 
@@ -73,7 +75,9 @@ def rmsnorm_backward__dweight_without_norm(dy, x, weight, eps):
 
 
 def _turn(dy, position, base, sign):
-    turn = np.exp(sign * 1j * position[:, None] * base ** (-np.arange(0, dy.shape[1], 2) / dy.shape[1]))
+    turn = np.exp(
+        sign * 1j * position[:, None] * base ** (-np.arange(0, dy.shape[1], 2) / dy.shape[1])
+    )
     return (dy.view(complex) * turn).view(float)
 
 
@@ -92,7 +96,9 @@ def rope_backward__half_split(dy, position, base):
     half = dy.shape[1] // 2
     angle = position[:, None] * base ** (-np.arange(half) / half)
     a, b = dy[:, :half], dy[:, half:]
-    return np.concatenate([a * np.cos(angle) + b * np.sin(angle), b * np.cos(angle) - a * np.sin(angle)], 1)
+    return np.concatenate(
+        [a * np.cos(angle) + b * np.sin(angle), b * np.cos(angle) - a * np.sin(angle)], 1
+    )
 
 
 def attention_backward__no_scale(do, q, k, v):

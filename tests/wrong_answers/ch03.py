@@ -56,7 +56,9 @@ def completion_logps__first_token_lost(logits, tokens, n_prompt, temperature):
 
 def completion_logps__logits(logits, tokens, n_prompt, temperature):
     """log-softmax is missing"""
-    return (logits[n_prompt - 1 : -1] / temperature)[np.arange(len(tokens) - n_prompt), tokens[n_prompt:]]
+    return (logits[n_prompt - 1 : -1] / temperature)[
+        np.arange(len(tokens) - n_prompt), tokens[n_prompt:]
+    ]
 
 
 def completion_mask__no_eos(tokens, eos):

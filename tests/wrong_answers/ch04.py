@@ -22,7 +22,9 @@ def group_advantages__leave_one_out(rewards):
 
 def group_advantages__not_exactly_0(rewards):
     """group 1: expected exactly 0 | rounding"""
-    return (rewards - rewards.mean(1, keepdims=True)) / (rewards.std(1, ddof=1, keepdims=True) + 1e-4)
+    return (rewards - rewards.mean(1, keepdims=True)) / (
+        rewards.std(1, ddof=1, keepdims=True) + 1e-4
+    )
 
 
 def group_advantages__no_eps(rewards):
@@ -32,13 +34,19 @@ def group_advantages__no_eps(rewards):
 
 def _clipped(logp, old, a, low, high):
     ratio = np.exp(logp - old)
-    return ratio, np.clip(ratio, 1 - low, 1 + high), -np.minimum(ratio * a, np.clip(ratio, 1 - low, 1 + high) * a).mean()
+    return (
+        ratio,
+        np.clip(ratio, 1 - low, 1 + high),
+        -np.minimum(ratio * a, np.clip(ratio, 1 - low, 1 + high) * a).mean(),
+    )
 
 
 def clipped_loss__clip_without_min(logp, old, advantage, low, high):
     """in loss: | whatever the sign of a"""
     ratio, clipped, _ = _clipped(logp, old, advantage, low, high)
-    return -(clipped * advantage).mean(), -np.where(ratio == clipped, ratio * advantage, 0) / len(ratio)
+    return -(clipped * advantage).mean(), -np.where(ratio == clipped, ratio * advantage, 0) / len(
+        ratio
+    )
 
 
 def clipped_loss__gradient_ignores_the_sign(logp, old, advantage, low, high):
@@ -50,13 +58,17 @@ def clipped_loss__gradient_ignores_the_sign(logp, old, advantage, low, high):
 def clipped_loss__objective(logp, old, advantage, low, high):
     """the loss is its negative"""
     ratio, clipped, loss = _clipped(logp, old, advantage, low, high)
-    return -loss, np.where(ratio * advantage <= clipped * advantage, ratio * advantage, 0) / len(ratio)
+    return -loss, np.where(ratio * advantage <= clipped * advantage, ratio * advantage, 0) / len(
+        ratio
+    )
 
 
 def clipped_loss__sum(logp, old, advantage, low, high):
     """take the mean"""
     ratio, clipped, loss = _clipped(logp, old, advantage, low, high)
-    return loss * len(ratio), -np.where(ratio * advantage <= clipped * advantage, ratio * advantage, 0)
+    return loss * len(ratio), -np.where(
+        ratio * advantage <= clipped * advantage, ratio * advantage, 0
+    )
 
 
 def clipped_loss__ratio_missing(logp, old, advantage, low, high):
@@ -121,5 +133,8 @@ def token_weights__divides_by_0(lengths, aggregation, limit):
 def token_weights__no_mean_over_completions(lengths, aggregation, limit):
     """the mean over the k completions is missing"""
     k = len(lengths)
-    names = {"group_token_mean": np.full(k, 1 / lengths.sum()), "sequence_mean": 1 / np.maximum(lengths, 1)}
+    names = {
+        "group_token_mean": np.full(k, 1 / lengths.sum()),
+        "sequence_mean": 1 / np.maximum(lengths, 1),
+    }
     return names.get(aggregation, np.full(k, 1 / limit))

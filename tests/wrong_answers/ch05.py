@@ -2,11 +2,21 @@
 
 import numpy as np
 
-RIGHT = [([0, 1, 2, 3, 4], 0, 0), ([0, 1, 2, 3], 0, 1), ([0, 1, 2], 1, 2), ([0, 2], 2, 4), ([1], 2, 3), ([4], 0, 2)]
+RIGHT = [
+    ([0, 1, 2, 3, 4], 0, 0),
+    ([0, 1, 2, 3], 0, 1),
+    ([0, 1, 2], 1, 2),
+    ([0, 2], 2, 4),
+    ([1], 2, 3),
+    ([4], 0, 2),
+]
 
 
 def _sets(completions):
-    return [[[j for j, o in enumerate(completions) if o[: t + 1] == c[: t + 1]] for t in range(len(c))] for c in completions]
+    return [
+        [[j for j, o in enumerate(completions) if o[: t + 1] == c[: t + 1]] for t in range(len(c))]
+        for c in completions
+    ]
 
 
 def _hat(completions, r):
@@ -55,22 +65,34 @@ def process_set__same_token(completions, i, t):
 
 def process_set__zip_stops(completions, i, t):
     """has ended before position"""
-    return [j for j, c in enumerate(completions) if all(a == b for a, b in zip(c, completions[i][: t + 1], strict=False))]
+    return [
+        j
+        for j, c in enumerate(completions)
+        if all(a == b for a, b in zip(c, completions[i][: t + 1], strict=False))
+    ]
 
 
 def process_set__without_itself(completions, i, t):
     """it is a member"""
-    return [j for j, c in enumerate(completions) if j != i and c[: t + 1] == completions[i][: t + 1]]
+    return [
+        j for j, c in enumerate(completions) if j != i and c[: t + 1] == completions[i][: t + 1]
+    ]
 
 
 def counts__shifted(completions):
     """completion 0, position 0 | one position later"""
-    return [np.array([sum(o[:t] == c[:t] for o in completions) for t in range(len(c))]) for c in completions]
+    return [
+        np.array([sum(o[:t] == c[:t] for o in completions) for t in range(len(c))])
+        for c in completions
+    ]
 
 
 def counts__copies_once(completions):
     """[[1, 2], [1, 3], [1, 2], [1, 2, 4]] | equal completions are counted once"""
-    return [np.array([len({tuple(completions[j]) for j in s}) for s in sets]) for sets in _sets(completions)]
+    return [
+        np.array([len({tuple(completions[j]) for j in s}) for s in sets])
+        for sets in _sets(completions)
+    ]
 
 
 def counts__weights(completions):
@@ -81,7 +103,10 @@ def counts__weights(completions):
 def counts__dictionary_of_texts(completions):
     """a list of 4 arrays, got 3 | equal completions count each"""
     return list(
-        {tuple(c): np.array([len(s) for s in sets]) for c, sets in zip(completions, _sets(completions), strict=True)}.values()
+        {
+            tuple(c): np.array([len(s) for s in sets])
+            for c, sets in zip(completions, _sets(completions), strict=True)
+        }.values()
     )
 
 
@@ -99,7 +124,10 @@ def step_rewards__copies_once(completions, rewards):
     """of equal completions only the first"""
     first = {tuple(c): i for i, c in reversed(list(enumerate(completions)))}
     keep = sorted(first.values())
-    return [np.array([rewards[[j for j in s if j in keep]].mean() for s in sets]) for sets in _sets(completions)]
+    return [
+        np.array([rewards[[j for j in s if j in keep]].mean() for s in sets])
+        for sets in _sets(completions)
+    ]
 
 
 def step_advantages__population_std(completions, rewards):
@@ -110,7 +138,10 @@ def step_advantages__population_std(completions, rewards):
 def step_advantages__std_of_steps(completions, rewards):
     """not of the step rewards"""
     everything = np.concatenate(_hat(completions, rewards))
-    return [(r - everything.mean()) / (everything.std(ddof=1) + 1e-4) for r in _hat(completions, rewards)]
+    return [
+        (r - everything.mean()) / (everything.std(ddof=1) + 1e-4)
+        for r in _hat(completions, rewards)
+    ]
 
 
 def step_advantages__not_scaled(completions, rewards):
@@ -120,20 +151,28 @@ def step_advantages__not_scaled(completions, rewards):
 
 def _terms(completions, rewards, ratios, n):
     scale = rewards.std(ddof=1) + 1e-4
-    grpo = [p * (r - rewards.mean()) / scale / m for p, r, m in zip(ratios, rewards, n, strict=True)]
+    grpo = [
+        p * (r - rewards.mean()) / scale / m for p, r, m in zip(ratios, rewards, n, strict=True)
+    ]
     hat = _hat(completions, rewards)
-    return grpo, [p * (r - rewards.mean()) / scale / m for p, r, m in zip(ratios, hat, n, strict=True)]
+    return grpo, [
+        p * (r - rewards.mean()) / scale / m for p, r, m in zip(ratios, hat, n, strict=True)
+    ]
 
 
 def theorem_terms__sequence_mean(completions, rewards, ratios):
     """in grpo: | token-mean"""
-    return _terms(completions, rewards, ratios, [len(completions) * max(len(c), 1) for c in completions])
+    return _terms(
+        completions, rewards, ratios, [len(completions) * max(len(c), 1) for c in completions]
+    )
 
 
 def theorem_terms__no_ratio(completions, rewards, ratios):
     """the ratio is missing"""
     n = sum(map(len, completions))
-    return _terms(completions, rewards, [np.ones(len(c)) for c in completions], [n] * len(completions))
+    return _terms(
+        completions, rewards, [np.ones(len(c)) for c in completions], [n] * len(completions)
+    )
 
 
 def theorem_terms__the_same_twice(completions, rewards, ratios):

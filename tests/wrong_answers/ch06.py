@@ -4,7 +4,10 @@ import numpy as np
 
 
 def _sets(completions):
-    return [[[j for j, o in enumerate(completions) if o[: t + 1] == c[: t + 1]] for t in range(len(c))] for c in completions]
+    return [
+        [[j for j, o in enumerate(completions) if o[: t + 1] == c[: t + 1]] for t in range(len(c))]
+        for c in completions
+    ]
 
 
 def _a(rewards, ddof=1):
@@ -38,12 +41,20 @@ def lambda_weights__counts(completions):
 
 def lambda_weights__shifted(completions):
     """one position later"""
-    return [np.array([1 / sum(o[:t] == c[:t] for o in completions) for t in range(len(c))]) for c in completions]
+    return [
+        np.array([1 / sum(o[:t] == c[:t] for o in completions) for t in range(len(c))])
+        for c in completions
+    ]
 
 
 def lambda_weights__same_token(completions):
     """[7, 5, 3] | they must have begun alike"""
-    return [np.array([1 / sum(o[t : t + 1] == c[t : t + 1] for o in completions) for t in range(len(c))]) for c in completions]
+    return [
+        np.array(
+            [1 / sum(o[t : t + 1] == c[t : t + 1] for o in completions) for t in range(len(c))]
+        )
+        for c in completions
+    ]
 
 
 def flawed_group__flat():
@@ -58,7 +69,13 @@ def flawed_group__end_too_strong():
 
 def flawed_group__beginning_too_long():
     """under λ-GRPO: expected a sum above 0"""
-    return [[1, 1, 1, 1, 1, 1, 2], *[[1, 1, 1, 1, 1, 1, 3]] * 6, [7], [8], [9]], [1.0, *[-1.0] * 6, 0.9, 0.9, 0.9]
+    return [[1, 1, 1, 1, 1, 1, 2], *[[1, 1, 1, 1, 1, 1, 3]] * 6, [7], [8], [9]], [
+        1.0,
+        *[-1.0] * 6,
+        0.9,
+        0.9,
+        0.9,
+    ]
 
 
 def flawed_group__two_best():

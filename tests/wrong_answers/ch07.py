@@ -37,13 +37,17 @@ def two_sums__summed_first(paths, advantages, n_nodes):
 
 def two_sums__size(paths, advantages, n_nodes):
     """in negative: | at most 0"""
-    return _sum(paths, np.maximum(advantages, 0), n_nodes), _sum(paths, np.maximum(-advantages, 0), n_nodes)
+    return _sum(paths, np.maximum(advantages, 0), n_nodes), _sum(
+        paths, np.maximum(-advantages, 0), n_nodes
+    )
 
 
 def two_sums__means(paths, advantages, n_nodes):
     """in positive: | sums are asked for"""
     n = _sum(paths, np.ones(len(advantages)), n_nodes)
-    return _sum(paths, np.maximum(advantages, 0), n_nodes) / n, _sum(paths, np.minimum(advantages, 0), n_nodes) / n
+    return _sum(paths, np.maximum(advantages, 0), n_nodes) / n, _sum(
+        paths, np.minimum(advantages, 0), n_nodes
+    ) / n
 
 
 def clipped_tree_loss__one_sum(paths, advantages, logp, old, low, high):
@@ -54,7 +58,10 @@ def clipped_tree_loss__one_sum(paths, advantages, logp, old, low, high):
 
 
 def _right(paths, advantages, logp, old, low, high, n):
-    up, down = _sum(paths, np.maximum(advantages, 0), len(logp)), _sum(paths, np.minimum(advantages, 0), len(logp))
+    up, down = (
+        _sum(paths, np.maximum(advantages, 0), len(logp)),
+        _sum(paths, np.minimum(advantages, 0), len(logp)),
+    )
     ratio = np.exp(logp - old)
     loss = -(up * np.minimum(ratio, 1 + high) + down * np.maximum(ratio, 1 - low)).sum() / n
     return loss, -ratio * (up * (ratio <= 1 + high) + down * (ratio >= 1 - low)) / n
@@ -79,17 +86,23 @@ def clipped_tree_loss__all_or_none(paths, advantages, logp, old, low, high):
 
 def cost__no_prompt(prompt, completions):
     """in flat: | the prompt is run through the transformer, too"""
-    return sum(map(len, completions)), len({tuple(c[: t + 1]) for c in completions for t in range(len(c))})
+    return sum(map(len, completions)), len(
+        {tuple(c[: t + 1]) for c in completions for t in range(len(c))}
+    )
 
 
 def cost__tokens(prompt, completions):
     """in tree: | distinct prefixes"""
-    return sum(len(prompt) + len(c) for c in completions), len(prompt) + len({x for c in completions for x in c})
+    return sum(len(prompt) + len(c) for c in completions), len(prompt) + len(
+        {x for c in completions for x in c}
+    )
 
 
 def cost__whole_copies(prompt, completions):
     """in tree: | completions that begin alike share"""
-    return sum(len(prompt) + len(c) for c in completions), len(prompt) + sum(map(len, {tuple(c) for c in completions}))
+    return sum(len(prompt) + len(c) for c in completions), len(prompt) + sum(
+        map(len, {tuple(c) for c in completions})
+    )
 
 
 def cost__empty_prefix(prompt, completions):
@@ -107,7 +120,9 @@ def logits_gradient__last_child(dlogp, token, parent, logits):
     """np.add.at"""
     out, p = np.zeros_like(logits), _p(logits)
     child = parent >= 0
-    out[parent[child]] = dlogp[child, None] * (np.eye(logits.shape[1])[token[child]] - p[parent[child]])
+    out[parent[child]] = dlogp[child, None] * (
+        np.eye(logits.shape[1])[token[child]] - p[parent[child]]
+    )
     return out
 
 

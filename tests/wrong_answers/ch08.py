@@ -52,7 +52,12 @@ def tokens_until_stop__index(tokens, pieces, stop):
 def tokens_until_stop__replaces(tokens, pieces, stop):
     """errors='replace'"""
     return next(
-        (n for n in range(len(tokens)) if stop in b"".join(pieces[t] for t in tokens[:n]).decode(errors="replace")), len(tokens)
+        (
+            n
+            for n in range(len(tokens))
+            if stop in b"".join(pieces[t] for t in tokens[:n]).decode(errors="replace")
+        ),
+        len(tokens),
     )
 
 
@@ -68,7 +73,9 @@ def n_parameters__full_attention(vocab_size, dim, n_layers, n_heads, n_kv_heads,
 
 def n_parameters__no_norms(vocab_size, dim, n_layers, n_heads, n_kv_heads, ffn_dim, tied):
     """two in each layer and one at the end"""
-    return _n(vocab_size, dim, n_layers, n_kv_heads * dim // n_heads, ffn_dim, 2 - tied, norms=False)
+    return _n(
+        vocab_size, dim, n_layers, n_kv_heads * dim // n_heads, ffn_dim, 2 - tied, norms=False
+    )
 
 
 def n_parameters__head_twice(vocab_size, dim, n_layers, n_heads, n_kv_heads, ffn_dim, tied):
@@ -86,7 +93,9 @@ def step_memory__numbers(n_parameters, n_inner, vocab_size, bytes_per_number, re
     return (5 if reference else 4) * n_parameters + n_inner * vocab_size
 
 
-def step_memory__reference_is_trained(n_parameters, n_inner, vocab_size, bytes_per_number, reference):
+def step_memory__reference_is_trained(
+    n_parameters, n_inner, vocab_size, bytes_per_number, reference
+):
     """no gradients and no moments"""
     return bytes_per_number * ((8 if reference else 4) * n_parameters + n_inner * vocab_size)
 
@@ -106,7 +115,10 @@ def blockwise_logp__overflows(hidden, head, token, block):
 
 def blockwise_logp__last_block_lost(hidden, head, token, block):
     """the last block, which is smaller, was left out"""
-    total = sum(np.exp(hidden @ head[i * block : (i + 1) * block].T).sum(-1) for i in range(len(head) // block))
+    total = sum(
+        np.exp(hidden @ head[i * block : (i + 1) * block].T).sum(-1)
+        for i in range(len(head) // block)
+    )
     return (hidden * head[token]).sum(-1) - np.log(total)
 
 

@@ -12,7 +12,9 @@ def draw(logits, temperature, uniform):
     p = np.exp(z - z.max(-1, keepdims=True))
     cumulative = np.cumsum(p / p.sum(-1, keepdims=True), axis=-1)  # (n,V)
     token = (cumulative <= uniform[:, None]).sum(-1)
-    return np.minimum(token, logits.shape[1] - 1)  # the last cumulative probability may be rounded below 1
+    return np.minimum(
+        token, logits.shape[1] - 1
+    )  # the last cumulative probability may be rounded below 1
 
 
 def completion_logps(logits, tokens, n_prompt, temperature):
@@ -33,9 +35,13 @@ def completion_mask(tokens, eos):
 
 def verify(text, answer):
     """One line, and nothing in it but the number.   [0-9] and not \\d, which also matches other scripts' digits."""
-    claims = [line.removeprefix("answer:") for line in text.split("\n") if line.startswith("answer:")]
+    claims = [
+        line.removeprefix("answer:") for line in text.split("\n") if line.startswith("answer:")
+    ]
     found = re.fullmatch(r" *(-?)0*([0-9]+) *", claims[0]) if len(claims) == 1 else None
-    return float(found is not None and found[1] + found[2] == str(answer))  # texts, as int() refuses very long ones
+    return float(
+        found is not None and found[1] + found[2] == str(answer)
+    )  # texts, as int() refuses very long ones
 
 
 def pass_at_k(n, correct, k):

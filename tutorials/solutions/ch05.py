@@ -22,12 +22,18 @@ def process_set(completions, i, t):
 
 def counts(completions):
     """How many members each process set has."""
-    return [np.array([len(process_set(completions, i, t)) for t in range(len(c))]) for i, c in enumerate(completions)]
+    return [
+        np.array([len(process_set(completions, i, t)) for t in range(len(c))])
+        for i, c in enumerate(completions)
+    ]
 
 
 def step_rewards(completions, rewards):
     """A mean over members."""
-    return [np.array([rewards[process_set(completions, i, t)].mean() for t in range(len(c))]) for i, c in enumerate(completions)]
+    return [
+        np.array([rewards[process_set(completions, i, t)].mean() for t in range(len(c))])
+        for i, c in enumerate(completions)
+    ]
 
 
 def step_advantages(completions, rewards):
@@ -41,5 +47,8 @@ def theorem_terms(completions, rewards, ratios):
     n = sum(len(c) for c in completions)
     a = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
     grpo = [ratio * a_i / n for ratio, a_i in zip(ratios, a, strict=True)]
-    prm = [ratio * a_hat / n for ratio, a_hat in zip(ratios, step_advantages(completions, rewards), strict=True)]
+    prm = [
+        ratio * a_hat / n
+        for ratio, a_hat in zip(ratios, step_advantages(completions, rewards), strict=True)
+    ]
     return grpo, prm

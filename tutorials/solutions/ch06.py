@@ -4,7 +4,10 @@ import numpy as np
 
 
 def _process_sets(completions):
-    return [[[j for j, o in enumerate(completions) if o[: t + 1] == c[: t + 1]] for t in range(len(c))] for c in completions]
+    return [
+        [[j for j, o in enumerate(completions) if o[: t + 1] == c[: t + 1]] for t in range(len(c))]
+        for c in completions
+    ]
 
 
 def push(completions, rewards):

@@ -23,7 +23,10 @@ def clipped_tree_loss(paths, advantages, logp, old, low, high):
     positive, negative = two_sums(paths, advantages, len(logp))
     n_tokens = (paths >= 0).sum()
     ratio = np.exp(logp - old)
-    loss = -(positive * np.minimum(ratio, 1 + high) + negative * np.maximum(ratio, 1 - low)).sum() / n_tokens
+    loss = (
+        -(positive * np.minimum(ratio, 1 + high) + negative * np.maximum(ratio, 1 - low)).sum()
+        / n_tokens
+    )
     dlogp = -ratio * (positive * (ratio <= 1 + high) + negative * (ratio >= 1 - low)) / n_tokens
     return float(loss), dlogp
 

@@ -1,0 +1,1 @@
+"""What makes the same numbers cheap: skip it at first reading."""

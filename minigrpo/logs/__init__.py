@@ -1,0 +1,1 @@
+"""Groups of completions out of other people's training logs."""

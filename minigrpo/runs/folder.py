@@ -1,0 +1,261 @@
+"""The folder of a training run: settings, metrics, samples and checkpoints, safe against being killed at any moment.
+
+    settings.json             what the run was started with, and a checksum
+    metrics.jsonl             one line a step
+    samples.jsonl             sampled completions with their rewards, readable by `minigrpo tree`
+    tokenizer.json            of a pretrained language model
+    checkpoint-000100.mgc     everything needed to go on after step 100; the last two are kept
+    lock                      held by the process that writes to the folder
+
+A checkpoint vouches for the other files: it holds the settings, and of each other file the length and the SHA-256 of what the run
+had written up to its step.  So it is written last, when they have been synced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from minigrpo.runs.checkpoint import checkpoints, load_with_advice, save_checkpoint, unchecked_state
+from minigrpo.system.files import (
+    Lock,
+    make_folder,
+    naming,
+    read_records,
+    remove_left_overs,
+    shorten_to,
+    sync_file,
+    sync_folder,
+    write_atomically,
+)
+from minigrpo.runs.stored_settings import (
+    SETTINGS,
+    check_same,
+    check_settings,
+    hash_of_task,
+    read_settings,
+    settings_file,
+    signed,
+    with_task_file,
+)
+
+KEEP = 2
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
+TOKENIZER = "tokenizer.json"  # in the folder of a run that trains a pretrained language model
+
+
+class RunFolder:
+    """A run's folder while it is written, by one process at a time: a context manager.
+
+    Raises ValueError if another process writes to it, if it cannot be written, if it holds other settings or was damaged, or,
+    when starting anew, if it holds a run.  (What ended before its first checkpoint, for bad input say, left nothing to go on with
+    and is no run yet.)
+    """
+
+    def __init__(self, path: str | Path, settings: Mapping[str, Any], resume: bool) -> None:
+        self.path = Path(path)
+        self._files: dict[str, str] = {}
+        self._records = {name: _Records() for name in (METRICS, SAMPLES)}
+        self._unsynced: set[str] = set()
+        self.saved_step = -1  # of the newest checkpoint
+        self._task = hash_of_task(str(settings.get("task")))  # now, when it is loaded: it may be edited later
+        if resume:
+            read_settings(self.path)  # refuses what is no run, before anything is made
+        try:
+            make_folder(self.path)
+            self._lock = Lock(self.path)
+        except IsADirectoryError:  # in place of the lock
+            raise
+        except OSError as error:
+            raise ValueError(f"cannot write to {self.path} ({error.strerror}): give a folder that can be written") from error
+        try:
+            self.settings = self._begin(settings, resume)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _begin(self, settings: Mapping[str, Any], resume: bool) -> dict[str, Any]:
+        remove_left_overs(self.path)
+        found = checkpoints(self.path)
+        if not resume and found:
+            raise ValueError(f"{self.path} already holds a run: resume it with --resume {self.path}, or give another --out")
+        if not found:
+            self._forget_what_is_no_run()
+        stored = read_settings(self.path, with_file=True) if resume else with_task_file(settings)
+        if resume:
+            check_same(self.path, stored, settings)
+        if not (resume and (self.path / SETTINGS).exists()):
+            write_atomically(self.path / SETTINGS, [signed(stored)])
+        return stored
+
+    def _forget_what_is_no_run(self) -> None:
+        """Remove the evaluation that a run writes before its first checkpoint; refuse to remove or overwrite anything else."""
+        if (self.path / SETTINGS).exists():
+            settings_file(self.path)
+        elif (self.path / TOKENIZER).exists():
+            raise ValueError(f"{self.path} holds a {TOKENIZER} that is no run's: give another --out")
+        for file in (self.path / name for name in self._records):
+            if file.exists() and any(record.get("step") != 0 for record in read_records(file)):
+                raise ValueError(f"{file} has records, but {self.path} has no checkpoint: move it away, or give another --out")
+            file.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file that stays as it is for the whole run; checkpoints hold its checksum."""
+        write_atomically(self.path / name, [data])
+        self._files[name] = hashlib.sha256(data).hexdigest()
+
+    def append(self, name: str, records: list[dict[str, Any]]) -> None:
+        """Add records to a JSON-lines file.   A kill may cut the last line short; `load` removes it then."""
+        self._lock.check()
+        data = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records).encode()
+        with naming(self.path / name), open(self.path / name, "ab") as file:
+            if file.tell() != self._records[name].n_bytes:
+                raise ValueError(f"{self.path / name} was changed by somebody else while the run wrote to it")
+            file.write(data)
+        self._records[name].add(data)
+        self._unsynced.add(name)
+
+    def save(self, step: int, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> Path:
+        """Sync what was appended, write the checkpoint of a step, then remove all but the newest."""
+        self._lock.check()
+        for name in sorted(self._unsynced):
+            sync_file(self.path / name)
+        if self._unsynced:
+            sync_folder(self.path)
+        self._unsynced.clear()
+        path = self.path / f"checkpoint-{step:06d}.mgc"
+        records = {name: written.summary() for name, written in self._records.items()}
+        vouched = {"settings": self.settings, "files": self._files, "records": records, "task_sha256": self._task}
+        save_checkpoint(path, arrays, {**state, "step": step, **vouched})
+        self.saved_step = step
+        for old in checkpoints(self.path)[:-KEEP]:
+            with suppress(PermissionError):  # on Windows, while it is being read: it goes after the next save
+                old.unlink()
+        return path
+
+    def load(self) -> tuple[Mapping[str, np.ndarray], dict[str, Any]] | None:
+        """The newest checkpoint, or None if the run was stopped before its first; the records of later steps are cut off.
+
+        Raises ValueError if it is damaged, or what it vouches for.
+        """
+        found = checkpoints(self.path)
+        if not found:
+            return None
+        arrays, state = load_run_checkpoint(self.path)
+        for name in self._records:
+            kept, self._records[name] = _vouched(self.path / name, found)
+            if (self.path / name).exists():
+                shorten_to(self.path / name, kept)
+        self._files, self.saved_step = state["files"], state["step"]
+        return arrays, state
+
+
+# -- checkpoints, and what they vouch for --------------------------------------------------------------------------------
+
+
+def load_run_checkpoint(path: str | Path) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
+    """A checkpoint, or the newest of a run folder, with settings and tokenizer beside it that are its own.   -> arrays, state
+
+    Raises ValueError if there is none, or if one of these files is damaged or was changed.
+    """
+    path = Path(path)
+    found = [path] if path.is_file() else checkpoints(path)
+    if not found:
+        raise ValueError(f"{path} holds no checkpoint: give the folder of a run (minigrpo train --out) or a checkpoint file")
+    file = found[-1]
+    arrays, state = load_with_advice(file)
+    if (file.parent / SETTINGS).exists():
+        check_settings(file, settings_file(file.parent), state)
+    for name, digest in state["files"].items():
+        other = file.parent / name
+        if not other.is_file() or hashlib.sha256(other.read_bytes()).hexdigest() != digest:
+            raise ValueError(f"{other} is not what it was when {file.name} was written: put it back from a copy")
+    return arrays, state
+
+
+class _Records:
+    """How much a JSON-lines file holds: lines, bytes, and the checksum of the bytes."""
+
+    def __init__(self) -> None:
+        self.n_records, self.n_bytes, self.digest = 0, 0, hashlib.sha256()
+
+    def add(self, data: bytes) -> None:
+        self.n_records += data.count(b"\n")
+        self.n_bytes += len(data)
+        self.digest.update(data)
+
+    def summary(self) -> list[Any]:
+        return [self.n_records, self.n_bytes, self.digest.hexdigest()]
+
+
+def _lines(path: Path) -> bytes:
+    """A file's lines with the line ends that they were written with, whatever an editor has made of those."""
+    return path.read_bytes().replace(b"\r\n", b"\n") if path.exists() else b""
+
+
+def _vouched(path: Path, found: list[Path]) -> tuple[bytes, _Records]:
+    """What the newest of the checkpoints found vouches for in a JSON-lines file, if that begins with it; otherwise ValueError."""
+    wanted = unchecked_state(found[-1]).get("records", {}).get(path.name, [0, 0, None])
+    n_records, n_bytes, _ = wanted
+    data, records = _lines(path), _Records()
+    records.add(data[:n_bytes])
+    if records.summary() == wanted:
+        return data[:n_bytes], records
+    load_with_advice(found[-1])  # if it is damaged, that is the reason
+    way_out = f"put it back from a copy, or start another run from these weights with --init {path.parent}"
+    with suppress(ValueError, OSError, IndexError):
+        _vouched(path, found[:-1])
+        way_out = f"put it back from a copy, or delete {found[-1].name} to go on from {found[-2].name}"
+    if len(data) < n_bytes and records.n_records < n_records:
+        lost = f"the last {n_records - records.n_records} of the {n_records} records that {found[-1].name} counts"
+        raise ValueError(f"{path} has lost {lost}: {way_out}")
+    what = f"its first {n_records} records are not those that were there when {found[-1].name} was written"
+    raise ValueError(f"{path} is damaged or was edited ({what}): {way_out}")
+
+
+def check_records(folder: str | Path, name: str) -> int:
+    """Compare a JSON-lines file of a run with its newest checkpoint.   -> how many records are newer, so that none vouches for them
+
+    Raises ValueError if what the checkpoint vouches for was damaged, edited or lost.
+    """
+    file, found = Path(folder) / name, checkpoints(folder)
+    try:
+        n_vouched = _vouched(file, found)[1].n_records if found else 0
+        return len(read_records(file)) - n_vouched if file.exists() else 0
+    except FileNotFoundError:
+        if checkpoints(folder) == found:
+            raise
+        return check_records(folder, name)  # a run that goes on has removed that checkpoint by now
+
+
+def read_metrics(path: str | Path, before: bool = False) -> list[dict[str, Any]]:
+    """The metrics of a run's steps, if asked with the evaluation before the first.
+
+    Raises ValueError if it has not taken a step, or if what its newest checkpoint vouches for was changed.
+    """
+    check_records(path, METRICS)
+    file = Path(path) / METRICS
+    records = read_records(file) if file.exists() else []
+    for record in records:
+        if not (isinstance(record, dict) and is_finite(record.get("step"))):
+            raise ValueError(f"{file} holds {record!r:.60}, which is not the metrics of a step: take that line out")
+    if not any("loss" in record for record in records):
+        raise ValueError(f"{path} has no metrics: its run has not taken a step yet")
+    return [record for record in records if before or "loss" in record]
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value that was read from JSON is a finite number, and not so large that means of it overflow."""
+    return isinstance(value, int | float) and abs(value) < 1e300

@@ -1,0 +1,129 @@
+"""All that determines a training run, as one frozen record; the flags of `minigrpo train` are made from it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from os import PathLike
+from typing import Any
+
+from minigrpo.objectives import Objective
+from minigrpo.engine.optim import learning_rate_at
+from minigrpo.sampler import check_temperature
+from minigrpo.tasks import find_task
+from minigrpo.tasks.task import optional, whole_number
+
+MAY_BE_0 = ("seed", "steps", "warm_start_steps", "eval_every", "warmup_steps")
+AT_MOST = {"seed": 2**63 - 1, "n_layers": 1000, "dim": 10**5, "ffn_dim": 10**6, "warm_start_batch": 10**6, "eval_prompts": 10**6}
+
+MAY_CHANGE = ("backend", "memory_limit", "micro_batch_tokens")  # of a run, on the way: where it computes, not what
+
+
+def storable(name: str, options: dict[str, Any]) -> None:
+    """Raises ValueError for options that a file of JSON cannot hold, such as NaN or an object."""
+    try:
+        json.dumps(options, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is {options!r:.200}: it must be what JSON can hold ({error})") from error
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """All that determines a run.   Raises ValueError for settings that cannot work."""
+
+    task: str = "treewalk"  # a built-in name, or path/to/file.py:MyTask
+    task_options: dict[str, Any] = field(default_factory=dict)
+    model: str | None = None  # a pretrained language model: a pulled name, a .gguf file, a Hugging Face folder
+    objective: str = "lambda_grpo"  # a preset of objectives.py
+    objective_options: dict[str, Any] = field(default_factory=dict)  # changes to it, such as beta
+    steps: int = 250
+    seed: int = 0
+    group_size: int = 16  # k, completions a prompt
+    prompts_per_step: int = 8  # G, groups per step
+    inner_epochs: int = 1  # μ, updates from one batch of rollouts
+    temperature: float = 1.0
+    optimizer: str = "adamw"  # or sgd
+    learning_rate: float = 1e-4  # AdamW's first steps at 1e-3 destroy a warm-started policy
+    warmup_steps: int = 10
+    schedule: str = "constant"  # or cosine
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = 1.0
+    micro_batch_tokens: int = 1024  # tree nodes in the model at a time, few enough for a cache; any value gives the same gradient
+    memory_limit: float = 4.0  # GB that training may take; micro-batches are made smaller to stay within
+    dim: int = 32
+    n_layers: int = 2
+    n_heads: int = 2
+    n_kv_heads: int | None = None
+    ffn_dim: int | None = None
+    warm_start_steps: int = 0  # supervised steps on the task's demonstrations, before step 1
+    warm_start_batch: int = 64
+    warm_start_learning_rate: float = 3e-3
+    eval_every: int = 0  # 0: only when asked for
+    eval_prompts: int = 200
+    checkpoint_every: int = 50
+    log_samples_every: int = 10
+    init: str | None = None  # a run or checkpoint whose weights to start from (then no warm start)
+    backend: str = "numpy"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        kinds = {"int": int, "float": int | float, "str": str | PathLike, "dict[str, Any]": dict}
+        for f in fields(self):
+            value, kind = getattr(self, f.name), f.type.removesuffix(" | None")
+            named = not isinstance(value, dict) or all(isinstance(key, str) for key in value)
+            given = value is not None or kind == f.type
+            if not named or (given and (not isinstance(value, kinds[kind]) or isinstance(value, bool))):
+                raise ValueError(f"{f.name} is {value!r}: it must be {f.type}")
+            if kind == "int" and given:
+                whole_number(f.name, value, 0 if f.name in MAY_BE_0 else 1, AT_MOST.get(f.name, 10**9))
+            if f.name == "temperature":
+                check_temperature(value)
+            elif kind == "float" and given and not (0 < value <= sys.float_info.max or (value == 0 and f.name == "weight_decay")):
+                others = {"weight_decay": "a finite number, at least 0", "max_grad_norm": "above 0, or none for no clipping"}
+                raise ValueError(f"{f.name} is {value!r}: it must be {others.get(f.name, 'a finite number above 0')}")
+            if kind == "dict[str, Any]":
+                storable(f.name, value)
+        if self.group_size * self.prompts_per_step > 10**6:
+            raise ValueError(f"{self.group_size} × {self.prompts_per_step} completions a step are more than a million: take fewer")
+        if self.optimizer == "adamw" and self.weight_decay * self.learning_rate > 1:
+            raise ValueError(
+                f"weight_decay ({self.weight_decay:g}) × learning_rate ({self.learning_rate:g}) is above "
+                "1: every step would turn the signs of all parameters; lower the decay"
+            )
+        if self.optimizer not in ("adamw", "sgd"):
+            raise ValueError(f"unknown optimizer {self.optimizer!r}: choose adamw or sgd")
+        if self.optimizer == "sgd" and self.weight_decay:
+            raise ValueError("weight_decay is of adamw: sgd has none, so leave it out")
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype {self.dtype!r} is not supported: choose float32 or float64")
+        learning_rate_at(0, 1, 1.0, schedule=self.schedule)
+        objective = self.make_objective()
+        if self.group_size < 2 and (objective.baseline != "none" or objective.scale == "group_std"):
+            raise ValueError(f"group size 1 leaves {self.objective} nothing to compare a completion with: take at least 2")
+
+    def make_objective(self) -> Objective:
+        """The objective that these settings name."""
+        return Objective.preset(self.objective, **self.objective_options)
+
+    @classmethod
+    def for_task(cls, task: str, **changes: Any) -> TrainSettings:
+        """The defaults, then what the task recommends (its attribute `defaults`), then changes."""
+        recommended = optional(find_task(task, **changes.get("task_options", {})), "defaults", {})
+        options = recommended.get("task_options", {}) if isinstance(recommended, Mapping) else None
+        if not isinstance(options, dict) or "task" in recommended:
+            wanted = "no dict of settings, without a task, and with a dict of task_options if there are any"
+            raise ValueError(f"defaults of task {task!r} is {wanted}")
+        wanted = dict(recommended) | changes | {"task_options": options | changes.get("task_options", {})}
+        if wanted.get("model"):  # the defaults of small models would destroy a pretrained one
+            wanted = {"learning_rate": 1e-5, "warm_start_learning_rate": 3e-5} | wanted
+        return cls.from_stored({"task": task} | wanted)
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> TrainSettings:
+        """The settings of a dict, such as a run's settings.json.   Raises ValueError for a name that is no setting."""
+        unknown = sorted(map(str, set(stored) - set(cls.__dataclass_fields__)))
+        if unknown:
+            raise ValueError(f"there is no setting {', '.join(unknown)}: leave it out (or take the version that knows it)")
+        return cls(**stored)

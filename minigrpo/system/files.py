@@ -1,0 +1,197 @@
+"""Files that are whole or absent, whatever happens, and folders that one process writes to at a time."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+from weakref import WeakSet
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    import msvcrt
+
+    fcntl = None
+
+NO_SYNC = errno.EINVAL, errno.ENOTSUP, errno.EBADF  # of file systems that cannot sync a folder
+NO_LOCKS = errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK
+
+
+def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """Write a file that is whole or absent: temporary file, sync, rename, sync of the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with naming(path), open(temporary, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        with naming(path):
+            replace(temporary, path)
+    finally:
+        with suppress(OSError):  # it may not be there, nor its folder
+            temporary.unlink()
+    sync_folder(path.parent)
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write what a command was asked for: whole or not at all, behind a symbolic link, and into a device as it is."""
+    path = path.resolve()
+    if not path.exists() or path.is_file():
+        return write_atomically(path, [data])
+    with naming(path):
+        path.write_bytes(data)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError inside names this file: of a disk that is full, Python does not say which file it was."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+def shorten_to(path: Path, kept: bytes) -> None:
+    """Shorten a file to `kept`, which is what it begins with, but perhaps for line ends."""
+    if path.read_bytes().startswith(kept) and path.stat().st_nlink == 1:
+        os.truncate(path, len(kept))  # takes no room, even on a full disk
+    else:
+        write_atomically(path, [kept])
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder; call this as the only one who writes there."""
+    for file in folder.glob(".*.*.tmp"):
+        file.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, and sync them, so that no power cut takes them with what is in them."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(new):
+        sync_folder(folder.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Have what was written to a file on the disk."""
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names of new, renamed and removed files of a folder on the disk."""
+    try:
+        folder = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return  # Windows opens no folders, and needs no sync of them
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(folder)
+
+
+def replace(source: Path, target: Path) -> None:
+    """os.replace, tried again for a second: on Windows it fails while another program has the target open."""
+    for wait in (0.05, 0.2, 0.75, None):
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            if wait is None or target.is_dir():
+                raise
+            time.sleep(wait)
+
+
+def read_records(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file; a last line that was cut short, and so has no end, is left out."""
+    records = []
+    text = (
+        Path(path).read_bytes().decode("utf-8", errors="replace")
+    )  # the cut may go through a character
+    lines = (
+        text.removesuffix("\n").split("\n") if text else []
+    )  # splitlines would cut at U+2028 in a completion
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except (json.JSONDecodeError, RecursionError) as error:
+            if number < len(lines) or text.endswith("\n"):
+                raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+    return records
+
+
+class Lock:
+    """The right to write to a folder, until `release` or the end of the process, however it ends.
+
+    Raises ValueError if another process (or another Lock of this one) has it.  The operating system drops the
+    lock when the process ends; that the file `name` stays means nothing.
+    """
+
+    def __init__(self, folder: Path, name: str = "lock") -> None:
+        self._path = folder / name
+        self._file = open(self._path, "a+b")  # noqa: SIM115
+        _held.add(self)
+        try:
+            _lock(self._file)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                self._file.seek(0)
+                owner = self._file.read(20).decode("ascii", "replace")
+                self._file.close()
+                who = f"another process (pid {owner})" if owner.isdigit() else "another process"
+                raise ValueError(
+                    f"{folder} is in use by {who}: wait until that has ended, or give another folder"
+                ) from None
+            print(
+                f"note: the file system of {folder} has no locks: see to it that nobody else writes there",
+                file=sys.stderr,
+            )
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()).encode())
+        self._file.flush()
+
+    def check(self) -> None:
+        """Raise OSError if the folder was removed, or replaced by another, since."""
+        try:
+            there = os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
+        except OSError:
+            there = False
+        if not there:
+            raise OSError(
+                errno.ESTALE,
+                "the folder was removed or replaced while it was in use",
+                str(self._path.parent),
+            )
+
+    def release(self) -> None:
+        """Let others have it."""
+        self._file.close()
+
+
+_held: WeakSet[Lock] = WeakSet()
+
+
+def _lock(file: IO[bytes]) -> None:
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
+        file.seek(1 << 30)  # a byte that nobody reads, as what is locked cannot be read
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+
+
+if hasattr(
+    os, "register_at_fork"
+):  # a child that outlives this process must not keep its folders locked
+    os.register_at_fork(after_in_child=lambda: [lock.release() for lock in _held])

@@ -1,0 +1,169 @@
+"""The terminal: all that a command writes goes through here, and nothing that it reads elsewhere can steer the terminal.
+
+Characters that the terminal's encoding lacks are replaced, and a reader may leave early.
+"""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import os
+import shlex
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+from minigrpo.show.drawing import escape, plain, visible
+
+STEERING = (
+    "Cc",
+    "Cf",
+    "Zl",
+    "Zp",
+)  # Unicode's categories: control, bidirectional or of no width, separators of lines
+WAY_OUT = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "the limit on the size of files is too low",
+    errno.EACCES: "look at its permissions, or give another path",
+    errno.EPERM: "look at its permissions, or give another path",
+    errno.EROFS: "give a path that can be written to",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.ENOTDIR: "a file stands where a folder is needed",
+    errno.EEXIST: "a file stands where a folder is needed",
+    errno.EISDIR: "this is a folder: give the path of a file, or remove it",
+    errno.ENOENT: "the file, or the folder that it should be in, is not there",
+}
+
+
+class Cleaned:
+    """A stream of text that writes what could steer a terminal as an escape, such as \\x1b, but for line ends and tabs."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            self.stream.write(clean(text))
+        except OSError as error:
+            error.filename = None if is_closed_pipe(error) else "the output"
+            raise
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        self.write("".join(lines))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def clean(text: str) -> str:
+    """The text with escapes for what moves the cursor, changes a terminal's state, or hides or turns around what stands there."""
+    if text.isprintable():
+        return text
+    return "".join(
+        escape(c) if unicodedata.category(c) in STEERING and c not in "\n\t" else c for c in text
+    )
+
+
+def bar(items: Iterable[Any], title: str, unit: str, wanted: bool = True, **more: Any) -> Any:
+    """A bar of progress on stderr while the items are gone through, where that is a terminal.   It alone moves the cursor."""
+    from tqdm import tqdm
+
+    shown = wanted and sys.stderr.isatty()
+    return tqdm(
+        items,
+        desc=visible(title),
+        unit=unit,
+        disable=not shown,
+        dynamic_ncols=True,
+        file=_stderr(),
+        **more,
+    )
+
+
+def say(text: str, file: Any = None) -> None:
+    """Print a line above the bars of progress."""
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=_stderr()):
+        print(text, file=file or sys.stdout, flush=True)
+
+
+def _stderr() -> Any:
+    return sys.stderr.stream if isinstance(sys.stderr, Cleaned) else sys.stderr
+
+
+def quoted(path: str) -> str:
+    """A path as a shell reads it back, in one line of printable characters."""
+    if path.isprintable():
+        return shlex.quote(path)
+    as_they_are, data = set(range(33, 127)) - set(b"'\\"), path.encode("utf-8", "surrogateescape")
+    return "$'" + "".join(chr(b) if b in as_they_are else f"\\x{b:02x}" for b in data) + "'"
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in one line, with the file and the way out where the operating system refused something."""
+    told = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        told = (
+            f"{error.strerror}: {visible(str(error.filename))}"
+            if error.filename
+            else error.strerror
+        )
+        told += f" ({WAY_OUT[error.errno]})" if error.errno in WAY_OUT else ""
+    return " ".join(told.split())
+
+
+def on_any_terminal(command: Callable[[], int]) -> int:
+    """Run a command.   -> its exit code; 141 where nobody reads its output any more (`| head`), as programs of a shell have it"""
+    codecs.register_error(
+        "minigrpo", lambda error: (plain(error.object[error.start : error.end]), error.end)
+    )
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed before the start
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="minigrpo")
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(encoding="utf-8")  # what we read is JSON, in any locale
+    code, streams = 2, (sys.stdout, sys.stderr)
+    sys.stdout, sys.stderr = map(Cleaned, streams)
+    try:
+        try:
+            code = command()
+        finally:
+            for stream in streams:
+                stream.flush()
+        return code
+    except OSError as error:  # of a stream: commands report all others themselves
+        for stream in streams:  # else Python tries once more at its end
+            with suppress(OSError):
+                stream.flush()
+                continue
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if code > 128:
+            return code  # a signal has ended it, perhaps that of a terminal that has gone
+        if is_closed_pipe(error):
+            return 141
+        with suppress(OSError):
+            print(f"minigrpo: cannot write the output: {error.strerror or error}", file=sys.stderr)
+        return 2
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
+def is_closed_pipe(error: BaseException) -> bool:
+    """Whether this is how writing to a pipe without a reader fails; Windows calls it an invalid argument."""
+    on_windows = (
+        os.name == "nt"
+        and isinstance(error, OSError)
+        and error.errno == errno.EINVAL
+        and not error.filename
+    )
+    return isinstance(error, BrokenPipeError) or on_windows

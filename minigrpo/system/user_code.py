@@ -1,0 +1,164 @@
+"""Python files that a user brings, such as a task or answers to exercises: always run from their source.
+
+Python's own import would read and write bytecode beside the file, and bytecode is stale where a file is saved again within the
+same second.  The file may import its neighbours, as a script may.  What fails inside is reported in the user's place.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import reprlib
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from minigrpo.engine.backend import ran_out_of_memory
+
+_last_on_path: list[str] = []  # the folder of the file that was run last
+_last_run = [""]  # the file itself, then its neighbours
+_LIBRARIES = [path for name, path in sysconfig.get_paths().items() if name.endswith("lib")]
+INSTALLED = tuple(
+    os.path.join(path, "") for path in (os.path.dirname(os.path.dirname(__file__)), *_LIBRARIES)
+)  # this package's folder first
+OURS = (
+    ValueError,
+    OSError,
+    FloatingPointError,
+)  # what this package raises of its own accord, with a sentence
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 90
+shown = _SHORT.repr  # a value as short text without line breaks or control characters
+
+
+class _FromSource(SourceFileLoader):
+    def get_code(self, fullname: str) -> CodeType:
+        """Without a look at bytecode, which the base class would take where it is as old as the file."""
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+def run_file(path: Path, name: str) -> ModuleType:
+    """Run a Python file as the module `name`.   -> the module.   Raises whatever the file raises, SyntaxError if it is no Python.
+
+    Its folder comes first on the search path while it runs, and last afterwards, for imports inside its functions, until another
+    file is run.  Neighbours of an earlier run are imported anew.
+    """
+    path = Path(path).resolve()
+    folder = str(path.parent)
+    for neighbour in [
+        n for n, m in list(sys.modules.items()) if getattr(m, "__minigrpo_neighbour__", False)
+    ]:
+        del sys.modules[neighbour]
+    spec = spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
+    module = module_from_spec(spec)
+    _last_run[:] = [str(path)]
+    known, bytecode = set(sys.modules), sys.dont_write_bytecode
+    sys.modules[name] = module  # dataclasses look their module up by name
+    sys.path.insert(0, folder)
+    sys.dont_write_bytecode = True
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    finally:
+        sys.dont_write_bytecode = bytecode
+        sys.path.remove(folder)
+        while _last_on_path:
+            left = _last_on_path.pop()
+            if left in sys.path:
+                sys.path.remove(left)
+        if folder not in sys.path:
+            sys.path.append(folder)
+            _last_on_path.append(folder)
+        for new in set(sys.modules) - known - {name}:
+            top = new.partition(".")[0]
+            if top not in known and _stands_in(sys.modules.get(top), path.parent):
+                sys.modules[new].__minigrpo_neighbour__ = True
+                _last_run.append(getattr(sys.modules[new], "__file__", None) or "")
+    return module
+
+
+def _stands_in(module: ModuleType | None, folder: Path) -> bool:
+    places = list(getattr(module, "__path__", ())) or [getattr(module, "__file__", None) or "/"]
+    return folder in [Path(place).parent for place in places]
+
+
+# -- what fails, in the user's place -----------------------------------------------------------------------------------
+
+
+def explain(error: BaseException, file: str, subject: Any = None) -> str:
+    """ "KeyError: 'x' (line 3 of mine.py, in f: return d['x'])", on one line, whatever was raised.
+
+    The place is the last one in the user's file or beside it, else in a file of theirs elsewhere, else that of `subject`, else the
+    last one outside of this package.
+    """
+    text, place, frames = "", "", _frames(error)
+    beside = [
+        f
+        for f in frames
+        if f.filename in (file, *_last_run) or os.path.dirname(f.filename) == os.path.dirname(file)
+    ]
+    with suppress(Exception):  # a user's __str__ may raise, too, and not every subject has source
+        text = _one_line(str(error), 300)
+        where = inspect.getsourcefile(inspect.unwrap(subject)) or file
+        place = f"line {inspect.getsourcelines(subject)[1]} of {Path(where).name}"
+    places = beside or [f for f in frames if _is_foreign(f)]
+    if not places and not place:
+        places = [f for f in frames if not f.filename.startswith(INSTALLED[0])] or frames
+    if places:
+        last = places[-1]
+        place = f"line {last.lineno} of {Path(last.filename).name}, in {last.name}: {last.line}"
+    reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{reason} ({_one_line(place, 200)})" if place else reason
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """The outermost first; of a StopIteration that left a generator, its own come last."""
+    inner = error.__cause__ if error.args == ("generator raised StopIteration",) else None
+    return traceback.extract_tb(error.__traceback__) + traceback.extract_tb(
+        getattr(inner, "__traceback__", None)
+    )
+
+
+def _is_foreign(frame: traceback.FrameSummary) -> bool:
+    """Whether it is in the user's file, or in one that is neither installed nor of this package nor Python's own."""
+    return frame.filename in _last_run or not frame.filename.startswith((*INSTALLED, "<"))
+
+
+def _by_user(error: BaseException) -> bool:
+    """Whether the user's code raised, or, where a file of theirs was run, something did that is no error of this package's own.
+    A command of this package never exits by itself, either."""
+    if isinstance(error, SystemExit) or _last_run[0] == "":
+        return isinstance(error, SystemExit)
+    return not isinstance(error, OURS) or any(map(_is_foreign, _frames(error)))
+
+
+def _one_line(text: str, limit: int) -> str:
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= limit else f"{line[: limit // 2]} … {line[-limit // 2 :]}"
+
+
+@contextmanager
+def named(what: str = "", subject: Any = None) -> Iterator[None]:
+    """Whatever is raised inside, but for Ctrl-C and want of memory, is a ValueError with its place.
+
+    Without `what`, only what the user's code led to, or a library in its place.
+    """
+    if not what:  # a command begins
+        _last_run[:] = [""]
+    try:
+        yield
+    except BaseException as error:
+        no_memory = isinstance(error, MemoryError | RuntimeError) and ran_out_of_memory(error)
+        if isinstance(error, KeyboardInterrupt) or no_memory or not (what or _by_user(error)):
+            raise
+        told = f"{what or 'your code failed'}: {explain(error, _last_run[0], subject)}"
+        raise ValueError(", ".join([told, *getattr(error, "__notes__", ())])) from error

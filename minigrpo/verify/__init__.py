@@ -1,0 +1,1 @@
+"""Independent code that checks the rest."""
