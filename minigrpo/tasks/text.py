@@ -1,49 +1,42 @@
-"""Tasks made of text, for pretrained language models: prompts and rewards are strings, the model brings the tokenizer.
+"""Tasks of text for pretrained language models: prompts and rewards are strings.
 
-A text task of your own is a class with the attributes of `TextTask`, named as "path/to/file.py:MyTask" like any other:
+A text task of your own is a class with the attributes of `TextTask`, named like any other:
 
     class Capitals:
         max_new_tokens = 6
         stop = "\\n"
-        def texts(self, rng, n, split="train"): return [f"Q: the capital of {c}? A:" for c in rng.choice(COUNTRIES[split], n)]
-        def reward(self, prompt, completion): return float(CAPITALS[prompt] in completion)
+        def texts(self, rng, n, split="train"):
+            return [f"Q: the capital of {c}? A:" for c in rng.choice(COUNTRIES[split], n)]
+        def reward(self, prompt, completion):
+            return float(CAPITALS[prompt] in completion)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from minigrpo.sampler import Stop
 from minigrpo.system.user_code import shown
-from minigrpo.tasks.task import exactly, pairs, score_texts
-
-FEW_SHOT_SETTINGS = {  # for a model of SmolLM2's size and prompts that share their examples
-    "steps": 30,
-    "group_size": 8,
-    "prompts_per_step": 8,
-    "learning_rate": 1e-5,
-    "warmup_steps": 0,
-    "schedule": "cosine",
-    "eval_every": 10,
-    "eval_prompts": 100,
-    "log_samples_every": 1,
-}
+from minigrpo.tasks.task import exactly, pairs
+from minigrpo.tasks.tools import draw_problems, real_number, score_texts, whole_number
 
 
 class TextTask(Protocol):
     """What training a language model needs of a task.
 
-    texts(rng, n, split)          n prompts, of the "train" or the "test" split; all randomness comes from rng
-    reward(prompt, completion)    the outcome reward of one completion, without the stop string
-    stop                          a completion ends where this string, or one of several, appears
-                                  (None: only at EOS or the length limit)
-    max_new_tokens                the length limit, in tokens
+    texts(rng, n, split)        n prompts, of the "train" or the "test" split; all randomness comes
+                                from rng
+    reward(prompt, completion)  the outcome reward of one completion, without the stop string
+    stop                        a completion ends where this string, or one of several, appears
+                                (None: only at EOS or the length limit)
+    max_new_tokens              the length limit, in tokens
 
-    Optional: `is_correct(rewards)`, `for_run(seed)` and `defaults`, as in `tasks.Task`; `demonstrations(rng, n)`, n
+    Optional: `is_correct`, `for_run` and `defaults`, as in `Task`; `demonstrations(rng, n)`, n
     pairs of texts (prompt, completion), for a supervised warm start.
     """
 
@@ -57,7 +50,7 @@ class TextTask(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Tokenised:
-    """A text task as a `tasks.Task`: over the tokens of one tokenizer."""
+    """A text task as a `Task`: over the tokens of one tokenizer."""
 
     task: TextTask
     tokenizer: Any  # models.TextTokenizer
@@ -92,17 +85,15 @@ class Tokenised:
         self, rng: np.random.Generator, n: int
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of a task that has some: n pairs of token ids, ended as sampling ends them."""
-        stops, eos = stop_strings(self.task.stop), self.tokenizer.eos
-        end = [eos] if not stops and eos is not None else []
+        stops, tokenizer = stop_strings(self.task.stop), self.tokenizer
+        end = [tokenizer.eos] if not stops and tokenizer.eos is not None else []
 
         def as_ids(prompt: Any, completion: Any) -> tuple[np.ndarray, np.ndarray]:
             prompt, completion = (_text(text, "demonstrations") for text in (prompt, completion))
             text = _until(completion, stops) + (stops[0] if stops else "")
-            ids = np.append(self.tokenizer.encode_after(prompt, text), end).astype(np.int64)
-            ends = np.flatnonzero(
-                np.isin(ids, self.tokenizer.ends)
-            )  # sampling would draw nothing after the first
-            return self.tokenizer.encode(prompt), ids[: ends[0] + 1] if len(ends) else ids
+            ids = np.append(tokenizer.encode_after(prompt, text), end).astype(np.int64)
+            ends = np.flatnonzero(np.isin(ids, tokenizer.ends))  # sampling stops at the first
+            return tokenizer.encode(prompt), ids[: ends[0] + 1] if len(ends) else ids
 
         return [as_ids(*pair) for pair in pairs(n, self.task.demonstrations(rng, n))]
 
@@ -111,9 +102,8 @@ def stop_strings(stop: Any) -> tuple[str, ...]:
     """A task's stop as texts, none for None.   Raises ValueError for what is no text, or empty."""
     stops = () if stop is None else (stop,) if isinstance(stop, str) else stop
     if not isinstance(stops, tuple | list) or not all(isinstance(s, str) and s for s in stops):
-        raise ValueError(
-            f"stop is {shown(stop)}: it must be a text that is not empty, several, or None"
-        )
+        allowed = "it must be a text that is not empty, several, or None"
+        raise ValueError(f"stop is {shown(stop)}: {allowed}")
     return tuple(stops)
 
 
@@ -127,6 +117,52 @@ def _text(value: Any, method: str) -> str:
     return str.__str__(value)  # of a subclass, such as an Enum's, the characters and not its name
 
 
+# -- solved examples, then a question --------------------------------------------------------------
+
+
 def few_shot(examples: Sequence[tuple[str, str]], question: str) -> str:
-    """Solved examples, a line each, then the question: what a base model needs to see to know what is asked."""
+    """Solved examples, one per line, then the question, so that a base model sees what is asked."""
     return "".join(f"{asked} {answer}\n" for asked, answer in examples) + question
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """A text task whose prompts are the same solved examples and then a question, line by line.
+
+    examples: how many are solved; test_share: of the problems held out.  A subclass has
+    `max_new_tokens`, draw(rng) -> problem, key(problem), its canonical text, question(problem) and
+    answer(question).   reward = 1 if the completion is the answer, else 0
+    """
+
+    examples: int = 6
+    test_share: float = 0.1
+
+    stop: ClassVar[str] = "\n"
+    defaults: ClassVar[dict[str, Any]] = (  # for SmolLM2, and prompts that share their examples
+        {"steps": 30, "group_size": 8, "prompts_per_step": 8, "learning_rate": 1e-5}
+        | {"warmup_steps": 0, "schedule": "cosine"}
+        | {"eval_every": 10, "eval_prompts": 100, "log_samples_every": 1}
+    )
+    preamble_seed: ClassVar[int] = 2  # its six examples bring SmolLM2 to a third of sums right
+
+    def __post_init__(self) -> None:
+        whole_number("examples", self.examples, 0, 64)
+        real_number("test_share", self.test_share, 0, 1)
+
+    @cached_property
+    def solved(self) -> list[tuple[str, str]]:
+        """The solved examples: question, answer."""
+        rng = np.random.default_rng(self.preamble_seed)
+        return [(asked, self.answer(asked)) for asked in self._questions(rng, self.examples)]
+
+    def texts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[str]:
+        """n prompts: the examples, then the question."""
+        return [few_shot(self.solved, asked) for asked in self._questions(rng, n, split)]
+
+    def reward(self, prompt: str, completion: str) -> float:
+        """1 for the answer to the prompt's last line, else 0."""
+        return float(completion.strip() == self.answer(prompt.rsplit("\n", 1)[-1]))
+
+    def _questions(self, rng: np.random.Generator, n: int, split: str = "train") -> list[str]:
+        problems = draw_problems(rng, n, split, self.draw, self.key, self.test_share)
+        return [self.question(problem) for problem in problems]
