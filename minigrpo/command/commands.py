@@ -17,8 +17,8 @@ import numpy as np
 from minigrpo.command.ignored import refuse, refuse_idle
 from minigrpo.engine.backend import describe_backend
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.show.drawing import visible
 from minigrpo.system.terminal import quoted, say
+from minigrpo.system.text import visible
 
 
 def run_demo(a: argparse.Namespace) -> None:
@@ -176,7 +176,8 @@ def run_sample(a: argparse.Namespace) -> None:
     group = read_groups("\n".join(json.dumps(record) for record in records), unit="characters")[0]
     print(tree_text(group.tree, group.rewards, group.labels, prompt=group.prompt))
     if a.out:
-        from minigrpo.show.plots import draw_tree, save
+        from minigrpo.show.plots import save
+        from minigrpo.show.tree_plots import draw_tree
 
         figure = draw_tree(group.tree, group.rewards, group.labels, title=group.prompt)
         print(f"figure: {visible(str(save(figure, a.out)))}")
@@ -232,7 +233,8 @@ def run_tree(a: argparse.Namespace) -> None:
     from minigrpo.logs.formats import check_not_alone, choose_steps, read_completions
     from minigrpo.logs.groups import group_statistics, make_groups, statistics_text
     from minigrpo.runs.folder import SAMPLES, check_records
-    from minigrpo.show.drawing import TO_ASCII, tree_text
+    from minigrpo.show.drawing import tree_text
+    from minigrpo.system.text import TO_ASCII
 
     given = Path(a.file).resolve()
     for file in given.rglob(SAMPLES) if given.is_dir() else [given]:
@@ -261,7 +263,8 @@ def run_tree(a: argparse.Namespace) -> None:
         note = f"note: {visible(note)}"
         print(note.translate(TO_ASCII).encode("ascii", "replace").decode() if a.ascii else note)
     if a.out:
-        from minigrpo.show.plots import draw_tree, draw_trees_page, save
+        from minigrpo.show.plots import save
+        from minigrpo.show.tree_plots import draw_tree, draw_trees_page
 
         one = groups[0]
         figure = (

@@ -24,21 +24,16 @@ import numpy as np
 from minigrpo.experiments.many_walks import BLOCK, GROUP_SIZE, LAST, STEPS, run_walks
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.table1 import summary
-from minigrpo.logs.groups import Group, read_groups, statistics_text, tree_statistics, tree_text
+from minigrpo.logs.groups import Group, read_groups, statistics_text, tree_statistics
 from minigrpo.rewards import check_rewards
 from minigrpo.runs.evaluation import evaluate
 from minigrpo.runs.policy import make_model
 from minigrpo.runs.train import sample_records, train
 from minigrpo.sampler import Rollouts, sample
+from minigrpo.show.drawing import tree_text
 from minigrpo.show.explorer import explorer_page
-from minigrpo.show.plots import (
-    draw_tree,
-    draw_trees_page,
-    learning_curves,
-    metrics_figure,
-    save,
-    statistics_figure,
-)
+from minigrpo.show.plots import learning_curves, metrics_figure, save, statistics_figure
+from minigrpo.show.tree_plots import draw_tree, draw_trees_page
 from minigrpo.system.files import replace
 from minigrpo.tasks import Task, load_task, sampling_limits
 from minigrpo.trainer import TrainSettings, warm_start
