@@ -28,6 +28,7 @@ from minigrpo.logs.groups import Group, read_groups, statistics_text, tree_stati
 from minigrpo.rewards import check_rewards
 from minigrpo.runs.evaluation import evaluate
 from minigrpo.runs.policy import make_model
+from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import sample_records, train
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.show.explorer import explorer_page
@@ -41,7 +42,7 @@ from minigrpo.show.plots import (
 )
 from minigrpo.system.files import replace
 from minigrpo.tasks import Task, load_task, sampling_limits
-from minigrpo.trainer import TrainSettings, warm_start
+from minigrpo.trainer import warm_start
 from minigrpo.transformer import Transformer
 from minigrpo.verify.equivalence import Equivalence, check_equivalence
 
