@@ -23,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from minigrpo.logs.files import NAMES, read_log
-from minigrpo.logs.formats import choose_steps, read_completions
+from minigrpo.logs.grouping import choose_steps, read_completions
 from minigrpo.logs.groups import group_statistics, make_groups, statistics_text
+from minigrpo.logs.rows import NAMES, read_log
 from minigrpo.show.drawing import tree_text
 
 ODD = [
