@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from minigrpo.command.cli import main
-from minigrpo.models import packages, pull
+from minigrpo.models import checks, pull
 from minigrpo.models.pull import Source
 
 CONTENT = b"GGUF" + bytes(5000)
@@ -203,7 +203,7 @@ def test_without_the_extra(
     def absent(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(packages.importlib, "import_module", absent)
+    monkeypatch.setattr(checks.importlib, "import_module", absent)
     file = tmp_path / "m.gguf"
     file.write_bytes(b"GGUF")
     assert main(["evaluate", "--model", str(file), "--task", "sums"]) == 2
