@@ -1,4 +1,6 @@
-"""Logs as other programs write them: which lines are a group, which number is the reward, and what is refused."""
+"""Logs as other programs write them:
+which lines are a group, which number is the reward, and what is refused.
+"""
 
 import csv
 import io
@@ -185,7 +187,7 @@ def test_formats(name, tmp_path):
 
 
 def test_columns_of_lists_with_advantages(tmp_path):
-    """ms-swift's first form: Accuracy and Accuracy + Format agree with the advantages, entropy does not."""
+    """ms-swift's first form: Accuracy, and Accuracy + Format, agree with the advantages."""
     (tmp_path / "completions.jsonl").write_text(lines(MS_SWIFT))
     with pytest.raises(
         ValueError,
@@ -222,7 +224,7 @@ def test_parquet(tmp_path):
     assert "chats.parquet" in read(tmp_path)[1][0]  # left out of the folder, and said
 
 
-# -- which number is the reward ------------------------------------------------------------------------------------------
+# -- which number is the reward --------------------------------------------------------------------
 
 
 def trl(advantage, prompt="p", **cols):
@@ -323,7 +325,10 @@ def test_rewards_that_the_advantages_do_not_show_are_refused(rows, named, tmp_pa
 
 
 def test_no_accepted_reward_has_other_advantages_than_the_log():
-    """Random tables, some with weights (which no reading knows): refused, or to the same advantages; without weights, the truth."""
+    """Random tables, some with weights, which no reading knows.
+
+    They are refused, or read to the same advantages; without weights, to the truth.
+    """
     accepted = 0
     for seed in range(150):
         rng = np.random.default_rng(seed)
@@ -499,7 +504,7 @@ def test_numbers_beyond_all_bounds(number, tmp_path, capsys):
     assert main(["tree", str(tmp_path / "log.json")]) == (2 if len(number) > 4300 else 0)
 
 
-# -- which lines are a group ---------------------------------------------------------------------------------------------
+# -- which lines are a group -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["group", "uid", "group_id", "prompt_idx", "example_id"])
@@ -592,7 +597,7 @@ def test_a_chat_says_all_that_it_says():
 
 
 def test_folders(tmp_path):
-    """verl's STEP.jsonl in the order of their numbers, and prime-rl's step_N/…, whose lines have no step."""
+    """verl's STEP.jsonl in numerical order; prime-rl's step_N/…, whose lines have no step."""
     for step in (9, 10):
         own = [
             row
@@ -620,16 +625,14 @@ def test_folders(tmp_path):
         read(tmp_path / "verl")[1][0]
         == 'left out, as without completions: metadata.jsonl ("run_name", "model_name")'
     )
-    with pytest.raises(
-        ValueError,
-        match=r'without completions_\*.parquet.*left out, as without completions: other.json \("a"\)',
-    ):
-        (tmp_path / "none").mkdir()
-        (tmp_path / "none" / "other.json").write_text('{"a": 1}')
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "other.json").write_text('{"a": 1}')
+    left_out = r'left out, as without completions: other.json \("a"\)'
+    with pytest.raises(ValueError, match=rf"without completions_\*.parquet.*{left_out}"):
         read(tmp_path / "none")
 
 
-# -- names, steps, encodings ---------------------------------------------------------------------------------------------
+# -- names, steps, encodings -----------------------------------------------------------------------
 
 
 def test_names_of_fields(tmp_path, capsys):
@@ -709,7 +712,7 @@ def test_encodings(codec, name, tmp_path, monkeypatch, capsys):
     assert main(["tree", "-"]) == 0 and "ä" in capsys.readouterr().out
 
 
-# -- what strangers' logs held ---------------------------------------------------------------------------------------------
+# -- what strangers' logs held ---------------------------------------------------------------------
 
 
 def noted(rows, **names):
@@ -890,7 +893,7 @@ def test_rewards_that_are_no_numbers_are_said(value, stated):
 
 def test_files_of_a_folder_that_are_other_logs(tmp_path):
     rows = [{"step": 1, "prompt": "p", "completion": c} for c in "abcd"]
-    names = "a/x b/y c/train c/eval d/part-0 d/part-1 b/samples".split()
+    names = ["a/x", "b/y", "c/train", "c/eval", "d/part-0", "d/part-1", "b/samples"]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.jsonl").write_text(lines(rows))
@@ -970,7 +973,7 @@ def test_the_field_that_tells_all_apart_is_named(kind, name, tmp_path, capsys):
     assert main(["tree", str(tmp_path / "log.jsonl"), f"--{kind}-name", "q"]) == 0
 
 
-# -- errors --------------------------------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -1040,21 +1043,18 @@ def test_errors_name_file_line_and_keys(name, text, message, tmp_path):
 def test_a_tree_that_no_memory_holds_is_refused(monkeypatch):
     monkeypatch.setattr(groups_module, "MAX_CELLS", 100)
     read_groups(json.dumps({"completions": ["a" * 50, "b"]}))
-    with pytest.raises(
-        ValueError,
-        match="the 2 completions from completion 0 of the group on are too long for one tree: 102 places",
-    ):
+    told = "the 2 completions from completion 0 of the group on are too long for one tree"
+    with pytest.raises(ValueError, match=f"{told}: 102 places"):
         read_groups(json.dumps({"completions": ["a" * 51, "b"]}))
 
 
 def test_matplotlib_is_only_imported_for_a_figure(tmp_path):
     (tmp_path / "log.jsonl").write_text(lines(ROWS))
-    code = "import sys; from minigrpo.command.cli import main; main(sys.argv[1:]); sys.exit('matplotlib' in sys.modules)"
+    code = "import sys; from minigrpo.command.cli import main; main(sys.argv[1:]); "
+    code += "sys.exit('matplotlib' in sys.modules)"
     command = [sys.executable, "-c", code, "tree", str(tmp_path / "log.jsonl")]
-    assert (
-        subprocess.run(command, capture_output=True, cwd=Path(__file__).parent.parent).returncode
-        == 0
-    )
+    root = Path(__file__).parent.parent
+    assert subprocess.run(command, capture_output=True, cwd=root).returncode == 0
 
 
 def test_mutated_logs_are_read_or_refused(capsys):
