@@ -42,7 +42,7 @@ def compute_gradients(
             logp = lane.forward(part, temperature)
         part_ref = None if ref is None else ref[nodes]
         loss, dlogp = objective.evaluate(
-            coefficients.at(nodes, part.scored), logp, old[nodes], part_ref
+            coefficients.for_part(nodes, part.scored), logp, old[nodes], part_ref
         )
         with watch("backward"):
             lane.backward(dlogp, add)

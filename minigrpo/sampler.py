@@ -12,7 +12,6 @@ change the distribution, so the recorded probabilities would not be those of the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -23,7 +22,7 @@ from minigrpo.engine.kv_cache import KVCache
 from minigrpo.engine.lanes import limited, run_lanes
 from minigrpo.ops import Array
 from minigrpo.transformer import Transformer
-from minigrpo.tree import PrefixTree, Tokens, token_arrays
+from minigrpo.tree import PrefixTree, Rollouts, Tokens, token_arrays
 
 LANE_WORK = 14_000  # distinct prefixes × width that make a lane of sampling worth its overhead
 TEMPERATURES = 1e-6, 1e6  # the lowest and the highest one
@@ -31,26 +30,6 @@ STRETCH = 512  # a token is drawn in two stages: first a block of 512 tokens, th
 Stop = Callable[
     [np.ndarray], np.ndarray
 ]  # tokens of n completions so far, (n,t), to which of them end with the newest one, (n,)
-
-
-@dataclass(frozen=True, eq=False)
-class Rollouts:
-    """G prompts with k completions each, as a tree, and what the sampling policy thought of them."""
-
-    prompts: list[np.ndarray]  # G arrays of token ids
-    completions: list[
-        list[np.ndarray]
-    ]  # G lists of k arrays; an EOS that was drawn is the last token
-    tree: PrefixTree  # over prompts and completions; completions are numbered through, group after group
-    logp: (
-        np.ndarray
-    )  # (N,) log-probability of each scored node under the sampling policy, 0 elsewhere
-    entropy: (
-        np.ndarray
-    )  # (N,) entropy in nats of the distribution that the node's token was drawn from, 0 elsewhere
-    truncated: np.ndarray  # (B,) bool: stopped by the length limit, not by EOS
-    temperature: float
-    max_new_tokens: int
 
 
 # What overflows is refused in one sentence, without warnings before it.

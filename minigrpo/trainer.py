@@ -29,11 +29,11 @@ from minigrpo.rewards import check_rewards
 from minigrpo.runs.evaluation import is_correct
 from minigrpo.runs.policy import using
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.sampler import sample
 from minigrpo.system.terminal import bar
 from minigrpo.tasks import Task, draw_prompts, optional, pairs, sampling_limits
 from minigrpo.transformer import Transformer
-from minigrpo.tree import PrefixTree
+from minigrpo.tree import PrefixTree, Rollouts
 
 
 @dataclass

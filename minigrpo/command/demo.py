@@ -29,7 +29,7 @@ from minigrpo.rewards import check_rewards
 from minigrpo.runs.evaluation import evaluate
 from minigrpo.runs.policy import make_model
 from minigrpo.runs.train import sample_records, train
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.sampler import sample
 from minigrpo.show.explorer import explorer_page
 from minigrpo.show.plots import (
     draw_tree,
@@ -43,6 +43,7 @@ from minigrpo.system.files import replace
 from minigrpo.tasks import Task, load_task, sampling_limits
 from minigrpo.trainer import TrainSettings, warm_start
 from minigrpo.transformer import Transformer
+from minigrpo.tree import Rollouts
 from minigrpo.verify.equivalence import Equivalence, check_equivalence
 
 ARITHMETIC = TrainSettings(

@@ -20,7 +20,8 @@ from minigrpo.engine.optim import AdamW, clip_gradient
 from minigrpo.engine.parameters import TransformerConfig
 from minigrpo.engine.plan import split_tree
 from minigrpo.engine.profiling import PHASES, Stopwatch, forward_flops, peak_rate
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.sampler import sample
+from minigrpo.tree import Rollouts
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.transformer import Transformer
 

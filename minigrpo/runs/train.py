@@ -25,7 +25,8 @@ from minigrpo.runs.policy import load_weights, make_optimizer, make_policy, rest
 from minigrpo.engine.profiling import Stopwatch, forward_flops
 from minigrpo.rewards import check_rewards
 from minigrpo.runs.folder import METRICS, SAMPLES, TOKENIZER, RunFolder, checkpoints
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.sampler import sample
+from minigrpo.tree import Rollouts
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.system.signals import stopping_between_steps
 from minigrpo.tasks import Task, draw_prompts, optional, pairs, prompt_text, sampling_limits

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from minigrpo.objectives import Coefficients, Objective
-from minigrpo.sampler import Rollouts
 from minigrpo.transformer import Transformer
-from minigrpo.tree import PrefixTree
+from minigrpo.tree import PrefixTree, Rollouts
 from minigrpo.verify.padded import padded_loss
 
 
