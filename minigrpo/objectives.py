@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from minigrpo.engine.group_statistics import mean_of_groups, std_of_groups
 from minigrpo.rewards import LARGEST, check_rewards, numbers, step_rewards
 from minigrpo.tree import Array, PrefixTree, Rollouts
 
@@ -75,7 +76,7 @@ def advantages(
         found = "a group of one completion has nothing to be compared with"
         raise ValueError(f"{found}: take a group size of at least 2")
     once = np.ones(len(rewards))
-    shifted, mean = _shift_and_mean(rewards, group, once)
+    shifted, mean = mean_of_groups(rewards, group, once)
     out = rewards if baseline == "none" else shifted - mean[group]
     if baseline == "leave_one_out":
         out = out * (size / (size - 1))[group]  # = rᵢ - mean of the others
@@ -108,7 +109,7 @@ def step_advantages(
     owner = tree.group[nodes]
     if values is None:
         sample, group = check_rewards(rewards, tree), tree.completion_group
-        shifted, mean = _shift_and_mean(sample, group, count := np.ones(len(group)))
+        shifted, mean = mean_of_groups(sample, group, count := np.ones(len(group)))
         step = step_rewards(tree, shifted)[nodes]
     else:
         values = numbers(values, tree.n_nodes, "process rewards", "nodes")
@@ -117,33 +118,15 @@ def step_advantages(
             found = f"the process reward of node {bad[0]} is {values[bad[0]]}"
             raise ValueError(f"{found}: it must be a finite number up to {LARGEST:g}")
         sample, group, count = values[nodes], owner, tree.count[nodes]
-        step, mean = _shift_and_mean(sample, group, count)
+        step, mean = mean_of_groups(sample, group, count)
     out[nodes] = (step - mean[owner]) / _spread(sample, group, count, scale, ddof, eps)[owner]
     return out
-
-
-def _shift_and_mean(x: Array, group: Array, count: Array) -> tuple[Array, Array]:
-    """-> x less an offset of its group (n,), and the mean of that in each group (G,).
-
-    The offset is 0, but if all numbers of a group agree in three digits it is the first of them:
-    so equal ones become exactly 0, and of 10¹⁶ and 10¹⁶ + 2 the digits that differ are kept.
-    """
-    _, first, index = np.unique(group, return_index=True, return_inverse=True)
-    first = x[first][index]
-    differ = np.bincount(index, np.abs(x - first) > 1e-3 * np.abs(first))[index] > 0
-    x = np.where(differ, x, x - first)
-    return x, np.bincount(group, count * x) / np.maximum(np.bincount(group, count), 1)
 
 
 def _spread(x: Array, group: Array, count: Array, scale: str, ddof: int, eps: float) -> Array:
     """std + eps, of each group or of the batch, and 1 if there is no std to divide by.   -> (G,)"""
     among = group if scale == "group_std" else np.zeros_like(group)
-    x, mean = _shift_and_mean(x, among, count)
-    apart, largest = np.abs(x - mean[among]), np.zeros(len(mean))
-    np.maximum.at(largest, among, apart)
-    unit = np.ldexp(1.0, np.frexp(largest)[1])  # a power of two: rounds nothing, no square vanishes
-    squares = np.bincount(among, count * (apart / unit[among]) ** 2)
-    std = unit * np.sqrt(squares / np.maximum(np.bincount(among, count) - ddof, 1))
+    std = std_of_groups(x, among, count, ddof)
     spread = np.where((scale != "none") & (std > 0), std + eps, 1.0)
     return np.broadcast_to(spread, group.max(initial=-1) + 1)
 

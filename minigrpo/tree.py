@@ -98,7 +98,7 @@ class PrefixTree:
         Raises ValueError as `from_sequences` does.
         """
         symbols, prompt_length, length, group = _as_rows(prompts, completions)
-        order, shared = _sort_rows(symbols, length + 1)
+        order, shared = sort_rows(symbols, length + 1)
         symbols, prompt_length, length = symbols[order], prompt_length[order], length[order]
         is_marker = np.arange(symbols.shape[1]) == prompt_length[:, None]
         tokens = symbols[~is_marker].reshape(len(order), -1) - 1  # (B,L)
@@ -238,35 +238,6 @@ class Rollouts:
     max_new_tokens: int
 
 
-def lambda_weights(sequences: Sequence[Tokens]) -> list[Array]:
-    """1/|λ(i,t)| for every token: the weights of λ-GRPO.   k int sequences -> k float64 arrays
-
-    |λ(i,t)| is the number of completions that share completion i up to and including token t.
-    Leave out completions that the loss masks: |λ| counts members that count.  (Paper, section 4.)
-    Raises ValueError as `PrefixTree.from_sequences` does.
-    """
-    sequences = token_arrays(sequences, "completion {} of group 0".format)
-    if not sequences:
-        raise ValueError("group 0 has no completions: a tree needs at least one")
-    length = np.array([len(sequence) for sequence in sequences])
-    symbols = np.full((len(length), length.max() + 1), MAX_TOKEN + 1, dtype=np.uint32)
-    for row, sequence in zip(symbols, sequences, strict=True):
-        row[: len(sequence)] = sequence
-    order, shared = _sort_rows(symbols, length)
-    # In order, every process set is a run of rows.  It ends before the first row that shares less.
-    weights = np.ones(symbols.shape)
-    begun = [(0, 0)]  # sets that the next row may belong to: (end of the step, first row)
-    for row, common in enumerate([*shared.tolist(), 0], start=1):
-        first = row - 1
-        while begun[-1][0] > common:
-            end, first = begun.pop()
-            weights[first:row, max(begun[-1][0], common) : end] = 1 / (row - first)
-        if begun[-1][0] < common:
-            begun.append((common, first))
-    place = np.argsort(order).tolist()
-    return [weights[row, :n] for row, n in zip(place, length.tolist(), strict=True)]
-
-
 # -- how a tree is built ---------------------------------------------------------------------------
 
 
@@ -313,7 +284,7 @@ def _as_rows(
     return symbols, prompt_length, length, group
 
 
-def _sort_rows(symbols: Array, length: Array) -> tuple[Array, Array]:
+def sort_rows(symbols: Array, length: Array) -> tuple[Array, Array]:
     """-> lexicographic order (B,), and what each row shares with the one before it (B-1,)"""
     big_endian = symbols.astype(">u4")  # comparing bytes then compares symbols
     order = np.argsort(big_endian.view(f"V{4 * symbols.shape[1]}").ravel(), kind="stable")

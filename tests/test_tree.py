@@ -2,6 +2,7 @@
 
 import doctest
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -376,12 +377,13 @@ def test_split_makes_no_part_for_a_copy():
 
 
 def lines_run_to(build, group):
-    """How many lines of tree.py Python runs to build the tree, or its weights."""
+    """How many lines of these files Python runs to build the tree, or its weights."""
     events = []
 
     def trace(frame, event, _):
         events.append(event)
-        return trace if frame.f_code.co_filename.endswith("tree.py") else None
+        name = Path(frame.f_code.co_filename).name
+        return trace if name in ("tree.py", "lambda_weights.py") else None
 
     before = sys.gettrace()
     sys.settrace(trace)
