@@ -34,11 +34,11 @@ from minigrpo.experiments.trees import interval
 from minigrpo.objectives import step_advantages
 from minigrpo.rewards import step_rewards
 from minigrpo.runs.checkpoint import checkpoints
+from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train
 from minigrpo.sampler import sample
 from minigrpo.show.plots import save
 from minigrpo.tasks.treewalk import TreeWalk
-from minigrpo.trainer import TrainSettings
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree, Rollouts
 
