@@ -308,14 +308,13 @@ def kl_estimate(kind: str, logp: Array, ref: Array) -> tuple[Array, Array]:
 
 
 _CLIP = {"clip_low": 0.2, "clip_high": 0.2}
-_DAPO = {"aggregation": "batch_token_mean", "mask_truncated": True}
 PRESETS: dict[str, dict[str, Any]] = {
     "reinforce": {"baseline": "none", "scale": "none", "aggregation": "sequence_sum"},
     "rloo": {"baseline": "leave_one_out", "scale": "none", "aggregation": "sequence_sum"},
     "grpo": _CLIP,  # the token-mean form that the paper's theorem is about
-    "grpo_original": {"aggregation": "sequence_mean", "beta": 0.04, **_CLIP},  # DeepSeekMath
-    "dapo": {"clip_low": 0.2, "clip_high": 0.28, **_DAPO},
-    "dr_grpo": {"aggregation": "constant", "scale": "none", **_CLIP},
-    "lambda_grpo": {"alpha": 1.0, **_CLIP},
+    "grpo_original": _CLIP | {"aggregation": "sequence_mean", "beta": 0.04},  # DeepSeekMath
+    "dapo": _CLIP | {"clip_high": 0.28, "aggregation": "batch_token_mean", "mask_truncated": True},
+    "dr_grpo": _CLIP | {"aggregation": "constant", "scale": "none"},
+    "lambda_grpo": _CLIP | {"alpha": 1.0},
     "prm": {"process_reward": "tree"},  # equal to grpo where nothing is clipped: Theorem 1
 }

@@ -97,15 +97,17 @@ class PrefixTree:
         every completion has its own copy of its prompt and tokens, as in the usual padded batch.
         Raises ValueError as `from_sequences` does.
         """
-        symbols, prompt_length, length, group = _as_rows(prompts, completions)
+        symbols, prompt_length, length, group = _rows_with_markers(prompts, completions)
         order, shared = sort_rows(symbols, length + 1)
         symbols, prompt_length, length = symbols[order], prompt_length[order], length[order]
+        # The markers have kept groups apart.  Now they go, also from the number of shared symbols.
         is_marker = np.arange(symbols.shape[1]) == prompt_length[:, None]
         tokens = symbols[~is_marker].reshape(len(order), -1) - 1  # (B,L)
         start = np.append(0, shared - (shared > prompt_length[1:])) if merge else 0 * length
         rows, is_new = _number_nodes(start, length)  # (B,L)
-        row, depth = np.nonzero(is_new)  # (N,) the row that adds each node, and where
+        row, depth = np.nonzero(is_new)  # (N,) the row that adds each node, and at which position
         scored = depth >= prompt_length[row]
+        # A path is the part of a row behind the prompt.
         position = prompt_length[:, None] + np.arange((length - prompt_length).max())  # (B,T)
         paths = rows[np.arange(len(rows))[:, None], np.minimum(position, rows.shape[1] - 1)]
         paths[position >= length[:, None]] = -1
@@ -187,8 +189,9 @@ class PrefixTree:
             raise ValueError(f"there is no group {group}: {found}")
         nodes = np.flatnonzero(self.group == group)
         first = np.flatnonzero(self.is_step_head[nodes])
-        heads, begins_together = nodes[first], self.count[nodes[:1]] == len(everyone)
-        steps = [] if begins_together.any() else [ProcessStep(everyone, 0, 0, None, ())]
+        heads = nodes[first]
+        share_first_token = len(nodes) and self.count[nodes[0]] == len(everyone)
+        steps = [] if share_first_token else [ProcessStep(everyone, 0, 0, None, ())]
         parents = np.searchsorted(heads, self.parent[heads], side="right") - 1 + len(steps)
         for parent, own in zip(parents.tolist(), np.split(nodes, first)[1:], strict=True):
             start = int(self.depth[own[0]] - self.depth[nodes[0]])
@@ -254,13 +257,13 @@ def token_arrays(sequences: Sequence[Tokens], name: Callable[[int], str]) -> lis
     return [array.astype(np.int64, copy=False).ravel() for array in arrays]
 
 
-def _as_rows(
+def _rows_with_markers(
     prompts: Sequence[Tokens], completions: Sequence[Sequence[Tokens]]
 ) -> tuple[Array, Array, Array, Array]:
-    """-> symbols (B,L+1), and for every row the length of its prompt, its own, its group (B,)
+    """-> symbols (B,L+1), and of every row the length of its prompt, its own, and its group (B,)
 
-    Symbols are tokens plus one, and 0 behind the end.  Between prompt and completion stands a
-    marker of the group, so that groups with the same prompt stay apart.
+    A symbol is a token plus one, or 0 behind the end.  A marker of the group stands between prompt
+    and completion, so that groups with the same prompt stay apart.
     """
     if len(prompts) != len(completions):
         found = f"{len(prompts)} prompts but {len(completions)} groups of completions"
@@ -271,16 +274,16 @@ def _as_rows(
         raise ValueError(f"{empty} has no completions: a tree needs at least one")
     group = np.repeat(np.arange(len(sizes)), sizes)
     first = np.cumsum(sizes) - sizes
-    begin = token_arrays(prompts, "prompt {}".format)
-    end = token_arrays(
+    before = token_arrays(prompts, "prompt {}".format)
+    after = token_arrays(
         list(chain(*completions)), lambda i: f"completion {i - first[group[i]]} of group {group[i]}"
     )
     marker = MAX_TOKEN + 1 + np.arange(len(sizes))[:, None]
-    pieces = [x for g, y in zip(group.tolist(), end, strict=True) for x in (begin[g], marker[g], y)]
-    prompt_length = np.array([len(prompt) for prompt in begin])[group]
-    length = prompt_length + [len(completion) for completion in end]
+    prompt_length = np.array([len(tokens) for tokens in before])[group]
+    length = prompt_length + [len(tokens) for tokens in after]
     symbols = np.zeros((len(group), length.max() + 1), dtype=np.uint32)
-    symbols[np.arange(symbols.shape[1]) <= length[:, None]] = np.concatenate(pieces) + 1
+    pieces = chain(*((before[g], marker[g], y) for g, y in zip(group.tolist(), after, strict=True)))
+    symbols[np.arange(symbols.shape[1]) <= length[:, None]] = np.concatenate(list(pieces)) + 1
     return symbols, prompt_length, length, group
 
 
@@ -294,9 +297,9 @@ def sort_rows(symbols: Array, length: Array) -> tuple[Array, Array]:
 
 
 def _number_nodes(start: Array, end: Array) -> tuple[Array, Array]:
-    """-> the node of row r at position t, -1 past its end (B,L), and whether it is new there (B,L)
+    """-> the node of every row at every position, -1 past its end (B,L); whether it is new (B,L)
 
-    A position that is not new has the newest node of its column, which is the row before's.
+    Where it is not new, it is the newest one of the column, which is the node of the row before.
     """
     column = np.arange(end.max())
     is_inside = column < end[:, None]

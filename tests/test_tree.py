@@ -1,4 +1,4 @@
-"""Tests of the prefix tree against the paper's definitions, written out by comparing completions pair by pair."""
+"""The prefix tree against the paper's definitions, written out by comparing all completions."""
 
 import doctest
 import sys
@@ -28,7 +28,7 @@ texts = st.lists(st.binary(max_size=6), min_size=1, max_size=5)
 branching_group = st.builds(as_group, st.integers(1, 6), texts, st.binary(max_size=3))
 
 
-# -- the definitions, as slow as they are printed ------------------------------------------------------------------------
+# -- the definitions, as slow as they are printed --------------------------------------------------
 
 
 def sharers(group, i, t):
@@ -41,7 +41,7 @@ def sharers(group, i, t):
 
 
 def process_sets(group):
-    """B(G): {λ: (parent or None, s, e)}, from all maximal sets that share a prefix of some length, 0 included."""
+    """B(G): {λ: (parent or None, s, e)}, from all maximal sets that share a prefix, maybe empty."""
     root = frozenset(range(len(group)))
     sets = {root} | {sharers(group, i, t) for i, y in enumerate(group) for t in range(len(y))}
     tree = {}
@@ -98,7 +98,7 @@ def check_tree(tree, prompts, groups):
     assert len(keys) == len(distinct)
 
 
-# -- the tree ------------------------------------------------------------------------------------------------------------
+# -- the tree --------------------------------------------------------------------------------------
 
 
 @settings(max_examples=3000, deadline=None, derandomize=True)
@@ -166,7 +166,7 @@ def test_the_example_that_opens_the_file():
 
 
 def test_a_worked_example():
-    """Six completions with numbers by hand: forks at several depths, two alike, one that ends where the others go on.
+    """Six completions by hand: forks at several depths, two alike, one the beginning of others.
 
     a ─ b ─ c ─ d        members of a: 0 1 2 5;  b: 0 1 2;  c: 0 1;  g and h: 3 4
         │   └─ e
@@ -223,7 +223,7 @@ def test_a_token_outside_the_range_is_named_in_a_long_sequence_too(bad):
     group[2][-1] = bad
     with pytest.raises(
         ValueError,
-        match=rf"completion 2 of group 0 holds a token id outside .*: {min(bad, 0)} … {max(bad, 0)}",
+        match=rf"completion 2 of group 0 holds a token id .*: {min(bad, 0)} … {max(bad, 0)}",
     ):
         lambda_weights(group)
     with pytest.raises(
@@ -243,11 +243,11 @@ def test_a_tree_needs_completions_and_a_prompt_for_each_group():
         PrefixTree.from_groups([[1], [2]], [[[1]]])
 
 
-# -- batches -------------------------------------------------------------------------------------------------------------
+# -- batches ---------------------------------------------------------------------------------------
 
 
 def test_groups_stay_apart_and_prompts_are_shared():
-    """Groups 0 and 1 have the same prompt; group 2's prompt is a prefix of theirs, and its completion spells theirs."""
+    """Groups 0 and 1 have one prompt; group 2's prompt and completion together spell theirs."""
     prompts = [[7, 8], [7, 8], [7], []]
     groups = [[[1, 2], [1]], [[1, 2], [1, 2]], [[8, 1, 2], [8]], [[7, 8, 1]]]
     tree = PrefixTree.from_groups(prompts, groups)
@@ -306,7 +306,7 @@ def test_sums_over_members_and_values_on_tokens(seed):
         assert read[i, t] == (on_nodes[tree.paths[i, t]] if tree.paths[i, t] >= 0 else -9.0)
 
 
-# -- parts ---------------------------------------------------------------------------------------------------------------
+# -- parts -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("max_nodes", [1, 3, 8, 20, 10_000])
@@ -373,7 +373,7 @@ def test_split_makes_no_part_for_a_copy():
     assert [int(part.scored.sum()) for part, _ in parts] == [5, 1]
 
 
-# -- size ----------------------------------------------------------------------------------------------------------------
+# -- size ------------------------------------------------------------------------------------------
 
 
 def lines_run_to(build, group):
