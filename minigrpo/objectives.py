@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from minigrpo.engine.group_statistics import mean_of_groups, std_of_groups
+from minigrpo.engine.group_statistics import shift_and_mean, std_of_groups
 from minigrpo.rewards import LARGEST, check_rewards, numbers, step_rewards
 from minigrpo.tree import Array, PrefixTree, Rollouts
 
@@ -76,7 +76,7 @@ def advantages(
         found = "a group of one completion has nothing to be compared with"
         raise ValueError(f"{found}: take a group size of at least 2")
     once = np.ones(len(rewards))
-    shifted, mean = mean_of_groups(rewards, group, once)
+    shifted, mean = shift_and_mean(rewards, group, once)
     out = rewards if baseline == "none" else shifted - mean[group]
     if baseline == "leave_one_out":
         out = out * (size / (size - 1))[group]  # = rᵢ - mean of the others
@@ -104,12 +104,12 @@ def step_advantages(
     are equal: s is below std r.  (Paper, section 3.)
     Raises ValueError as `advantages` does, and for values that are missing or not finite.
     """
-    advantages(rewards, tree.completion_group, scale=scale)  # refuses what cannot work
+    sample, group = check_rewards(rewards, tree), tree.completion_group
+    advantages(sample, group, scale=scale)  # refuses what cannot work
     nodes, out = np.flatnonzero(tree.group >= 0), np.zeros(tree.n_nodes)
-    owner = tree.group[nodes]
+    owner, count = tree.group[nodes], np.ones(len(group))
     if values is None:
-        sample, group = check_rewards(rewards, tree), tree.completion_group
-        shifted, mean = mean_of_groups(sample, group, count := np.ones(len(group)))
+        shifted, mean = shift_and_mean(sample, group, count)
         step = step_rewards(tree, shifted)[nodes]
     else:
         values = numbers(values, tree.n_nodes, "process rewards", "nodes")
@@ -118,7 +118,7 @@ def step_advantages(
             found = f"the process reward of node {bad[0]} is {values[bad[0]]}"
             raise ValueError(f"{found}: it must be a finite number up to {LARGEST:g}")
         sample, group, count = values[nodes], owner, tree.count[nodes]
-        step, mean = mean_of_groups(sample, group, count)
+        step, mean = shift_and_mean(sample, group, count)
     out[nodes] = (step - mean[owner]) / _spread(sample, group, count, scale, ddof, eps)[owner]
     return out
 

@@ -607,3 +607,10 @@ def test_groups_may_have_any_names():
     for group in ([0, 0, 2, 2], [5, 5, -3, -3], ["a", "a", "b", "b"], [0.5, 0.5, 7.0, 7.0]):
         np.testing.assert_array_equal(advantages(rewards, np.array(group)), expected)
     assert advantages([], np.array([], dtype=int)).shape == (0,)
+
+
+def test_rewards_may_come_from_a_generator():
+    rollouts = rollouts_of([[0]], [[[1], [2]]])
+    for name in ("grpo", "prm"):
+        found = Objective.preset(name).coefficients(rollouts, (r for r in (1.0, 0.0)))
+        np.testing.assert_array_equal(found.tokens_up, [0, 1, 0])

@@ -7,7 +7,7 @@ import numpy as np
 from minigrpo.tree import Array
 
 
-def mean_of_groups(x: Array, group: Array, count: Array) -> tuple[Array, Array]:
+def shift_and_mean(x: Array, group: Array, count: Array) -> tuple[Array, Array]:
     """-> x less an offset of its group (n,), and Σ count·that / Σ count of each group (G,).
 
     The offset is 0, but if all numbers of a group agree in three digits it is the first of them:
@@ -22,7 +22,7 @@ def mean_of_groups(x: Array, group: Array, count: Array) -> tuple[Array, Array]:
 
 def std_of_groups(x: Array, group: Array, count: Array, ddof: int) -> Array:
     """√(Σ count·(x - mean)² / (Σ count - ddof)) of each group.   x, group, count (n,) -> (G,)"""
-    x, mean = mean_of_groups(x, group, count)
+    x, mean = shift_and_mean(x, group, count)
     apart, largest = np.abs(x - mean[group]), np.zeros(len(mean))
     np.maximum.at(largest, group, apart)
     unit = np.ldexp(1.0, np.frexp(largest)[1])  # a power of two: no rounding, no square is lost
