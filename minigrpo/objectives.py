@@ -93,15 +93,9 @@ def step_advantages(
 ) -> Array:
     """Â(λ) = (R̂(λ) - mean r) / (std r + eps), 0 in the trunk.   rewards (B,) -> (N,)
 
-    values (N,), process rewards of one's own, replace both R̂ and r, for they need not be on the
-    scale of outcomes:
-
-        Â(n) = (v(n) - m) / (s + eps),    m = Σ |λ(n)|·v(n) / Σ |λ(n)|,
-                                          s² = Σ |λ(n)|·(v(n) - m)² / (Σ |λ(n)| - ddof)
-
-    with sums over the group's nodes, that is, over all tokens of all members (s by `scale`).  Then
-    outcomes play no part, and equal v give exactly 0.  v = R̂ gives Â up to a factor where lengths
-    are equal: s is below std r.  (Paper, section 3.)
+    values (N,), process rewards of one's own, stand in for R̂.  As they need not be on the scale of
+    outcomes, these then play no part: mean and std are those of the values over all tokens of all
+    members, m = Σ |λ|·v / Σ |λ| and so on.  Equal values give exactly 0.  (Paper, section 3.)
     Raises ValueError as `advantages` does, and for values that are missing or not finite.
     """
     sample, group = check_rewards(rewards, tree), tree.completion_group

@@ -18,6 +18,7 @@ from minigrpo.engine.lanes import limit_again, limited
 from minigrpo.engine.optim import SGD, AdamW, clip_gradient, learning_rate_at
 from minigrpo.engine.plan import split_tree
 from minigrpo.engine.profiling import Stopwatch, forward_flops
+from minigrpo.engine.tree_statistics import intermediate_proportion, path_depth
 from minigrpo.gradients import (
     compute_gradients,
     log_probabilities,
@@ -143,8 +144,8 @@ def tree_metrics(tree: PrefixTree) -> dict[str, float]:
         "tree/mean_count": flat
         / max(unique, 1),  # completions that pass through a node, on average
         "tree/shared_fraction": float((tree.on_tokens(tree.count) > 1).sum() / max(flat, 1)),
-        "tree/path_depth": float(tree.path_depth.mean()),
-        "tree/intermediate_proportion": float(tree.intermediate_proportion.mean()),
+        "tree/path_depth": float(path_depth(tree).mean()),
+        "tree/intermediate_proportion": float(intermediate_proportion(tree).mean()),
         "tree/flat_fraction": float(tree.is_flat.mean()),
     }
 

@@ -200,26 +200,6 @@ class PrefixTree:
             steps.append(ProcessStep(members, start, start + len(own), before, tuple(own.tolist())))
         return steps
 
-    # -- the statistics of section 3.2 -------------------------------------------------------------
-
-    @cached_property
-    def _is_inner_step(self) -> Array:
-        """(N,) bool: another process step follows the node's, which is not a leaf."""
-        step = np.where(self.group >= 0, np.cumsum(self.is_step_head), 0)  # 0 in the trunk
-        before = self.parent[self.is_step_head]
-        return (step > 0) & np.isin(step, step[before[before >= 0]])
-
-    @cached_property
-    def path_depth(self) -> Array:
-        """(B,) process sets between the root, the whole group, and the leaf of each completion."""
-        is_root = self.count == self.group_sizes[self.group]
-        return self.on_tokens(self.is_step_head & self._is_inner_step & ~is_root).sum(1)
-
-    @cached_property
-    def intermediate_proportion(self) -> Array:
-        """(B,) share of each completion's tokens in steps that are not leaves; 0 if it is empty."""
-        return self.on_tokens(self._is_inner_step).sum(1) / np.maximum(self.lengths, 1)
-
     @cached_property
     def is_flat(self) -> Array:
         """(G,) bool: no two completions of the group share a first token, so it does not branch."""

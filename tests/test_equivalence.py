@@ -7,6 +7,7 @@ import pytest
 from helpers import relative, rollouts_of, tiny_model
 
 from minigrpo import Objective, sample, step_advantages
+from minigrpo.engine.tree_statistics import path_depth
 from minigrpo.runs.policy import make_model
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.tasks import load_task, sampling_limits
@@ -48,7 +49,7 @@ def test_theorem_1_holds_on_real_rollouts(shape, seed):
     prompts = PROMPTS if model.config.vocab_size > 4 else [[1], [1, 2]]
     rollouts, rewards = rollouts_and_rewards(model, seed, prompts)
     assert len(set(rollouts.tree.lengths.tolist())) > 2  # ragged
-    assert rollouts.tree.path_depth.max() >= 1
+    assert path_depth(rollouts.tree).max() >= 1
     result = check(model, rollouts, rewards)
     assert result.worst < 1e-12
     assert result.informative

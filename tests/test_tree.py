@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from minigrpo import PrefixTree, lambda_weights, step_rewards, tree
 from minigrpo.engine import plan
 from minigrpo.engine.plan import split_tree
+from minigrpo.engine.tree_statistics import intermediate_proportion, path_depth
 
 ALPHABET = [0, 1, 256, 2**31 - 1, 2**31 - 2, 65_536]
 
@@ -150,10 +151,10 @@ def test_nodes_steps_and_statistics_equal_the_definitions(group):
     on_inner = [
         sum(sharers(group, i, t) in inner for t in range(len(y))) for i, y in enumerate(group)
     ]
-    assert tree.path_depth.tolist() == [
+    assert path_depth(tree).tolist() == [
         sum(i in m for m in inner if m != everyone) for i in range(len(group))
     ]
-    assert tree.intermediate_proportion.tolist() == [
+    assert intermediate_proportion(tree).tolist() == [
         n / max(len(y), 1) for n, y in zip(on_inner, group, strict=True)
     ]
     firsts = [y[0] for y in group if y]
@@ -197,8 +198,8 @@ def test_a_worked_example():
         ((2,), 2, 3, 2),
         ((3, 4), 0, 2, 0),
     ]
-    assert tree.path_depth.tolist() == [3, 3, 2, 0, 0, 1]
-    np.testing.assert_allclose(tree.intermediate_proportion, [3 / 4, 3 / 4, 2 / 3, 0, 0, 1])
+    assert path_depth(tree).tolist() == [3, 3, 2, 0, 0, 1]
+    np.testing.assert_allclose(intermediate_proportion(tree), [3 / 4, 3 / 4, 2 / 3, 0, 0, 1])
     assert tree.is_flat.tolist() == [False]
     np.testing.assert_allclose(
         step_rewards(tree, [1, 0, 0, 1, 0, 0.5]), [0.375, 1 / 3, 0.5, 1, 0, 0, 0.5, 0.5]
@@ -274,8 +275,8 @@ def test_each_group_of_a_batch_is_the_tree_that_it_is_alone(seed):
     first = 0
     for g, group in enumerate(groups):
         alone, rows = PrefixTree.from_sequences(group), slice(first, first + len(group))
-        for name in ("path_depth", "intermediate_proportion", "lengths"):
-            assert getattr(tree, name)[rows].tolist() == getattr(alone, name).tolist()
+        for measure in (path_depth, intermediate_proportion, lambda tree: tree.lengths):
+            assert measure(tree)[rows].tolist() == measure(alone).tolist()
         assert tree.is_flat[g] == alone.is_flat[0]
         shape = [([i + first for i in s.members], s.start, s.end, s.parent) for s in alone.steps()]
         assert [(list(s.members), s.start, s.end, s.parent) for s in tree.steps(g)] == shape
