@@ -75,12 +75,12 @@ def advantages(
     if size.min(initial=2) < 2 and (baseline != "none" or scale == "group_std"):
         found = "a group of one completion has nothing to be compared with"
         raise ValueError(f"{found}: take a group size of at least 2")
-    once = np.ones(len(rewards))
-    shifted, mean = shift_and_mean(rewards, group, once)
+    count = np.ones(len(rewards))  # each reward counts once
+    shifted, mean = shift_and_mean(rewards, group, count)
     out = rewards if baseline == "none" else shifted - mean[group]
     if baseline == "leave_one_out":
         out = out * (size / (size - 1))[group]  # = rᵢ - mean of the others
-    return out / _spread(rewards, group, once, scale, ddof, eps)[group]
+    return out / _std_plus_eps(rewards, group, count, scale, ddof, eps)[group]
 
 
 def step_advantages(
@@ -98,12 +98,12 @@ def step_advantages(
     members, m = Σ |λ|·v / Σ |λ| and so on.  Equal values give exactly 0.  (Paper, section 3.)
     Raises ValueError as `advantages` does, and for values that are missing or not finite.
     """
-    sample, group = check_rewards(rewards, tree), tree.completion_group
-    advantages(sample, group, scale=scale)  # refuses what cannot work
+    x, group = check_rewards(rewards, tree), tree.completion_group
+    advantages(x, group, scale=scale)  # refuses what cannot work
     nodes, out = np.flatnonzero(tree.group >= 0), np.zeros(tree.n_nodes)
     owner, count = tree.group[nodes], np.ones(len(group))
     if values is None:
-        shifted, mean = shift_and_mean(sample, group, count)
+        shifted, mean = shift_and_mean(x, group, count)
         step = step_rewards(tree, shifted)[nodes]
     else:
         values = numbers(values, tree.n_nodes, "process rewards", "nodes")
@@ -111,18 +111,19 @@ def step_advantages(
         if len(bad):
             found = f"the process reward of node {bad[0]} is {values[bad[0]]}"
             raise ValueError(f"{found}: it must be a finite number up to {LARGEST:g}")
-        sample, group, count = values[nodes], owner, tree.count[nodes]
-        step, mean = shift_and_mean(sample, group, count)
-    out[nodes] = (step - mean[owner]) / _spread(sample, group, count, scale, ddof, eps)[owner]
+        x, group, count = values[nodes], owner, tree.count[nodes]  # all members have the value
+        step, mean = shift_and_mean(x, group, count)
+    out[nodes] = (step - mean[owner]) / _std_plus_eps(x, group, count, scale, ddof, eps)[owner]
     return out
 
 
-def _spread(x: Array, group: Array, count: Array, scale: str, ddof: int, eps: float) -> Array:
-    """std + eps, of each group or of the batch, and 1 if there is no std to divide by.   -> (G,)"""
-    among = group if scale == "group_std" else np.zeros_like(group)
-    std = std_of_groups(x, among, count, ddof)
-    spread = np.where((scale != "none") & (std > 0), std + eps, 1.0)
-    return np.broadcast_to(spread, group.max(initial=-1) + 1)
+def _std_plus_eps(x: Array, group: Array, count: Array, scale: str, ddof: int, eps: float) -> Array:
+    """std + eps of each group, or 1 if there is no std to divide by.   -> (G,)"""
+    n_groups = group.max(initial=-1) + 1
+    if scale == "none":
+        return np.ones(n_groups)
+    std = std_of_groups(x, group if scale == "group_std" else np.zeros_like(group), count, ddof)
+    return np.broadcast_to(np.where(std > 0, std + eps, 1.0), n_groups)
 
 
 @dataclass(frozen=True, eq=False)
