@@ -153,7 +153,7 @@ def test_a_language_model_loads_one_tensor_at_a_time_and_samples(
     (host, _), (device, _) = (
         load_model(model_folder, backend=name, dtype="float64") for name in BACKENDS
     )
-    limits = {"max_new_tokens": 16, "eos": tokenizer.eos, "stop": tokenizer.stops_at("+")}
+    limits = {"max_new_tokens": 16, "eos": (tokenizer.eos, tokenizer.stops_at("+"))}
     prompts = [tokenizer.encode(text) for text in ("ab + ab", "abc", "ab + a")]
     for temperature in (0.0, 0.8, 1.0):
         ours, theirs = (

@@ -218,8 +218,8 @@ def test_gradients_of_lanes_are_those_of_the_whole(eager, n_threads):
     for got, expected, repeated in zip(divided, whole, again, strict=True):
         assert relative(got, expected) < 1e-12
         np.testing.assert_array_equal(got, repeated)
-    assert len(model.twins(4)) == 4
-    assert all(twin.parameters is model.parameters for twin in model.twins(4))
+    assert len(model.replicas(4)) == 4
+    assert all(replica.parameters is model.parameters for replica in model.replicas(4))
 
 
 def test_the_number_of_threads_changes_no_bit(eager, monkeypatch):

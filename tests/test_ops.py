@@ -10,6 +10,7 @@ import pytest
 from minigrpo import PrefixTree, TransformerConfig, ops
 from minigrpo.engine import plan, segments
 from minigrpo.engine.backend import Backend
+from minigrpo.engine.blocks import block_attention, block_attention_backward
 from minigrpo.engine.kv_cache import KVCache
 
 NUMPY = Backend("numpy", np)
@@ -239,14 +240,14 @@ def test_attention(
     def run(q, k, v):
         y = backend.xp.full_like(q, np.nan)
         mine = blocks[str(q.dtype)]
-        caches = [ops.attention(q, k, v, block, y) for block in mine]
+        caches = [block_attention(q, k, v, block, y) for block in mine]
 
         def backward(dy):
             gradients = {
                 name: backend.xp.ones_like(x) for name, x in (("q", q), ("k", k), ("v", v))
             }
             for block, cache in zip(mine, caches, strict=True):
-                ops.attention_backward(dy, cache, block, *gradients.values())
+                block_attention_backward(dy, cache, block, *gradients.values())
             return {name: gradient - 1 for name, gradient in gradients.items()}
 
         return y, backward
@@ -288,7 +289,7 @@ def test_attention_reads_the_path_of_each_node_and_nothing_else(
         monkeypatch.setattr(plan, "ONE_BLOCK", one_block)
         y = np.full_like(q, np.nan)
         for block in plan.plan_tree(FORKED, NUMPY, np.dtype(np.float64)).blocks:
-            ops.attention(q, k, v, block, y)
+            block_attention(q, k, v, block, y)
         for node in np.flatnonzero(inner):
             path = [node]
             while FORKED.parent[path[-1]] >= 0:
@@ -308,7 +309,7 @@ def test_cached_attention_reads_the_prompt_and_the_row_s_own_tokens(group: list[
     seen = [[list(range(3)), list(range(3, 5))][g] for g in group]  # nodes that each row sees
     cache._regroup(np.array(group))
     for t in range(2):
-        cache.fork(np.arange(n))
+        cache.fork(np.arange(n), np.zeros(n, dtype=int))
         q, new_k, new_v = (
             normal(n, 4, 2, seed=3 + t),
             normal(n, 2, 2, seed=5 + t),
@@ -336,7 +337,7 @@ def test_cached_attention_of_large_scores_does_not_overflow(size: float, dtype: 
     cache.attend_in_prompts(
         0, normal(keys, 2, 2, seed=2).astype(dtype), k, v, np.empty((keys, 2, 2), dtype)
     )
-    cache.fork(np.arange(2))
+    cache.fork(np.arange(2), np.zeros(2, dtype=int))
     q, new_k, new_v = (
         np.full((2, 2, 2), abs(size), dtype),
         np.full((2, 1, 2), size, dtype),
@@ -403,6 +404,6 @@ def test_softmax_of_large_numbers_does_not_overflow() -> None:
         logp, _ = ops.log_softmax_gather(
             np.array([[1e4, 0.0, -1e4]]), np.zeros(3, int), np.arange(3)
         )
-        ops.attention(q, k, v, block, y)
+        block_attention(q, k, v, block, y)
     np.testing.assert_allclose(logp, [0, -1e4, -2e4])
     np.testing.assert_array_equal(y, v[[0, 0]])

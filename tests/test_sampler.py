@@ -199,7 +199,7 @@ def test_a_stop_rule_sees_the_newest_token_and_ends_a_completion_there(eos):
         )  # the second 2 at the latest, or a 2 after something else
 
     rollouts = sample(
-        tiny_model(), PROMPTS, 20, np.random.default_rng(6), max_new_tokens=5, eos=eos, stop=stop
+        tiny_model(), PROMPTS, 20, np.random.default_rng(6), max_new_tokens=5, eos=(eos, stop)
     )
     assert widths == list(range(1, len(widths) + 1))
     ended = [[stops(y, eos) for y in group] for group in texts(rollouts)]

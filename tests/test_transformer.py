@@ -322,10 +322,10 @@ def test_rotations_are_computed_as_far_as_they_are_needed(
             > 40
         )
     np.testing.assert_array_equal(short.logits(sequence), whole.logits(sequence))
-    for twin in (whole, *short.twins(2)):
-        twin._turns = twin._turns[:3] if twin is not whole else twin._turns
+    for replica in (whole, *short.replicas(2)):
+        replica._turns = replica._turns[:3] if replica is not whole else replica._turns
         np.testing.assert_array_equal(
-            twin.forward(tree, keep=False), whole.forward(tree, keep=False)
+            replica.forward(tree, keep=False), whole.forward(tree, keep=False)
         )
     assert 51 <= len(short._turns) <= 104
     with pytest.raises(

@@ -195,8 +195,7 @@ def _sample_text(a: argparse.Namespace) -> None:
     model, tokenizer = load_model(a.model)
     limits = {
         "max_new_tokens": a.max_new_tokens or 64,
-        "eos": tokenizer.eos,
-        "stop": tokenizer.stops_at(),
+        "eos": (tokenizer.eos, tokenizer.stops_at()),
         "temperature": a.temperature,
     }
     rollouts = sample(
