@@ -1,7 +1,8 @@
 """The operations of a Llama-shaped transformer: each forward with its backward, by hand, side by side.
 
-A forward returns (y, cache); its backward takes (dy, cache).  `dx` is d loss / d x.  The functions use only
-what NumPy and CuPy both have, and sums run in a fixed order, so the same input gives the same bits.
+A forward returns (y, cache); its backward takes (dy, cache).  `dx` is d loss / d x.  The functions
+use only what NumPy and CuPy both have, and sums run in a fixed order, so the same input gives the
+same bits.
 
 Shape letters, each with one meaning in the whole package:
     B rollouts (completions), k of them per group; G groups, each with one prompt; T time

@@ -1,13 +1,14 @@
 """Rollouts: k completions of every prompt, sampled together as a growing tree of prefixes.
 
-A completion is drawn token by token from softmax(logits / temperature).  Completions of a group that agree so far
-stand on the same node, which is computed once; they part when they draw different tokens.  The keys and values of
-every node are computed once and kept in a cache, so a step runs the model on the newest nodes only.
+A completion is drawn token by token from softmax(logits / temperature).  Completions of a group
+that agree so far stand on the same node, which is computed once; they part when they draw different
+tokens.  The keys and values of every node are computed once and kept in a cache, so a step runs the
+model on the newest nodes only.
 
-Uniform random numbers are drawn on the host, one per completion and position, before sampling starts: what a
-completion draws depends neither on who else is in the batch nor on when the others stop.  Top-k and top-p are
-left out on purpose: they change the distribution, so the recorded probabilities would not be those of the policy
-that is trained.
+Uniform random numbers are drawn on the host, one per completion and position, before sampling
+starts: what a completion draws depends neither on who else is in the batch nor on when the others
+stop.  Top-k and top-p are left out on purpose: they change the distribution, so the recorded
+probabilities would not be those of the policy that is trained.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
@@ -69,92 +69,63 @@ def sample(
 ) -> Rollouts:
     """Draw group_size completions of every prompt.
 
-    A completion ends with the token `eos`, or after max_new_tokens tokens: then it is `truncated`.  `eos` may also be a
-    rule, such as `TextTokenizer.stops_at` makes, or a tuple of tokens and rules.  Without eos every completion has
-    max_new_tokens tokens and none counts as truncated.  Temperature 0 takes the likeliest token, and records
-    probabilities at temperature 1.
-    Raises ValueError for empty prompts, tokens outside the vocabulary, sequences longer than the model's context,
-    and settings out of range; DivergenceError for weights or logits that are not finite or overflow.
+    A completion ends with the token `eos`, or after max_new_tokens tokens: then it is
+    `truncated`.  `eos` may also be a rule, such as `TextTokenizer.stops_at` makes, or a tuple of
+    tokens and rules.  Without eos every completion has max_new_tokens tokens and none counts as
+    truncated.  Temperature 0 takes the likeliest token, and records probabilities at temperature 1.
+    Raises ValueError for empty prompts, tokens outside the vocabulary, sequences longer than the
+    model's context, and settings out of range; DivergenceError for weights or logits that are not
+    finite or overflow.
     """
     ends = [end for end in (eos if isinstance(eos, tuple) else (eos,)) if end is not None]
-    _check(model, group_size, max_new_tokens, ends, temperature)
-    prompts = _own_prompts(model, prompts, max_new_tokens)
+    check_temperature(temperature or 1.0)
+    prompts = _checked(model, prompts, group_size, max_new_tokens, ends)
     shape = len(prompts) * group_size, max_new_tokens  # (B,T)
     uniform = rng.random(shape) if temperature > 0 else np.zeros(shape)
-    nothing = np.full(shape, -1, dtype=np.int64), np.zeros(shape), np.zeros(shape)
-    drawn = _Drawn(uniform, *nothing, ended=np.zeros(shape[0], dtype=bool))
+    tokens, logp, entropy = np.full(shape, -1), np.zeros(shape), np.zeros(shape)
+    ended = np.zeros(shape[0], dtype=bool)
 
     cache = KVCache(model.config, prompts, *shape, model.backend, model.dtype)
-    p = cache.prompts
-    logits = model.extend(cache.attend_in_prompts, p.token, p.position, p.ends)  # (G,V)
+    plan = cache.prompts
+    logits = model.extend(cache.attend_in_prompts, plan.token, plan.position, plan.ends)  # (G,V)
 
     def grow(some: slice) -> None:
-        rows = slice(some.start * group_size, some.stop * group_size)
-        part = cache.part(some, rows.stop - rows.start)
-        _grow(model, part, logits[some], _Drawn(*(x[rows] for x in drawn)), ends, temperature)
+        """Grow the tree after some of the prompts, token by token."""
+        live = np.arange(some.start * group_size, some.stop * group_size)  # who has not ended
+        row = live // group_size - some.start  # the prefix that each stands on, at first its prompt
+        lane, after_rows = cache.part(some, len(live)), logits[some]
+        for t in range(max_new_tokens):
+            drawn = _draw(model, after_rows, row, uniform[live, t], temperature)
+            tokens[live, t], logp[live, t], entropy[live, t] = drawn
+            for end in ends:
+                so_far = tokens[live, : t + 1]
+                ended[live] |= end(so_far) if callable(end) else so_far[:, -1] == end
+            row, live = row[~ended[live]], live[~ended[live]]
+            if not len(live) or t + 1 == max_new_tokens:
+                break
+            row, newest, position = lane.fork(row, tokens[live, t])
+            after_rows = model.extend(lane.attend, newest, position)  # (rows,V)
 
     run_lanes([partial(grow, some) for some in _divide(model, logits, uniform, temperature)])
-    if not np.isfinite(drawn.entropy).all():  # as it is where one logit is not finite
+    if not np.isfinite(entropy).all():  # as it is where one logit is not finite
         raise DivergenceError(OVERFLOW)
 
-    present = drawn.token >= 0  # (B,T)
-    parts = [tokens[:n] for tokens, n in zip(drawn.token, present.sum(1).tolist(), strict=True)]
+    present = tokens >= 0  # (B,T)
+    parts = [row[:n] for row, n in zip(tokens, present.sum(1).tolist(), strict=True)]
     completions = [parts[i : i + group_size] for i in range(0, len(parts), group_size)]
     tree = PrefixTree.from_groups(prompts, completions)
-    logp, entropy = np.zeros(tree.n_nodes, model.dtype), np.zeros(tree.n_nodes)
-    node = tree.paths[tree.paths >= 0]  # of each token, completion after completion
-    logp[node], entropy[node] = drawn.logp[present], drawn.entropy[present]
+    on_nodes = np.zeros((2, tree.n_nodes))
+    on_nodes[:, tree.paths[tree.paths >= 0]] = logp[present], entropy[present]
     return Rollouts(
         prompts=prompts,
         completions=completions,
         tree=tree,
-        logp=logp,
-        entropy=entropy,
-        truncated=~drawn.ended & bool(ends),
+        logp=on_nodes[0].astype(model.dtype),
+        entropy=on_nodes[1],
+        truncated=~ended & bool(ends),
         temperature=temperature if temperature > 0 else 1.0,
         max_new_tokens=max_new_tokens,
     )
-
-
-class _Drawn(NamedTuple):
-    """What B completions draw; token is -1 past the end."""
-
-    uniform: np.ndarray  # (B,T) random numbers
-    token: np.ndarray  # (B,T)
-    logp: np.ndarray  # (B,T)
-    entropy: np.ndarray  # (B,T) of the distribution that the token was drawn from
-    ended: np.ndarray  # (B,) bool: by its last token, not by the length limit
-
-
-def _grow(
-    model: Transformer,
-    cache: KVCache,
-    logits: Array,
-    drawn: _Drawn,
-    ends: Sequence[int | Stop],
-    temperature: float,
-) -> None:
-    """Grow the tree of some groups token by token, and write down what is drawn.
-
-    logits (G,V): after each prompt of the cache.
-    """
-    n_groups, (batch, limit) = len(logits), drawn.token.shape
-    # A live row is a distinct prefix that somebody still continues.  At first it is a prompt.
-    row = np.repeat(np.arange(n_groups), batch // n_groups)  # (B,) on which each completion stands
-    live = np.arange(batch)  # completions that have not ended
-    for t in range(limit):
-        uniform = drawn.uniform[live, t]
-        token, logp, entropy = _draw(model, logits, row[live], uniform, temperature)
-        drawn.token[live, t], drawn.logp[live, t], drawn.entropy[live, t] = token, logp, entropy
-        for end in ends:
-            ended = end(drawn.token[live, : t + 1]) if callable(end) else token == end
-            drawn.ended[live] |= ended
-        going = ~drawn.ended[live]
-        live, token = live[going], token[going]
-        if not len(live) or t == limit - 1:
-            break
-        row[live], newest, position = cache.fork(row[live], token)
-        logits = model.extend(cache.attend, newest, position)  # (rows,V)
 
 
 def _draw(
@@ -213,39 +184,38 @@ def _divide(
     return [slice(n_prompts * i // n, n_prompts * (i + 1) // n) for i in range(n)]
 
 
-def _check(
-    model: Transformer, group_size: int, max_new_tokens: int, ends: Sequence, temperature: float
-) -> None:
+def _checked(
+    model: Transformer,
+    prompts: Sequence[Tokens],
+    group_size: int,
+    max_new_tokens: int,
+    ends: Sequence[End],
+) -> list[np.ndarray]:
+    """Copies of the prompts, since the rollouts keep them; a text stays with its tokens."""
     if group_size < 1 or max_new_tokens < 1:
         both = f"group_size ({group_size}) and max_new_tokens ({max_new_tokens})"
         raise ValueError(f"{both} must be at least 1")
-    if temperature != 0:
-        check_temperature(temperature)
-    vocab_size, drawable = model.config.vocab_size, model.config.n_logits
+    size, drawable = model.config.vocab_size, model.config.n_logits
     for end in ends:
-        if not callable(end) and not 0 <= end < vocab_size:
-            raise ValueError(f"eos {end} is outside the model's vocabulary of {vocab_size}")
-        if not callable(end) and end >= drawable:
-            raise ValueError(f"eos {end} cannot be drawn: the model draws tokens below {drawable}")
+        if not callable(end) and not 0 <= end < drawable:
+            outside = f"is outside the model's vocabulary of {size}"
+            masked = f"cannot be drawn: the model draws tokens below {drawable}"
+            raise ValueError(f"eos {end} {masked if drawable <= end < size else outside}")
+    arrays = token_arrays(prompts, lambda i: f"prompt {i}")
+    if not arrays or not all(map(len, arrays)):
+        raise ValueError("every prompt needs at least one token (and sampling at least one prompt)")
+    for ids in arrays:
+        model.check(ids, max(map(len, arrays)) + max_new_tokens)
     model.check_weights()
+    pairs = zip(prompts, arrays, strict=True)
+    return [(prompt if hasattr(prompt, "text") else ids).copy() for prompt, ids in pairs]
 
 
 def check_temperature(temperature: float) -> None:
     """Raise ValueError for a temperature at which logits would overflow, or all be equal."""
     low, high = TEMPERATURES
     if not low <= temperature <= high:
-        allowed = f"from {low:g} to {high:g} (or 0 for the likeliest token, without training)"
+        allowed = (
+            f"from {low:g} to {high:g} (or 0 for the likeliest token, where nothing is trained)"
+        )
         raise ValueError(f"temperature is {temperature}: it must be {allowed}")
-
-
-def _own_prompts(
-    model: Transformer, prompts: Sequence[Tokens], max_new_tokens: int
-) -> list[np.ndarray]:
-    """Copies of the prompts, since the rollouts keep them; a text stays with its tokens."""
-    arrays = token_arrays(prompts, lambda i: f"prompt {i}")
-    if not arrays or not all(map(len, arrays)):
-        raise ValueError("every prompt needs at least one token (and sampling at least one prompt)")
-    for ids in arrays:
-        model.check(ids, max(map(len, arrays)) + max_new_tokens)
-    pairs = zip(prompts, arrays, strict=True)
-    return [(prompt if hasattr(prompt, "text") else ids).copy() for prompt, ids in pairs]

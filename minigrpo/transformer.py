@@ -1,11 +1,11 @@
 """A Llama-shaped transformer over the nodes of a prefix tree, forward and backward by hand.
 
-RMSNorm, rotary positions, grouped-query attention, SwiGLU, no biases, optional tied embeddings.  A node stands
-for a whole prefix: running the model on the nodes of a tree gives, for every completion, the numbers that running
-it on each completion alone would give.
+RMSNorm, rotary positions, grouped-query attention, SwiGLU, no biases, optional tied embeddings.  A
+node stands for a whole prefix: running the model on the nodes of a tree gives, for every
+completion, the numbers that running it on each completion alone would give.
 
-The operations are in `ops.py`, the shape of a model and its flat vector of parameters in `engine/parameters.py`.
-Which nodes attend to which is planned by `engine/plan.py`.
+The operations are in `ops.py`, the parameters in `engine/parameters.py`; which nodes attend to
+which, and where logits are wanted, is planned by `engine/plan.py`.
 """
 
 from __future__ import annotations
@@ -36,12 +36,10 @@ Attend = Callable[[int, Array, Array, Array, Array], Any]  # layer, q, k, v, y; 
 
 
 class Transformer:
-    """The model.   `parameters` and `gradients` are mappings name -> view; `.flat` is the one vector.
+    """The model.   `parameters` and `gradients` map a name to a view; `.flat` is the one vector.
 
-    Embeddings start as N(0, 0.02²), norms as 1, matrices as N(0, 1/inputs), and those that write into the
-    residual stream as N(0, 1/(2·layers·inputs)): with tied embeddings the policy starts near the uniform one.
-    The same seed gives the same weights on every backend; seed=None leaves them 0, to be written into.
-    Raises ValueError for an unknown backend or dtype.
+    The same seed gives the same weights on every backend (see `Parameters.start`); seed=None leaves
+    them 0, to be written into.  Raises ValueError for an unknown backend or dtype.
     """
 
     def __init__(
@@ -59,22 +57,11 @@ class Transformer:
         self.parameters = Parameters(config.shapes(), self.backend.xp, self.dtype)
         self.gradients = Parameters(config.shapes(), self.backend.xp, self.dtype)
         if seed is not None:
-            self._start(np.random.default_rng(seed))
+            self.parameters.start(config, np.random.default_rng(seed), self.backend)
         self._turns = self._rotations(FIRST_TURNS)
         self._plans: WeakKeyDictionary[PrefixTree, TreePlan] = WeakKeyDictionary()
         self._saved: tuple | None = None
         self._replicas: list[Transformer] = []
-
-    def _start(self, rng: np.random.Generator) -> None:
-        for name, view in self.parameters.items():
-            if view.ndim == 1:
-                view[...] = 1
-                continue
-            writes = name.endswith(("o_proj.weight", "down_proj.weight"))
-            inputs = view.shape[1] * (2 * self.config.n_layers if writes else 1)
-            scale = 0.02 if "embed" in name else 1 / math.sqrt(inputs)
-            values = rng.standard_normal(view.shape) * scale
-            view[...] = self.backend.to_device(values, dtype=self.dtype)
 
     def settings(self) -> dict[str, Any]:
         """The config as a plain dict, to be written down and given to TransformerConfig again."""
@@ -99,11 +86,11 @@ class Transformer:
 
     @limited
     def forward(self, tree: PrefixTree, temperature: float = 1.0, keep: bool = True) -> np.ndarray:
-        """log p(token | its prefix) at temperature per scored node, 0 elsewhere.   -> (N,) on the host
+        """log p(token | its prefix) per scored node, 0 elsewhere.   -> (N,) on the host
 
-        keep=True saves what `backward` needs.  Raises ValueError for a token outside the vocabulary, a
-        completion's token that cannot be drawn, and a path longer than max_seq_len; DivergenceError for an
-        overflow.
+        keep=True saves what `backward` needs.  Raises ValueError for a token outside the
+        vocabulary, a completion's token that cannot be drawn, and a path longer than max_seq_len;
+        DivergenceError for an overflow.
         """
         plan = self._plan(tree)
         x, saved = self._body(plan.token, plan.position, plan.attend, keep)  # (M,D)
@@ -131,19 +118,19 @@ class Transformer:
         plan, temperature, saved, norm, h, softmax = self._saved
         self._saved = None
         gradients, xp = self.gradients, self.backend.xp
-        if not add:  # a product overwrites its matrix: what is a sum, or not touched, starts at 0
-            for name, gradient in gradients.items():
-                if name == self.config.head:
-                    gradient[self.config.n_logits :] = 0
-                elif gradient.ndim == 1 or name == EMBEDDING:
-                    gradient[...] = 0
+        learn = any(dlogp[p.child].any() for p in plan.predictions)
+        if not add:
+            gradients.clear(self.config, matrices=not learn)
+        if not learn:
+            return gradients
         dh = xp.empty_like(h)  # (predictors,D)
         for i, p in enumerate(plan.predictions):
             sums = (self.backend.to_device(x, self.dtype) for x in p.sums(dlogp / temperature))
             row_sum, pair_sum = sums
-            pairs = p.pair_row, p.pair_token, pair_sum
             cache = softmax or self._predict(h, p, temperature)[1]
-            dlogits = ops.log_softmax_gather_backward(row_sum, *pairs, cache)  # (predictors,V)
+            dlogits = ops.log_softmax_gather_backward(
+                row_sum, p.pair_row, p.pair_token, pair_sum, cache
+            )  # (predictors,V)
             head = h[p.rows], self._head(self.parameters)
             dh[p.rows] = ops.linear_backward(dlogits, head, self._head(gradients), add or i > 0)
         dx = xp.zeros((len(plan.token), self.config.dim), dtype=self.dtype)
@@ -156,9 +143,9 @@ class Transformer:
     def extend(
         self, attend: Attend, token: np.ndarray, position: np.ndarray, wanted: Any = slice(None)
     ) -> Array:
-        """Compute more nodes, which attend to earlier ones by a cache, and return logits of the wanted.
+        """The logits of more nodes, which attend to earlier ones by a cache (`engine/kv_cache.py`).
 
-        attend as in `engine/kv_cache.py`; token and position (n,) on the host -> (wanted,V)
+        token and position (n,) -> (wanted,V)
         """
         device = self.backend.to_device
         x, _ = self._body(device(token), device(position), attend, keep=False)
@@ -171,11 +158,10 @@ class Transformer:
 
     @limited
     def residual(self, sequence: np.ndarray) -> Array:
-        """The residual stream after the last layer, at every token of one sequence.   (T,) -> (T,D)"""
-        tokens = np.asarray(sequence)
-        self.check(tokens, len(tokens))
+        """What the last layer leaves at every token of one sequence.   (T,) -> (T,D)"""
+        self.check(np.asarray(sequence), len(sequence))
         # A completion of one more token makes every token of the sequence an inner node.
-        tree = PrefixTree.from_groups([tokens], [[[0]]])
+        tree = PrefixTree.from_groups([sequence], [[[0]]])
         plan = plan_tree(tree, self.backend, self.dtype)
         return self._body(plan.token, plan.position, plan.attend, keep=False)[0]
 
@@ -195,7 +181,7 @@ class Transformer:
             ops.rope(turned, turn)
             y = self.backend.xp.empty(q.shape, dtype=self.dtype)  # (N,H,E)
             attended = attend(i, q, k, v, y)
-            o, linear2 = ops.linear(y.reshape(len(x), -1), layer.o)  # (N,D)
+            o, linear2 = ops.linear(y.reshape(len(x), layer.o.shape[1]), layer.o)  # (N,D)
             x += o
             h, norm2 = ops.rmsnorm(x, layer.ffn_norm, eps)  # (N,D)
             gate_up, linear3 = ops.linear(h, layer.gate_up)  # (N,2F)
@@ -208,7 +194,7 @@ class Transformer:
         return x, saved
 
     def _body_backward(self, dx: Array, saved: list, plan: TreePlan, add: bool) -> Array:
-        """The layers in reverse, each undoing the passes of `_body` from the last.   (M,D) -> (M,D)"""
+        """Undo the passes of `_body`, from the last to the first.   dx (M,D) -> dx (M,D)"""
         f, xp = self.config.ffn_dim, self.backend.xp
         for grad in reversed(self.gradients.layers):
             *passes, turn = saved.pop()
@@ -230,8 +216,8 @@ class Transformer:
 
     def _heads(self, qkv: Array) -> tuple[Array, Array, Array, Array]:
         """Views of q, k and v, and of q and k together, which are rotated.   (N,(H+2K)·E)"""
-        heads = qkv.reshape(len(qkv), -1, self.config.head_dim)  # (N,H+2K,E)
         n, kv = self.config.n_heads, self.config.n_kv_heads
+        heads = qkv.reshape(len(qkv), n + 2 * kv, self.config.head_dim)  # (N,H+2K,E)
         return heads[:, :n], heads[:, n : n + kv], heads[:, n + kv :], heads[:, : n + kv]
 
     # -- the head ----------------------------------------------------------------------------------
@@ -287,8 +273,8 @@ class Transformer:
     def check_weights(self) -> None:
         """Raise DivergenceError if parameters are not finite, or so large that a trial overflows.
 
-        The trial, of a few tokens, looks at the residual stream too: a norm makes 0 of what overflows, and no
-        logit would show it.
+        The trial, of a few tokens, looks at the residual stream too: a norm makes 0 of what
+        overflows, and no logit would show it.
         """
         with np.errstate(all="ignore"):
             size = float(self.parameters.flat @ self.parameters.flat)

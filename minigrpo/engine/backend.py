@@ -1,8 +1,8 @@
 """NumPy or CuPy, and the border between host and device.
 
-Only the transformer's arrays live on the device.  Trees, rewards, objectives and random numbers are NumPy on
-the host, so a run draws the same random numbers on every backend, and what crosses the border (token ids,
-indices, one number per node) is small.
+Only the transformer's arrays live on the device.  Trees, rewards, objectives and random numbers are
+NumPy on the host, so a run draws the same random numbers on every backend, and what crosses the
+border (token ids, indices, one number per node) is small.
 """
 
 from __future__ import annotations

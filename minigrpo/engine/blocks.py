@@ -1,7 +1,7 @@
 """Attention of many rows of a tree at once: the same numbers as `ops.attention` on every path alone.
 
-Rows that continue the same prefix read its keys in one product; each then reads its own keys causally.
-The softmax runs over both together.
+Rows that continue the same prefix read its keys in one product; each then reads its own keys
+causally. The softmax runs over both together.
 """
 
 from __future__ import annotations

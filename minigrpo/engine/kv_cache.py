@@ -1,8 +1,8 @@
 """Keys and values while completions are sampled: those of a prompt once, and one row per live prefix.
 
-All live rows have the same number of new tokens, since all completions begin together and those that have ended
-are dropped: rows need no padding.  A row that one completion continues stays where it is; a fork copies the row.
-The rows of one prompt read its keys in one product.
+All live rows have the same number of new tokens, since all completions begin together and those
+that have ended are dropped: rows need no padding.  A row that one completion continues stays where
+it is; a fork copies the row. The rows of one prompt read its keys in one product.
 """
 
 from __future__ import annotations
@@ -152,9 +152,10 @@ class KVCache:
     def fork(self, row: np.ndarray, token: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Every distinct (row, token) becomes a row with room for one more token.
 
-        row, token: of each completion that goes on -> its new row, and per new row its token and position
-        The first child of a row stays in its place if that place is still used; the others take the
-        places that become free.  Groups share no row, so there is no need to tell them apart.
+        row, token: of each completion that goes on -> its new row, and per new row its token and
+        position The first child of a row stays in its place if that place is still used; the others
+        take the places that become free.  Groups share no row, so there is no need to tell them
+        apart.
         """
         if self.length == 0:
             self.own = self.backend.xp.empty(self._shape, dtype=self.dtype)

@@ -1,15 +1,18 @@
 """Parts of a batch side by side on the cores of a CPU, and a run that has the same bits on any number of threads.
 
-In a small model a matrix product is over before a second BLAS thread has paid, and everything between the products NumPy
-computes on one core.  So parts of a batch run in threads of their own (NumPy gives the interpreter's lock back inside its
-loops), and every product of such a model, in a lane or not, has a BLAS of one thread.  How a batch is divided depends on the
-work alone and sums over lanes have a fixed order, so no bit depends on how many threads there are.
+In a small model a matrix product is over before a second BLAS thread has paid, and everything
+between the products NumPy computes on one core.  So parts of a batch run in threads of their own
+(NumPy gives the interpreter's lock back inside its loops), and every product of such a model, in a
+lane or not, has a BLAS of one thread.  How a batch is divided depends on the work alone and sums
+over lanes have a fixed order, so no bit depends on how many threads there are.
 
-A large model, whose products are worth all BLAS threads, and a GPU get their parts one by one.  Its bits are the same as long as
-BLAS has the same number of threads; with another number its products may add up in another order, and the last bits differ.
+A large model, whose products are worth all BLAS threads, and a GPU get their parts one by one.  Its
+bits are the same as long as BLAS has the same number of threads; with another number its products
+may add up in another order, and the last bits differ.
 
-threadpoolctl must know the BLAS, as it knows OpenBLAS (which NumPy's own packages bring), MKL and BLIS.  Another one, such as
-macOS's Accelerate, cannot be limited: what is said of large models then holds for small ones too.
+threadpoolctl must know the BLAS, as it knows OpenBLAS (which NumPy's own packages bring), MKL and
+BLIS.  Another one, such as macOS's Accelerate, cannot be limited: what is said of large models then
+holds for small ones too.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The shape of a transformer, and its parameters: named views into one flat vector.
 
-As everything is one vector, the optimiser, gradient clipping and checkpoints need no loop over tensors.
-Parameters carry the names and shapes of a Hugging Face Llama checkpoint.  One thing differs: such a checkpoint
-rotates element j of a head together with element j + E/2, this model rotates neighbours 2j and 2j+1 (one complex
-number), so the rows of Q and K are permuted.
+As everything is one vector, the optimiser, gradient clipping and checkpoints need no loop over
+tensors. Parameters carry the names and shapes of a Hugging Face Llama checkpoint.  One thing
+differs: such a checkpoint rotates element j of a head together with element j + E/2, this model
+rotates neighbours 2j and 2j+1 (one complex number), so the rows of Q and K are permuted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigrpo.engine.backend import Array
+from minigrpo.engine.backend import Array, Backend
 
 EMBEDDING = "model.embed_tokens.weight"
 SIZES = "vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "max_seq_len"
@@ -124,6 +124,28 @@ class Parameters(Mapping):
 
     def __len__(self) -> int:
         return len(self._views)
+
+    def start(self, config: TransformerConfig, rng: np.random.Generator, backend: Backend) -> None:
+        """Embeddings start as N(0, 0.02²), norms as 1, matrices as N(0, 1/inputs).
+
+        Matrices that write into the residual stream start as N(0, 1/(2·layers·inputs)).  With tied
+        embeddings the policy is then nearly the uniform one.
+        """
+        for name, view in self.items():
+            if view.ndim == 1:
+                view[...] = 1
+                continue
+            writes = name.endswith(("o_proj.weight", "down_proj.weight"))
+            inputs = view.shape[1] * (2 * config.n_layers if writes else 1)
+            scale = 0.02 if "embed" in name else 1 / math.sqrt(inputs)
+            view[...] = backend.to_device(rng.standard_normal(view.shape) * scale, self.flat.dtype)
+
+    def clear(self, config: TransformerConfig, matrices: bool) -> None:
+        """Set gradients to 0; matrices=False leaves out those that a product will overwrite."""
+        for name, gradient in self.items():
+            if matrices or gradient.ndim == 1 or name == EMBEDDING != config.head:
+                gradient[...] = 0
+        self[config.head][config.n_logits :] = 0
 
     def joined(self, *names: str) -> Array:
         """Matrices that stand one after the other in `flat`, as one taller matrix."""

@@ -1,8 +1,8 @@
 """From a tree to the index arrays that a transformer needs: who attends to whom, where logits are wanted.
 
-Rows of similar size are attended to together, in blocks.  All of this runs on the host; the arrays are carried
-to the device once per tree.  A tree that is too large to compute at once is split into parts, which changes
-memory and speed but no number.
+Rows of similar size are attended to together, in blocks.  All of this runs on the host; the arrays
+are carried to the device once per tree.  A tree that is too large to compute at once is split into
+parts, which changes memory and speed but no number.
 """
 
 from __future__ import annotations
@@ -207,10 +207,10 @@ def split_tree(
 ) -> list[tuple[PrefixTree, np.ndarray]]:
     """Parts of about max_nodes nodes (micro-batches), each a run of rows with the nodes they read.
 
-    Returns [(part, nodes)], where `nodes` maps a part's nodes to the tree's.  A node of a completion is scored in
-    exactly one part, so sums over scored nodes, and gradients, add up to those of the whole tree.  No row is cut.
-    With several lanes, a tree that is worth it has an even number of parts of like size.
-    Raises ValueError if max_nodes < 1.
+    Returns [(part, nodes)], where `nodes` maps a part's nodes to the tree's.  A node of a
+    completion is scored in exactly one part, so sums over scored nodes, and gradients, add up to
+    those of the whole tree.  No row is cut. With several lanes, a tree that is worth it has an even
+    number of parts of like size. Raises ValueError if max_nodes < 1.
     """
     if max_nodes < 1:
         raise ValueError(f"max_nodes is {max_nodes}: a part needs at least one node")
