@@ -1,8 +1,7 @@
-"""The operations of a Llama-shaped transformer: each forward with its backward, by hand, side by side.
+"""The operations of a Llama-shaped transformer, each forward side by side with its backward.
 
-A forward returns (y, cache); its backward takes (dy, cache).  `dx` is d loss / d x.  The functions
-use only what NumPy and CuPy both have, and sums run in a fixed order, so the same input gives the
-same bits.
+A forward returns (y, cache); its backward takes (dy, cache).  `dx` is d loss / d x.  Only functions
+that NumPy and CuPy both have are used, and sums run in a fixed order: equal inputs give equal bits.
 
 Shape letters, each with one meaning in the whole package:
     B rollouts (completions), k of them per group; G groups, each with one prompt; T time

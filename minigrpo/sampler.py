@@ -85,7 +85,7 @@ def sample(
     tokens, logp, entropy = np.full(shape, -1), np.zeros(shape), np.zeros(shape)
     ended = np.zeros(shape[0], dtype=bool)
 
-    cache = KVCache(model.config, prompts, *shape, model.backend, model.dtype)
+    cache = KVCache(model.config, prompts, max_new_tokens, model.backend, model.dtype)
     plan = cache.prompts
     logits = model.extend(cache.attend_in_prompts, plan.token, plan.position, plan.ends)  # (G,V)
 
@@ -93,7 +93,7 @@ def sample(
         """Grow the tree after some of the prompts, token by token."""
         live = np.arange(some.start * group_size, some.stop * group_size)  # who has not ended
         row = live // group_size - some.start  # the prefix that each stands on, at first its prompt
-        lane, after_rows = cache.part(some, len(live)), logits[some]
+        lane, after_rows = cache.part(some), logits[some]
         for t in range(max_new_tokens):
             drawn = _draw(model, after_rows, row, uniform[live, t], temperature)
             tokens[live, t], logp[live, t], entropy[live, t] = drawn

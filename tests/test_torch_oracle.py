@@ -1,4 +1,6 @@
-"""Against PyTorch: files that tests/oracles/*.py wrote with autograd.  PyTorch itself is not needed here."""
+"""Against PyTorch: files that tests/oracles/*.py wrote with autograd.  PyTorch itself is not needed
+here.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ def close(got: np.ndarray, expected: np.ndarray, tolerance: float = 1e-10) -> No
     assert np.linalg.norm(got - expected) <= tolerance * max(np.linalg.norm(expected), 1e-300)
 
 
-# -- the transformer -----------------------------------------------------------------------------------------------------
+# -- the transformer -------------------------------------------------------------------------------
 
 
 def heads_of(config: TransformerConfig, name: str) -> int | None:
@@ -98,7 +100,7 @@ def test_the_two_orders_of_rows_undo_each_other(heads: int, width: int) -> None:
             )
 
 
-# -- single operations ---------------------------------------------------------------------------------------------------
+# -- single operations -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +165,7 @@ def test_log_softmax(op: dict) -> None:
     )
 
 
-# -- objectives ----------------------------------------------------------------------------------------------------------
+# -- objectives ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", VARIANTS)

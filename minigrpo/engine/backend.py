@@ -20,9 +20,7 @@ import numpy as np
 Array = Any  # numpy.ndarray or cupy.ndarray
 
 INSTALL = 'pip install "minigrpo[gpu]" (CUDA 12) or "minigrpo[gpu-cuda13]"'
-NO_DEVICE = (
-    "the driver shows no GPU: see what nvidia-smi says, and whether CUDA_VISIBLE_DEVICES hides it"
-)
+NO_DEVICE = "the driver shows no GPU: see nvidia-smi, and whether CUDA_VISIBLE_DEVICES hides it"
 STATUS_NO_DEVICE, STATUS_DRIVER = 100, 35  # cudaErrorNoDevice, cudaErrorInsufficientDriver
 OUT_OF_MEMORY = (
     "cudaErrorMemoryAllocation",
@@ -59,19 +57,17 @@ def get_backend(name: str = "auto") -> Backend:
     """
     if name not in ("auto", "numpy", "cupy"):
         raise ValueError(f"unknown backend {name!r}: choose auto, numpy or cupy")
-    if name != "numpy":
-        try:
-            return Backend("cupy", _working_cupy())
-        except ValueError as error:
-            if name == "cupy":
-                said = f"the cupy backend cannot be used: {error}; or take --backend numpy"
-                raise ValueError(said) from error
+    found = _find_cupy() if name != "numpy" else ""
+    if not isinstance(found, str):
+        return Backend("cupy", found)
+    if name == "cupy":
+        raise ValueError(f"the cupy backend cannot be used: {found}; or take --backend numpy")
     _reuse_freed_memory()
     return Backend("numpy", np)
 
 
 def describe_backend(name: str) -> str:
-    """One line on where a backend computes here: the GPU, or why there is none.   Raises ValueError."""
+    """One line on where a backend computes here: the GPU, or why there is none.   ValueError"""
     backend = get_backend(name)
     if backend.name == "cupy":
         runtime = backend.xp.cuda.runtime
@@ -79,35 +75,29 @@ def describe_backend(name: str) -> str:
         free, total = runtime.memGetInfo()
         return f"on the GPU: {device}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
     if name == "auto":
-        try:
-            _working_cupy()
-        except ValueError as error:
-            return f"on the CPU, since no GPU can be used: {error}"
+        return f"on the CPU, since no GPU can be used: {_find_cupy()}"
     return "on the CPU"
 
 
-def _working_cupy() -> ModuleType:
-    """CuPy, after a first product on the GPU.   Raises ValueError with what is wrong and what to do."""
+def _find_cupy() -> ModuleType | str:
+    """CuPy, if a first product works on the GPU; else what is wrong and what to do about it."""
     try:
         cupy = importlib.import_module("cupy")
-        if cupy.cuda.runtime.getDeviceCount():
-            one = cupy.ones((2, 2), dtype=np.float32)
-            float((one @ one).sum())  # needs NVRTC and cuBLAS, which an installation may lack
-            return cupy
+        if not cupy.cuda.runtime.getDeviceCount():
+            return NO_DEVICE
+        one = cupy.ones((2, 2), dtype=np.float32)
+        float((one @ one).sum())  # needs NVRTC and cuBLAS, which an installation may lack
+        return cupy
     except Exception as error:  # cupy raises many types of its own
-        raise ValueError(_way_out(error)) from error
-    raise ValueError(NO_DEVICE)
+        return _advice(error)
 
 
-def _way_out(error: Exception) -> str:
+def _advice(error: Exception) -> str:
     status = getattr(error, "status", None)  # of a CUDARuntimeError
     if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
         return f"CuPy is not installed: {INSTALL}"
     if ran_out_of_memory(error):
-        return (
-            "the GPU has too little free memory even to start: "
-            "end what else uses it (nvidia-smi lists it)"
-        )
+        return "the GPU has too little free memory even to start: end what uses it (see nvidia-smi)"
     if status == STATUS_NO_DEVICE:
         return NO_DEVICE
     if status == STATUS_DRIVER:

@@ -1,4 +1,4 @@
-"""Attention of many rows of a tree at once: the same numbers as `ops.attention` on every path alone.
+"""Attention of many rows of a tree at once: the numbers of `ops.attention` on every path alone.
 
 Rows that continue the same prefix read its keys in one product; each then reads its own keys
 causally. The softmax runs over both together.
@@ -15,26 +15,18 @@ from minigrpo.engine.segments import SegmentSum, segment_sum
 
 @dataclass(frozen=True)
 class AttentionBlock:
-    """S forks, each with R rows that continue one prefix of P keys; each row asks Q queries.
+    """S forks, each with R rows that continue one prefix of P keys; each row asks Q queries."""
 
-    query       (S,R,Q) the node of each query, which is also a key of its row; padding repeats a node
-    prefix      (S,P) the nodes on the path to each fork, whose keys all its rows see; padded likewise
-    causal      (Q,Q) 0 where a query sees a key of its own row, -inf where that key comes later
-    mask        (S,1,1,1,1,P) 0 for a node of the prefix, -inf for padding; None without padding
-    valid       (S,R,Q,1,1) 1 for a query, 0 for padding; None without padding
-    slots       the places in the flattened (S·R·Q) that are not padding
-    nodes       the node of each of these places
-    prefix_sum  how the gradients of the (S·P) keys add up to nodes
-    """
-
-    query: Array
-    prefix: Array
-    causal: Array
-    mask: Array | None
-    valid: Array | None
-    slots: Array
-    nodes: Array
-    prefix_sum: SegmentSum
+    query: Array  # (S,R,Q) the node of each query, also a key of its row; padding repeats a node
+    prefix: Array  # (S,P) the nodes on the path to each fork, whose keys all its rows see; padded
+    causal: Array  # (Q,Q) 0 where a query sees a key of its row, -inf where that key comes later
+    mask: (
+        Array | None
+    )  # (S,1,1,1,1,P) 0 for a node of the prefix, -inf for padding, if there is any
+    valid: Array | None  # (S,R,Q,1,1) 1 for a query, 0 for padding, if there is any
+    slots: Array  # the places in the flattened (S·R·Q) that are not padding
+    nodes: Array  # the node of each of these places
+    prefix_sum: SegmentSum  # how the gradients of the (S·P) keys add up to nodes
 
 
 def block_attention(q: Array, k: Array, v: Array, block: AttentionBlock, y: Array) -> tuple:

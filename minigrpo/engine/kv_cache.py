@@ -1,8 +1,8 @@
-"""Keys and values while completions are sampled: those of a prompt once, and one row per live prefix.
+"""Keys and values while completions are sampled: once per prompt, and one row per live prefix.
 
 All live rows have the same number of new tokens, since all completions begin together and those
 that have ended are dropped: rows need no padding.  A row that one completion continues stays where
-it is; a fork copies the row. The rows of one prompt read its keys in one product.
+it is; a fork copies the row.  The rows of one prompt read its keys in one product.
 """
 
 from __future__ import annotations
@@ -25,21 +25,16 @@ from minigrpo.tree import PrefixTree
 class PromptPlan:
     """G prompts as one tree, in which what they share is computed once.
 
-    token, position   (M,) of the distinct nodes (host)
-    blocks            attention among them
-    length            (G,) tokens of each prompt (host)
-    nodes             (G,P) the nodes of each prompt, padded
-    mask              (G,P) 0, or -inf for padding (host); None without padding
-    ends              (G,) the last node of each prompt
+    Device arrays are of type Array, the others stay on the host.
     """
 
-    token: np.ndarray
-    position: np.ndarray
-    blocks: tuple[AttentionBlock, ...]
-    length: np.ndarray
-    nodes: Array
-    mask: np.ndarray | None
-    ends: Array
+    token: np.ndarray  # (M,) of the distinct nodes
+    position: np.ndarray  # (M,)
+    blocks: tuple[AttentionBlock, ...]  # attention among them
+    length: np.ndarray  # (G,) tokens of each prompt
+    nodes: Array  # (G,P) the nodes of each prompt, padded
+    mask: np.ndarray | None  # (G,P) 0, or -inf for padding; None without padding
+    ends: Array  # (G,) the last node of each prompt
 
 
 @lru_cache(maxsize=16)  # many a task has few prompts
@@ -69,29 +64,28 @@ class KVCache:
     """Keys and values of G prompts and of what is sampled after them: at first one row per prompt.
 
     prompt_keys, prompt_values   (G,K,P,E) per layer, padded to the longest prompt
-    own                          (L,2,max_rows,K,max_new,E) keys and values of new tokens
+    own                          (L,2,n,K,max_new,E) keys and values of new tokens, from a fork on
     length                       T, the number of new tokens of each live row
-    group                        (n,) the prompt of each of the n live rows (host)
+    group                        (n,) the prompt of each of the n live rows, on the host
     """
 
     def __init__(
         self,
         config: TransformerConfig,
         prompts: list[np.ndarray],
-        max_rows: int,
         max_new: int,
         backend: Backend,
         dtype: np.dtype,
     ) -> None:
         self.backend, self.dtype = backend, dtype
         self.prompts = plan_prompts(tuple(p.tobytes() for p in prompts), backend, dtype)
-        self._shape = config.n_layers, 2, max_rows, config.n_kv_heads, max_new, config.head_dim
+        self.config, self.max_new = config, max_new
         self.prompt_keys: list[Array] = []
         self.prompt_values: list[Array] = []
         self.length = 0
         self._regroup(np.arange(len(prompts)))
 
-    def part(self, some: slice, max_rows: int) -> KVCache:
+    def part(self, some: slice) -> KVCache:
         """A cache for some of the prompts, with their keys and values; before the first fork."""
         if some == slice(0, len(self.group)):
             return self
@@ -100,12 +94,11 @@ class KVCache:
         other.prompts = replace(prompts, length=prompts.length[some], mask=mask)
         other.prompt_keys = [x[some] for x in self.prompt_keys]
         other.prompt_values = [x[some] for x in self.prompt_values]
-        other._shape = (*self._shape[:2], max_rows, *self._shape[3:])
         other._regroup(np.arange(len(other.prompts.length)))
         return other
 
     def attend_in_prompts(self, layer: int, q: Array, k: Array, v: Array, y: Array) -> None:
-        """Attention among the prompts' nodes, whose keys and values are kept.   As block_attention"""
+        """Attention among the prompts' nodes, as `block_attention`, with keys and values kept."""
         for block in self.prompts.blocks:
             block_attention(q, k, v, block, y)
         for x, kept in ((k, self.prompt_keys), (v, self.prompt_values)):
@@ -122,7 +115,6 @@ class KVCache:
         keys[:, :, -1], values[:, :, -1] = k, v
         prompt_keys, prompt_values = self.prompt_keys[layer], self.prompt_values[layer]
         n_prompts, kv_heads, n_keys, _ = prompt_keys.shape
-
         q = q.reshape(n, kv_heads, -1, width) * (1 / math.sqrt(width))  # (n,K,H/K,E)
         per_kv, most = q.shape[2], self._row.shape[1]
 
@@ -152,13 +144,15 @@ class KVCache:
     def fork(self, row: np.ndarray, token: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Every distinct (row, token) becomes a row with room for one more token.
 
-        row, token: of each completion that goes on -> its new row, and per new row its token and
-        position The first child of a row stays in its place if that place is still used; the others
-        take the places that become free.  Groups share no row, so there is no need to tell them
-        apart.
+        row and token of each completion that goes on -> its new row; token and position per row
+
+        The first child of a row stays in its place if that place is still used; the others take the
+        places that become free.  Groups share no row, so there is no need to tell them apart.
         """
-        if self.length == 0:
-            self.own = self.backend.xp.empty(self._shape, dtype=self.dtype)
+        if self.length == 0:  # no later fork has more rows than completions go on now
+            c = self.config
+            shape = c.n_layers, 2, len(row), c.n_kv_heads, self.max_new, c.head_dim
+            self.own = self.backend.xp.empty(shape, dtype=self.dtype)
         stride = int(token.max()) + 1
         key = row * stride + token
         present = np.zeros(len(self.group) * stride, dtype=bool)

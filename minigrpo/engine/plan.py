@@ -1,4 +1,4 @@
-"""From a tree to the index arrays that a transformer needs: who attends to whom, where logits are wanted.
+"""The arrays of indices by which a transformer runs over a tree: who attends to whom, who predicts.
 
 Rows of similar size are attended to together, in blocks.  All of this runs on the host; the arrays
 are carried to the device once per tree.  A tree that is too large to compute at once is split into
@@ -7,7 +7,7 @@ parts, which changes memory and speed but no number.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,23 +22,15 @@ ONE_BLOCK = 10_000  # below this many (query, key) pairs, padding is cheaper tha
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Some of the nodes that predict, and the C scored nodes that they predict.
+    """Some of the nodes that predict, and the C scored nodes (children) that they predict."""
 
-    rows                     the slice of `TreePlan.predictor` that these are
-    child                    (C,) scored nodes of the tree, on the host
-    row_of_child             (C,) the predicting node of each, counted within `rows`, on the host
-    pair_of_child            (C,) the distinct (row, token) of each, on the host
-    child_row, child_token   (C,) row and token of each child, on the device
-    pair_row, pair_token     the distinct pairs, on the device
-    """
-
-    rows: slice
-    child: np.ndarray
-    row_of_child: np.ndarray
-    pair_of_child: np.ndarray
-    child_row: Array
-    child_token: Array
-    pair_row: Array
+    rows: slice  # which of `TreePlan.predictor` these are
+    child: np.ndarray  # (C,) the children, on the host
+    row_of_child: np.ndarray  # (C,) the predicting node of each, counted within `rows`, on the host
+    pair_of_child: np.ndarray  # (C,) the distinct (row, token) of each, on the host
+    child_row: Array  # (C,) row_of_child on the device
+    child_token: Array  # (C,)
+    pair_row: Array  # of the distinct pairs
     pair_token: Array
 
     def sums(self, dlogp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -50,21 +42,14 @@ class Predictions:
 
 @dataclass(frozen=True, eq=False)
 class TreePlan:
-    """The M computed (inner) nodes of a tree, and those of them that predict.
+    """The M computed (inner) nodes of a tree, and those of them that predict."""
 
-    token, position   (M,) of the computed nodes
-    blocks            attention among them
-    token_sum         how the gradients of M nodes add up to rows of the embedding
-    predictor         the computed nodes whose logits are needed
-    predictions       what they predict, in slices of predictors
-    """
-
-    token: Array
-    position: Array
-    blocks: tuple[AttentionBlock, ...]
-    token_sum: SegmentSum
-    predictor: Array
-    predictions: tuple[Predictions, ...]
+    token: Array  # (M,)
+    position: Array  # (M,)
+    blocks: tuple[AttentionBlock, ...]  # attention among the M nodes
+    token_sum: SegmentSum  # how the gradients of M nodes add up to rows of the embedding
+    predictor: Array  # the computed nodes whose logits are needed
+    predictions: tuple[Predictions, ...]  # what they predict, in slices of predictors
 
     def attend(self, layer: int, q: Array, k: Array, v: Array, y: Array) -> list:
         """Attention among the computed nodes, written to y (M,H,E).   -> a cache per block"""
@@ -270,18 +255,10 @@ def _restrict(
     row_start: np.ndarray,
     row_end: np.ndarray,
 ) -> PrefixTree:
+    """The tree of these nodes, in which each of these rows adds row_start ≤ t < row_end."""
     number = np.full(tree.n_nodes + 1, -1, dtype=np.int64)  # the last entry serves index -1
     number[nodes] = np.arange(len(nodes))
-    return PrefixTree(
-        token=tree.token[nodes],
-        parent=number[tree.parent[nodes]],
-        depth=tree.depth[nodes],
-        count=tree.count[nodes],
-        group=tree.group[nodes],
-        scored=tree.scored[nodes],
-        paths=number[tree.paths],
-        completion_group=tree.completion_group,
-        rows=number[tree.rows[rows]],
-        row_start=row_start,
-        row_end=row_end,
-    )
+    kept = {n: getattr(tree, n)[nodes] for n in ("token", "depth", "count", "group", "scored")}
+    kept |= {"row_start": row_start, "row_end": row_end, "rows": number[tree.rows[rows]]}
+    kept |= {"parent": number[tree.parent[nodes]], "paths": number[tree.paths]}
+    return replace(tree, **kept)

@@ -12,18 +12,12 @@ from minigrpo.engine.backend import Array
 
 @dataclass(frozen=True)
 class SegmentSum:
-    """Which rows of an array add up to which target; made on the host by `segment_sum_plan`.
+    """Which rows of an array add up to which target; made on the host by `segment_sum_plan`."""
 
-    order    rows of the input, those of one target (a segment) side by side
-    rounds   pairs (into, other) of places in that order; round r adds neighbours that are 2^r apart
-    heads    the place where each segment starts, and where its sum ends up
-    targets  the target of each segment, ascending
-    """
-
-    order: Array
-    rounds: tuple[tuple[Array, Array], ...]
-    heads: Array
-    targets: Array
+    order: Array  # rows of the input, those of one target (a segment) side by side
+    rounds: tuple[tuple[Array, Array], ...]  # places in that order: x[into] += x[other]
+    heads: Array  # the place where each segment starts, and where its sum ends up
+    targets: Array  # the target of each segment, ascending
 
 
 def segment_sum_plan(
