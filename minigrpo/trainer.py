@@ -65,8 +65,7 @@ def grpo_step(
     with watch("sample"):
         prompts = draw_prompts(task, state.rng, s.prompts_per_step)
         limits = {"temperature": s.temperature, **sampling_limits(task)}
-        # The weights were checked when they were loaded, or after the last update.
-        rollouts = sample(model, prompts, s.group_size, state.rng, check=False, **limits)
+        rollouts = sample(model, prompts, s.group_size, state.rng, **limits)
     tree, old = rollouts.tree, rollouts.logp
     with watch("score"):
         rewards = check_rewards(task.score(rollouts), tree)

@@ -349,7 +349,8 @@ def test_a_stop_that_is_none_is_refused(stop):
 
 @pytest.mark.parametrize("stop", [None, [], ()])
 def test_without_a_stop_string_only_eos_ends(stop):
-    assert sampling_limits(Tokenised(Chat(["q"], stop), byte_level("</s>")))["stop"] is None
+    tokenizer = byte_level("</s>")
+    assert sampling_limits(Tokenised(Chat(["q"], stop), tokenizer))["eos"] == (tokenizer.eos, None)
 
 
 # -- demonstrations --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from helpers import rollouts_of
 
 from minigrpo import Objective, PrefixTree, Transformer, TransformerConfig, ops
 from minigrpo.engine.backend import Backend
+from minigrpo.engine.blocks import block_attention, block_attention_backward
 from minigrpo.engine.parameters import rotate_halves, rotate_neighbours
 from minigrpo.engine.plan import plan_tree
 from minigrpo.verify.padded import padded_loss
@@ -144,9 +145,9 @@ def test_attention(op: dict) -> None:
     tree = PrefixTree.from_groups([range(7)], [[[0]]])
     (block,) = plan_tree(tree, Backend("numpy", np), np.dtype(np.float64)).blocks
     y = np.empty_like(q)
-    cache = ops.attention(q, k, v, block, y)
+    cache = block_attention(q, k, v, block, y)
     dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
-    ops.attention_backward(dy, cache, block, dq, dk, dv)
+    block_attention_backward(dy, cache, block, dq, dk, dv)
     for got, name in ((y, "y"), (dq, "dq"), (dk, "dk"), (dv, "dv")):
         close(got, op[f"attention.{name}"].swapaxes(0, 1))
 
