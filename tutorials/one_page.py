@@ -116,7 +116,7 @@ def draw_tree(y, label, group, t=0):
 
 # == 5. Process rewards ============================================================================
 def process_rewards(y, r):
-    """What GRPO gives without saying so.   y (k,T), r (k,) -> |λ|, R̂, Â (k,T) and GRPO's a (k,1)"""
+    """Those that GRPO gives silently.   y (k,T), r (k,) -> |λ|, R̂, Â (k,T) and GRPO's a (k,1)"""
     members = process_sets(y)
     count = members.sum(1)  # |λ|
     R = (members * r[:, None]).sum(1) / count  # R̂: the mean outcome of all who took this step
