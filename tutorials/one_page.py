@@ -24,8 +24,9 @@ def outcome_rewards(y, target, n=2, r_neg=-1.0):
 # == 2. A tiny transformer, forward and backward by hand ===========================================
 # One layer with one head: RMSNorm, rotary positions, causal attention, SwiGLU.  The weights W are
 # eight matrices in one array (8,D,D); the first three rows of EMBED are for L, R and BOS.
-D, (EMBED, QUERY, KEY, VALUE, OUT, GATE, UP, DOWN) = 32, range(8)
-START = D**-0.5 * np.array([0.1] + 7 * [1.0])[:, None, None]  # (8,1,1) size of the first weights
+D = 32
+EMBED, QUERY, KEY, VALUE, OUT, GATE, UP, DOWN = range(8)
+START = D**-0.5 * np.array([0.1] + 7 * [1.0])[:, None, None]  # starts as a nearly fair coin
 TURN = np.exp(1j * np.arange(T)[:, None] * 10000 ** (-np.arange(0, D, 2) / D))  # (T,D/2)
 FUTURE = np.triu(np.full((T, T), -np.inf), 1)  # (T,T) added to scores: no token sees a later one
 
@@ -44,8 +45,7 @@ def rmsnorm(x):
 
 def forward(W, tokens):
     """p(next move) after every token, and its backward.   tokens (k,T) -> (k,T,2), function"""
-    onehot = np.eye(D)[tokens]  # (k,T,D)
-    x0 = onehot @ W[EMBED]
+    x0 = W[EMBED, tokens]  # (k,T,D)
     h1, norm1_backward = rmsnorm(x0)
     query, key, value = (h1 @ W[i].T for i in (QUERY, KEY, VALUE))
     # Two neighbours in a query or key are read as one complex number, which its position turns.
@@ -74,7 +74,7 @@ def forward(W, tokens):
         dquery = (dscore @ key * TURN.conj()).view(float)  # turned back
         dkey = (dscore.mT @ query * TURN.conj()).view(float)
         dx0 = dx1 + norm1_backward(dquery @ W[QUERY] + dkey @ W[KEY] + dvalue @ W[VALUE])
-        # y = x Wᵀ has dW = dyᵀ x, summed over all tokens; x0 = onehot W has dW = onehotᵀ dx0.
+        onehot = np.eye(D)[tokens]  # x0 = onehot W has dW = onehotᵀ dx0, y = x Wᵀ has dW = dyᵀ x.
         dy = np.array([onehot, dquery, dkey, dvalue, dx1, dgate, dup, dx2]).reshape(8, -1, D)
         x = np.array([dx0, h1, h1, h1, mixed, h2, h2, hidden]).reshape(8, -1, D)
         dW = dy.mT @ x
@@ -138,7 +138,7 @@ def objective(W, y, advantage, old=None):
 
 
 # == 7. The flaw and its fix =======================================================================
-def train(run, fix, n=2, r_neg=-1.0, lr=1e-3, steps=250):
+def train(run, fix, n=2, r_neg=-1.0, lr=1e-3, steps=250):  # lr: of five, the best for both
     """GRPO, or λ-GRPO if fix.   -> (steps,) the share of the target among the walks of each step"""
     rng = np.random.default_rng(run)  # the same start and the same draws for both
     W, target = START * rng.standard_normal((8, D, D)), run // np.array([8, 4, 2, 1]) % 2
@@ -146,7 +146,7 @@ def train(run, fix, n=2, r_neg=-1.0, lr=1e-3, steps=250):
     for step in range(1, steps + 1):
         y = sample(W, rng)
         count, _, _, a = process_rewards(y, outcome_rewards(y, target, n, r_neg))
-        _, dW, _ = objective(W, y, a / count if fix else a)
+        _, dW, _ = objective(W, y, a / count if fix else a)  # The fix is this division.
         m = m + 0.1 * (dW - m)  # Adam: means of dW and dW², corrected for their start at 0
         v = v + 0.001 * (dW * dW - v)
         W -= lr * m / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
@@ -156,7 +156,7 @@ def train(run, fix, n=2, r_neg=-1.0, lr=1e-3, steps=250):
 
 def main(runs=32, seed=2, **setting):
     rng = np.random.default_rng(seed)
-    W, other, u = START * rng.standard_normal((3, 8, D, D))
+    W, other, u = START * rng.standard_normal((3, 8, D, D))  # a policy, another one, a direction
     y = sample(W, rng)
     target, r = y[0], outcome_rewards(y, y[0])  # so that the group has met its target
     count, R, A, a = process_rewards(y, r)
@@ -176,22 +176,22 @@ def main(runs=32, seed=2, **setting):
 5 · R̂ is their mean outcome: a process reward.  Â compares it with the whole group.\n
 {"   |λ|   R̂     Â   " * T}
 {tree}\n
-6 · Theorem 1, at a policy that has not sampled (ρ ≠ 1): GRPO's loss is {loss1:.15f},
+6 · Theorem 1, at another policy than the sampler's (ρ ≠ 1): GRPO's loss is {loss1:.15f},
     the PRM's {loss2:.15f}; their gradients differ by {gap:.0e} of their size.
     The gradient by hand differs from central differences by {error:.0e} of its size.
-    Look: at the policy that has sampled, the loss is {loss:.0e}, that is 0.  Its gradient is not.\n
+    Look: at the sampler's policy, the loss is {loss:.0e}, that is 0.  Its gradient is not.\n
 7 · The flaw: how hard each move of {word} is pushed up, and all of them together.
     GRPO    |λ|·Â  {grpo.round(2)}  {grpo.sum():.2f}
     λ-GRPO      Â  {fixed.round(2)}  {fixed.sum():.2f}
-    Look: GRPO pushes {word[:2]} down |λ| times, and with it the best walk of the group.
-    {runs} runs of each, all paths in turn the target: its share in steps 1-50, 51-100, …""")
+    Look: GRPO pushes {word[:2]} down |λ| times as hard, and with it the best walk of the group.
+    Frequency of the target in steps 1-50, 51-100, …, in {runs} runs of each:""")
     share = np.array([[train(run, fix, **setting) for run in range(runs)] for fix in (False, True)])
     for name, part in zip(("GRPO  ", "λ-GRPO"), share, strict=True):
         print(f"    {name}  {part.reshape(runs, -1, 50).mean((0, 2)).round(3)}")
     gain = np.subtract(*share[::-1, :, -50:].mean(-1))  # (runs,) in the last 50 steps
     half = 1.96 * gain.std(ddof=1) / runs**0.5
-    print(f"    At the end λ-GRPO is ahead by {gain.mean():.3f} ± {half:.3f} (95 % interval).")
-    print("    Look: if the interval holds 0, nothing is decided.  Try main(lr=3e-4) or main(n=1).")
+    print(f"    In the last 50, λ-GRPO is ahead by {gain.mean():.3f} ± {half:.3f} (95 % interval).")
+    print("    Look: if this interval holds 0, nothing is decided.  Try lr=3e-4, or n=1, in train.")
 
 
 if __name__ == "__main__":
