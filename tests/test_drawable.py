@@ -1,5 +1,5 @@
-"""Tokens that can be read but not drawn:
-they have no logit, in sampling, in scoring and in the gradient alike.
+"""Tokens that can be read but not drawn: they have no logit, in sampling, in scoring and in the
+gradient alike.
 """
 
 from __future__ import annotations
@@ -247,17 +247,19 @@ def test_a_run_of_the_old_walk_is_refused_by_its_vocabulary(tmp_path):
             TrainSettings(**read_settings(folder)), folder, resume=True, progress=False
         ),
     ):
-        told = (
-            "holds a model with a vocabulary of 2, but task 'treewalk' has 3: it has changed since"
-        )
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(
+            ValueError,
+            match="a model with a vocabulary of 2, but task 'treewalk' has 3: it has changed since",
+        ):
             use(tmp_path / "old")
 
 
 def test_a_task_for_a_run_is_of_its_class_and_text_stays_tokenised(tmp_path):
     file = tmp_path / "mine.py"
-    body = "from minigrpo.tasks.treewalk import TreeWalk\nclass T(TreeWalk):\n"
-    body += "    def for_run(self, seed): return {}\n"
+    body = (
+        "from minigrpo.tasks.treewalk import TreeWalk\n"
+        "class T(TreeWalk):\n    def for_run(self, seed): return {}\n"
+    )
     file.write_text(body.format("None"))
     with pytest.raises(
         ValueError, match=r"for_run of task .* gave None: it must return a task of the same class"

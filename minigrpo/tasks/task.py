@@ -33,7 +33,7 @@ class Task(Protocol):
     demonstrations(rng, n)   n pairs (prompt ids, completion ids with EOS) of the train split, for
                              a supervised warm start
     is_correct(rewards)      (B,) bool; without it a reward of 1 or more counts as correct
-    stop                     as in `sampler.sample`
+    stop                     a rule that ends completions, as `sampler.sample` takes it as `eos`
     n_drawable               only token ids below it can be drawn: a new model has no logit for the
                              others, which may stand in prompts
     for_run(seed)            the task, of the same class, of a run with this seed: training,
@@ -93,5 +93,5 @@ def draw_prompts(task: Task, rng: np.random.Generator, n: int, *split: str) -> l
 
 def sampling_limits(task: Task) -> dict[str, Any]:
     """What ends a completion of the task, as arguments of `sampler.sample`."""
-    limits = {"max_new_tokens": task.max_new_tokens, "eos": task.tokenizer.eos}
-    return limits | {"stop": optional(task, "stop")}
+    eos = task.tokenizer.eos, optional(task, "stop")
+    return {"max_new_tokens": task.max_new_tokens, "eos": eos}
