@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from minigrpo.tasks import CharTokenizer, draw_problems, in_test_split, load_task, score_texts
 from minigrpo.tasks import countdown as countdown_module
-from minigrpo.tasks.arithmetic import Arithmetic, first_wrong_step, outcome, write_steps
+from minigrpo.tasks.arithmetic import Arithmetic, first_wrong_step, write_steps
 from minigrpo.tasks.countdown import Countdown, evaluate_expression, random_expression
 from minigrpo.tasks.treewalk import TreeWalk
 
@@ -454,7 +454,7 @@ def test_arithmetic_whatever_ends_wrong_has_a_wrong_step(prompt):
             wrong = first_wrong_step(prompt, written)
             steps = written.count(";") + 1
             assert wrong is None or 0 <= wrong <= min(steps, right.count(";") + 1)
-            assert outcome(prompt, written) == 1.0 or wrong is not None
+            assert Arithmetic().outcome(prompt, written) == 1.0 or wrong is not None
             seen[wrong is None] += 1
     assert seen[0] > 200
 

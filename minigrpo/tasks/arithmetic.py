@@ -24,30 +24,23 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from minigrpo.tasks.tools import (
-    CharTokenizer,
-    draw_problems,
-    real_number,
-    score_texts,
-    whole_number,
-)
+from minigrpo.tasks.problems import CharTask
+from minigrpo.tasks.tools import CharTokenizer, real_number, whole_number
 
 CHARACTERS = CharTokenizer("0123456789+=;")
 PROMPT = re.compile(r"([0-9]+)\+([0-9]+)=")
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class Arithmetic(CharTask):
     """a + b for two numbers of exactly `digits` digits.   reward = 1 if the answer is a + b, else 0
 
-    digits 1 … 12; forget, the pupil's carelessness, and test_share, the share of problems kept for
-    the test split, from 0 to 1.  a+b and b+a are always in the same split.  Raises ValueError for
-    options out of range.
+    digits 1 … 12; forget, the pupil's carelessness, and test_share from 0 to 1.  a+b and b+a are
+    always in the same split.  Raises ValueError for options out of range.
     """
 
     digits: int = 3
     forget: float = 0.6
-    test_share: float = 0.1
 
     tokenizer: ClassVar[CharTokenizer] = CHARACTERS
     defaults: ClassVar[dict[str, Any]] = {
@@ -59,9 +52,9 @@ class Arithmetic:
     } | {"prompts_per_step": 32, "learning_rate": 1e-4, "warmup_steps": 10, "eval_every": 10}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         whole_number("digits", self.digits, 1, 12)
         real_number("forget", self.forget, 0, 1)
-        real_number("test_share", self.test_share, 0, 1)
 
     @property
     def max_new_tokens(self) -> int:
@@ -69,36 +62,27 @@ class Arithmetic:
         largest = 10**self.digits - 1
         return len(write_steps(largest, largest)) + 1
 
-    def prompts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[np.ndarray]:
-        """n problems as token ids, drawn by `draw_problems`."""
-        return [CHARACTERS.encode(f"{a}+{b}=") for a, b in self._problems(rng, n, split)]
-
-    def demonstrations(
-        self, rng: np.random.Generator, n: int
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """n train problems with what the careless pupil writes: (prompt ids, completion ids)."""
-        pairs = []
-        for a, b in self._problems(rng, n, "train"):
-            written = write_steps(a, b, rng.random(self.digits) < self.forget)
-            prompt = CHARACTERS.encode(f"{a}+{b}=")
-            pairs.append((prompt, CHARACTERS.encode_with_eos(written)))
-        return pairs
-
-    def score(self, rollouts: Any) -> np.ndarray:
-        """(B,) 1.0 where the text after the last semicolon is the sum, 0.0 otherwise."""
-        return score_texts(rollouts, CHARACTERS, outcome)
-
-    def _problems(self, rng: np.random.Generator, n: int, split: str) -> list[tuple[int, int]]:
+    def draw(self, rng: np.random.Generator) -> tuple[int, int]:
+        """Two numbers without a leading zero."""
         low, high = 10 ** (self.digits - 1), 10**self.digits
+        return int(rng.integers(low, high)), int(rng.integers(low, high))
 
-        def draw(rng: np.random.Generator) -> tuple[int, int]:
-            return int(rng.integers(low, high)), int(rng.integers(low, high))
+    def key(self, problem: tuple[int, int]) -> str:
+        """The smaller number first: b+a would give a+b away."""
+        return self.question(sorted(problem))
 
-        return draw_problems(rng, n, split, draw, _canonical, self.test_share)
+    def question(self, problem: Sequence[int]) -> str:
+        """As "358+467="."""
+        return f"{problem[0]}+{problem[1]}="
 
+    def demonstration(self, problem: tuple[int, int], rng: np.random.Generator) -> str:
+        """What the careless pupil writes."""
+        return write_steps(*problem, rng.random(self.digits) < self.forget)
 
-def _canonical(problem: tuple[int, int]) -> str:
-    return f"{min(problem)}+{max(problem)}="  # the smaller number first: b+a would give a+b away
+    def outcome(self, prompt: str, completion: str) -> float:
+        """1.0 if the text after the last semicolon (all, if there is none) is the sum, else 0.0."""
+        a, b = _operands(prompt)
+        return float(completion.rpartition(";")[2] == str(a + b))
 
 
 def write_steps(a: int, b: int, forgets: Sequence[bool] | None = None) -> str:
@@ -113,12 +97,6 @@ def write_steps(a: int, b: int, forgets: Sequence[bool] | None = None) -> str:
         tail = str(total % 10) + tail
         carry = total >= 10
     return ";".join([*steps, f"{total}{tail[1:]}"])  # the leftmost column is written in full
-
-
-def outcome(prompt_text: str, completion_text: str) -> float:
-    """1.0 if the text after the last semicolon (all, if there is none) is the sum, else 0.0."""
-    a, b = _operands(prompt_text)
-    return float(completion_text.rpartition(";")[2] == str(a + b))
 
 
 def first_wrong_step(prompt_text: str, completion_text: str) -> int | None:

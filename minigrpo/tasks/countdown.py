@@ -24,13 +24,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from minigrpo.tasks.tools import (
-    CharTokenizer,
-    draw_problems,
-    real_number,
-    score_texts,
-    whole_number,
-)
+from minigrpo.tasks.problems import CharTask
+from minigrpo.tasks.tools import CharTokenizer, real_number, whole_number
 
 CHARACTERS = CharTokenizer("0123456789+-*/():,=")
 PROMPT = re.compile(r"([0-9]{1,4}(?:,[0-9]{1,4})*):([0-9]{1,4})=")
@@ -44,7 +39,7 @@ Problem = tuple[tuple[int, ...], int, str]  # the numbers, the target, a solutio
 
 
 @dataclass(frozen=True)
-class Countdown:
+class Countdown(CharTask):
     """reward = 1 if the completion has the target's value and uses each number exactly once, else 0
 
     n_numbers 2 … 6, each from 1 to max_number (at most 99); targets are whole numbers from 1 to
@@ -57,7 +52,6 @@ class Countdown:
     max_number: int = 9
     max_target: int = 99
     p_right: float = 0.5
-    test_share: float = 0.1
 
     tokenizer: ClassVar[CharTokenizer] = CHARACTERS
     # With p_right = 0.5 the warm start leaves greedy accuracy little to gain.  There are 210
@@ -69,11 +63,11 @@ class Countdown:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         whole_number("n_numbers", self.n_numbers, 2, 6)
         whole_number("max_number", self.max_number, 1, 99)
         whole_number("max_target", self.max_target, 1, 9999)
         real_number("p_right", self.p_right, 0, 1)
-        real_number("test_share", self.test_share, 0, 1)
 
     @property
     def max_new_tokens(self) -> int:
@@ -81,33 +75,8 @@ class Countdown:
         n = self.n_numbers
         return n * len(str(self.max_number)) + (n - 1) + 2 * (n - 2) + 1
 
-    def prompts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[np.ndarray]:
-        """n problems as token ids, drawn by `draw_problems`."""
-        return [CHARACTERS.encode(_prompt(p)) for p in self._problems(rng, n, split)]
-
-    def demonstrations(
-        self, rng: np.random.Generator, n: int
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """n train problems, solved (probability p_right) or with a random expression.
-
-        -> (prompt ids, completion ids with EOS).  A random expression may happen to be right too.
-        """
-        pairs = []
-        for problem in self._problems(rng, n, "train"):
-            numbers, _, solution = problem
-            right = rng.random() < self.p_right
-            text = solution if right else random_expression(rng, numbers)
-            pairs.append((CHARACTERS.encode(_prompt(problem)), CHARACTERS.encode_with_eos(text)))
-        return pairs
-
-    def score(self, rollouts: Any) -> np.ndarray:
-        """(B,) 1.0 where the completion solves its prompt, 0.0 otherwise."""
-        return score_texts(rollouts, CHARACTERS, outcome)
-
-    def _problems(self, rng: np.random.Generator, n: int, split: str) -> list[Problem]:
-        return draw_problems(rng, n, split, self._draw, _canonical, self.test_share)
-
-    def _draw(self, rng: np.random.Generator) -> Problem:
+    def draw(self, rng: np.random.Generator) -> Problem:
+        """A problem that has a solution, since it is made from one."""
         while True:
             numbers = tuple(rng.integers(1, self.max_number + 1, size=self.n_numbers).tolist())
             solution = random_expression(rng, numbers)
@@ -115,13 +84,31 @@ class Countdown:
             if target.denominator == 1 and 1 <= target <= self.max_target:
                 return numbers, int(target), solution
 
+    def key(self, problem: Problem) -> str:
+        """The same for every order of the numbers."""
+        return self.question((tuple(sorted(problem[0])), *problem[1:]))
 
-def _prompt(problem: Problem) -> str:
-    return f"{','.join(map(str, problem[0]))}:{problem[1]}="
+    def question(self, problem: Problem) -> str:
+        """As "3,5,7:22="."""
+        return f"{','.join(map(str, problem[0]))}:{problem[1]}="
 
+    def demonstration(self, problem: Problem, rng: np.random.Generator) -> str:
+        """The solution (probability p_right), or a random expression, which may be right too."""
+        right = rng.random() < self.p_right
+        return problem[2] if right else random_expression(rng, problem[0])
 
-def _canonical(problem: Problem) -> str:
-    return _prompt((tuple(sorted(problem[0])), *problem[1:]))
+    def outcome(self, prompt: str, completion: str) -> float:
+        """1.0 if the completion has the target's value and uses each number once, else 0.0."""
+        match = PROMPT.fullmatch(prompt)
+        if not match:
+            told = f"the prompt {prompt!r} is no countdown problem"
+            raise ValueError(f"{told}: write it like '3,5,7:22='")
+        try:
+            value, used = evaluate_expression(completion)
+        except ValueError:
+            return 0.0
+        numbers = sorted(map(int, match[1].split(",")))
+        return float(value == int(match[2]) and sorted(used) == numbers)
 
 
 class Part(NamedTuple):
@@ -157,19 +144,6 @@ def _join(left: Part, sign: str, right: Part) -> Part:
     wrap = right.precedence < own or (right.precedence == own and sign in "-/")
     b = f"({right.text})" if wrap else right.text
     return Part(a + sign + b, APPLY[sign](left.value, right.value), own)
-
-
-def outcome(prompt_text: str, completion_text: str) -> float:
-    """1.0 if the completion has the target's value and uses each number exactly once, else 0.0."""
-    match = PROMPT.fullmatch(prompt_text)
-    if not match:
-        told = f"the prompt {prompt_text!r} is no countdown problem"
-        raise ValueError(f"{told}: write it like '3,5,7:22='")
-    try:
-        value, used = evaluate_expression(completion_text)
-    except ValueError:
-        return 0.0
-    return float(value == int(match[2]) and sorted(used) == sorted(map(int, match[1].split(","))))
 
 
 # -- the verifier ----------------------------------------------------------------------------------

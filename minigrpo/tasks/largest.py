@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minigrpo.tasks.text import FewShot
+from minigrpo.tasks.problems import FewShot
 from minigrpo.tasks.tools import whole_number
 
 

@@ -15,15 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from minigrpo.sampler import Stop
 from minigrpo.system.user_code import shown
 from minigrpo.tasks.task import exactly, pairs
-from minigrpo.tasks.tools import draw_problems, real_number, score_texts, whole_number
+from minigrpo.tasks.tools import score_texts
 
 
 class TextTask(Protocol):
@@ -115,54 +114,3 @@ def _text(value: Any, method: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{method} of the task gave {shown(value)} where a text is wanted")
     return str.__str__(value)  # of a subclass, such as an Enum's, the characters and not its name
-
-
-# -- solved examples, then a question --------------------------------------------------------------
-
-
-def few_shot(examples: Sequence[tuple[str, str]], question: str) -> str:
-    """Solved examples, one per line, then the question, so that a base model sees what is asked."""
-    return "".join(f"{asked} {answer}\n" for asked, answer in examples) + question
-
-
-@dataclass(frozen=True)
-class FewShot:
-    """A text task whose prompts are the same solved examples and then a question, line by line.
-
-    examples: how many are solved; test_share: of the problems held out.  A subclass has
-    `max_new_tokens`, draw(rng) -> problem, key(problem), its canonical text, question(problem) and
-    answer(question).   reward = 1 if the completion is the answer, else 0
-    """
-
-    examples: int = 6
-    test_share: float = 0.1
-
-    stop: ClassVar[str] = "\n"
-    defaults: ClassVar[dict[str, Any]] = (  # for SmolLM2, and prompts that share their examples
-        {"steps": 30, "group_size": 8, "prompts_per_step": 8, "learning_rate": 1e-5}
-        | {"warmup_steps": 0, "schedule": "cosine"}
-        | {"eval_every": 10, "eval_prompts": 100, "log_samples_every": 1}
-    )
-    preamble_seed: ClassVar[int] = 2  # its six examples bring SmolLM2 to a third of sums right
-
-    def __post_init__(self) -> None:
-        whole_number("examples", self.examples, 0, 64)
-        real_number("test_share", self.test_share, 0, 1)
-
-    @cached_property
-    def solved(self) -> list[tuple[str, str]]:
-        """The solved examples: question, answer."""
-        rng = np.random.default_rng(self.preamble_seed)
-        return [(asked, self.answer(asked)) for asked in self._questions(rng, self.examples)]
-
-    def texts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[str]:
-        """n prompts: the examples, then the question."""
-        return [few_shot(self.solved, asked) for asked in self._questions(rng, n, split)]
-
-    def reward(self, prompt: str, completion: str) -> float:
-        """1 for the answer to the prompt's last line, else 0."""
-        return float(completion.strip() == self.answer(prompt.rsplit("\n", 1)[-1]))
-
-    def _questions(self, rng: np.random.Generator, n: int, split: str = "train") -> list[str]:
-        problems = draw_problems(rng, n, split, self.draw, self.key, self.test_share)
-        return [self.question(problem) for problem in problems]

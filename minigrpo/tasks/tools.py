@@ -1,10 +1,9 @@
-"""What tasks are made of: a tokenizer of characters, scores by text, splits, checks of options."""
+"""What tasks are made of: a tokenizer of characters, scores by text, checks of options."""
 
 from __future__ import annotations
 
 import math
 import operator
-import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,9 +14,6 @@ import numpy as np
 from minigrpo.rewards import numbers
 from minigrpo.system.user_code import shown
 from minigrpo.tasks.task import Tokenizer
-
-MAX_REPEATS = 200  # known test problems drawn in a row, after which the split holds no more
-MAX_MISSES = 20_000  # draws in a row outside of the split, after which it is taken to be empty
 
 
 @dataclass(frozen=True)
@@ -108,57 +104,6 @@ def _finite_reward(reward: Callable[[str, str], float], prompt: str, completion:
     if not math.isfinite(number):
         raise ValueError(f"the reward of {pair} is {shown(value)}: return a finite number")
     return number
-
-
-# -- splits ----------------------------------------------------------------------------------------
-
-
-def in_test_split(text: str, share: float = 0.1) -> bool:
-    """Whether a problem is of the test split: crc32(text) / 2**32 < share, on every machine.
-
-    Give a canonical text, so that two ways to write one problem land in the same split.
-    """
-    return zlib.crc32(text.encode()) < share * 2**32
-
-
-def check_split(split: str) -> None:
-    """Raises ValueError unless split is "train" or "test"."""
-    if split not in ("train", "test"):
-        raise ValueError(f'there is no split {split!r}: choose "train" or "test"')
-
-
-def draw_problems(
-    rng: np.random.Generator,
-    n: int,
-    split: str,
-    draw: Callable[[np.random.Generator], Any],
-    key: Callable[[Any], str],
-    share: float,
-) -> list[Any]:
-    """n problems of a split; draw(rng) gives one of either, key(problem) is its canonical text.
-
-    Train problems are drawn with replacement.  Test problems are distinct until MAX_REPEATS in a
-    row bring nothing new; if n is more than were found, they are repeated in order.  Raises
-    ValueError for an unknown or an empty split.
-    """
-    check_split(split)
-    n, test = whole_number("the number of prompts", n, 0), split == "test"
-    problems, seen, misses, repeats = [], set(), 0, 0
-    while len(problems) < n and repeats < MAX_REPEATS:
-        problem = draw(rng)
-        text = key(problem)
-        if in_test_split(text, share) != test:
-            misses += 1
-            if misses == MAX_MISSES:
-                told = f"the {split} split is empty at test_share={share}"
-                raise ValueError(f"{told}: choose another share, or larger problems")
-        elif test and text in seen:
-            misses, repeats = 0, repeats + 1
-        else:
-            misses = repeats = 0
-            problems.append(problem)
-            seen.add(text)
-    return [problems[i % len(problems)] for i in range(n)]
 
 
 # -- options ---------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from minigrpo.tasks.tools import CharTokenizer, check_split, real_number, whole_number
+from minigrpo.tasks.problems import check_split
+from minigrpo.tasks.tools import CharTokenizer, real_number, whole_number
 
 MOVES, ROOTED = CharTokenizer("LR", eos=False), CharTokenizer("LR^", eos=False)
 
