@@ -36,7 +36,7 @@ class Completion(NamedTuple):
     where: str
     row: dict
     origin: tuple  # ("group", number) if its group was given as one, else ("log", file)
-    told: dict[str, tuple[str, ...]]  # its fields of step, prompt and group, each as JSON
+    identity: dict[str, tuple[str, ...]]  # its fields of step, prompt and group, each as JSON
     prompt: str
     step: int | float | str | None
     content: str | list
@@ -70,8 +70,8 @@ def read_completions(
     found, notes = _read_ids(found, names["completion"])
     groups: dict[tuple, list[Completion]] = {}
     for c in found:
-        told = tuple(c.told.values()) if c.origin[0] == "log" else ()
-        groups.setdefault((c.origin, told), []).append(c)
+        key = c.origin + tuple(c.identity.values() if c.origin[0] == "log" else ())
+        groups.setdefault(key, []).append(c)
     logged = [group[0].origin[0] == "log" for group in groups.values()]
     if group_size is not None and not any(logged):
         told = "--group-size splits the lines of a log"
@@ -85,7 +85,7 @@ def read_completions(
             raise ValueError(f"{told}, which are no groups of {size}")
         members = [c._replace(reward=r) for c, r in zip(group, own, strict=True)]
         split += [members[i : i + size] for i in range(0, len(group), size)]
-        if is_logged and len(group) > 1 and group_size is None and not group[0].told["group"]:
+        if is_logged and len(group) > 1 and group_size is None and not group[0].identity["group"]:
             advice = "if they are several, give --group-size K"
             notes = [*notes, f"all lines of one step and prompt are one group; {advice}"]
     return split, [*dict.fromkeys(notes), *said]
@@ -125,8 +125,8 @@ def check_not_alone(groups: Sequence[list[Completion]]) -> None:
     if len(groups) < 2 or any(len(group) > 1 or group[0].origin[0] == "group" for group in groups):
         return
     for kind in ("group", "prompt", "step"):
-        fields = {json.loads(pair)[0]: 0 for c in ones for pair in c.told[kind]}
-        if fields and len({c.told[kind] for c in ones}) == len(ones):
+        fields = {json.loads(pair)[0]: 0 for c in ones for pair in c.identity[kind]}
+        if fields and len({c.identity[kind] for c in ones}) == len(ones):
             apart = f"{listed(fields)} tells them apart; --{kind}-name names another field"
             raise ValueError(f"no group has two completions ({len(ones)} groups of one): {apart}")
 
@@ -189,21 +189,22 @@ def _completion(where: str, row: dict, field: str, kinds: dict, origin: tuple) -
     dicts = {n: row[n] for n in NAMES["reward"] if isinstance(row.get(n), dict)}
     row = {k: v for k, v in row.items() if k not in dicts}
     parts = {k if k not in row else f"{n}/{k}": v for n in dicts for k, v in dicts[n].items()}
-    fields = {
+    present_of = {
         kind: [n for n in kinds if kinds[n] == kind and row.get(n) is not None]
         for kind in ("step", "prompt", "group")
     }
-    told = {
-        kind: tuple(json.dumps([n, row[n]], sort_keys=True) for n in own)
-        for kind, own in fields.items()
+    identity = {
+        kind: tuple(json.dumps([n, row[n]], sort_keys=True) for n in fields)
+        for kind, fields in present_of.items()
     }
-    if origin[0] == "log" and told["step"]:  # files of one name with other numbers are one log
+    if origin[0] == "log" and identity["step"]:  # files that differ in a number are one log
         folder, base = os.path.split(origin[1])
         origin = ("log", folder, re.sub(r"\d+", "", base))
-    step = next((row[n] for n in fields["step"] if isinstance(row[n], int | float | str)), None)
-    prompt = next((text_of(row[n]) for n in fields["prompt"]), "")
+    steps = [row[n] for n in present_of["step"] if isinstance(row[n], int | float | str)]
+    prompts = [text_of(row[n]) for n in present_of["prompt"]]
+    step, prompt = next(iter(steps), None), next(iter(prompts), "")
     content = content_of(row[field], where)
-    return Completion(where, row | parts, origin, told, prompt, step, content, tuple(parts))
+    return Completion(where, row | parts, origin, identity, prompt, step, content, tuple(parts))
 
 
 def _read_ids(
@@ -232,5 +233,5 @@ def _read_ids(
         if not is_ids:
             return found, []
         ids[c.content] = content_of(value, c.where)
-    read = [c._replace(content=ids[c.content]) if c in texts else c for c in found]
+    read = [c._replace(content=ids[c.content]) if isinstance(c.content, str) else c for c in found]
     return read, [f"the texts of {field!r} are lists of numbers: they are taken for token ids"]

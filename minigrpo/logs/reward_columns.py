@@ -50,74 +50,68 @@ def find_rewards(groups: Sequence[Sequence], names: Names, columns: Sequence[str
     types = {n: {type(v) for c in everyone if (v := c.row.get(n)) is not None} for n in columns}
     stated = next((n for n in NAMES["advantage"] if types.get(n, set()) & {int, float}), "")
     advantages = [[c.row.get(stated) for c in group] for group in groups]
-
-    def sums(fields: Iterable[str | tuple], null: float | None = 0.0) -> Values:
-        pairs = [f if isinstance(f, tuple) else (f, 1) for f in fields]
-        return [[_sum([(c.row.get(f), w) for f, w in pairs], null) for c in g] for g in groups]
-
-    def refuse(told: str) -> ValueError:
-        return ValueError(f"{everyone[0].where} and below: {told}: {CHOOSE}")
-
     if names["reward"] != NAMES["reward"]:
         asked = names["reward"][0]
-        rewards = sums(weighted_fields(asked, columns), null=None)
+        rewards = _sums(groups, weighted_fields(asked, columns), null=None)
         if not stated or stated == asked or _agreement(rewards, advantages) is not None:
             return rewards, []
         return rewards, [f"{asked!r} is the reward, as asked, but {stated!r} is not its advantage"]
 
     others = {"", "index", "Unnamed: 0"}
     others |= {n for kind in NAMES if kind != "reward" for n in (*NAMES[kind], *names[kind])}
-    named = [n for n in names["reward"] if types.get(n)]
-    parts = [n for n in columns if any(n in c.parts for c in everyone)]
     free = [n for n in columns if types[n] and n not in others]
+    named = [n for n in names["reward"] if n in free]  # columns that are called reward
+    parts = [n for n in columns if any(n in c.parts for c in everyone)]  # of dicts of rewards
     numbers = [n for n in free if types[n] <= {int, float, bool}]
+    # Columns that say of themselves that they are rewards; claimed: but not computed from others.
+    titled = [n for n in numbers if "reward" in n.lower() and bool not in types[n]]
+    claims = [n for n in parts if n in numbers] or titled
+    claimed = [n for n in claims if not STATISTIC.search(n)]
+    first = f"{everyone[0].where} and below"
     notes = []
-    for n in free:
-        wrong = [c for c in everyone if isinstance(c.row.get(n), str | list)]
-        if wrong and n not in named and ("reward" in n.lower() or n in parts):
-            has = f"{wrong[-1].where} has {json.dumps(wrong[-1].row[n])[:60]}, which is no number"
+    for n in (n for n in free if n not in named and ("reward" in n.lower() or n in parts)):
+        for c in [c for c in everyone if isinstance(c.row.get(n), str | list)][-1:]:
+            has = f"{c.where} has {json.dumps(c.row[n])[:60]}, which is no number"
             notes.append(f"{n!r} is no reward, as {has}")
+    none = [[None for _ in group] for group in groups]
+    unused = f"no rewards; --reward-name may name one of {listed(numbers)}"
+
     if named:
         rewards = [[_only([c.row.get(n) for n in named], named, c) for c in g] for g in groups]
         if not stated or _agreement(rewards, advantages) is not None:
             return rewards, notes
-    # Columns that say of themselves that they are rewards, and not what is computed from others.
-    claims = [n for n in parts if n in numbers] or [
-        n for n in numbers if "reward" in n.lower() and bool not in types[n]
-    ]
-    claimed = [n for n in claims if not STATISTIC.search(n)]
-    if parts and not stated:
+    elif parts and not stated:
         for n in claims if len(claims) > 1 else []:
-            own, rest = sums([n]), sums([other for other in claims if other != n])
+            own = _sums(groups, [n])
+            rest = _sums(groups, [other for other in claims if other != n])
             if n not in claimed or (len(claims) > 2 and any(map(any, own)) and _same(own, rest)):
-                raise refuse(f"{n!r} seems to be made of others of {listed(claims)}")
-        return sums(claims, null=None), [f"the reward is {' + '.join(claims)}", *notes]
-    if not named and not (numbers and stated):
-        if numbers:
-            notes = [f"no rewards; --reward-name may name one of {listed(numbers)}", *notes]
-        elif stated and not notes:
-            notes = [
-                f"no rewards: no field but {stated!r} holds a number in every line that has it"
-            ]
-        return [[None for _ in group] for group in groups], notes
+                told = f"{first}: {n!r} seems to be made of others of {listed(claims)}"
+                raise ValueError(f"{told}: {CHOOSE}")
+        return _sums(groups, claims, null=None), [f"the reward is {' + '.join(claims)}", *notes]
+    elif not stated or not numbers:
+        told = f"no rewards: no field but {stated!r} holds a number in every line that has it"
+        return none, [unused] * bool(numbers) + notes or [told] * bool(stated)
 
-    claim = tuple(claimed) if _agreement(sums(claimed), advantages) is not None else ()
-    sizes = {r: _agreement(sums(r), advantages) for r in _subsets(claim or numbers)}
-    shown = {r: size for r, size in sizes.items() if size is not None}
+    def fit(fields: Sequence[str]) -> int | None:
+        return _agreement(_sums(groups, fields), advantages)
+
+    claim = tuple(claimed) if fit(claimed) is not None else ()
+    shown = {r: size for r in _subsets(claim or numbers) if (size := fit(r)) is not None}
     certain = claim or (len(numbers) == 1 and bool not in types[numbers[0]])
-    enough = 2 if claimed else 1  # completions of a group: two show only a sign
+    enough = 2 if claimed else 1  # of two completions, all that have the sign agree
     clear = [r for r, size in shown.items() if certain or size > enough]
     if named and not clear:
         told = f"{named[0]!r} is taken for the reward, but {stated!r} is not its advantage"
         return rewards, [told, *notes]
-    best = claim or next(iter(clear), ())
-    if best and not named and all(_same(sums(r), sums(best), bool(claim)) for r in shown):
-        return sums(best), [f"the reward is {' + '.join(best)}", *notes]
+    if clear and not named:
+        best = claim or clear[0]
+        found = _sums(groups, best)
+        if all(_same(_sums(groups, r), found, shifted=bool(claim)) for r in shown):
+            return found, [f"the reward is {' + '.join(best)}", *notes]
     if not clear and all(types[n] == {bool} for n in numbers):
-        notes = [f"no rewards; --reward-name may name one of {listed(numbers)}", *notes]
-        return [[None for _ in group] for group in groups], notes
-    count = "several" if clear else "none"
-    raise refuse(f"{stated!r} shows {count} of {listed(numbers)} and their sums to be the reward")
+        return none, [unused, *notes]
+    told = f"{first}: {stated!r} shows {'several' if clear else 'none'} of {listed(numbers)}"
+    raise ValueError(f"{told} and their sums to be the reward: {CHOOSE}")
 
 
 def _only(values: list[Any], named: list[str], c: Any) -> Any:
@@ -133,6 +127,14 @@ def _subsets(fields: Sequence[str]) -> list[tuple[str, ...]]:
     """All sets of up to five fields; of more, each field and all together."""
     sizes = range(1, len(fields) + 1) if len(fields) < 6 else (1, len(fields))
     return [subset for size in sizes for subset in combinations(fields, size)]
+
+
+def _sums(
+    groups: Sequence[Sequence], fields: Iterable[str | tuple], null: float | None = 0.0
+) -> Values:
+    """The sum of fields, some with weights, of every completion; null where it has none of them."""
+    pairs = [f if isinstance(f, tuple) else (f, 1) for f in fields]
+    return [[_sum([(c.row.get(f), w) for f, w in pairs], null) for c in g] for g in groups]
 
 
 def _sum(values: list[tuple[Any, float]], null: float | None) -> Any:

@@ -1,4 +1,4 @@
-"""The objects in a log: JSON, JSON lines, CSV, TSV, W&B tables, Parquet; files, folders, - .
+"""The objects in a log: JSON, JSON lines, CSV, TSV, W&B tables, Parquet; in files and folders.
 
 An object is a completion, a group of completions, or a table of columns; `grouping.py` tells them
 apart.
@@ -48,34 +48,34 @@ Names = Mapping[str, tuple[str, ...]]  # as NAMES
 
 
 def read_log(file: str, names: Names = NAMES) -> tuple[list[Row], list[str]]:
-    """The objects of a file, of a folder's files in numerical order, or of - .   -> rows, notes
+    """The objects of a file, a folder's files, or standard input ("-").   -> rows, notes
 
     Raises ValueError where a file is no such log, OSError where it cannot be read.
     """
     path = Path(file)
     if file == "-":
-        stream = getattr(sys.stdin, "buffer", sys.stdin)
-        data = stream.read()
-        data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
-        return [(*row, "") for row in parse(_decode(data, "standard input"), names=names)], []
+        data = getattr(sys.stdin, "buffer", sys.stdin).read()
+        text = data if isinstance(data, str) else _decode(data, "standard input")
+        return [(*row, "") for row in parse(text, names=names)], []
     if not path.is_dir():
         return _read_file(path, path.name, names), []
     files = {str(f.relative_to(path)): f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES}
     order = sorted((name for name, f in files.items() if f.is_file()), key=by_number)
     kind = next((k for k in KNOWN_FILES if any(files[name].match(k) for name in order)), "*")
-    rows, left_out, beside = [], [], [name for name in order if not files[name].match(kind)]
-    for name in order:
-        found = [] if name in beside else _read_file(files[name], name, names)
-        if found and present(found[0][1], names["completion"]):
+    rows, without, beside = [], [], [name for name in order if not files[name].match(kind)]
+    for name in (name for name in order if name not in beside):
+        found = _read_file(files[name], name, names)
+        if present(found[0][1], names["completion"]):
             rows += found
-        elif found:
-            left_out.append(f"{name} ({listed(found[0][1])})")
-    notes = [f"left out, as without completions: {', '.join(left_out)[:500]}"] if left_out else []
+        else:
+            without.append(f"{name} ({listed(found[0][1])})")
+    left_out = {"as without completions": without, f"beside {kind}": beside}
+    notes = [f"left out, {why}: {', '.join(them)[:500]}" for why, them in left_out.items() if them]
     if not rows:
         told = f"{file} is a folder without completions_*.parquet, which TRL writes with "
         told += f"log_completions=True, and without other logs ({', '.join(SUFFIXES)})"
         raise ValueError("; ".join([told, *notes]))
-    return rows, notes + [f"left out, beside {kind}: {', '.join(beside)[:500]}"] * bool(beside)
+    return rows, notes
 
 
 def _read_file(path: Path, name: str, names: Names) -> list[Row]:
