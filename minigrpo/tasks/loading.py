@@ -87,13 +87,13 @@ def _class_in_file(file: str, class_name: str) -> tuple[Path, Callable[..., Task
 
 def _check_options(name: str, cls: Callable[..., Task], options: dict[str, Any]) -> None:
     parameters = inspect.signature(cls).parameters.values()
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    known = [p.name for p in named]
+    accepted = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    known = [p.name for p in accepted]
     listed = f"its options are {', '.join(known)}" if known else "it has no options"
     unknown = sorted(set(options) - set(known))
     if unknown and not any(p.kind == p.VAR_KEYWORD for p in parameters):
         raise ValueError(f"task {name!r} has no option {unknown[0]!r}: {listed}")
-    for p in named:
+    for p in accepted:
         if p.default is p.empty and p.name not in options:
             raise ValueError(f"task {name!r} needs the option {p.name!r}: {listed}")
 
