@@ -78,8 +78,8 @@ def _class_in_file(file: str, class_name: str) -> tuple[Path, Callable[..., Task
     with named(f"the task file {file!r} cannot be imported"):
         module = run_file(path, module_name)
     if not callable(found := getattr(module, class_name, None)):
-        own = inspect.getmembers_static(module, inspect.isclass)
-        classes = [key for key, value in own if value.__module__ == module_name]
+        found = {key: value for key, value in vars(module).items() if inspect.isclass(value)}
+        classes = [key for key, value in found.items() if value.__module__ == module_name]
         told = f"the task file {file!r} has no class {class_name!r}"
         raise ValueError(f"{told}: it has {', '.join(classes) or 'none'}")
     return path, found
