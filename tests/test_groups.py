@@ -100,15 +100,6 @@ def test_trl_tables_add_up_their_reward_columns():
     )  # a number in any other log is not taken for a reward
 
 
-def test_chats_are_joined():
-    chat = {
-        "prompt": [{"role": "user", "content": "hi"}],
-        "completion": [{"role": "assistant", "content": "ho"}],
-    }
-    (group,) = read_groups(lines(chat, chat))
-    assert group.prompt == "hi" and group.texts == ["ho", "ho"]
-
-
 def test_units():
     text = lines({"completions": ["one two", "one"]}, {"completions": ["x", "y"]})
     assert [g.unit for g in read_groups(text)] == ["words", "words"]

@@ -95,7 +95,7 @@ def find_rewards(groups: Sequence[Sequence], names: Names, columns: Sequence[str
     def fit(fields: Sequence[str]) -> int | None:
         return _agreement(_sums(groups, fields), advantages)
 
-    claim = tuple(claimed) if fit(claimed) is not None else ()
+    claim = tuple(claimed) if not named and fit(claimed) is not None else ()
     shown = {r: size for r in _subsets(claim or numbers) if (size := fit(r)) is not None}
     certain = claim or (len(numbers) == 1 and bool not in types[numbers[0]])
     enough = 2 if claimed else 1  # of two completions, all that have the sign agree
