@@ -443,6 +443,10 @@ REFUSED = {
         {"rope_scaling": {"factor": 4.0}},
         "scales rotary positions (rope_scaling is {'factor': 4.0})",
     ),
+    "another scaling by one": (
+        {"rope_scaling": {"rope_type": "yarn", "factor": 1.0}},
+        "scales rotary positions",
+    ),
     "two types": (
         {"rope_scaling": {"rope_type": "default", "type": "linear"}},
         "scales rotary positions",
