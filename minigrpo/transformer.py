@@ -61,25 +61,6 @@ class Transformer:
         self._saved: tuple | None = None
         self._replicas: list[Transformer] = []
 
-    def settings(self) -> dict[str, Any]:
-        """The config as a plain dict, to be written down and given to TransformerConfig again."""
-        return asdict(self.config)
-
-    @property
-    def lanes(self) -> int:
-        """How many lanes may divide its work (see `engine`): 1 on a GPU, or for a large model."""
-        small = self.parameters.flat.size <= MAX_LANE_PARAMETERS
-        return LANES if self.backend.name == "numpy" and small else 1
-
-    def replicas(self, n: int) -> list[Transformer]:
-        """n models with the same parameters, each with its own gradients; the first is this one."""
-        while len(self._replicas) < n - 1:
-            replica = copy(self)
-            replica.gradients = Parameters(self.config.shapes(), self.backend.xp, self.dtype)
-            replica._plans, replica._saved, replica._replicas = WeakKeyDictionary(), None, []
-            self._replicas.append(replica)
-        return [self, *self._replicas[: n - 1]]
-
     # -- over a tree -------------------------------------------------------------------------------
 
     @limited
@@ -232,6 +213,27 @@ class Transformer:
         if temperature != 1:
             logits /= temperature
         return ops.log_softmax_gather(logits, p.child_row, p.child_token)
+
+    # -- for runs and lanes ------------------------------------------------------------------------
+
+    def settings(self) -> dict[str, Any]:
+        """The config as a plain dict, to be written down and given to TransformerConfig again."""
+        return asdict(self.config)
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes may divide its work (see `engine`): 1 on a GPU, or for a large model."""
+        small = self.parameters.flat.size <= MAX_LANE_PARAMETERS
+        return LANES if self.backend.name == "numpy" and small else 1
+
+    def replicas(self, n: int) -> list[Transformer]:
+        """n models with the same parameters, each with its own gradients; the first is this one."""
+        while len(self._replicas) < n - 1:
+            replica = copy(self)
+            replica.gradients = Parameters(self.config.shapes(), self.backend.xp, self.dtype)
+            replica._plans, replica._saved, replica._replicas = WeakKeyDictionary(), None, []
+            self._replicas.append(replica)
+        return [self, *self._replicas[: n - 1]]
 
     # -- what must hold ----------------------------------------------------------------------------
 
