@@ -79,9 +79,9 @@ def _sample_text(a: argparse.Namespace) -> None:
 
 def run_tree(a: argparse.Namespace) -> None:
     """Draw groups that somebody typed or logged."""
-    from minigrpo.logs.files import NAMES, read_log
-    from minigrpo.logs.formats import check_not_alone, choose_steps, read_completions
+    from minigrpo.logs.grouping import check_not_alone, choose_steps, read_completions
     from minigrpo.logs.groups import group_statistics, make_groups, statistics_text
+    from minigrpo.logs.rows import NAMES, read_log
     from minigrpo.runs.folder import SAMPLES, check_records
 
     given = Path(a.file).resolve()
