@@ -386,13 +386,12 @@ def run_bench(a: argparse.Namespace) -> None:
 
 def run_reproduce(a: argparse.Namespace) -> None:
     """An experiment by name."""
-    from importlib import import_module
+    from minigrpo.experiments.reproduce import reproduce
 
     if a.seeds is not None and a.seeds < 2:
         raise ValueError(f"{a.seeds} seeds give no interval: take at least 2")
     out = Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
-    experiment = import_module(f"minigrpo.experiments.{a.name.replace('-', '_')}")
-    print(experiment.run(out, quick=a.quick, seeds=a.seeds, processes=a.processes))
+    print(reproduce(a.name, out, quick=a.quick, seeds=a.seeds, processes=a.processes))
     written = [path for path in sorted(out.glob(f"{a.name}*.*")) if path.suffix != ".jsonl"]
     print(f"data and figures: {', '.join(visible(str(path)) for path in written)}")
