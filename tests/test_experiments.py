@@ -33,9 +33,9 @@ from minigrpo.experiments.table1 import (
     walk,
 )
 from minigrpo.experiments.tables import sign_test
+from minigrpo.runs.settings import TrainSettings
 from minigrpo.show.plots import bootstrap_interval
 from minigrpo.system.files import Lock, read_records
-from minigrpo.trainer import TrainSettings
 
 COMMITTED = Path(__file__).parents[1] / "results"
 
