@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from helpers import random_rollouts, relative, tiny_model
 from minigrpo import Objective, sample
 from minigrpo.command.cli import main
 from minigrpo.engine.optim import global_norm
-from minigrpo.experiments import alpha, committed, learning, parallel, table1
+from minigrpo.experiments import EXPERIMENTS, alpha, committed, learning, parallel, table1
 from minigrpo.experiments.controls import CONTROLS, PRESETS, gradients_of_arm, shuffled_weights
 from minigrpo.experiments.learning import table as learning_table
 from minigrpo.experiments.parallel import cache_line, code_of, read_cache, run_jobs
@@ -275,6 +276,15 @@ def test_no_worker_outlives_a_failure_or_an_interruption():
             fails_or_sleeps, [{"fails": False}, {"fails": True}], title="test", processes=2
         )  # the sleeper has ten minutes
     assert set(multiprocessing.active_children()) == before
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_figures_and_words_need_nothing_but_the_published_tables(name):
+    module = import_module(f"minigrpo.experiments.{EXPERIMENTS[name].module}")
+    tables = committed(f"results/{name}.json")
+    published = {path.stem for path in COMMITTED.glob(f"{name}*.png")}
+    assert set(module.figures(tables)) == published
+    assert len(module.text(tables).splitlines()) > 3
 
 
 def short_walk(**job):

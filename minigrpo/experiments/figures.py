@@ -70,10 +70,10 @@ def cell(ax: Axes, x: float, y: float, text: str, face: Any, frame: bool = False
     ax.text(x, y, text, ha="center", va="center", **style)
 
 
-def matrix_axes(ax: Axes, columns: Sequence[str], rows: Sequence[str], **style: Any) -> None:
+def matrix_axes(ax: Axes, columns: Sequence[str], rows: Sequence[str]) -> None:
     """Names for the cells of a matrix, the first row on top."""
     ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
-    ax.set_xticks(range(len(columns)), columns, **style)
+    ax.set_xticks(range(len(columns)), columns)
     ax.set_yticks(range(len(rows)), rows)
     ax.tick_params(length=0, labelsize=9)
 

@@ -71,10 +71,10 @@ def shuffle_summands(text: str, rng: np.random.Generator) -> str:
     return ";".join(steps)
 
 
-def prepare(writing: str, folder: str) -> str:
-    """Warm-start the policy of a way of writing once.   -> folder"""
+def prepare(name: str, folder: str) -> str:
+    """The warm-started policy of a way of writing, in `folder`."""
     settings = TrainSettings.for_task("arithmetic", steps=0, eval_every=0)
-    return warm_policy(settings, Path(folder), TASKS[writing]())
+    return warm_policy(settings, Path(folder), TASKS[name]())
 
 
 def step_ends(text: str, n_tokens: int) -> np.ndarray:

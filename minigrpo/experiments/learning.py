@@ -8,6 +8,8 @@ samples per problem.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -16,7 +18,7 @@ from minigrpo.experiments import tables as t
 from minigrpo.experiments.controls import COMPARED, CONTROLS, TITLES, gradients_of_arm
 from minigrpo.experiments.figures import dots, look, panels, styled
 from minigrpo.experiments.reproduce import Request
-from minigrpo.experiments.warm_start import warm_policy
+from minigrpo.experiments.warm_start import warm_policies, warm_policy
 from minigrpo.runs.evaluation import evaluate
 from minigrpo.runs.policy import load_weights, make_model, make_optimizer, using
 from minigrpo.runs.settings import TrainSettings
@@ -73,12 +75,15 @@ def learn(task: str, arm: str, beta: float, learning_rate: float, seed: int, war
     return history
 
 
+def prepare(name: str, folder: str) -> str:
+    """The warm-started policy of a task, in `folder`."""
+    return warm_policy(TrainSettings.for_task(name, eval_every=0), Path(folder))
+
+
 def measure(request: Request, keys: list[Key], seeds: int) -> dict[Key, list[Run]]:
     """The runs of all keys and seeds, those of a task from one warm-started policy."""
-    warm = {
-        task: warm_policy(TrainSettings.for_task(task, eval_every=0), request.out / f"warm-{task}")
-        for task in dict.fromkeys(key[0] for key in keys)
-    }
+    tasks = {key[0]: request.out / f"warm-{key[0]}" for key in keys}
+    warm = warm_policies(prepare, tasks, request.processes)
     names = ("task", "arm", "beta", "learning_rate", "seed", "warm")
     every = [(*key, seed, warm[key[0]]) for key in keys for seed in range(seeds)]
     found = request.jobs(learn, [dict(zip(names, job, strict=True)) for job in every])
@@ -137,8 +142,9 @@ def figures(rows: t.Rows) -> dict[str, Figure]:
                 ax.plot(steps, row["curve"], **style)
                 dots(ax, steps[-1:], [row], "pass@1", color=style["color"], ms=0)
             ax.set(title=f"{task}: {title}", xlabel="training step")
-            ax.legend(fontsize=8, loc="lower right")
+            ax.legend(fontsize=8, loc="lower right", ncols=1 + (those is compared))
         line[0].set_ylabel("held-out pass@1 (sampled)")
+        line[0].set_ylim(0, None)
     return {"learning": figure}
 
 

@@ -22,7 +22,6 @@ On `arithmetic` the first wrong step is known from the text: `first_error.py`.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,12 +29,11 @@ from matplotlib.figure import Figure
 
 from minigrpo.experiments import first_error
 from minigrpo.experiments import tables as t
-from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.prm_quality_figures import first_error_figure, values_figure
 from minigrpo.experiments.reproduce import Request
+from minigrpo.experiments.warm_start import warm_policies
 from minigrpo.objectives import step_advantages
 from minigrpo.rewards import monte_carlo_step_rewards, step_rewards
-from minigrpo.runs.checkpoint import checkpoints
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train
 from minigrpo.sampler import Rollouts, sample
@@ -306,11 +304,8 @@ def run(request: Request) -> t.Tables:
     checks = [{"seed": seed, "steps": STEPS[-1], "draws": draws} for seed in range(min(seeds, 4))]
     checked = request.jobs(brute_force, checks, "a million rollouts")
     table["brute_force"] = t.round_rows([row for rows in checked for row in rows], 6)
-    warm = {w: str(request.out / f"warm-{w.replace(' ', '-')}") for w in first_error.TASKS}
-    missing = [{"writing": a, "folder": b} for a, b in warm.items() if not checkpoints(Path(b))]
-    run_jobs(first_error.prepare, missing, title="warm start", processes=request.processes)
-    for writing, folder in warm.items():
-        first_error.prepare(writing, folder)  # raises if the folder holds something else
+    folders = {w: request.out / f"warm-{w.replace(' ', '-')}" for w in first_error.TASKS}
+    warm = warm_policies(first_error.prepare, folders, request.processes)
     jobs = [
         {"writing": writing, "folder": folder, "seed": seed, "n_groups": 100}
         for writing, folder in warm.items()

@@ -285,7 +285,8 @@ def sweep_figure(rows: t.Rows) -> Figure:
             colour = "white" if value > 0.55 else INK
             cell(ax, rates.index(x), y, f"{value:.2f}", str(1 - 0.8 * value), size=7, color=colour)
         names = [TITLES[arm] for arm in arms]
-        matrix_axes(ax, [f"{rate:g}" for rate in rates], names, fontsize=7, rotation=30)
+        matrix_axes(ax, [f"{rate:g}" for rate in rates], names)
+        ax.tick_params(axis="x", labelsize=7, rotation=30)
         ax.grid(visible=False)
     about = "learning rate (in the cells: mean frequency of the target, last 50 of 250 steps)"
     figure.supxlabel(about, fontsize=9)

@@ -22,11 +22,9 @@ from matplotlib.figure import Figure
 
 from minigrpo.experiments import tables as t
 from minigrpo.experiments.figures import band, look, panels, percent, styled
-from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.reproduce import Request
-from minigrpo.experiments.warm_start import warm_policy
+from minigrpo.experiments.warm_start import warm_policies, warm_policy
 from minigrpo.logs.groups import tree_statistics
-from minigrpo.runs.checkpoint import checkpoints
 from minigrpo.runs.policy import load_weights, make_model
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train
@@ -59,9 +57,9 @@ def settings_of(task: str, **changes: Any) -> TrainSettings:
     return TrainSettings(task=task, **(SHAPE | SETTINGS[task] | changes))
 
 
-def prepare(task: str, folder: str) -> str:
+def prepare(name: str, folder: str) -> str:
     """The warm-started policy of a task, in `folder`."""
-    return warm_policy(settings_of(task), Path(folder))
+    return warm_policy(settings_of(name), Path(folder))
 
 
 def train_and_measure(settings: dict[str, Any], n_groups: int) -> dict[str, Any]:
@@ -171,6 +169,8 @@ def figures(table: t.Tables) -> dict[str, Figure]:
                     style["label"] = f"k = {k}, {policy}"
                     ax.plot(TEMPERATURES, [row[name] for row in own], **style)
             ax.set(title=PANELS[name], ylim=(0, None))
+            if ax not in line:
+                ax.set_xticks(TEMPERATURES)
             if task == tasks[-1]:
                 ax.set_xlabel("training step" if ax in line else "temperature")
             if name in ("intermediate_proportion", "distinct_share"):
@@ -208,13 +208,12 @@ def _shares(ax: Axes, rows: t.Rows) -> None:
 def run(request: Request) -> t.Tables:
     """Train and measure on both tasks, 5 seeds (quick: 2 seeds, a third of the steps)."""
     seeds = request.seeds or (2 if request.quick else 5)
-    warm = {task: str(request.out / f"warm-trees-{task}") for task in SETTINGS}
-    missing = [{"task": a, "folder": b} for a, b in warm.items() if not checkpoints(Path(b))]
-    run_jobs(prepare, missing, title="warm start", processes=request.processes)
+    folders = {task: request.out / f"warm-trees-{task}" for task in SETTINGS}
+    warm = warm_policies(prepare, folders, request.processes)
     cells = [(task, k) for task in SETTINGS for k in SIZES]
     jobs = []
     for task, k in cells:
-        settings = SETTINGS[task] | {"task": task, "init": prepare(task, warm[task])}
+        settings = SETTINGS[task] | {"task": task, "init": warm[task]}
         settings |= {"group_size": k, "prompts_per_step": COMPLETIONS // k}
         settings["steps"] //= 3 if request.quick else 1
         n_groups = 50 if request.quick else GROUPS

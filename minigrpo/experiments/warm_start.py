@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from minigrpo.experiments.parallel import code_of
+from minigrpo.experiments.parallel import code_of, run_jobs
 from minigrpo.runs.checkpoint import checkpoints
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.stored_settings import read_settings
@@ -31,3 +32,13 @@ def warm_policy(settings: TrainSettings, folder: Path, task: Task | None = None)
         train(settings, folder, task=task, progress=False)
         write_atomically(noted, [code.encode()])
     return str(folder)
+
+
+def warm_policies(
+    prepare: Callable[[str, str], str], folders: Mapping[str, Path], processes: int | None
+) -> dict[str, str]:
+    """{name: prepare(name, folder)} for all folders; missing ones are made in parallel."""
+    missing = [name for name, folder in folders.items() if not checkpoints(folder)]
+    jobs = [{"name": name, "folder": str(folders[name])} for name in missing]
+    run_jobs(prepare, jobs, title="warm start", processes=processes)
+    return {name: prepare(name, str(folder)) for name, folder in folders.items()}
