@@ -36,8 +36,7 @@ from minigrpo.experiments import tables as t
 from minigrpo.experiments.figures import cell, matrix_axes, matrix_style, panels
 from minigrpo.experiments.reproduce import Request
 from minigrpo.objectives import Objective, advantages
-from minigrpo.sampler import Rollouts
-from minigrpo.tree import PrefixTree, Tokens
+from minigrpo.tree import PrefixTree, Rollouts, Tokens
 
 TREES = {  # all completions, by their lengths: binary or ternary, of two or three tokens; 2 is EOS
     "equal": [[*product(range(v), repeat=depth)] for v, depth in ((2, 2), (3, 2), (2, 3))],

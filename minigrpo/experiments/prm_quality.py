@@ -29,17 +29,18 @@ from matplotlib.figure import Figure
 
 from minigrpo.experiments import first_error
 from minigrpo.experiments import tables as t
+from minigrpo.experiments.monte_carlo import monte_carlo_step_rewards
 from minigrpo.experiments.prm_quality_figures import first_error_figure, values_figure
 from minigrpo.experiments.reproduce import Request
 from minigrpo.experiments.warm_start import warm_policies
 from minigrpo.objectives import step_advantages
-from minigrpo.rewards import monte_carlo_step_rewards, step_rewards
+from minigrpo.rewards import step_rewards
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.sampler import sample
 from minigrpo.tasks.treewalk import TreeWalk
 from minigrpo.transformer import Transformer
-from minigrpo.tree import PrefixTree
+from minigrpo.tree import PrefixTree, Rollouts
 
 STEPS = (0, 100, 200)  # of λ-GRPO before the policy is looked at
 SIZES = (4, 8, 16, 32, 64)

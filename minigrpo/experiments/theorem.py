@@ -37,9 +37,9 @@ from minigrpo.experiments import tables as t
 from minigrpo.experiments.figures import cell, matrix_axes, matrix_style, panels
 from minigrpo.experiments.reproduce import Request
 from minigrpo.objectives import CHOICES, Objective, kl_estimate
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.sampler import sample
 from minigrpo.transformer import Transformer, TransformerConfig
-from minigrpo.tree import PrefixTree
+from minigrpo.tree import PrefixTree, Rollouts
 from minigrpo.verify.padded import padded_loss
 
 LEVELS = ("token", "sequence")
