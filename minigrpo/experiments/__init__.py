@@ -28,7 +28,7 @@ class Experiment(NamedTuple):
 EXPERIMENTS = {
     name: Experiment(*about)
     for name, about in {
-        "table1": ("table1", "40 min", "does λ-GRPO find the paper's walk where GRPO does not?"),
+        "table1": ("table1", "70 min", "does λ-GRPO find the paper's walk where GRPO does not?"),
         "when": ("when_lambda_matters", "12 min", "when is λ-GRPO ahead of GRPO, and why?"),
         "theorem": ("theorem", "36 s", "for which objectives is GRPO a process reward model?"),
         "prm-quality": ("prm_quality", "4 min", "how good are the hidden process rewards?"),

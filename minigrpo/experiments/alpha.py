@@ -1,4 +1,4 @@
-"""Is 1 the best power of |λ|?   (results/README.md, "Is α = 1 the best weight?")
+"""Is 1 the best power of |λ|?   (results/README.md, "Is α = 1 the best weight …")
 
 Weights |λ|^-α, on the tasks where λ-GRPO was slower than GRPO, or level: α = 0 is GRPO, α = 1 is
 λ-GRPO; the family is ours, not the paper's.  The runs are those of `learning.py` at the recommended

@@ -1,4 +1,4 @@
-"""Which tokens does each objective push up, which down?   (results/README.md, "The flaw")
+"""Which tokens are pushed up, which down?   (results/README.md, "The flaw made visible")
 
 The push on a node is d objective / d log p there, at the sampling policy: Σ_{i∈λ} aᵢ = |λ|·Â under
 GRPO, Â under λ-GRPO (both over the token count).  The signs are the same; the sizes are not, and so

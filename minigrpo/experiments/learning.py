@@ -1,4 +1,4 @@
-"""Does λ-GRPO learn tasks with text faster?   (results/README.md, "λ-GRPO on tasks with text")
+"""Does λ-GRPO learn tasks with text faster?   (results/README.md, "Learning on tasks with text")
 
 Every run of a task starts from one warm-started policy and takes the task's recommended settings;
 only the gradient differs (see `controls.py`).  GRPO and λ-GRPO are also run at other learning rates

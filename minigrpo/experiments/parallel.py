@@ -90,7 +90,9 @@ def _run(
     spawn, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     found = {}
     with parent_alone():  # this starts a process of multiprocessing's own, too
-        pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_one_thread)
+        pool = ProcessPoolExecutor(
+            processes, mp_context=spawn, initializer=threadpool_limits, initargs=(1,)
+        )
     with pool:
         try:
             with parent_alone():
@@ -147,10 +149,6 @@ def read_cache(file: Path) -> list[dict[str, Any]]:
 def _checksum(record: dict[str, Any]) -> str:
     text = json.dumps(record, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _one_thread() -> None:
-    threadpool_limits(1)
 
 
 def _cores() -> int:

@@ -1,4 +1,4 @@
-"""How good is the process reward model hidden in GRPO?   (results/README.md, "The hidden PRM")
+"""How good is the PRM hidden in GRPO?   (results/README.md, "How good is the hidden PRM?")
 
 Ours: the paper leaves it open.  On `treewalk` (n = 1, r_neg = -1, a target drawn for each seed) a
 policy has 2**D paths, so the value of every prefix, the mean outcome of those who go on from it, is

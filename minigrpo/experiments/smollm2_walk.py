@@ -1,4 +1,4 @@
-"""Does SmolLM2-135M find the target of the paper's walk?   (results/README.md, the last section)
+"""Does SmolLM2-135M find the target of the paper's walk?   (results/README.md, "A real …")
 
 Each of the 16 targets once for GRPO and once for λ-GRPO, at three learning rates.  Needs the extra
 `lm` and `minigrpo pull smollm2`.  Three rows are left of the embedding, which is also the head:

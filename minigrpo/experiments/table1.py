@@ -1,12 +1,12 @@
 """Does λ-GRPO find the target path of the paper's walk where GRPO does not, and why?
 
-(The paper's Table 1, with controls; results/README.md, "Table 1".)  The paper (section 4.3): a
-binary tree of depth 4, walked from a root token that is no move; every token but L and R is masked;
-the target path is drawn for each run and earns 1, other paths that share its first n moves earn
-r_neg, all others 0.7; k = 16, 250 steps, the share of target paths among those of the last 50, over
-five seeds.  Its policy is GPT-2-small at one learning rate.  Here it is a transformer of two layers
-that starts near the uniform policy, so learning rates are not comparable and every arm's is swept;
-each of the 16 targets is walked to equally often, by `many_walks.py`.
+(results/README.md, "Table 1, with controls".)  In the paper (section 4.3) GPT-2-small walks a
+binary tree of depth 4 from a root token that is no move; every token but L and R is masked.  The
+target path is drawn for each run and earns 1, other paths that share its first n moves earn r_neg,
+all others 0.7.  k = 16, 250 steps, the share of target paths among those of the last 50, five
+seeds, one learning rate.  Here the policy is a transformer of two layers that starts near the
+uniform policy, so learning rates are not comparable and every arm's is swept; each of the 16
+targets is walked to equally often, by `many_walks.py`.
 
 The best learning rate of an arm is chosen on the first half of its runs, and what is reported is
 the second half.  Ours, and kept apart: n = 3, and one fixed target (RRRR) for all runs.

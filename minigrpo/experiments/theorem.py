@@ -1,4 +1,4 @@
-"""For which objectives is GRPO a process reward model?   (results/README.md, "Theorem 1")
+"""For which objectives is GRPO a PRM?   (results/README.md, "Where Theorem 1 holds …")
 
 Left: trajectory advantages on padded rows, each completion through the model alone.  Right: numbers
 of a process set λ, fixed by outcomes and lengths before the policy moves, on the tree, each node

@@ -1,4 +1,4 @@
-"""How much tree is there in real training?   (results/README.md, "Trees are real")
+"""How much tree is there in real training?   (results/README.md, "How much tree there is")
 
 The paper (section 3.2) counts flat groups, in which no two completions begin alike, path depth and
 intermediate proportion for a model of 1.5 billion parameters at temperature 0.75, k = 6 and 36.
