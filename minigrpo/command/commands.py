@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -236,11 +235,12 @@ def run_bench(a: argparse.Namespace) -> None:
 
 def run_reproduce(a: argparse.Namespace) -> None:
     """An experiment by name."""
+    from minigrpo.experiments.reproduce import reproduce
+
     if a.seeds is not None and a.seeds < 2:
         raise ValueError(f"{a.seeds} seeds give no interval: take at least 2")
     out = Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
-    experiment = import_module(f"minigrpo.experiments.{a.name.replace('-', '_')}")
-    print(experiment.run(out, quick=a.quick, seeds=a.seeds, processes=a.processes))
+    print(reproduce(a.name, out, quick=a.quick, seeds=a.seeds, processes=a.processes))
     written = [path for path in sorted(out.glob(f"{a.name}*.*")) if path.suffix != ".jsonl"]
     print(f"data and figures: {', '.join(visible(str(path)) for path in written)}")
