@@ -16,7 +16,7 @@ import other_right_answers
 import pytest
 from test_cli import run  # noqa: F401
 
-from minigrpo.course.grading import WrongAnswer, ask, compare, compare_rows, text
+from minigrpo.course.grading import Answer, WrongAnswer, text
 from minigrpo.course.runner import CHAPTERS, RIGHT, TO_DO, WRONG, check, load, tasks_of, verdict
 
 ROOT = Path(__file__).parent.parent
@@ -227,44 +227,38 @@ def said(call, *arguments, **options):
     ],
 )
 def test_common_mistakes_are_recognised(got, words):
-    message = said(
-        compare,
-        got,
-        [1.0, 2.0, 4.0],
-        "something",
-        axes=("place",),
-        hints={"you took 7.": [1.0, 7.0, 4.0]},
-    )
+    answer = Answer(lambda: got, ("place",), {"seven": "you took 7."})
+    message = said(answer.check, "something", (), np.array([1.0, 2.0, 4.0]), seven=[1.0, 7.0, 4.0])
     assert message.startswith("Given something:\n")
     assert words in message
 
 
-def test_rows_of_different_lengths():
+@pytest.mark.parametrize(
+    ("got", "words"),
+    [
+        (3, "Expected a list with an array for each completion, got int"),
+        ([[1, 1], []], "list of 3 arrays, got 2"),
+        ([[1, 1], [], [0, 1]], "2 needs one number per token: expected shape (3,), got shape (2,)"),
+        ([[1, 1], [], [0, 5, 2]], "At completion 2, position 1: expected 1, got 5"),
+    ],
+)
+def test_rows_of_different_lengths(got, words):
     right = [np.ones(2), np.zeros(0), np.arange(3.0)]
-    compare_rows([[1, 1], [], [0, 1, 2]], right, "")
-    assert "Expected a list with an array for each completion, got int" in said(
-        compare_rows, 3, right, ""
-    )
-    assert "list of 3 arrays, got 2" in said(compare_rows, right[:2], right, "")
-    assert "Completion 2 needs one number a token: expected shape (3,), got shape (2,)" in said(
-        compare_rows, [*right[:2], [0, 1]], right, ""
-    )
-    assert "At completion 2, position 1: expected 1, got 5" in said(
-        compare_rows, [*right[:2], [0, 5, 2]], right, ""
-    )
+    Answer(lambda: [[1, 1], [], [0, 1, 2]]).check("", (), right)
+    assert words in said(Answer(lambda: got).check, "", (), right)
 
 
 def test_what_stops_or_returns_nothing():
     def divides(n):
         return 1 / n
 
-    assert "got None.\nHint: does the function end with" in said(ask, lambda: None, given="")
-    message = said(ask, divides, 0, given="n = 0")
+    assert "got None.\nHint: does the function end with" in said(Answer(lambda: None).ask, "")
+    message = said(Answer(divides).ask, "n = 0", 0)
     assert "got ZeroDivisionError: division by zero (line " in message
     assert "return 1 / n" in message
     assert "can be 0" in message
-    assert "got SystemExit: 0 (line " in said(ask, lambda: exit(0), given="")
-    assert "keep the arguments of the stub" in said(ask, lambda: 1, 2, given="")
+    assert "got SystemExit: 0 (line " in said(Answer(lambda: exit(0)).ask, "")
+    assert "keep the arguments of the stub" in said(Answer(lambda: 1).ask, "", 2)
     assert text([True, -0.0, (1.23456789, "a")]) == "[True, 0, (1.2346, 'a')]"
 
 
@@ -299,7 +293,7 @@ def test_check_one_task_while_it_is_being_done(run, desk):
     todo = '    raise NotImplementedError("ch04 task 4: dead groups")'
     assert todo in stub
     for line, code, words in (
-        ("    return (rewards == 0).all(1)", 1, "as dead as one whose completions are all wrong"),
+        ("    return (rewards == 0).all(1)", 1, "as dead as one where all are wrong"),
         (
             "    return (rewards == rewards[:, :1]).all(1)",
             0,
