@@ -161,7 +161,7 @@ IGNORED = {
     "evaluate {one} --task-option n=2": "--task-option goes with --model",
     "evaluate {one} --k 1": "--k needs samples: give --samples too",
     "evaluate {one} --temperature 0.5": "--temperature needs samples: give --samples too",
-    "evaluate {one} --model smollm2": "and not both",
+    "evaluate {one} --model smollm2": "give either the folder of a run or a pretrained model",
     "sample {one} --task treewalk": "--task goes with --model",
     "sample {one} --max-new-tokens 3": "--max-new-tokens goes with --model alone",
     "sample --model gone.gguf one --prompt two": "two prompts",
@@ -173,8 +173,8 @@ IGNORED = {
     "train {tiny} --warm-start-batch 3": "--warm-start-batch is of a warm start: give --warm-start-steps too",
     "train {tiny} --warm-start-learning-rate 0.1": "--warm-start-learning-rate is of a warm start",
     "train {tiny} --eval-prompts 3": "--eval-prompts is of evaluations: give --eval-every too",
-    "train {tiny} --init {one} --warm-start-steps 2": "--init brings the weights",
-    "train {tiny} --init {one} --warm-start-batch 2": "whose place --init takes",
+    "train {tiny} --init {one} --warm-start-steps 2": "--warm-start-steps is of a warm start, but --init",
+    "train {tiny} --init {one} --warm-start-batch 2": "--init brings the weights",
     "train --task sums --model gone.gguf --dim 8": "--dim is of a new model",
     "train {tiny} --optimizer sgd --weight-decay 0.1": "weight_decay is of adamw",
     "train --resume {one} --init {two}": "init was None",
@@ -182,6 +182,7 @@ IGNORED = {
     "train --resume {one} --out elsewhere": "leave out --out",
     "tree {group} --group-size 1": "--group-size splits the lines of a log",
     "tree {ids} --unit words": "--unit is of texts",
+    "tree {group} --show 1": "--show is of several groups, and there is one",
     "tree {group} --step 3": "no group is of step",
     "tree {group} --reward-name nothing": "no line has 'nothing'",
     "plot {one} --key nothing": "there is no 'nothing' in the metrics",
@@ -368,9 +369,9 @@ def test_a_link_is_written_through(stored, run, tmp_path):
 
 
 def test_a_folder_that_is_deleted_under_a_run(tmp_path, capsys, monkeypatch):
-    from minigrpo import trainer
+    from minigrpo.runs import train as training
 
-    step, taken = trainer.grpo_step, []
+    step, taken = training.grpo_step, []
 
     def deleting(*arguments):
         taken.append(1)
@@ -378,7 +379,7 @@ def test_a_folder_that_is_deleted_under_a_run(tmp_path, capsys, monkeypatch):
             shutil.rmtree(tmp_path / "run")
         return step(*arguments)
 
-    monkeypatch.setattr(trainer, "grpo_step", deleting)
+    monkeypatch.setattr(training, "grpo_step", deleting)
     assert main(["train", *map(str, TINY), "--out", str(tmp_path / "run")]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and str(tmp_path / "run") in err and "--resume" not in err

@@ -22,7 +22,7 @@ from minigrpo.show.plots import bootstrap_interval
 ROOT = Path(__file__).parents[1]
 LIST = tomllib.loads((ROOT / "tests/numbers.toml").read_text(encoding="utf-8"))
 CHAPTERS = sorted(f"tutorials/{file.name}" for file in (ROOT / "tutorials").glob("*.ipynb"))
-DOCUMENTS = ("README.md", "results/README.md", *CHAPTERS)
+DOCUMENTS = ("README.md", "minigrpo/README.md", "results/README.md", *CHAPTERS)
 LISTED_IN_PART = ("benchmarks/README.md",)  # much of it tells of runs that no table holds
 
 TABLE = "⊞"  # stands in a section's prose where a table is
