@@ -26,7 +26,7 @@ REPOSITORY: str | None = (
 )
 LARGEST = 1_000_000  # bytes of a notebook with its outputs
 SETUP = """\
-# Installs the package where it is missing (in Colab, say); REPOSITORY is set in tutorials/notebooks.py.
+# Installs the package where it is missing, for example in Colab.
 import importlib.util
 
 if importlib.util.find_spec("minigrpo") is None:
