@@ -6,7 +6,7 @@ import numpy as np
 
 from minigrpo.course.example_groups import Group, groups, late
 from minigrpo.course.grading import Answer, is_list, shape_of, task, text, wrong
-from minigrpo.tree import lambda_weights
+from minigrpo.engine.lambda_weights import lambda_weights
 
 
 @task(
