@@ -1,6 +1,8 @@
-"""The exercises of the course: a check fails on the stub and on every wrong answer, in words, and passes on the solution.
+"""The exercises of the course: a check fails on the stub and on every wrong answer, with a message
+that says what is wrong, and passes on the solution.
 
-Wrong answers are in `wrong_answers/chNN.py`: functions <function>__<mistake>, whose docstrings hold what the message must say.
+Wrong answers are in `wrong_answers/chNN.py`: functions <function>__<mistake>, whose docstrings have
+the texts that the message must contain.
 """
 
 # ruff: noqa: F811 (a fixture that is imported and an argument have the same name)
@@ -53,7 +55,7 @@ def graded(chapter, n, task, function):
     )
 
 
-# -- stubs, solutions, wrong answers -------------------------------------------------------------------------------------
+# -- stubs, solutions, wrong answers ---------------------------------------------------------------
 
 
 def test_there_is_enough_to_do():
@@ -131,7 +133,7 @@ def test_the_examples_of_the_stubs_are_true(chapter, answers):
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_files_are_short_and_of_one_shape(chapter, answers):
-    """Stubs and solutions have the same functions with the same arguments; no stub holds anything else."""
+    """Stubs and solutions have the same functions with the same arguments, and nothing else."""
     stubs = load(STUBS / f"{chapter}.py")
     names = [task.function for task in tasks_of(chapter)]
     tree = ast.parse((STUBS / f"{chapter}.py").read_text(encoding="utf-8"))
@@ -162,45 +164,19 @@ def test_answers_may_do_what_they_like_to_their_arguments(answers):
 @pytest.mark.parametrize(("chapter", "n", "task"), TASKS, ids=identity)
 def test_any_kind_of_answer_gets_a_message(chapter, n, task):
     """Whatever a function returns, no check stops with an error of its own."""
-    kinds = [
-        None,
-        "x",
-        b"x",
-        3,
-        0.5,
-        1j,
-        True,
-        [],
-        (),
-        {},
-        {1},
-        [[]],
-        [None],
-        [[1], [2, 3]],
-        ("a", "b"),
-        (None, None),
-        ([], []),
-        object(),
-    ]
-    kinds += [
-        np.zeros((2, 3)),
-        np.array(np.nan),
-        np.array(["a"]),
-        (1.0, [1.0]),
-        ([[1], [2], [3]], ["a", "b", "c"]),
-        [(1, 2)],
-        ([[1]] * 9, 7),
-    ]
+    kinds = [None, "x", b"x", 3, 0.5, 1j, True, [], (), {}, {1}, [[]], [None], [[1], [2, 3]]]
+    kinds += [("a", "b"), (None, None), ([], []), object(), np.zeros((2, 3)), np.array(np.nan)]
+    kinds += [np.array(["a"]), (1.0, [1.0]), ([[1], [2], [3]], ["a", "b", "c"]), [(1, 2)]]
+    kinds += [([[1]] * 9, 7)]
     for kind in kinds:
-        if not (
-            task.function == "verify" and isinstance(kind, int)
-        ):  # sometimes right: it fails on another text
+        # For "verify" a number is right on some texts: it fails on another one.
+        if not (task.function == "verify" and isinstance(kind, int)):
             got = graded(chapter, n, task, lambda *arguments, kind=kind: kind)
             assert got.state == WRONG, kind
             assert "expected" in got.message.lower(), kind
 
 
-# -- what the comparison says --------------------------------------------------------------------------------------------
+# -- messages of the comparison --------------------------------------------------------------------
 
 
 def said(call, *arguments, **options):
@@ -262,7 +238,7 @@ def test_what_stops_or_returns_nothing():
     assert text([True, -0.0, (1.23456789, "a")]) == "[True, 0, (1.2346, 'a')]"
 
 
-# -- the command ---------------------------------------------------------------------------------------------------------
+# -- the command -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -301,9 +277,8 @@ def test_check_one_task_while_it_is_being_done(run, desk):
         ),
         ("    return rewards.shape(1)", 1, "TypeError: 'tuple' object is not callable (line"),
     ):
-        file.write_text(
-            stub.replace(todo, line), encoding="utf-8"
-        )  # at once, so a cached file would be noticed
+        # The file is written again at once, so a cached module would be noticed.
+        file.write_text(stub.replace(todo, line), encoding="utf-8")
         got = run("check", "ch04", "--task", 4)
         assert (got[0], got[2]) == (code, "")
         assert words in got[1]
@@ -404,12 +379,7 @@ def test_an_answer_that_cannot_be_shown_does_not_end_the_chapter(error, run, des
     code, out, err = run("check", "ch05", file)
     assert (code, err) == (1, "")
     said = " ".join(out.split())
-    assert (
-        "task 1: process sets by hand … not right yet Expected an answer that can be looked at and compared, got "
-        in said
-    )
-    assert (
-        "(line 2 of ch05.py, in __repr__: def" in said
-        and "ch05 task 6" in said
-        and out.count("… right") == 5
-    )
+    assert "task 1: process sets by hand … not right yet Expected an answer that can be" in said
+    assert "looked at and compared, got " in said
+    assert "(line 2 of ch05.py, in __repr__: def" in said and "ch05 task 6" in said
+    assert out.count("… right") == 5

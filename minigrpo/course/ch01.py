@@ -39,7 +39,7 @@ def _draws() -> list[tuple[np.ndarray, np.ndarray, np.ndarray, str]]:
     plain_mean="the baseline is the expected reward Σ π(b) r_b, weighted by π, not the plain mean.",
     no_probability="the factor π(a) is missing: a rare action moves J little.",
 )
-def check_expected_reward_gradient(answer: Answer) -> None:
+def _check_expected_reward_gradient(answer: Answer) -> None:
     for logits, rewards in (
         ([0.5, -1.0, 0.2], [1.0, 0.0, -2.0]),
         ([0.0, 1.0], [3.0, 3.0]),
@@ -59,7 +59,7 @@ def check_expected_reward_gradient(answer: Answer) -> None:
     repeated="an action drawn twice counts once: only np.add.at adds up repeated indices.",
     onehot="d log π(a)/dθ is more than onehot(a): every logit lowers the others' probabilities.",
 )
-def check_reinforce(answer: Answer) -> None:
+def _check_reinforce(answer: Answer) -> None:
     for z, actions, r, given in _draws():
         p, last, n = softmax(z), np.zeros(len(z)), len(r)
         last[actions] = r  # what g[actions] += r does: only the last draw of an action counts
@@ -81,7 +81,7 @@ def _variance(baseline: float, z: np.ndarray, r: np.ndarray) -> float:
     expected_reward="this is the expected reward: a good baseline, not the best of all.",
     mean="this is the plain mean; actions count by how likely they are (and by their gradient).",
 )
-def check_best_baseline(answer: Answer) -> None:
+def _check_best_baseline(answer: Answer) -> None:
     rng = np.random.default_rng(2)
     for z, r in (
         (np.log([0.7, 0.2, 0.1]), np.array([1.0, 0.0, 4.0])),
@@ -103,7 +103,7 @@ def check_best_baseline(answer: Answer) -> None:
     none="the rewards have no baseline: subtract the mean of the others first.",
     by_n="the sum of the others must be divided by n - 1, not by n.",
 )
-def check_leave_one_out_gradient(answer: Answer) -> None:
+def _check_leave_one_out_gradient(answer: Answer) -> None:
     for z, actions, r, given in _draws():
         group, by_n = np.zeros(len(r), dtype=int), r - (r.sum() - r) / len(r)
         estimates = {

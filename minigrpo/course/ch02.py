@@ -24,7 +24,7 @@ def _through_log_softmax(x: np.ndarray, dlogp: np.ndarray) -> float:
     no_sum="raising x_v lowers all other p_w too: the sum Σ_w p_w dp_w is missing.",
     diagonal="this is p (1 - p) dp, the diagonal of ∂p/∂x alone: its other entries are missing.",
 )
-def check_softmax_backward(answer: Answer) -> None:
+def _check_softmax_backward(answer: Answer) -> None:
     rng = np.random.default_rng(0)
     for shape in ((3, 4), (1, 2), (2, 1), (4, 4)):
         x, dp = rng.standard_normal((2, *shape))
@@ -40,7 +40,7 @@ def check_softmax_backward(answer: Answer) -> None:
     no_exp="logp is in the place of p: exp is missing.",
     no_log="this is the backward of softmax, not of log-softmax.",
 )
-def check_log_softmax_backward(answer: Answer) -> None:
+def _check_log_softmax_backward(answer: Answer) -> None:
     rng = np.random.default_rng(1)
     for shape in ((3, 4), (1, 2), (2, 1)):
         x, dlogp = rng.standard_normal((2, *shape))
@@ -62,7 +62,7 @@ def check_log_softmax_backward(answer: Answer) -> None:
     no_weight="the weight is missing: y = unit · weight, so the gradient of unit is dy · weight.",
     no_norm="the weight scales x / rms(x), not x: dweight needs the normalised x.",
 )
-def check_rmsnorm_backward(answer: Answer) -> None:
+def _check_rmsnorm_backward(answer: Answer) -> None:
     rng = np.random.default_rng(2)
     for shape, eps in (((3, 4), 1e-5), ((1, 5), 0.5), ((4, 4), 1e-5)):
         x, dy = rng.standard_normal((2, *shape))
@@ -86,7 +86,7 @@ def check_rmsnorm_backward(answer: Answer) -> None:
     halves="element j is paired with element j + E/2; here neighbours 2j and 2j + 1 are a pair.",
     from_one="positions count from 0: the angle at position 0 is 0.",
 )
-def check_rope_backward(answer: Answer) -> None:
+def _check_rope_backward(answer: Answer) -> None:
     rng = np.random.default_rng(3)
     for position, width, base in (([0, 1, 5], 4, 100.0), ([2], 6, 10_000.0), ([7, 3], 2, 10.0)):
         t, dy = np.array(position), rng.standard_normal((len(position), width))
@@ -116,7 +116,7 @@ def _attend(q: np.ndarray, k: np.ndarray, causal: bool = True) -> np.ndarray:
     no_sum="the backward of softmax needs its sum over the keys: Σ_u p[t,u] dp[t,u] is missing.",
     swapped="queries and keys have changed places: a key sums over the queries, so transpose ds.",
 )
-def check_attention_backward(answer: Answer) -> None:
+def _check_attention_backward(answer: Answer) -> None:
     rng = np.random.default_rng(4)
     for time, width in ((4, 3), (1, 2), (5, 2)):
         q, k, v, do = rng.standard_normal((4, time, width))

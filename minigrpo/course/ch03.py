@@ -35,7 +35,7 @@ DRAWS = (
     before="this is the token before the right one: take the first whose sum is above the number.",
     after="this is the token after the right one: take the first whose sum is above the number.",
 )
-def check_draw(answer: Answer) -> None:
+def _check_draw(answer: Answer) -> None:
     for temperature in (1.0, 0.5, 2.0):
         rows = [(w, u, token) for w, t, u, token in DRAWS if t == temperature]
         weights, uniform, right = (np.array(x) for x in zip(*rows, strict=True))
@@ -58,7 +58,7 @@ def check_draw(answer: Answer) -> None:
     no_temperature="the logits were not divided by the temperature: this is another policy.",
     logits="these are logits, not log-probabilities: log-softmax is missing.",
 )
-def check_completion_logps(answer: Answer) -> None:
+def _check_completion_logps(answer: Answer) -> None:
     rng = np.random.default_rng(5)
     for n_prompt, length, temperature in ((2, 6, 0.7), (1, 4, 1.0), (1, 5, 2.0), (3, 3, 0.7)):
         logits, tokens = 2 * rng.standard_normal((length, 5)), rng.integers(5, size=length)
@@ -82,7 +82,7 @@ def check_completion_logps(answer: Answer) -> None:
     padding="the token that pads may also stand inside a completion: look for the first EOS.",
     opposite="True and False are exchanged.",
 )
-def check_completion_mask(answer: Answer) -> None:
+def _check_completion_mask(answer: Answer) -> None:
     for eos, pad in ((9, 9), (9, 0), (0, 0)):
         lengths = np.array([3, 1, 5, 4, 5])
         rows = [[5, 6, eos, pad, pad], [eos, pad, pad, pad, pad], [5, 6, 7, 8, 5]]
@@ -126,7 +126,7 @@ TEXTS = (
 
 
 @task("a verifier that cannot be fooled")
-def check_verify(answer: Answer) -> None:
+def _check_verify(answer: Answer) -> None:
     for completion, number, reward, why in TEXTS:
         shown = repr(completion)
         if len(completion) > 60:
@@ -146,7 +146,7 @@ def check_verify(answer: Answer) -> None:
     none="this is the chance that *no* draw is right: take it from 1.",
     all_k="this is the chance that *all* k draws are right.",
 )
-def check_pass_at_k(answer: Answer) -> None:
+def _check_pass_at_k(answer: Answer) -> None:
     cases = ((4, 2, 1), (4, 2, 2), (10, 3, 4), (5, 5, 2), (5, 0, 3), (6, 4, 3), (200, 3, 100))
     for n, c, k in cases:
         mistakes = dict(replaced=1 - (1 - c / n) ** k, share=c / n, none=1 - pass_at_k(n, c, k))

@@ -28,7 +28,7 @@ def _advantages(rewards: np.ndarray, **choices: object) -> np.ndarray:
     axis="mean and std run over the wrong axis: a group is a row.",
     leave_one_out="the baseline is the mean of the others (RLOO); GRPO's is that of the group.",
 )
-def check_group_advantages(answer: Answer) -> None:
+def _check_group_advantages(answer: Answer) -> None:
     for rows in GROUPS:
         r, given = np.array(rows), f"rewards {rows}"
         right = _advantages(r)
@@ -60,7 +60,7 @@ def _clipped(
     sign="the sign: the loss falls where log π of a good token rises.",
     no_sign="the gradient is 0 only where the clipped branch is smaller: look at the sign of a.",
 )
-def check_clipped_loss(answer: Answer) -> None:
+def _check_clipped_loss(answer: Answer) -> None:
     rng = np.random.default_rng(6)
     ratio, advantage = np.array([0.5, 0.9, 1.1, 1.6] * 2), np.repeat([1.5, -0.5], 4)
     for moved, a, low, high in (
@@ -92,7 +92,7 @@ def check_clipped_loss(answer: Answer) -> None:
     no_one="- 1 is missing: k3 is 0 where both policies agree.",
     no_x="the term - x is missing: without it the estimate is not always positive.",
 )
-def check_kl_estimates(answer: Answer) -> None:
+def _check_kl_estimates(answer: Answer) -> None:
     rng, names = np.random.default_rng(7), ("k1", "k2", "k3")
     for logp, ref in (
         (np.array([-1.0, -0.5, -2.0]), np.array([-0.5, -0.5, -3.0])),
@@ -117,7 +117,7 @@ def check_kl_estimates(answer: Answer) -> None:
     binary="rewards need not be 0 or 1: a group of equal rewards is dead, whatever they are.",
     nearly="rewards that differ by little still differ: their advantages are small, not 0.",
 )
-def check_dead_groups(answer: Answer) -> None:
+def _check_dead_groups(answer: Answer) -> None:
     rows = [[1.0, 1.0, 1.0], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.1, 0.1, 0.1]]
     rows += [[-0.3, -0.3, -0.3], [0.0, 1e-9, 0.0], [1.0, -1.0, 0.0]]
     r = np.array(rows)
@@ -150,7 +150,7 @@ AGGREGATIONS = ("sequence_mean", "group_token_mean", "constant")
     no_limit="the limit is missing.",
     completions="these are weights of whole completions; asked for is one token of each.",
 )
-def check_token_weights(answer: Answer) -> None:
+def _check_token_weights(answer: Answer) -> None:
     for lengths, limit in (([1, 3, 4], 6), ([2, 0, 5, 1], 8), ([4, 4], 4)):
         k, n = len(lengths), np.array(lengths)
         weights = {name: _token_weight(lengths, name, limit) for name in AGGREGATIONS}

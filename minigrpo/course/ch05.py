@@ -14,7 +14,7 @@ BY_HAND = ("abcd", "abe", "abcd", "a", "fb")
 
 
 @task("process sets by hand")
-def check_process_sets_by_hand(answer: Answer) -> None:
+def _check_process_sets_by_hand(answer: Answer) -> None:
     got = answer.ask("")
     tree = PrefixTree.from_sequences([[ord(letter) for letter in word] for word in BY_HAND])
     right = {step.members: (step.start, step.end) for step in tree.steps()}
@@ -83,7 +83,7 @@ def _which_positions(start: int, end: int, first: int, stop: int) -> str:
     others="completion i shares its own beginning, too: it is a member.",
     copies="copies of completion i are left out; equal completions count each.",
 )
-def check_process_set(answer: Answer) -> None:
+def _check_process_set(answer: Answer) -> None:
     for group in groups(0):
         completions, tree = group.completions, group.tree
         for i, t in ((i, t) for i, own in enumerate(completions) for t in range(len(own))):
@@ -116,7 +116,7 @@ def check_process_set(answer: Answer) -> None:
     others="you count who else shares the beginning; completion i itself is a member, too.",
     copies="equal completions are counted once here; each is a member of its own.",
 )
-def check_counts(answer: Answer) -> None:
+def _check_counts(answer: Answer) -> None:
     for group in groups(1):
         right = group.along(group.tree.count)
         mistakes = dict(late=late(right, len(group.completions)))
@@ -140,7 +140,7 @@ def _without_copies(group: Group, values: np.ndarray, mean: bool) -> Rows:
     own="every token has its completion's own reward: this is GRPO as it is written.",
     copies="of equal completions only the first counts here; each is a member with its own reward.",
 )
-def check_step_rewards(answer: Answer) -> None:
+def _check_step_rewards(answer: Answer) -> None:
     for group in groups(2):
         r = group.rewards
         right = group.along(step_rewards(group.tree, r))
@@ -154,7 +154,7 @@ def check_step_rewards(answer: Answer) -> None:
     std_of_steps="mean and std are those of the k outcome rewards, not of the step rewards.",
     total="this is Σ a_i over the members, which is |λ|·Â.",
 )
-def check_step_advantages(answer: Answer) -> None:
+def _check_step_advantages(answer: Answer) -> None:
     for group in groups(3):
         r, tree, a = group.rewards, group.tree, group.advantages()
         r_hat = group.along(step_rewards(tree, r))
@@ -177,7 +177,7 @@ def check_step_advantages(answer: Answer) -> None:
     no_ratio="the ratio is missing.",
     total="the sum over members is taken here, and again when all tokens are added up.",
 )
-def check_theorem_terms(answer: Answer) -> None:
+def _check_theorem_terms(answer: Answer) -> None:
     rng = np.random.default_rng(4)
     for group in groups(4):
         r, tree, a = group.rewards, group.tree, group.advantages()

@@ -15,7 +15,7 @@ from minigrpo.engine.lambda_weights import lambda_weights
     mean="this is the mean of a_j over the members, Â: the push of λ-GRPO. GRPO takes the sum.",
     late="these are sums over those who share what comes *before* position t.",
 )
-def check_push(answer: Answer) -> None:
+def _check_push(answer: Answer) -> None:
     for group in groups(5):
         r, a, tree = group.rewards, group.advantages(), group.tree
         right = group.sums(a)
@@ -32,7 +32,7 @@ def check_push(answer: Answer) -> None:
     same_token="this is one over who has the same token there; they must have begun alike.",
     rescaled="the weights are not rescaled to a mean of 1: the normaliser stays the token count.",
 )
-def check_lambda_weights(answer: Answer) -> None:
+def _check_lambda_weights(answer: Answer) -> None:
     for group in groups(6):
         right, k = lambda_weights(group.completions), len(group.completions)
         mistakes = dict(inverse=[1 / row for row in right], late=late(right, 1 / k))
@@ -42,7 +42,7 @@ def check_lambda_weights(answer: Answer) -> None:
 
 
 @task("a group that shows the flaw")
-def check_flawed_group(answer: Answer) -> None:
+def _check_flawed_group(answer: Answer) -> None:
     completions, rewards = answer.parts("", ("completions", "rewards"))
     try:
         completions = [[int(token) for token in completion] for completion in completions]
@@ -76,7 +76,7 @@ def check_flawed_group(answer: Answer) -> None:
 
 
 @task("a placebo")
-def check_placebo_weights(answer: Answer) -> None:
+def _check_placebo_weights(answer: Answer) -> None:
     for group in (*groups(7), Group([[1, 2, 3], [1, 2, 4], [1, 2, 3], [5]], np.zeros(4))):
         given, real = group.told(rewards=False), lambda_weights(group.completions)
         pool, shapes = np.sort(np.concatenate(real)), [row.shape for row in real]
@@ -125,7 +125,7 @@ PAPER = Group(
     once="this is Â. GRPO has it once for each member: |λ|·Â.",
     twice="Â is a mean over the members already; do not divide again.",
 )
-def check_pushed_down(answer: Answer) -> None:
+def _check_pushed_down(answer: Answer) -> None:
     names = ("R", "A", "grpo", "lambda_grpo", "down")
     for group in (PAPER, *groups(8)):
         given, r, tree = group.told(), group.rewards, group.tree

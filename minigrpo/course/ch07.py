@@ -17,7 +17,7 @@ from minigrpo.verify.padded import padded_loss
     padding="-1 is padding, but as an index it means the last node: leave it out.",
     repeated="a node gets only one member: only np.add.at adds up repeated indices.",
 )
-def check_sum_over_members(answer: Answer) -> None:
+def _check_sum_over_members(answer: Answer) -> None:
     rng = np.random.default_rng(8)
     for group in groups(8):
         tree, n = group.tree, group.tree.n_nodes
@@ -45,7 +45,7 @@ def _advantages(group: Group, rng: np.random.Generator) -> np.ndarray:
     size="this is a size: the negative sum is at most 0.",
     swapped="positive and negative have changed places.",
 )
-def check_two_sums(answer: Answer) -> None:
+def _check_two_sums(answer: Answer) -> None:
     rng = np.random.default_rng(9)
     for group in groups(9):
         a, tree = _advantages(group, rng), group.tree
@@ -69,7 +69,7 @@ def check_two_sums(answer: Answer) -> None:
     by_nodes="the normaliser is Σ|y|, the tokens of all completions, not the number of nodes.",
     all_or_none="the gradient is 0 only for members whose term is clipped; the others still pull.",
 )
-def check_clipped_tree_loss(answer: Answer) -> None:
+def _check_clipped_tree_loss(answer: Answer) -> None:
     rng = np.random.default_rng(10)
     for group in groups(10):
         a, tree = _advantages(group, rng), group.tree
@@ -126,7 +126,7 @@ def _by_rows(
     copies="only whole copies are shared here; completions that begin alike share, too.",
     empty="the empty prefix is no token: it costs nothing.",
 )
-def check_cost(answer: Answer) -> None:
+def _check_cost(answer: Answer) -> None:
     for i, group in enumerate(groups(11)):
         completions, n = group.completions, i % 3 + 1
         prompt = list(range(50, 50 + n))
@@ -163,7 +163,7 @@ def _weighted_logp(
     own_logits="the gradient of logp[n] belongs to the logits of n's parent, which predict n.",
     root="the root has parent -1, which as an index means the last node: leave it out.",
 )
-def check_logits_gradient(answer: Answer) -> None:
+def _check_logits_gradient(answer: Answer) -> None:
     rng = np.random.default_rng(12)
     for group in groups(12, 3):
         tree = PrefixTree.from_groups([[0]], [group.completions])  # nothing predicts node 0

@@ -20,7 +20,7 @@ from minigrpo.transformer import Transformer
     one_head="the rows move within each head; here all heads were treated as one.",
     nothing="nothing has moved.",
 )
-def check_to_neighbouring_pairs(answer: Answer) -> None:
+def _check_to_neighbouring_pairs(answer: Answer) -> None:
     for heads, width in ((1, 4), (2, 6), (3, 2), (1, 8)):
         weight = 10.0 * np.arange(heads * width)[:, None] + np.arange(3)
         right = rotate_neighbours(weight, heads)
@@ -52,7 +52,7 @@ STOPS = (
 
 
 @task("stop strings")
-def check_tokens_until_stop(answer: Answer) -> None:
+def _check_tokens_until_stop(answer: Answer) -> None:
     for tokens, stop, right, why in STOPS:
         pieces = [PIECES[t] for t in tokens]
         given = f"tokens that stand for {text(pieces)}, and the stop string {stop!r}"
@@ -75,7 +75,7 @@ def check_tokens_until_stop(answer: Answer) -> None:
     no_gate="SwiGLU has three matrices: gate, up and down.",
     no_output="O is missing: attention has four matrices.",
 )
-def check_n_parameters(answer: Answer) -> None:
+def _check_n_parameters(answer: Answer) -> None:
     for vocab, dim, layers, heads, kv, ffn, tied in (
         (50, 16, 2, 4, 2, 40, False),
         (50, 16, 3, 4, 4, 24, True),
@@ -103,7 +103,7 @@ def check_n_parameters(answer: Answer) -> None:
     no_logits="the logits are missing: V numbers for every inner node.",
     reference_trained="a frozen policy has no gradients and no moments.",
 )
-def check_step_memory(answer: Answer) -> None:
+def _check_step_memory(answer: Answer) -> None:
     cases = ((12, "float32", False), (0, "float64", False), (7, "float64", True))
     for inner, dtype, reference in cases:
         model = Transformer(TransformerConfig(11, 8, 1, 2), dtype=dtype)
@@ -137,7 +137,7 @@ def _logp(hidden: np.ndarray, head: np.ndarray, token: np.ndarray, columns: int)
     last_block="the last block, which is smaller, was left out.",
     rescale="with a single block it is right: is the sum rescaled when the largest grows?",
 )
-def check_blockwise_logp(answer: Answer) -> None:
+def _check_blockwise_logp(answer: Answer) -> None:
     rng = np.random.default_rng(13)
     for n, dim, vocab, block, scale in (
         (3, 4, 12, 4, 1.0),

@@ -188,10 +188,10 @@ class Task:
 def task(
     title: str, /, axes: Sequence[str] = (), **hints: str
 ) -> Callable[[Callable[[Answer], None]], Task]:
-    """Make a task of check_NAME, the check of the student's function NAME.   hints: by name"""
+    """Make a task of _check_NAME, the check of the student's function NAME.   hints: by name"""
 
     def made(check: Callable[[Answer], None]) -> Task:
-        return Task(title, check.__name__.removeprefix("check_"), check, axes, hints)
+        return Task(title, check.__name__.removeprefix("_check_"), check, axes, hints)
 
     return made
 
