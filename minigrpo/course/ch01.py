@@ -1,7 +1,5 @@
 """Checks of chapter 1: central differences, and the variance itself."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from minigrpo.course.grading import Answer, slope, softmax, task, text
@@ -100,7 +98,6 @@ def _check_best_baseline(answer: Answer) -> None:
     "leave-one-out baseline",
     axes=("action",),
     group_mean="the mean includes the draw itself: divide the sum of the *others* by n - 1.",
-    none="the rewards have no baseline: subtract the mean of the others first.",
     by_n="the sum of the others must be divided by n - 1, not by n.",
 )
 def _check_leave_one_out_gradient(answer: Answer) -> None:

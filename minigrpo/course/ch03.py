@@ -1,9 +1,5 @@
 """Checks of chapter 3: tables worked out by hand, and the package's log-softmax and pass@k."""
 
-from __future__ import annotations
-
-import math
-
 import numpy as np
 
 from minigrpo.course.grading import Answer, is_number, softmax, task, text, wrong
@@ -33,7 +29,6 @@ DRAWS = (
     greedy="this is the likeliest token: nothing was drawn.",
     border="on a border the next token is drawn: the cumulative sum must be greater, not equal.",
     before="this is the token before the right one: take the first whose sum is above the number.",
-    after="this is the token after the right one: take the first whose sum is above the number.",
 )
 def _check_draw(answer: Answer) -> None:
     for temperature in (1.0, 0.5, 2.0):
@@ -45,7 +40,7 @@ def _check_draw(answer: Answer) -> None:
         given = f"a batch of draws at temperature {temperature:g}"
         mistakes = dict(no_temperature=(softmax(logits).cumsum(-1) <= number).sum(-1))
         mistakes |= dict(greedy=p.argmax(-1), border=(p.cumsum(-1) < number).sum(-1))
-        mistakes |= dict(before=right - 1, after=right + 1)
+        mistakes |= dict(before=right - 1)
         numbers = enumerate(zip(p, uniform.tolist(), strict=True))
         labels = [f"draw {i} (probabilities {text(q)}, number {u!r})" for i, (q, u) in numbers]
         answer.check(given, (logits, temperature, uniform), right, labels=labels, **mistakes)
@@ -69,8 +64,8 @@ def _check_completion_logps(answer: Answer) -> None:
         given = f"a prompt of {n_prompt} and a completion of {n} tokens (the last is EOS), "
         given += f"temperature {temperature:g}"
         mistakes = dict(shifted=np.log(softmax(logits[n_prompt:] / temperature))[at, own])
-        mistakes |= dict(no_temperature=np.log(softmax(before))[at, own])
-        mistakes |= dict(logits=before[at, own] / temperature, no_log=np.exp(right))
+        mistakes |= dict(no_temperature=np.log(softmax(before))[at, own], no_log=np.exp(right))
+        mistakes |= dict(logits=before[at, own] / temperature)
         answer.check(given, (logits, tokens, n_prompt, temperature), right, **mistakes)
 
 
@@ -80,7 +75,6 @@ def _check_completion_logps(answer: Answer) -> None:
     no_eos="the EOS itself is trained too: if it is masked, the policy never learns to stop.",
     everything="tokens after the first EOS are padding.",
     padding="the token that pads may also stand inside a completion: look for the first EOS.",
-    opposite="True and False are exchanged.",
 )
 def _check_completion_mask(answer: Answer) -> None:
     for eos, pad in ((9, 9), (9, 0), (0, 0)):
@@ -90,7 +84,7 @@ def _check_completion_mask(answer: Answer) -> None:
         rows += [[5, 5 if pad == eos else pad, 6, eos, pad], [3, 5, 6, 7, eos]]
         tokens, right = np.array(rows), np.arange(5) < lengths[:, None]
         mistakes = dict(no_eos=np.arange(5) < (lengths - (tokens == eos).any(1))[:, None])
-        mistakes |= dict(everything=np.ones((5, 5)), padding=tokens != pad, opposite=~right)
+        mistakes |= dict(everything=np.ones((5, 5)), padding=tokens != pad)
         given = f"tokens {rows}, eos {eos}, padded with {pad}"
         answer.check(given, (tokens, eos), right, **mistakes)
 
@@ -143,13 +137,10 @@ def _check_verify(answer: Answer) -> None:
     "pass@k",
     replaced="this is 1 - (1 - c/n)^k: it draws with replacement, which is biased (too low).",
     share="this is the share of right samples, pass@1.",
-    none="this is the chance that *no* draw is right: take it from 1.",
-    all_k="this is the chance that *all* k draws are right.",
 )
 def _check_pass_at_k(answer: Answer) -> None:
     cases = ((4, 2, 1), (4, 2, 2), (10, 3, 4), (5, 5, 2), (5, 0, 3), (6, 4, 3), (200, 3, 100))
     for n, c, k in cases:
-        mistakes = dict(replaced=1 - (1 - c / n) ** k, share=c / n, none=1 - pass_at_k(n, c, k))
-        mistakes |= dict(all_k=math.comb(c, k) / math.comb(n, k))
+        mistakes = dict(replaced=1 - (1 - c / n) ** k, share=c / n)
         given = f"n = {n} samples, {c} of them correct, k = {k}"
         answer.check(given, (n, c, k), pass_at_k(n, c, k), **mistakes)

@@ -1,7 +1,5 @@
 """Checks of chapter 5: the package's tree on edge cases and random groups."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from minigrpo.course.example_groups import Group, Rows, groups, late
@@ -113,16 +111,14 @@ def _check_process_set(answer: Answer) -> None:
 @task(
     "|λ| of every token",
     inverse="these are 1/|λ|, the weights of λ-GRPO.",
-    others="you count who else shares the beginning; completion i itself is a member, too.",
     copies="equal completions are counted once here; each is a member of its own.",
 )
 def _check_counts(answer: Answer) -> None:
     for group in groups(1):
         right = group.along(group.tree.count)
-        mistakes = dict(late=late(right, len(group.completions)))
-        mistakes |= dict(inverse=[1 / row for row in right], others=[row - 1 for row in right])
+        mistakes = dict(late=late(right, len(group.completions)), same_token=group.same_token())
+        mistakes |= dict(inverse=[1 / row for row in right])
         mistakes |= dict(copies=_without_copies(group, np.ones(len(group.completions)), mean=False))
-        mistakes |= dict(same_token=group.same_token())
         answer.check(group.told(rewards=False), (group.completions,), right, **mistakes)
 
 
@@ -144,8 +140,8 @@ def _check_step_rewards(answer: Answer) -> None:
     for group in groups(2):
         r = group.rewards
         right = group.along(step_rewards(group.tree, r))
-        mistakes = dict(total=group.sums(r), own=group.own(r))
-        mistakes |= dict(copies=_without_copies(group, r, mean=True), late=late(right, r.mean()))
+        mistakes = dict(total=group.sums(r), own=group.own(r), late=late(right, r.mean()))
+        mistakes |= dict(copies=_without_copies(group, r, mean=True))
         answer.check(group.told(), (group.completions, r), right, **mistakes)
 
 
@@ -175,7 +171,6 @@ def _check_step_advantages(answer: Answer) -> None:
     own="a_i stands here in place of Â(i,t).",
     by_length="divide by the tokens of the group, not of each completion: this is the token-mean.",
     no_ratio="the ratio is missing.",
-    total="the sum over members is taken here, and again when all tokens are added up.",
 )
 def _check_theorem_terms(answer: Answer) -> None:
     rng = np.random.default_rng(4)

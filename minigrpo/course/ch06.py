@@ -1,7 +1,5 @@
 """Checks of chapter 6: the package's tree, its weights and its advantages."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from minigrpo.course.example_groups import Group, groups, late
@@ -13,7 +11,6 @@ from minigrpo.engine.lambda_weights import lambda_weights
     "push on a token",
     own="this is a_i alone: every member of the token's process set pushes on it.",
     mean="this is the mean of a_j over the members, Â: the push of λ-GRPO. GRPO takes the sum.",
-    late="these are sums over those who share what comes *before* position t.",
 )
 def _check_push(answer: Answer) -> None:
     for group in groups(5):
@@ -22,7 +19,6 @@ def _check_push(answer: Answer) -> None:
         mistakes = dict(own=group.own(a), mean=group.along(tree.sum_over_members(a) / tree.count))
         mistakes |= dict(population_std=group.sums(group.advantages(ddof=0)))
         mistakes |= dict(only_centred=group.sums(group.advantages(scale="none")))
-        mistakes |= dict(late=late(right, 0.0))
         answer.check(group.told(), (group.completions, r), right, **mistakes)
 
 
@@ -30,14 +26,12 @@ def _check_push(answer: Answer) -> None:
     "weights of λ-GRPO",
     inverse="these are the counts |λ|; the weight is one over them.",
     same_token="this is one over who has the same token there; they must have begun alike.",
-    rescaled="the weights are not rescaled to a mean of 1: the normaliser stays the token count.",
 )
 def _check_lambda_weights(answer: Answer) -> None:
     for group in groups(6):
         right, k = lambda_weights(group.completions), len(group.completions)
         mistakes = dict(inverse=[1 / row for row in right], late=late(right, 1 / k))
         mistakes |= dict(same_token=[1 / row for row in group.same_token()])
-        mistakes |= dict(rescaled=[row / np.concatenate(right).mean() for row in right])
         answer.check(group.told(rewards=False), (group.completions,), right, **mistakes)
 
 

@@ -1,7 +1,5 @@
 """Checks of chapter 7: padded rows, the package's tree, and central differences."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from minigrpo.course.example_groups import Group, groups
@@ -118,10 +116,7 @@ def _by_rows(
 
 @task(
     "what sharing saves",
-    prompt_once="without sharing every completion has its prompt computed anew.",
     no_prompt="the prompt is run through the transformer, too.",
-    padded="the longest completion does not set the cost of the others: padding is not counted.",
-    only_prompt="only the prompt is shared here; completions that begin alike share more.",
     tokens="equal tokens after different beginnings are different nodes: count distinct prefixes.",
     copies="only whole copies are shared here; completions that begin alike share, too.",
     empty="the empty prefix is no token: it costs nothing.",
@@ -136,14 +131,11 @@ def _check_cost(answer: Answer) -> None:
             PrefixTree.from_groups([prompt], [completions], merge=merge).n_nodes
             for merge in (False, True)
         )
-        k, own = len(completions), sum(map(len, completions))
-        mistakes = dict(prompt_once=own + n, no_prompt=own)
-        mistakes |= dict(padded=k * (n + max(map(len, completions))))
-        answer.compare(given, got[0], flat, "flat", **mistakes)
-        mistakes = dict(no_prompt=tree - n, only_prompt=own + n)
+        own = sum(map(len, completions))
+        answer.compare(given, got[0], flat, "flat", no_prompt=own)
+        mistakes = dict(no_prompt=tree - n, empty=tree + 1)
         mistakes |= dict(tokens=n + len({token for c in completions for token in c}))
         mistakes |= dict(copies=n + sum(map(len, {tuple(c) for c in completions})))
-        mistakes |= dict(empty=tree + 1)
         answer.compare(given, got[1], tree, "tree", **mistakes)
 
 
@@ -158,7 +150,6 @@ def _weighted_logp(
     "gradient of the logits",
     axes=("node", "token"),
     last="a node gets the gradient of its last child only: add all up (np.add.at).",
-    once="the softmax must be taken off once for every child, each with its c: p · Σ c.",
     one_hots="the softmax is missing: every logit lowers the probability of the others.",
     own_logits="the gradient of logp[n] belongs to the logits of n's parent, which predict n.",
     root="the root has parent -1, which as an index means the last node: leave it out.",
@@ -178,6 +169,5 @@ def _check_logits_gradient(answer: Answer) -> None:
         last[parent[child]] = c[child, None] * (np.eye(8)[token[child]] - p[parent[child]])
         own_logits[child] = c[child, None] * (np.eye(8)[token[child]] - p[child])
         root[-1] += c[0] * (np.eye(8)[token[0]] - p[-1])
-        mistakes = dict(last=last, once=one_hots - p * np.isin(np.arange(n), parent)[:, None])
-        mistakes |= dict(one_hots=one_hots, own_logits=own_logits, root=root)
+        mistakes = dict(last=last, one_hots=one_hots, own_logits=own_logits, root=root)
         answer.check(given, (c, token, parent, logits), right, **mistakes)

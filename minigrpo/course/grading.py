@@ -2,9 +2,8 @@
 
 The check of a task gets an `Answer`, the student's function.  It calls it (`ask`), compares what it
 returns (`compare`; `check` does both), and raises `WrongAnswer` with a text for the student: what
-was given, where it first goes wrong, what was expected and what came, and a hint where the mistake
-can be recognised.  A mistake is recognised by its numbers: the check computes what one gets by it,
-and passes that under the name of the hint.  Everything here is deterministic.
+was given, where it first goes wrong, what was expected and what came, and a hint.  A mistake is
+recognised by its numbers, which the check computes and passes under the name of the hint.
 """
 
 from __future__ import annotations
@@ -107,13 +106,13 @@ class Answer:
 
         right: numbers, or a list with one array per completion.  part: which part of an answer this
         is.  labels: what to call each number, where `axes` do not say it.  mistakes: by the name of
-        its hint, what one gets by a mistake; None where it cannot be made.
+        its hint, the numbers of a mistake.
         """
         start = f"in {part}: " if part else ""
         if isinstance(right, list):
             got, labels = _joined(given, start, got, right)
             right = np.concatenate(right)
-            mistakes = {k: v and np.concatenate(v) for k, v in mistakes.items()}
+            mistakes = {name: np.concatenate(rows) for name, rows in mistakes.items()}
         else:
             got, right = _numbers(given, start, got), np.asarray(right)
             if got.shape != right.shape:
@@ -137,36 +136,28 @@ class Answer:
     def recognise(self, got: np.ndarray, right: np.ndarray, mistakes: Mapping[str, Any]) -> str:
         """The hint for the mistake that explains the numbers: first the task's, then common."""
         for name, value in mistakes.items():
-            if value is not None:
-                value = np.broadcast_to(np.asarray(value, dtype=np.float64), right.shape)
-                if close(got, value, 1e-7) and not close(value, right):
-                    return self.hints[name]
+            value = np.broadcast_to(np.asarray(value, dtype=np.float64), right.shape)
+            if close(got, value, 1e-7) and not close(value, right):
+                return self.hints[name]
         if not np.isfinite(got).all():
-            return (
-                "there is a nan or an infinity: a 0/0, the log of 0, or exp of a large number? "
-                "Subtract the maximum before exp."
-            )
+            return "there is a nan or an infinity, a 0/0 say. Subtract the maximum before exp."
         if close(got, -right, 1e-7):
             return "the sign is flipped: is it an objective (to go up) or a loss (to go down)?"
-        if got.ndim == 2 and got.shape[0] == got.shape[1] and close(got.T, right, 1e-7):
+        if got.ndim == 2 and close(got.T, right, 1e-7):
             return "this is the transpose of the right answer."
         varied = right.shape and right.shape[-1] > 2 and np.ptp(right) > 0
         shifts = (got[..., 1:], right[..., :-1]), (got[..., :-1], right[..., 1:])
         if varied and any(close(one, two, 1e-7) for one, two in shifts):
             return "the numbers are right but off by one position."
-        nonzero = np.abs(right) > 1e-9
+        nonzero, shift = np.abs(right) > 1e-9, float((got - right).flat[0])
         if right.size > 1 and nonzero.any():
             factor = float(got[nonzero][0] / right[nonzero][0])
             if factor and close(got, factor * right, 1e-7):
                 return (
-                    f"every number is {factor:.4g} times what it should be: "
-                    "a sum for a mean, a mean for a sum, a lost factor?"
+                    f"every number is {factor:.4g} times what it should be: a sum for a mean, say?"
                 )
-            shift = float((got - right).ravel()[0])
             if close(got - right, np.full(right.shape, shift), 1e-7):
-                return (
-                    f"every number is off by the same {shift:+.4g}: is a term missing, or too many?"
-                )
+                return f"every number is off by the same {shift:+.4g}: is a term missing?"
         return ""
 
 
