@@ -15,8 +15,8 @@ from minigrpo.engine import plan
 from minigrpo.engine.optim import SGD, AdamW, clip_gradient, global_norm
 from minigrpo.engine.plan import split_tree
 from minigrpo.runs.checkpoint import checkpoints
+from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train
-from minigrpo.trainer import TrainSettings
 from minigrpo.verify.equivalence import check_equivalence
 
 PROMPTS = [[1, 2, 3], [1, 2], [4]]

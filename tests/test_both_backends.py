@@ -21,8 +21,9 @@ from minigrpo.engine.optim import AdamW
 from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
 from minigrpo.runs.folder import read_metrics
 from minigrpo.runs.policy import load_run, make_optimizer, make_policy
+from minigrpo.runs.settings import TrainSettings
 from minigrpo.sampler import sample
-from minigrpo.trainer import TrainSettings, TrainState, grpo_step
+from minigrpo.trainer import TrainState, grpo_step
 
 BACKENDS = ("numpy", "cupy")
 SMALL = "--task treewalk --dim 16 --n-layers 2 --n-heads 2 --n-kv-heads 1 --group-size 8 --prompts-per-step 2 --dtype float64"

@@ -14,16 +14,15 @@ import numpy as np
 import pytest
 from helpers import rollouts_of, tiny_model
 
-import minigrpo
-from minigrpo import sample
+from minigrpo import sample, trainer
 from minigrpo.command.cli import main
 from minigrpo.engine.divergence import DivergenceError
 from minigrpo.rewards import check_rewards
 from minigrpo.runs.checkpoint import load_checkpoint, save_checkpoint
 from minigrpo.runs.folder import checkpoints
 from minigrpo.runs.policy import load_run
+from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train
-from minigrpo.trainer import TrainSettings
 from minigrpo.tree import PrefixTree
 
 TINY = {
@@ -145,9 +144,7 @@ def test_a_warm_start_that_diverges_leaves_no_run(dtype: str, steps: int, tmp_pa
 def test_a_metric_that_is_not_finite_stops_the_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(
-        minigrpo.trainer, "tree_metrics", lambda tree: {"tree/mean_count": float("nan")}
-    )
+    monkeypatch.setattr(trainer, "tree_metrics", lambda tree: {"tree/mean_count": float("nan")})
     with pytest.raises(
         DivergenceError,
         match=r"step 1: the metric tree/mean_count is nan; the checkpoint of step 0 is kept",
@@ -398,17 +395,20 @@ def test_a_tree_without_completions_has_nothing_that_could_overflow() -> None:
 
 
 def test_no_file_of_the_package_can_hold_nan() -> None:
-    """Wherever JSON is made, NaN raises; but for what quotes somebody's input in a message, or is read again at once."""
-    quoting = {"log_files.py", "logs.py", "groups.py", "commands.py", "trees.py", "hugging_face.py"}
+    """Wherever JSON is made, NaN raises, but for what quotes somebody's input in a message."""
+    quoting = {"logs/files", "logs/formats", "logs/groups", "command/commands"}
+    quoting |= {"experiments/trees", "models/hugging_face"}
     loose, strict = Counter(), 0
-    for file in Path(minigrpo.__file__).parent.rglob("*.py"):
+    package = Path(trainer.__file__).parent
+    for file in package.rglob("*.py"):
+        name = file.relative_to(package).with_suffix("").as_posix()
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and node.attr in ("dumps", "dump"):
-                loose[file.name] += 1
+                loose[name] += 1
             if isinstance(node, ast.Call) and any(
                 k.arg == "allow_nan" and not k.value.value for k in node.keywords
             ):
-                loose[file.name] -= 1
+                loose[name] -= 1
                 strict += 1
     assert strict > 10
     assert {name for name, n in loose.items() if n} <= quoting

@@ -82,7 +82,9 @@ def test_a_broken_link_is_found():
 
 # Files that a reader makes, or that belong to other programs.
 NOT_OURS = r"my_task|my|task|jobs|group|log|tokenizer|tokenizer_config|config|generation_config"
-NOT_OURS += r"|grpo_trainer|settings|metrics|samples|model|chNN|NAME|FILE|x|a|b|chat_rl|gpt2|trees?|tree"
+NOT_OURS += (
+    r"|grpo_trainer|settings|metrics|samples|model|chNN|NAME|FILE|x|a|b|chat_rl|gpt2|trees?|tree"
+)
 
 
 def unknown_files(text):

@@ -30,9 +30,9 @@ from minigrpo.experiments.table1 import (
     walk,
 )
 from minigrpo.experiments.table1_plots import best_figure, paper_figure, sweep_figure
+from minigrpo.runs.settings import TrainSettings
 from minigrpo.show.plots import bootstrap_interval
 from minigrpo.system.files import Lock, read_records
-from minigrpo.trainer import TrainSettings
 
 COMMITTED = Path(__file__).parents[1] / "results"
 

@@ -18,6 +18,8 @@ from minigrpo import get_backend, trainer
 from minigrpo.command.cli import main
 from minigrpo.engine.backend import describe_backend, ran_out_of_memory
 from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.train import train
 
 FLAGS = "train --task treewalk --steps 2 --dim 8 --n-layers 1 --n-heads 2 --group-size 4 --checkpoint-every 1"
 TINY = FLAGS.split()
@@ -245,11 +247,9 @@ def test_out_of_memory_in_the_second_step(
     )
     assert main(["train", "--resume", str(out), "--learning-rate", "1"]) == 2
     started_with = json.loads((out / "settings.json").read_text())["micro_batch_tokens"]
-    assert started_with == trainer.TrainSettings.micro_batch_tokens
-    whole, _ = trainer.train(
-        trainer.TrainSettings.for_task(
-            "treewalk", steps=2, dim=8, n_layers=1, n_heads=2, group_size=4
-        )
+    assert started_with == TrainSettings.micro_batch_tokens
+    whole, _ = train(
+        TrainSettings.for_task("treewalk", steps=2, dim=8, n_layers=1, n_heads=2, group_size=4)
     )
     arrays, _ = load_checkpoint(checkpoints(out)[-1])
     np.testing.assert_allclose(arrays["parameters"], whole.parameters.flat, rtol=1e-5, atol=1e-7)

@@ -369,9 +369,9 @@ def test_a_link_is_written_through(stored, run, tmp_path):
 
 
 def test_a_folder_that_is_deleted_under_a_run(tmp_path, capsys, monkeypatch):
-    from minigrpo import trainer
+    from minigrpo.runs import train as training
 
-    step, taken = trainer.grpo_step, []
+    step, taken = training.grpo_step, []
 
     def deleting(*arguments):
         taken.append(1)
@@ -379,7 +379,7 @@ def test_a_folder_that_is_deleted_under_a_run(tmp_path, capsys, monkeypatch):
             shutil.rmtree(tmp_path / "run")
         return step(*arguments)
 
-    monkeypatch.setattr(trainer, "grpo_step", deleting)
+    monkeypatch.setattr(training, "grpo_step", deleting)
     assert main(["train", *map(str, TINY), "--out", str(tmp_path / "run")]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and str(tmp_path / "run") in err and "--resume" not in err

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from minigrpo import trainer
 from minigrpo.command.cli import main
 from minigrpo.runs import folder as runs
 from minigrpo.runs import policy
+from minigrpo.runs import train as training
 from minigrpo.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from minigrpo.runs.policy import load_run
 from minigrpo.runs.settings import TrainSettings
@@ -163,7 +163,7 @@ def test_on_windows_a_byte_that_nobody_reads_is_locked(tmp_path, monkeypatch):
 def test_a_folder_that_goes_away_under_a_run(again, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
 
-    def remove(state, *arguments, real=trainer.grpo_step):
+    def remove(state, *arguments, real=training.grpo_step):
         if state.step == 2:
             shutil.rmtree(folder)
             if again:
@@ -174,7 +174,7 @@ def test_a_folder_that_goes_away_under_a_run(again, tmp_path, monkeypatch, capsy
         path.mkdir()
         return path
 
-    monkeypatch.setattr(trainer, "grpo_step", remove)
+    monkeypatch.setattr(training, "grpo_step", remove)
     assert "the folder was removed or replaced while it was in use" in one_line(
         capsys, *FLAGS, "--out", folder
     )
@@ -196,18 +196,18 @@ def test_left_over_temporary_files_are_removed_by_the_owner_alone(run, capsys):
 
 def test_a_checkpoint_comes_after_some_minutes_too(tmp_path, monkeypatch, whole):
     seconds, saved = [0.0], []
-    monkeypatch.setattr(trainer.time, "monotonic", lambda: seconds[0])
+    monkeypatch.setattr(training.time, "monotonic", lambda: seconds[0])
 
-    def step(*arguments, real=trainer.grpo_step):
+    def step(*arguments, real=training.grpo_step):
         seconds[0] += 200
         return real(*arguments)
 
-    def save(folder, state, task, real=trainer._save):
+    def save(folder, state, task, real=training._save):
         saved.append(state.step)
         real(folder, state, task)
 
-    monkeypatch.setattr(trainer, "grpo_step", step)
-    monkeypatch.setattr(trainer, "_save", save)
+    monkeypatch.setattr(training, "grpo_step", step)
+    monkeypatch.setattr(training, "_save", save)
     train(TrainSettings(**TINY | {"checkpoint_every": 50}), tmp_path / "run", progress=False)
     assert saved == [0, 2, 4, 6]
     assert bits(tmp_path / "run")[0] == bits(whole)[0]
@@ -451,12 +451,12 @@ def test_a_task_that_is_edited_while_its_run_goes_on(tmp_path, monkeypatch, caps
     task, run = tmp_path / "mine.py", tmp_path / "run"
     task.write_text(TASK.format(sign=1))
 
-    def edit(state, *arguments, real=trainer.grpo_step):
+    def edit(state, *arguments, real=training.grpo_step):
         if state.step == 1:
             task.write_text(TASK.format(sign=-1))
         return real(state, *arguments)
 
-    monkeypatch.setattr(trainer, "grpo_step", edit)
+    monkeypatch.setattr(training, "grpo_step", edit)
     assert main([*FLAGS, "--task", f"{task}:T", "--checkpoint-every", "4", "--out", str(run)]) == 0
     checkpoints(run)[-1].unlink()
     capsys.readouterr()
@@ -534,7 +534,7 @@ def test_what_is_no_runs_is_not_overwritten(name, tmp_path, capsys):
 def test_records_that_somebody_changes_during_the_run(how, tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
 
-    def change(state, *arguments, real=trainer.grpo_step):
+    def change(state, *arguments, real=training.grpo_step):
         if state.step == 3:
             file = run / "metrics.jsonl"
             {
@@ -544,7 +544,7 @@ def test_records_that_somebody_changes_during_the_run(how, tmp_path, monkeypatch
             }[how]()
         return real(state, *arguments)
 
-    monkeypatch.setattr(trainer, "grpo_step", change)
+    monkeypatch.setattr(training, "grpo_step", change)
     assert "metrics.jsonl was changed by somebody else while the run wrote to it" in one_line(
         capsys, *FLAGS, "--out", run
     )

@@ -16,9 +16,9 @@ import pytest
 from test_cli import TINY, run, stored  # noqa: F401
 from test_resume import finished, flags, start, wait_for, where  # noqa: F401
 
-from minigrpo import trainer
 from minigrpo.command import cli, demo
 from minigrpo.runs import evaluation, policy
+from minigrpo.runs import train as training
 from minigrpo.runs.checkpoint import checkpoints
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.show import plots
@@ -74,12 +74,13 @@ def test_while_the_program_is_being_loaded(name, tmp_path):
 def test_nothing_large_is_loaded_before_a_signal_has_an_answer():
     code = "import sys, minigrpo.__main__; print(*(m for m in sys.modules if m.startswith('minigrpo') or m == 'numpy'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["minigrpo", "minigrpo.system.signals", "minigrpo.__main__"]
+    loaded = ["minigrpo", "minigrpo.system", "minigrpo.system.signals", "minigrpo.__main__"]
+    assert done.stdout.split() == loaded
 
 
 COMMANDS = {  # what is interrupted, and where
-    "a warm start": ("train {tiny} --warm-start-steps 2 --out {out}", trainer, "warm_start"),
-    "the first evaluation": ("train {tiny} --eval-every 1 --out {out}", trainer, "evaluate"),
+    "a warm start": ("train {tiny} --warm-start-steps 2 --out {out}", training, "warm_start"),
+    "the first evaluation": ("train {tiny} --eval-every 1 --out {out}", training, "evaluate"),
     "loading a run": ("evaluate {one}", policy, "load_run"),
     "evaluate": ("evaluate {one}", evaluation, "sample"),
     "sample": ("sample {one} --out {out}/f.png", plots, "save"),
@@ -171,12 +172,12 @@ def test_between_the_look_and_the_save(moment, at, tmp_path, monkeypatch, capsys
         if moment == "on_step":
             come(metrics["step"])
 
-    real, real_append = trainer._save, trainer.RunFolder.append
-    monkeypatch.setattr(trainer, "_save", save)
-    monkeypatch.setattr(trainer.RunFolder, "append", append)
+    real, real_append = training._save, training.RunFolder.append
+    monkeypatch.setattr(training, "_save", save)
+    monkeypatch.setattr(training.RunFolder, "append", append)
     settings = TrainSettings(**TASK, checkpoint_every=1 if moment == "_save" else 50)
     with pytest.raises(KeyboardInterrupt) as stopped:
-        trainer.train(settings, tmp_path / "run", progress=False, on_step=on_step)
+        training.train(settings, tmp_path / "run", progress=False, on_step=on_step)
     assert stopped.value.args == (signal.SIGTERM,)
     last = min(at + 1, 3)
     assert done == list(range(1, last + 1))
@@ -278,7 +279,7 @@ def job(where, i):
 def test_workers_end_with_their_parent(tmp_path):
     """Ctrl-C of a terminal goes to the workers, too: they must not see it, which would be a traceback each, and be gone."""
     (tmp_path / "jobs.py").write_text(JOBS)
-    code = "import sys; from minigrpo import cli; from minigrpo.experiments.parallel import run_jobs; from jobs import job; "
+    code = "import sys; from minigrpo.command import cli; from minigrpo.experiments.parallel import run_jobs; from jobs import job; "
     code += f"jobs = [{{'where': {str(tmp_path)!r}, 'i': i}} for i in range(8)]; "
     code += "cli.commands.run_reproduce = lambda _: run_jobs(job, jobs, title='', processes=2); "
     code += "sys.exit(cli.main(['reproduce', 'theorem']))"

@@ -31,10 +31,10 @@ import numpy as np
 from minigrpo.experiments.trees import warm_policy
 from minigrpo.rewards import step_rewards
 from minigrpo.runs.policy import load_weights, make_model
+from minigrpo.runs.settings import TrainSettings
 from minigrpo.sampler import sample
 from minigrpo.tasks import sampling_limits
 from minigrpo.tasks.arithmetic import CHARACTERS, Arithmetic, first_wrong_step
-from minigrpo.trainer import TrainSettings
 from minigrpo.tree import PrefixTree
 
 SIZES = (8, 16, 32)

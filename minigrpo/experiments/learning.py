@@ -21,11 +21,11 @@ from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.trees import interval, warm_policy
 from minigrpo.runs.evaluation import evaluate
 from minigrpo.runs.policy import load_weights, make_model, make_optimizer, using
+from minigrpo.runs.settings import TrainSettings
 from minigrpo.sampler import sample
 from minigrpo.show.drawing import LINES, STYLE
 from minigrpo.show.plots import bootstrap_interval, save
 from minigrpo.tasks import load_task, sampling_limits
-from minigrpo.trainer import TrainSettings
 
 RATES = {
     "arithmetic": (3e-5, 1e-4, 3e-4),

@@ -33,11 +33,11 @@ from minigrpo.experiments.trees import interval
 from minigrpo.objectives import step_advantages
 from minigrpo.rewards import monte_carlo_step_rewards, step_rewards
 from minigrpo.runs.checkpoint import checkpoints
+from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.show.plots import save
 from minigrpo.tasks.treewalk import TreeWalk
-from minigrpo.trainer import TrainSettings
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree
 

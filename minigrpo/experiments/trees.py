@@ -28,6 +28,7 @@ from minigrpo.experiments.parallel import code_of, run_jobs
 from minigrpo.logs.groups import tree_statistics
 from minigrpo.runs.checkpoint import checkpoints
 from minigrpo.runs.policy import load_weights, make_model
+from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.stored_settings import read_settings
 from minigrpo.runs.train import train
 from minigrpo.sampler import sample
@@ -35,7 +36,6 @@ from minigrpo.show.drawing import BLUE, INK, ORANGE, STYLE
 from minigrpo.show.plots import bootstrap_interval, save
 from minigrpo.system.files import write_atomically
 from minigrpo.tasks import Task, load_task, sampling_limits
-from minigrpo.trainer import TrainSettings
 from minigrpo.transformer import Transformer
 
 SIZES = (6, 36)

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minigrpo.gradients import compute_gradients
-from minigrpo.objectives import Objective
 from minigrpo.engine.optim import AdamW, clip_gradient
 from minigrpo.engine.parameters import TransformerConfig
 from minigrpo.engine.plan import split_tree
 from minigrpo.engine.profiling import PHASES, Stopwatch, forward_flops, peak_rate
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.gradients import compute_gradients
+from minigrpo.objectives import Objective
 from minigrpo.runs.settings import TrainSettings
+from minigrpo.sampler import Rollouts, sample
 from minigrpo.transformer import Transformer
 
 
@@ -48,20 +48,35 @@ WORKLOADS = {
 class Bench:
     """A policy, prompts and an optimiser for a workload; `step` is one GRPO step."""
 
-    def __init__(self, workload: Workload, backend: str = "numpy", dtype: str = "float32", learning_rate: float = 1e-6) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        backend: str = "numpy",
+        dtype: str = "float32",
+        learning_rate: float = 1e-6,
+    ) -> None:
         self.workload, self.learning_rate = workload, learning_rate
         self.model = Transformer(workload.config, backend=backend, dtype=dtype)
         self.micro_batch_tokens = TrainSettings.micro_batch_tokens
         self.rng = np.random.default_rng(0)
         shape = (workload.n_prompts, workload.prompt_length)
         self.prompts = list(self.rng.integers(workload.config.vocab_size, size=shape))
-        self.optimizer, self.objective = AdamW(self.model.parameters), Objective.preset("lambda_grpo")
+        self.optimizer, self.objective = (
+            AdamW(self.model.parameters),
+            Objective.preset("lambda_grpo"),
+        )
         if workload.agreeing is not None:
             self._sharpen(workload.agreeing)
 
     def sample(self) -> Rollouts:
         """One batch of rollouts."""
-        return sample(self.model, self.prompts, self.workload.group_size, self.rng, max_new_tokens=self.workload.new_tokens)
+        return sample(
+            self.model,
+            self.prompts,
+            self.workload.group_size,
+            self.rng,
+            max_new_tokens=self.workload.new_tokens,
+        )
 
     def step(self, watch: Stopwatch) -> Rollouts:
         """Sample, score (the share of even tokens), update; the time of each goes to `watch`."""
@@ -80,15 +95,25 @@ class Bench:
         """Score and update from given rollouts."""
         model = self.model
         with watch("score"):
-            rewards = np.array([(completion % 2 == 0).mean() for group in rollouts.completions for completion in group])
+            rewards = np.array(
+                [
+                    (completion % 2 == 0).mean()
+                    for group in rollouts.completions
+                    for completion in group
+                ]
+            )
             coefficients = self.objective.coefficients(rollouts, rewards)
             parts = split_tree(rollouts.tree, self.micro_batch_tokens, model.lanes)
         with watch("update"):
-            compute_gradients(model, parts, self.objective, coefficients, 1.0, rollouts.logp, watch=watch)
+            compute_gradients(
+                model, parts, self.objective, coefficients, 1.0, rollouts.logp, watch=watch
+            )
         with watch("optimizer"):
             clip_gradient(model.gradients, 1.0)
             self.optimizer.step(model.parameters, model.gradients, self.learning_rate)
-        watch.add_flops({"sample": 1, "forward": 1, "backward": 2}, forward_flops(model.config, rollouts.tree))
+        watch.add_flops(
+            {"sample": 1, "forward": 1, "backward": 2}, forward_flops(model.config, rollouts.tree)
+        )
         return rollouts
 
     def _sharpen(self, wanted: float) -> None:
@@ -96,7 +121,11 @@ class Bench:
         norm, low, high = self.model.parameters["model.norm.weight"], 1.0, 4096.0
         while high / low > 1.02:
             norm[...] = np.sqrt(low * high)
-            low, high = (np.sqrt(low * high), high) if unique_share(self.sample()) > wanted else (low, np.sqrt(low * high))
+            low, high = (
+                (np.sqrt(low * high), high)
+                if unique_share(self.sample()) > wanted
+                else (low, np.sqrt(low * high))
+            )
 
 
 def unique_share(rollouts: Rollouts) -> float:
@@ -121,7 +150,9 @@ def measure(name: str, steps: int, backend: str = "numpy", dtype: str = "float32
         step = sum(seconds.values())
         ratios = {"step / floor": step * peak / sum(watch.flops.values())}
         ratios["update / floor"] = (step - seconds["sample"]) * peak / of_update
-        rows.append(seconds | ratios | {"step": step, "peak": peak, "shared": unique_share(rollouts)})
+        rows.append(
+            seconds | ratios | {"step": step, "peak": peak, "shared": unique_share(rollouts)}
+        )
     median = {key: float(np.median([row[key] for row in rows[1:]])) for key in rows[0]}
     parts = "   ".join(f"{phase} {1e3 * median[phase]:.0f}" for phase in PHASES)
     return (

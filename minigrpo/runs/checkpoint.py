@@ -26,8 +26,18 @@ DIGEST = 32  # bytes of the SHA-256 at the end
 def save_checkpoint(path: Path, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
     """Write arrays (on the host) and JSON-able state as one checksummed file."""
     table = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
-    header = json.dumps({"format": MAGIC, "arrays": table, "state": state}, allow_nan=False).encode() + b"\n"
-    pieces = [header, *(memoryview(np.ascontiguousarray(array)).cast("B") for array in arrays.values() if array.size)]
+    header = (
+        json.dumps({"format": MAGIC, "arrays": table, "state": state}, allow_nan=False).encode()
+        + b"\n"
+    )
+    pieces = [
+        header,
+        *(
+            memoryview(np.ascontiguousarray(array)).cast("B")
+            for array in arrays.values()
+            if array.size
+        ),
+    ]
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
@@ -45,7 +55,9 @@ class CheckpointArrays(Mapping):
 
     def __getitem__(self, name: str) -> np.ndarray:
         dtype, shape, start = self._places[name]
-        return np.fromfile(self._path, dtype=dtype, count=math.prod(shape), offset=start).reshape(shape)
+        return np.fromfile(self._path, dtype=dtype, count=math.prod(shape), offset=start).reshape(
+            shape
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -66,12 +78,16 @@ def load_checkpoint(path: str | Path) -> tuple[Mapping[str, np.ndarray], dict[st
             digest.update(piece)
             rest -= len(piece)
         if rest or digest.digest() != file.read():
-            raise ValueError(f"{path} is damaged or no checkpoint of minigrpo (its checksum does not match)")
+            raise ValueError(
+                f"{path} is damaged or no checkpoint of minigrpo (its checksum does not match)"
+            )
         file.seek(0)
         line = file.readline()
     header = json.loads(line)
     if header.get("format") != MAGIC:
-        raise ValueError(f"{path} has format {header.get('format')!r}; this version reads {MAGIC!r}")
+        raise ValueError(
+            f"{path} has format {header.get('format')!r}; this version reads {MAGIC!r}"
+        )
     return CheckpointArrays(path, header["arrays"], len(line)), header["state"]
 
 
@@ -87,7 +103,11 @@ def unchecked_state(path: str | Path) -> dict[str, Any]:
 
 def checkpoints(folder: str | Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    found = [file for file in Path(folder).glob("checkpoint-*.mgc") if re.fullmatch(r"checkpoint-\d{6,}", file.stem)]
+    found = [
+        file
+        for file in Path(folder).glob("checkpoint-*.mgc")
+        if re.fullmatch(r"checkpoint-\d{6,}", file.stem)
+    ]
     return sorted(found, key=lambda file: (len(file.name), file.name))  # 1000000 after 999999
 
 
@@ -96,9 +116,15 @@ def load_with_advice(file: Path) -> tuple[Mapping[str, np.ndarray], dict[str, An
     try:
         arrays, state = load_checkpoint(file)
         if file in checkpoints(file.parent) and file.name != f"checkpoint-{state['step']:06d}.mgc":
-            raise ValueError(f"{file} is the checkpoint of step {state['step']}, under the name of another")
+            raise ValueError(
+                f"{file} is the checkpoint of step {state['step']}, under the name of another"
+            )
     except ValueError as error:
         others = [other for other in checkpoints(file.parent) if other != file]
-        way_out = f"delete it to go on from {others[-1].name}" if others else "start another run (there is no other checkpoint)"
+        way_out = (
+            f"delete it to go on from {others[-1].name}"
+            if others
+            else "start another run (there is no other checkpoint)"
+        )
         raise ValueError(f"{error}; {way_out}") from error
     return arrays, state

@@ -10,8 +10,8 @@ import numpy as np
 from minigrpo.engine.lanes import limit_again, limited
 from minigrpo.rewards import check_rewards, numbers
 from minigrpo.sampler import sample
-from minigrpo.tasks import Task, draw_prompts, optional, sampling_limits
 from minigrpo.system.terminal import bar
+from minigrpo.tasks import Task, draw_prompts, optional, sampling_limits
 from minigrpo.transformer import Transformer
 
 CHUNK = 64  # problems that are sampled at a time
@@ -34,7 +34,9 @@ def is_correct(task: Task, rewards: np.ndarray) -> np.ndarray:
         return rewards >= 1
     right = numbers(task.is_correct(rewards), len(rewards), "truth values of is_correct")
     if not np.isin(right, (0, 1)).all():
-        raise ValueError(f"is_correct of the task gave {right}: return a truth value for each completion")
+        raise ValueError(
+            f"is_correct of the task gave {right}: return a truth value for each completion"
+        )
     return right == 1
 
 
@@ -59,9 +61,13 @@ def evaluate(
     if n_prompts < 1:
         raise ValueError(f"{n_prompts} problems give no estimate: take at least 1")
     if n_prompts * samples > MOST:
-        raise ValueError(f"{n_prompts} problems with {samples} samples each are more than {MOST:,} completions: take fewer")
+        raise ValueError(
+            f"{n_prompts} problems with {samples} samples each are more than {MOST:,} completions: take fewer"
+        )
     if samples and max(ks) > samples:
-        raise ValueError(f"pass@{max(ks)} cannot be estimated from {samples} samples: take at least {max(ks)} samples")
+        raise ValueError(
+            f"pass@{max(ks)} cannot be estimated from {samples} samples: take at least {max(ks)} samples"
+        )
     rng = np.random.default_rng(seed)
     prompts = draw_prompts(task, rng, n_prompts, split)
     greedy, rewards_seen, estimates = [], [], {k: [] for k in ks}
@@ -75,11 +81,18 @@ def evaluate(
         greedy.extend(is_correct(task, rewards).tolist())
         if samples:
             drawn = sample(model, chunk, samples, rng, temperature=temperature, **limits)
-            right = is_correct(task, check_rewards(task.score(drawn), drawn.tree)).reshape(len(chunk), samples).sum(1)
+            right = (
+                is_correct(task, check_rewards(task.score(drawn), drawn.tree))
+                .reshape(len(chunk), samples)
+                .sum(1)
+            )
             limit_again()
             for k in ks:
                 estimates[k].extend(pass_at_k(samples, int(c), k) for c in right)
-    result: dict[str, Any] = {"eval/pass@1_greedy": float(np.mean(greedy)), "eval/reward_greedy": float(np.mean(rewards_seen))}
+    result: dict[str, Any] = {
+        "eval/pass@1_greedy": float(np.mean(greedy)),
+        "eval/reward_greedy": float(np.mean(rewards_seen)),
+    }
     if samples:
         result |= {f"eval/pass@{k}": float(np.mean(values)) for k, values in estimates.items()}
     return result | {"eval/prompts": len(prompts)}

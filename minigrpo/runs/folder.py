@@ -23,6 +23,16 @@ from typing import Any, Self
 import numpy as np
 
 from minigrpo.runs.checkpoint import checkpoints, load_with_advice, save_checkpoint, unchecked_state
+from minigrpo.runs.stored_settings import (
+    SETTINGS,
+    check_same,
+    check_settings,
+    hash_of_task,
+    read_settings,
+    settings_file,
+    signed,
+    with_task_file,
+)
 from minigrpo.system.files import (
     Lock,
     make_folder,
@@ -33,16 +43,6 @@ from minigrpo.system.files import (
     sync_file,
     sync_folder,
     write_atomically,
-)
-from minigrpo.runs.stored_settings import (
-    SETTINGS,
-    check_same,
-    check_settings,
-    hash_of_task,
-    read_settings,
-    settings_file,
-    signed,
-    with_task_file,
 )
 
 KEEP = 2
@@ -64,7 +64,9 @@ class RunFolder:
         self._records = {name: _Records() for name in (METRICS, SAMPLES)}
         self._unsynced: set[str] = set()
         self.saved_step = -1  # of the newest checkpoint
-        self._task = hash_of_task(str(settings.get("task")))  # now, when it is loaded: it may be edited later
+        self._task = hash_of_task(
+            str(settings.get("task"))
+        )  # now, when it is loaded: it may be edited later
         if resume:
             read_settings(self.path)  # refuses what is no run, before anything is made
         try:
@@ -73,7 +75,9 @@ class RunFolder:
         except IsADirectoryError:  # in place of the lock
             raise
         except OSError as error:
-            raise ValueError(f"cannot write to {self.path} ({error.strerror}): give a folder that can be written") from error
+            raise ValueError(
+                f"cannot write to {self.path} ({error.strerror}): give a folder that can be written"
+            ) from error
         try:
             self.settings = self._begin(settings, resume)
         except BaseException:
@@ -84,7 +88,9 @@ class RunFolder:
         remove_left_overs(self.path)
         found = checkpoints(self.path)
         if not resume and found:
-            raise ValueError(f"{self.path} already holds a run: resume it with --resume {self.path}, or give another --out")
+            raise ValueError(
+                f"{self.path} already holds a run: resume it with --resume {self.path}, or give another --out"
+            )
         if not found:
             self._forget_what_is_no_run()
         stored = read_settings(self.path, with_file=True) if resume else with_task_file(settings)
@@ -99,10 +105,14 @@ class RunFolder:
         if (self.path / SETTINGS).exists():
             settings_file(self.path)
         elif (self.path / TOKENIZER).exists():
-            raise ValueError(f"{self.path} holds a {TOKENIZER} that is no run's: give another --out")
+            raise ValueError(
+                f"{self.path} holds a {TOKENIZER} that is no run's: give another --out"
+            )
         for file in (self.path / name for name in self._records):
             if file.exists() and any(record.get("step") != 0 for record in read_records(file)):
-                raise ValueError(f"{file} has records, but {self.path} has no checkpoint: move it away, or give another --out")
+                raise ValueError(
+                    f"{file} has records, but {self.path} has no checkpoint: move it away, or give another --out"
+                )
             file.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -119,10 +129,14 @@ class RunFolder:
     def append(self, name: str, records: list[dict[str, Any]]) -> None:
         """Add records to a JSON-lines file.   A kill may cut the last line short; `load` removes it then."""
         self._lock.check()
-        data = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records).encode()
+        data = "".join(
+            json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records
+        ).encode()
         with naming(self.path / name), open(self.path / name, "ab") as file:
             if file.tell() != self._records[name].n_bytes:
-                raise ValueError(f"{self.path / name} was changed by somebody else while the run wrote to it")
+                raise ValueError(
+                    f"{self.path / name} was changed by somebody else while the run wrote to it"
+                )
             file.write(data)
         self._records[name].add(data)
         self._unsynced.add(name)
@@ -137,11 +151,18 @@ class RunFolder:
         self._unsynced.clear()
         path = self.path / f"checkpoint-{step:06d}.mgc"
         records = {name: written.summary() for name, written in self._records.items()}
-        vouched = {"settings": self.settings, "files": self._files, "records": records, "task_sha256": self._task}
+        vouched = {
+            "settings": self.settings,
+            "files": self._files,
+            "records": records,
+            "task_sha256": self._task,
+        }
         save_checkpoint(path, arrays, {**state, "step": step, **vouched})
         self.saved_step = step
         for old in checkpoints(self.path)[:-KEEP]:
-            with suppress(PermissionError):  # on Windows, while it is being read: it goes after the next save
+            with suppress(
+                PermissionError
+            ):  # on Windows, while it is being read: it goes after the next save
                 old.unlink()
         return path
 
@@ -173,7 +194,9 @@ def load_run_checkpoint(path: str | Path) -> tuple[Mapping[str, np.ndarray], dic
     path = Path(path)
     found = [path] if path.is_file() else checkpoints(path)
     if not found:
-        raise ValueError(f"{path} holds no checkpoint: give the folder of a run (minigrpo train --out) or a checkpoint file")
+        raise ValueError(
+            f"{path} holds no checkpoint: give the folder of a run (minigrpo train --out) or a checkpoint file"
+        )
     file = found[-1]
     arrays, state = load_with_advice(file)
     if (file.parent / SETTINGS).exists():
@@ -181,7 +204,9 @@ def load_run_checkpoint(path: str | Path) -> tuple[Mapping[str, np.ndarray], dic
     for name, digest in state["files"].items():
         other = file.parent / name
         if not other.is_file() or hashlib.sha256(other.read_bytes()).hexdigest() != digest:
-            raise ValueError(f"{other} is not what it was when {file.name} was written: put it back from a copy")
+            raise ValueError(
+                f"{other} is not what it was when {file.name} was written: put it back from a copy"
+            )
     return arrays, state
 
 
@@ -217,7 +242,9 @@ def _vouched(path: Path, found: list[Path]) -> tuple[bytes, _Records]:
     way_out = f"put it back from a copy, or start another run from these weights with --init {path.parent}"
     with suppress(ValueError, OSError, IndexError):
         _vouched(path, found[:-1])
-        way_out = f"put it back from a copy, or delete {found[-1].name} to go on from {found[-2].name}"
+        way_out = (
+            f"put it back from a copy, or delete {found[-1].name} to go on from {found[-2].name}"
+        )
     if len(data) < n_bytes and records.n_records < n_records:
         lost = f"the last {n_records - records.n_records} of the {n_records} records that {found[-1].name} counts"
         raise ValueError(f"{path} has lost {lost}: {way_out}")
@@ -250,7 +277,9 @@ def read_metrics(path: str | Path, before: bool = False) -> list[dict[str, Any]]
     records = read_records(file) if file.exists() else []
     for record in records:
         if not (isinstance(record, dict) and is_finite(record.get("step"))):
-            raise ValueError(f"{file} holds {record!r:.60}, which is not the metrics of a step: take that line out")
+            raise ValueError(
+                f"{file} holds {record!r:.60}, which is not the metrics of a step: take that line out"
+            )
     if not any("loss" in record for record in records):
         raise ValueError(f"{path} has no metrics: its run has not taken a step yet")
     return [record for record in records if before or "loss" in record]

@@ -21,8 +21,12 @@ def fixed_bytes(settings: TrainSettings, config: TransformerConfig) -> float:
     """Bytes that training takes whatever the batch: parameters, gradients, moments, reference, the largest temporary arrays."""
     size = np.dtype(settings.dtype).itemsize
     vectors = 2 + 2 * (settings.optimizer == "adamw") + (settings.make_objective().beta > 0)
-    logits = 2 * max(min(MAX_LOGITS, settings.micro_batch_tokens * config.vocab_size), config.vocab_size)
-    return PROGRAM + size * (vectors * parameters_of(config) + config.vocab_size * config.dim + logits)
+    logits = 2 * max(
+        min(MAX_LOGITS, settings.micro_batch_tokens * config.vocab_size), config.vocab_size
+    )
+    return PROGRAM + size * (
+        vectors * parameters_of(config) + config.vocab_size * config.dim + logits
+    )
 
 
 def node_bytes(config: TransformerConfig, dtype: str) -> float:
@@ -42,5 +46,7 @@ def micro_batch_within(settings: TrainSettings, config: TransformerConfig) -> in
     nodes = int(min((limit - fixed) / node_bytes(config, settings.dtype), 1e18))
     if nodes < 1:
         needed = (fixed + 64 * node_bytes(config, settings.dtype)) / 1e9
-        raise ValueError(f"training this model takes {needed:.1f} GB: raise memory_limit (it is {settings.memory_limit:g} GB)")
+        raise ValueError(
+            f"training this model takes {needed:.1f} GB: raise memory_limit (it is {settings.memory_limit:g} GB)"
+        )
     return min(settings.micro_batch_tokens, nodes)

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from minigrpo.engine.divergence import DivergenceError
-from minigrpo.runs.memory import micro_batch_within
-from minigrpo.ops import Array
 from minigrpo.engine.optim import SGD, AdamW
 from minigrpo.engine.parameters import TransformerConfig
+from minigrpo.ops import Array
 from minigrpo.runs.folder import TOKENIZER, load_run_checkpoint
+from minigrpo.runs.memory import micro_batch_within
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.stored_settings import hash_of_task, task_by_file
+from minigrpo.system.user_code import shown
 from minigrpo.tasks import Task, draw_prompts, load_task, optional
 from minigrpo.transformer import Transformer
-from minigrpo.system.user_code import shown
 
 SWAPPED = 1 << 20  # parameters that change places at a time
 
@@ -44,7 +44,9 @@ def make_task(settings: TrainSettings, tokenizer: Any = None) -> Task:
         return task
     own = task.for_run(settings.seed)
     if type(own) is not type(task):
-        raise ValueError(f"for_run of task {settings.task!r} gave {shown(own)}: it must return a task of the same class")
+        raise ValueError(
+            f"for_run of task {settings.task!r} gave {shown(own)}: it must return a task of the same class"
+        )
     return own
 
 
@@ -53,7 +55,10 @@ def make_model(settings: TrainSettings, task: Task) -> Transformer:
     longest = max(np.size(p) for p in draw_prompts(task, np.random.default_rng(0), 64))
     config = TransformerConfig(
         vocab_size=task.tokenizer.vocab_size,
-        **{name: getattr(settings, name) for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim")},
+        **{
+            name: getattr(settings, name)
+            for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim")
+        },
         max_seq_len=max(64, 2 * longest + task.max_new_tokens),
         n_drawable=optional(task, "n_drawable"),
     )
@@ -74,14 +79,21 @@ def load_run(path: str | Path, **changes: Any) -> tuple[Transformer, Task, Train
     stored = task_by_file(state["settings"])
     if stored.get("backend") == "cupy":
         stored["backend"] = "auto"  # trained on a GPU, looked at anywhere
-    settings = replace(TrainSettings(**{f.name: stored[f.name] for f in fields(TrainSettings) if f.name in stored}), **changes)
+    settings = replace(
+        TrainSettings(
+            **{f.name: stored[f.name] for f in fields(TrainSettings) if f.name in stored}
+        ),
+        **changes,
+    )
     folder = Path(path).parent if Path(path).is_file() else Path(path)
     model, task = restore_policy(settings, folder, state)
     _fill(model, arrays["parameters"], path)
     return model, task, settings
 
 
-def restore_policy(settings: TrainSettings, folder: Path, state: Mapping[str, Any], task: Task | None = None) -> tuple:
+def restore_policy(
+    settings: TrainSettings, folder: Path, state: Mapping[str, Any], task: Task | None = None
+) -> tuple:
     """A model of the shape that a checkpoint's state tells, its parameters still 0, and its task.   -> Transformer, Task"""
     config = TransformerConfig(**state["config"])
     model = Transformer(config, seed=None, backend=settings.backend, dtype=settings.dtype)
@@ -92,12 +104,19 @@ def restore_policy(settings: TrainSettings, folder: Path, state: Mapping[str, An
         tokenizer = TextTokenizer.from_file(folder / TOKENIZER, config.vocab_size, state["eos"])
     task = task or make_task(settings, tokenizer)
     if type(task).__qualname__ != state["task"]:
-        raise ValueError(f"{folder} was trained on a task of class {state['task']}, not {type(task).__qualname__}: give that one")
+        raise ValueError(
+            f"{folder} was trained on a task of class {state['task']}, not {type(task).__qualname__}: give that one"
+        )
     if state["task_sha256"] not in (None, hash_of_task(settings.task)):
-        print(f"note: {settings.task.rpartition(':')[0]} is not what it was when {folder} was trained", file=sys.stderr)
+        print(
+            f"note: {settings.task.rpartition(':')[0]} is not what it was when {folder} was trained",
+            file=sys.stderr,
+        )
     if tokenizer is None and task.tokenizer.vocab_size != config.vocab_size:
         now = f"task {settings.task!r} has {task.tokenizer.vocab_size}: it has changed since"
-        raise ValueError(f"{folder} holds a model with a vocabulary of {config.vocab_size}, but {now} (a new run is needed)")
+        raise ValueError(
+            f"{folder} holds a model with a vocabulary of {config.vocab_size}, but {now} (a new run is needed)"
+        )
     return model, task
 
 
@@ -105,14 +124,22 @@ def load_weights(model: Transformer, path: str | Path) -> None:
     """Copy the parameters of a run or checkpoint into a model of the same shape.   Raises ValueError if the shapes differ."""
     arrays, state = load_run_checkpoint(path)
     if TransformerConfig(**state["config"]) != model.config:
-        changed = sorted(name for name, value in model.settings().items() if state["config"].get(name, value) != value)
-        raise ValueError(f"{path} holds a model of another shape (it differs in {', '.join(changed)})")
+        changed = sorted(
+            name
+            for name, value in model.settings().items()
+            if state["config"].get(name, value) != value
+        )
+        raise ValueError(
+            f"{path} holds a model of another shape (it differs in {', '.join(changed)})"
+        )
     _fill(model, arrays["parameters"], path)
 
 
 def _fill(model: Transformer, parameters: np.ndarray, path: str | Path) -> None:
     if parameters.shape != model.parameters.flat.shape or parameters.dtype.kind != "f":
-        raise ValueError(f"{path} cannot be used: its parameters are {parameters.dtype} of shape {parameters.shape}")
+        raise ValueError(
+            f"{path} cannot be used: its parameters are {parameters.dtype} of shape {parameters.shape}"
+        )
     try:
         with np.errstate(all="ignore"):  # float64 may overflow in float32
             model.parameters.flat[:] = model.backend.to_device(parameters, dtype=model.dtype)

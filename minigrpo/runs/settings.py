@@ -9,16 +9,27 @@ from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import Any
 
-from minigrpo.objectives import Objective
 from minigrpo.engine.optim import learning_rate_at
+from minigrpo.objectives import Objective
 from minigrpo.sampler import check_temperature
 from minigrpo.tasks import find_task
 from minigrpo.tasks.task import optional, whole_number
 
 MAY_BE_0 = ("seed", "steps", "warm_start_steps", "eval_every", "warmup_steps")
-AT_MOST = {"seed": 2**63 - 1, "n_layers": 1000, "dim": 10**5, "ffn_dim": 10**6, "warm_start_batch": 10**6, "eval_prompts": 10**6}
+AT_MOST = {
+    "seed": 2**63 - 1,
+    "n_layers": 1000,
+    "dim": 10**5,
+    "ffn_dim": 10**6,
+    "warm_start_batch": 10**6,
+    "eval_prompts": 10**6,
+}
 
-MAY_CHANGE = ("backend", "memory_limit", "micro_batch_tokens")  # of a run, on the way: where it computes, not what
+MAY_CHANGE = (
+    "backend",
+    "memory_limit",
+    "micro_batch_tokens",
+)  # of a run, on the way: where it computes, not what
 
 
 def storable(name: str, options: dict[str, Any]) -> None:
@@ -26,7 +37,9 @@ def storable(name: str, options: dict[str, Any]) -> None:
     try:
         json.dumps(options, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{name} is {options!r:.200}: it must be what JSON can hold ({error})") from error
+        raise ValueError(
+            f"{name} is {options!r:.200}: it must be what JSON can hold ({error})"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -35,7 +48,9 @@ class TrainSettings:
 
     task: str = "treewalk"  # a built-in name, or path/to/file.py:MyTask
     task_options: dict[str, Any] = field(default_factory=dict)
-    model: str | None = None  # a pretrained language model: a pulled name, a .gguf file, a Hugging Face folder
+    model: str | None = (
+        None  # a pretrained language model: a pulled name, a .gguf file, a Hugging Face folder
+    )
     objective: str = "lambda_grpo"  # a preset of objectives.py
     objective_options: dict[str, Any] = field(default_factory=dict)  # changes to it, such as beta
     steps: int = 250
@@ -51,7 +66,9 @@ class TrainSettings:
     weight_decay: float = 0.0
     max_grad_norm: float | None = 1.0
     micro_batch_tokens: int = 1024  # tree nodes in the model at a time, few enough for a cache; any value gives the same gradient
-    memory_limit: float = 4.0  # GB that training may take; micro-batches are made smaller to stay within
+    memory_limit: float = (
+        4.0  # GB that training may take; micro-batches are made smaller to stay within
+    )
     dim: int = 32
     n_layers: int = 2
     n_heads: int = 2
@@ -74,19 +91,36 @@ class TrainSettings:
             value, kind = getattr(self, f.name), f.type.removesuffix(" | None")
             named = not isinstance(value, dict) or all(isinstance(key, str) for key in value)
             given = value is not None or kind == f.type
-            if not named or (given and (not isinstance(value, kinds[kind]) or isinstance(value, bool))):
+            if not named or (
+                given and (not isinstance(value, kinds[kind]) or isinstance(value, bool))
+            ):
                 raise ValueError(f"{f.name} is {value!r}: it must be {f.type}")
             if kind == "int" and given:
-                whole_number(f.name, value, 0 if f.name in MAY_BE_0 else 1, AT_MOST.get(f.name, 10**9))
+                whole_number(
+                    f.name, value, 0 if f.name in MAY_BE_0 else 1, AT_MOST.get(f.name, 10**9)
+                )
             if f.name == "temperature":
                 check_temperature(value)
-            elif kind == "float" and given and not (0 < value <= sys.float_info.max or (value == 0 and f.name == "weight_decay")):
-                others = {"weight_decay": "a finite number, at least 0", "max_grad_norm": "above 0, or none for no clipping"}
-                raise ValueError(f"{f.name} is {value!r}: it must be {others.get(f.name, 'a finite number above 0')}")
+            elif (
+                kind == "float"
+                and given
+                and not (
+                    0 < value <= sys.float_info.max or (value == 0 and f.name == "weight_decay")
+                )
+            ):
+                others = {
+                    "weight_decay": "a finite number, at least 0",
+                    "max_grad_norm": "above 0, or none for no clipping",
+                }
+                raise ValueError(
+                    f"{f.name} is {value!r}: it must be {others.get(f.name, 'a finite number above 0')}"
+                )
             if kind == "dict[str, Any]":
                 storable(f.name, value)
         if self.group_size * self.prompts_per_step > 10**6:
-            raise ValueError(f"{self.group_size} × {self.prompts_per_step} completions a step are more than a million: take fewer")
+            raise ValueError(
+                f"{self.group_size} × {self.prompts_per_step} completions a step are more than a million: take fewer"
+            )
         if self.optimizer == "adamw" and self.weight_decay * self.learning_rate > 1:
             raise ValueError(
                 f"weight_decay ({self.weight_decay:g}) × learning_rate ({self.learning_rate:g}) is above "
@@ -101,7 +135,9 @@ class TrainSettings:
         learning_rate_at(0, 1, 1.0, schedule=self.schedule)
         objective = self.make_objective()
         if self.group_size < 2 and (objective.baseline != "none" or objective.scale == "group_std"):
-            raise ValueError(f"group size 1 leaves {self.objective} nothing to compare a completion with: take at least 2")
+            raise ValueError(
+                f"group size 1 leaves {self.objective} nothing to compare a completion with: take at least 2"
+            )
 
     def make_objective(self) -> Objective:
         """The objective that these settings name."""
@@ -115,7 +151,11 @@ class TrainSettings:
         if not isinstance(options, dict) or "task" in recommended:
             wanted = "no dict of settings, without a task, and with a dict of task_options if there are any"
             raise ValueError(f"defaults of task {task!r} is {wanted}")
-        wanted = dict(recommended) | changes | {"task_options": options | changes.get("task_options", {})}
+        wanted = (
+            dict(recommended)
+            | changes
+            | {"task_options": options | changes.get("task_options", {})}
+        )
         if wanted.get("model"):  # the defaults of small models would destroy a pretrained one
             wanted = {"learning_rate": 1e-5, "warm_start_learning_rate": 3e-5} | wanted
         return cls.from_stored({"task": task} | wanted)
@@ -125,5 +165,7 @@ class TrainSettings:
         """The settings of a dict, such as a run's settings.json.   Raises ValueError for a name that is no setting."""
         unknown = sorted(map(str, set(stored) - set(cls.__dataclass_fields__)))
         if unknown:
-            raise ValueError(f"there is no setting {', '.join(unknown)}: leave it out (or take the version that knows it)")
+            raise ValueError(
+                f"there is no setting {', '.join(unknown)}: leave it out (or take the version that knows it)"
+            )
         return cls(**stored)

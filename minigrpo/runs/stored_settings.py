@@ -16,7 +16,9 @@ from minigrpo.runs.settings import MAY_CHANGE
 SETTINGS = "settings.json"
 
 
-def read_settings(path: str | Path, to_load: bool = False, with_file: bool = False) -> dict[str, Any]:
+def read_settings(
+    path: str | Path, to_load: bool = False, with_file: bool = False
+) -> dict[str, Any]:
     """The settings that a run was started with: settings.json, or where that is gone the newest checkpoint's own.
 
     to_load: a user's task by where its file was then; if it is gone, as it was called, from the current folder.
@@ -33,11 +35,15 @@ def read_settings(path: str | Path, to_load: bool = False, with_file: bool = Fal
     elif newest:
         stored = load_with_advice(newest[0])[1]["settings"]
     else:
-        raise ValueError(f"{path} holds no run (no settings.json): give the folder of one (minigrpo train --out)")
+        raise ValueError(
+            f"{path} holds no run (no settings.json): give the folder of one (minigrpo train --out)"
+        )
     return task_by_file(stored, to_load, with_file)
 
 
-def task_by_file(stored: dict[str, Any], to_load: bool = True, with_file: bool = False) -> dict[str, Any]:
+def task_by_file(
+    stored: dict[str, Any], to_load: bool = True, with_file: bool = False
+) -> dict[str, Any]:
     """Stored settings with their task as `read_settings` gives it."""
     stored = dict(stored)
     was = stored.get("task_file") if with_file else stored.pop("task_file", None)
@@ -53,10 +59,18 @@ def settings_file(folder: Path) -> dict[str, Any]:
         stored = json.loads((folder / SETTINGS).read_bytes())
         checksum = stored.pop("sha256", None)
         if checksum != _checksum(stored):
-            raise ValueError("its checksum is that of other settings" if checksum else "it has no checksum")
+            raise ValueError(
+                "its checksum is that of other settings" if checksum else "it has no checksum"
+            )
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        way_out = "delete it, and those in the newest checkpoint are taken" if checkpoints(folder) else "start another run"
-        raise ValueError(f"{folder / SETTINGS} is damaged or was edited ({error}): put it back, or {way_out}") from error
+        way_out = (
+            "delete it, and those in the newest checkpoint are taken"
+            if checkpoints(folder)
+            else "start another run"
+        )
+        raise ValueError(
+            f"{folder / SETTINGS} is damaged or was edited ({error}): put it back, or {way_out}"
+        ) from error
     return stored
 
 
@@ -64,22 +78,38 @@ def check_settings(file: Path, stored: dict[str, Any], state: dict[str, Any]) ->
     """Refuse settings that are not those in the state of a checkpoint beside them."""
     if stored != state.get("settings"):
         state = load_with_advice(file)[1]  # if it is damaged, that is the reason
-        differ = ", ".join(sorted(key for key in stored | state["settings"] if stored.get(key) != state["settings"].get(key)))
+        differ = ", ".join(
+            sorted(
+                key
+                for key in stored | state["settings"]
+                if stored.get(key) != state["settings"].get(key)
+            )
+        )
         where = file.parent / SETTINGS
-        raise ValueError(f"{where} and {file.name} are of different runs ({differ}): delete the one that does not belong here")
+        raise ValueError(
+            f"{where} and {file.name} are of different runs ({differ}): delete the one that does not belong here"
+        )
 
 
 def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -> None:
     """Refuse to go on with a run under other settings, but for those that only say where it is computed."""
     given = _as_json(given)
-    changed = [name for name, value in given.items() if stored.get(name) != value and name not in (*MAY_CHANGE, "task")]
-    (_, _, cls), (_, _, other) = (str(settings.get("task")).rpartition(":") for settings in (stored, given))
+    changed = [
+        name
+        for name, value in given.items()
+        if stored.get(name) != value and name not in (*MAY_CHANGE, "task")
+    ]
+    (_, _, cls), (_, _, other) = (
+        str(settings.get("task")).rpartition(":") for settings in (stored, given)
+    )
     moved = "task_file" in stored and not Path(stored["task_file"]).exists() and cls == other
     if not (moved or given.get("task") in (stored.get("task"), task_by_file(stored).get("task"))):
         changed.append("task")
     if changed:
         was = ", ".join(f"{name} was {stored.get(name)!r}, not {given[name]!r}" for name in changed)
-        raise ValueError(f"the run in {folder} has other settings ({was}): resume it as it was, or start another with --out")
+        raise ValueError(
+            f"the run in {folder} has other settings ({was}): resume it as it was, or start another with --out"
+        )
 
 
 def with_task_file(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,13 +130,19 @@ def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return json.loads(json.dumps(dict(settings), allow_nan=False, default=os.fspath))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"these settings cannot be written down as JSON ({error}): {dict(settings)}") from error
+        raise ValueError(
+            f"these settings cannot be written down as JSON ({error}): {dict(settings)}"
+        ) from error
 
 
 def signed(settings: Mapping[str, Any]) -> bytes:
     """The bytes of settings.json: the settings, and their checksum."""
-    return (json.dumps({**settings, "sha256": _checksum(settings)}, indent=2, allow_nan=False) + "\n").encode()
+    return (
+        json.dumps({**settings, "sha256": _checksum(settings)}, indent=2, allow_nan=False) + "\n"
+    ).encode()
 
 
 def _checksum(settings: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(settings, sort_keys=True, allow_nan=False).encode()
+    ).hexdigest()

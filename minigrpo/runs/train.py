@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minigrpo.engine.divergence import DivergenceError, check_finite, diverging, way_out
-from minigrpo.runs.evaluation import evaluate, is_correct
-from minigrpo.gradients import compute_gradients, log_probabilities, parts_to_learn_from, visit_parts
-from minigrpo.engine.lanes import limit_again, limited, one_blas_thread
-from minigrpo.runs.memory import micro_batch_within
-from minigrpo.objectives import Objective
-from minigrpo.engine.optim import SGD, AdamW, clip_gradient, learning_rate_at
-from minigrpo.engine.plan import split_tree
-from minigrpo.runs.policy import load_weights, make_optimizer, make_policy, restore_policy, using
-from minigrpo.engine.profiling import Stopwatch, forward_flops
-from minigrpo.rewards import check_rewards
+from minigrpo.engine.divergence import DivergenceError, diverging, way_out
+from minigrpo.engine.lanes import one_blas_thread
+from minigrpo.engine.profiling import Stopwatch
+from minigrpo.runs.evaluation import evaluate
 from minigrpo.runs.folder import METRICS, SAMPLES, TOKENIZER, RunFolder, checkpoints
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.runs.memory import micro_batch_within
+from minigrpo.runs.policy import load_weights, make_optimizer, make_policy, restore_policy
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.system.signals import stopping_between_steps
-from minigrpo.tasks import Task, draw_prompts, optional, pairs, prompt_text, sampling_limits
-from minigrpo.system.terminal import bar, say
-from minigrpo.transformer import Transformer
-from minigrpo.tree import PrefixTree
 from minigrpo.runs.warning_signs import warning_sign
-
+from minigrpo.sampler import Rollouts
+from minigrpo.system.signals import stopping_between_steps
+from minigrpo.system.terminal import bar, say
+from minigrpo.tasks import Task, prompt_text
 from minigrpo.trainer import TrainState, grpo_step, warm_start
+from minigrpo.transformer import Transformer
 
 SAVE_SECONDS = 300  # at the latest so long after a checkpoint comes the next one
 
@@ -71,7 +63,11 @@ def _train(
 ) -> tuple[Transformer, list[dict[str, Any]]]:
     objective = settings.make_objective()
     saved = folder.load() if folder else None
-    model, task = restore_policy(settings, folder.path, saved[1], task) if saved else make_policy(settings, task)
+    model, task = (
+        restore_policy(settings, folder.path, saved[1], task)
+        if saved
+        else make_policy(settings, task)
+    )
     settings = replace(settings, micro_batch_tokens=micro_batch_within(settings, model.config))
     rng = np.random.default_rng(settings.seed)
     state = TrainState(model, make_optimizer(settings, model), rng, watch=watch or Stopwatch())
@@ -88,9 +84,13 @@ def _train(
         if folder and settings.model is not None:
             folder.write(TOKENIZER, task.tokenizer.to_json().encode())
         if settings.eval_every:
-            before = {"step": 0} | evaluate(model, task, n_prompts=settings.eval_prompts, progress=False)
+            before = {"step": 0} | evaluate(
+                model, task, n_prompts=settings.eval_prompts, progress=False
+            )
             if folder:
-                folder.append(METRICS, [before])  # before the checkpoint: a resumed run then neither lacks nor repeats it
+                folder.append(
+                    METRICS, [before]
+                )  # before the checkpoint: a resumed run then neither lacks nor repeats it
             if on_step:
                 on_step(before)
         if folder:
@@ -101,7 +101,10 @@ def _train(
         title = f"{settings.objective} on {settings.task}"
         steps = bar(range(state.step, settings.steps), title, "step", progress)
         for _ in steps:
-            with diverging(f"step {state.step + 1}", lambda: way_out(checkpoints(folder.path) if folder else [])):
+            with diverging(
+                f"step {state.step + 1}",
+                lambda: way_out(checkpoints(folder.path) if folder else []),
+            ):
                 with _nothing_lost(folder, state, task):
                     metrics, rollouts, rewards = grpo_step(state, task, objective, settings)
                 last, every = state.step == settings.steps, settings.eval_every
@@ -109,13 +112,22 @@ def _train(
                     n_prompts = settings.eval_prompts
                     metrics |= evaluate(model, task, n_prompts=n_prompts, progress=False)
             history.append(metrics)
-            steps.set_postfix(reward=f"{metrics['reward']:.2f}", unique=f"{1 / metrics['tree/mean_count']:.2f}", refresh=False)
-            stopping = bool(stopped)  # looked at once: a signal from here on ends the next step, so that it saves too
+            steps.set_postfix(
+                reward=f"{metrics['reward']:.2f}",
+                unique=f"{1 / metrics['tree/mean_count']:.2f}",
+                refresh=False,
+            )
+            stopping = bool(
+                stopped
+            )  # looked at once: a signal from here on ends the next step, so that it saves too
             if folder:
                 folder.append(METRICS, [metrics])
                 if state.step % settings.log_samples_every == 0:
                     folder.append(SAMPLES, sample_records(rollouts, rewards, task, state.step))
-                due = state.step % settings.checkpoint_every == 0 or time.monotonic() > saved_at + SAVE_SECONDS
+                due = (
+                    state.step % settings.checkpoint_every == 0
+                    or time.monotonic() > saved_at + SAVE_SECONDS
+                )
                 if due or state.step == settings.steps or stopping:
                     _save(folder, state, task)
                     saved_at = time.monotonic()
@@ -130,12 +142,20 @@ def _train(
     return model, history
 
 
-def sample_records(rollouts: Rollouts, rewards: np.ndarray, task: Task, step: int) -> list[dict[str, Any]]:
+def sample_records(
+    rollouts: Rollouts, rewards: np.ndarray, task: Task, step: int
+) -> list[dict[str, Any]]:
     """Completions as records that `minigrpo tree` reads: step, group, prompt, completion, reward."""
     rows, tokenizer = iter(rewards.tolist()), task.tokenizer
     prompts = [prompt_text(tokenizer, prompt) for prompt in rollouts.prompts]
     return [
-        {"step": step, "group": g, "prompt": prompt, "completion": tokenizer.decode(c), "reward": next(rows)}
+        {
+            "step": step,
+            "group": g,
+            "prompt": prompt,
+            "completion": tokenizer.decode(c),
+            "reward": next(rows),
+        }
         for g, (prompt, group) in enumerate(zip(prompts, rollouts.completions, strict=True))
         for c in group
     ]
@@ -163,19 +183,36 @@ def _save(folder: RunFolder, state: TrainState, task: Task) -> None:
         arrays["reference"] = state.reference
     counters = {"num_tokens": state.num_tokens, "step_count": state.optimizer.step_count}
     eos = task.tokenizer.ends if getattr(task.tokenizer, "more_eos", ()) else task.tokenizer.eos
-    counters |= {"rng": state.rng.bit_generator.state, "config": model.settings(), "eos": eos, "task": type(task).__qualname__}
-    folder.save(state.step, {name: model.backend.to_host(array) for name, array in arrays.items()}, counters)
+    counters |= {
+        "rng": state.rng.bit_generator.state,
+        "config": model.settings(),
+        "eos": eos,
+        "task": type(task).__qualname__,
+    }
+    folder.save(
+        state.step, {name: model.backend.to_host(array) for name, array in arrays.items()}, counters
+    )
 
 
 def _restore(state: TrainState, arrays: Mapping[str, np.ndarray], counters: dict[str, Any]) -> None:
     device = state.model.backend.to_device
     wanted = {"parameters": state.model.parameters.flat} | state.optimizer.arrays()
-    odd = [name for name, array in wanted.items() if name not in arrays or arrays[name].shape != array.shape]
-    bad = odd or [name for name, array in arrays.items() if array.dtype.kind != "f" or not np.isfinite(array).all()]
+    odd = [
+        name
+        for name, array in wanted.items()
+        if name not in arrays or arrays[name].shape != array.shape
+    ]
+    bad = odd or [
+        name
+        for name, array in arrays.items()
+        if array.dtype.kind != "f" or not np.isfinite(array).all()
+    ]
     if bad:
         why = "missing or of another shape" if odd else "not all finite numbers"
         what = f"cannot be used (its {' and '.join(bad)} are {why})"
-        raise ValueError(f"the run's newest checkpoint {what}: delete it to go on from the one before")
+        raise ValueError(
+            f"the run's newest checkpoint {what}: delete it to go on from the one before"
+        )
     state.model.parameters.flat[:] = device(arrays["parameters"])
     for name, array in state.optimizer.arrays().items():
         array[:] = device(arrays[name])
