@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 from minigrpo.command.cli import main
 from minigrpo.runs.stored_settings import read_settings
-from minigrpo.show import plots
+from minigrpo.show import comparison
 from minigrpo.system.files import read_records
 
 TINY = ["--dim", "8", "--n-layers", "1", "--n-heads", "2", "--group-size", "4", "--steps", "4"]
@@ -353,10 +353,10 @@ def test_plot(run, stored, tmp_path, monkeypatch):
     runs, drawn, draw = (
         [stored / name for name in ("one", "two", "three")],
         [],
-        plots.learning_curves,
+        comparison.learning_curves,
     )
     monkeypatch.setattr(
-        plots,
+        comparison,
         "learning_curves",
         lambda curves, **options: drawn.append(curves) or draw(curves, **options),
     )

@@ -246,16 +246,19 @@ def test_one_small_file_that_asks_nothing_of_a_network():
 
 def test_its_parts_are_installed_with_the_package():
     root = Path(mg.__file__).parent
-    project = tomllib.loads(
-        (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
-    )
-    listed = project["tool"]["setuptools"]["package-data"]["minigrpo"]
-    assert sorted(listed) == sorted(
-        f.name for f in root.iterdir() if f.is_file() and f.suffix != ".py"
-    )
+    project = tomllib.loads((root.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    data = project["tool"]["setuptools"]["package-data"]
+    listed = {
+        file
+        for package, patterns in data.items()
+        for pattern in patterns
+        for file in root.joinpath(*package.split(".")[1:]).glob(pattern)
+    }
+    files = {file for file in root.rglob("*") if file.suffix not in (".py", ".pyc", ".md", "")}
+    assert files == listed and root / "py.typed" in files
 
 
-# -- which groups --------------------------------------------------------------------------------------------------------
+# -- which groups ------------------------------------------------------------------------------
 
 
 def offered(page):

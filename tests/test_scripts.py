@@ -15,8 +15,9 @@ from test_plots import written
 
 from minigrpo.logs.groups import read_groups
 from minigrpo.show.drawing import tree_text
+from minigrpo.show.fonts import fonts_for, printed
 from minigrpo.show.plots import learning_curves
-from minigrpo.show.tree_plots import draw_tree, draw_trees_page, fonts_for, printed
+from minigrpo.show.tree_plots import draw_tree, draw_trees_page
 from minigrpo.system.text import columns, shorten, visible
 
 WORDS = {
