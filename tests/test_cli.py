@@ -1,4 +1,6 @@
-"""The command line: what every command prints and writes, and one clear line with exit code 2 for bad input."""
+"""The command line: what every command prints and writes, and one clear line with exit code 2 for
+bad input.
+"""
 
 import io
 import json
@@ -113,7 +115,7 @@ def stored(tmp_path_factory):
     return where
 
 
-# -- what the commands do ------------------------------------------------------------------------------------------------
+# -- what the commands do --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -376,7 +378,7 @@ def test_plot(run, stored, tmp_path, monkeypatch):
 
 
 def test_as_a_program_without_a_terminal(tmp_path, stored):
-    """Nothing but results on standard output, nothing at all (no progress bars) on standard error."""
+    """Standard output has nothing but results, standard error nothing at all, so no bars."""
 
     def program(*arguments, stdin=None):
         command = [sys.executable, "-m", "minigrpo", *map(str, arguments)]

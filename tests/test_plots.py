@@ -1,4 +1,6 @@
-"""Figures: the right numbers in them, nothing overlapping or cut off, the same bytes every time, and the bootstrap's coverage."""
+"""Figures: the right numbers in them, nothing overlapping or cut off, the same bytes every time,
+and the bootstrap's coverage.
+"""
 
 import json
 import subprocess
@@ -68,7 +70,7 @@ def random_group(rng, k, length, letters="ab", unit="characters"):
     )[0]
 
 
-# -- trees -------------------------------------------------------------------------------------------------------------
+# -- trees -----------------------------------------------------------------------------------------
 
 
 def test_draw_tree_shows_the_numbers_worked_out_by_hand():
@@ -100,7 +102,9 @@ def test_draw_tree_shows_the_numbers_worked_out_by_hand():
 )
 @pytest.mark.parametrize("completion", [[1], [1, 2, 3]])
 def test_a_step_at_the_group_s_mean_is_white(rewards, completion):
-    """All share it, so Â is 0 but for a rounding, which must not be scaled up to the deepest colour."""
+    """All share it, so Â is 0 but for a rounding, which must not be scaled up to the deepest
+    colour.
+    """
     tree = PrefixTree.from_sequences([completion] * len(rewards))
     (step,) = drawn_steps(tree, rewards)
     assert step.advantage == 0
@@ -182,7 +186,7 @@ def test_a_page_of_trees():
     assert len(draw_trees_page(groups[:2]).axes) == 2
 
 
-# -- curves ------------------------------------------------------------------------------------------------------------
+# -- curves ----------------------------------------------------------------------------------------
 
 
 def test_bootstrap_interval_covers_about_as_often_as_it_says():
@@ -271,7 +275,7 @@ def test_learning_curves_refuse(curves, options, message):
         learning_curves(curves, **options)
 
 
-# -- metrics and statistics --------------------------------------------------------------------------------------------
+# -- metrics and statistics ------------------------------------------------------------------------
 
 
 def test_metrics_figure():
@@ -320,7 +324,7 @@ def test_statistics_figure_shows_the_statistics():
         )  # ticks are not typeset, so they must be plain numbers
 
 
-# -- files -------------------------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
