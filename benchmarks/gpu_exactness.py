@@ -25,9 +25,10 @@ from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
 from minigrpo.runs.policy import make_optimizer, make_policy
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.sampler import sample
 from minigrpo.trainer import TrainState, grpo_step
 from minigrpo.transformer import Transformer
+from minigrpo.tree import Rollouts
 from minigrpo.verify.equivalence import check_equivalence
 
 CONFIG = TransformerConfig(7, 32, 3, 4, 2, 48, max_seq_len=64, tie_embeddings=False)

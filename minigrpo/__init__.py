@@ -8,12 +8,14 @@ TYPE_CHECKING = (
 )
 if TYPE_CHECKING:
     from minigrpo.engine.backend import get_backend
+    from minigrpo.engine.lambda_weights import lambda_weights
     from minigrpo.engine.parameters import TransformerConfig
+    from minigrpo.experiments.monte_carlo import monte_carlo_step_rewards
     from minigrpo.objectives import Objective, advantages, step_advantages
-    from minigrpo.rewards import monte_carlo_step_rewards, step_rewards
-    from minigrpo.sampler import Rollouts, sample
+    from minigrpo.rewards import step_rewards
+    from minigrpo.sampler import sample
     from minigrpo.transformer import Transformer
-    from minigrpo.tree import PrefixTree, ProcessStep, lambda_weights
+    from minigrpo.tree import PrefixTree, ProcessStep, Rollouts
 
 __version__ = "0.1.0"
 
@@ -40,6 +42,8 @@ _MODULES = (
     "sampler",
     "transformer",
     "engine.backend",
+    "engine.lambda_weights",
+    "experiments.monte_carlo",
 )
 
 

@@ -42,7 +42,7 @@ def compute_gradients(
             logp = lane.forward(part, temperature)
         part_ref = None if ref is None else ref[nodes]
         loss, dlogp = objective.evaluate(
-            coefficients.at(nodes, part.scored), logp, old[nodes], part_ref
+            coefficients.for_part(nodes, part.scored), logp, old[nodes], part_ref
         )
         with watch("backward"):
             lane.backward(dlogp, add)
@@ -72,7 +72,7 @@ def visit_parts(
 
     add=False for the first part of a lane: its gradients overwrite what the lane had.
     """
-    models = model.twins(max(min(model.lanes, len(parts)), 1))
+    models = model.replicas(max(min(model.lanes, len(parts)), 1))
     found: list[Any] = [None] * len(parts)
 
     def lane(first: int) -> None:
@@ -80,8 +80,8 @@ def visit_parts(
             found[i] = visit(models[first], *parts[i], i != first)
 
     run_lanes([partial(lane, first) for first in range(len(models))])
-    for twin in models[1:] if learn else []:
-        model.gradients.flat += twin.gradients.flat
+    for replica in models[1:] if learn else []:
+        model.gradients.flat += replica.gradients.flat
     return found
 
 

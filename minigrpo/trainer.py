@@ -18,6 +18,7 @@ from minigrpo.engine.lanes import limit_again, limited
 from minigrpo.engine.optim import SGD, AdamW, clip_gradient, learning_rate_at
 from minigrpo.engine.plan import split_tree
 from minigrpo.engine.profiling import Stopwatch, forward_flops
+from minigrpo.engine.tree_statistics import intermediate_proportion, path_depth
 from minigrpo.gradients import (
     compute_gradients,
     log_probabilities,
@@ -29,11 +30,11 @@ from minigrpo.rewards import check_rewards
 from minigrpo.runs.evaluation import is_correct
 from minigrpo.runs.policy import using
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.sampler import sample
 from minigrpo.system.terminal import bar
 from minigrpo.tasks import Task, draw_prompts, optional, pairs, sampling_limits
 from minigrpo.transformer import Transformer
-from minigrpo.tree import PrefixTree
+from minigrpo.tree import PrefixTree, Rollouts
 
 
 @dataclass
@@ -64,8 +65,7 @@ def grpo_step(
     with watch("sample"):
         prompts = draw_prompts(task, state.rng, s.prompts_per_step)
         limits = {"temperature": s.temperature, **sampling_limits(task)}
-        # The weights were checked when they were loaded, or after the last update.
-        rollouts = sample(model, prompts, s.group_size, state.rng, check=False, **limits)
+        rollouts = sample(model, prompts, s.group_size, state.rng, **limits)
     tree, old = rollouts.tree, rollouts.logp
     with watch("score"):
         rewards = check_rewards(task.score(rollouts), tree)
@@ -143,8 +143,8 @@ def tree_metrics(tree: PrefixTree) -> dict[str, float]:
         "tree/mean_count": flat
         / max(unique, 1),  # completions that pass through a node, on average
         "tree/shared_fraction": float((tree.on_tokens(tree.count) > 1).sum() / max(flat, 1)),
-        "tree/path_depth": float(tree.path_depth.mean()),
-        "tree/intermediate_proportion": float(tree.intermediate_proportion.mean()),
+        "tree/path_depth": float(path_depth(tree).mean()),
+        "tree/intermediate_proportion": float(intermediate_proportion(tree).mean()),
         "tree/flat_fraction": float(tree.is_flat.mean()),
     }
 

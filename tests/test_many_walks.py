@@ -31,11 +31,10 @@ from minigrpo.objectives import Objective
 from minigrpo.rewards import step_rewards
 from minigrpo.runs.policy import make_policy
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.sampler import Rollouts
 from minigrpo.tasks.treewalk import TreeWalk
 from minigrpo.trainer import TrainState, grpo_step
 from minigrpo.transformer import Transformer
-from minigrpo.tree import PrefixTree
+from minigrpo.tree import PrefixTree, Rollouts
 
 PRESETS = {
     "grpo": {},

@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 
 from minigrpo.engine.backend import array_module
+from minigrpo.engine.backend import Array
 from minigrpo.engine.lanes import LANES, run_lanes
-from minigrpo.ops import Array
 from minigrpo.transformer import Parameters
 
 BLOCK = 1 << 17  # elements updated at a time on the host, so that temporaries stay in cache

@@ -37,11 +37,10 @@ from minigrpo.experiments.parallel import run_jobs
 from minigrpo.objectives import Objective, advantages
 from minigrpo.runs.policy import make_policy, using
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.sampler import Rollouts
 from minigrpo.show.drawing import BLUE, INK, ORANGE, STYLE
 from minigrpo.show.plots import bootstrap_interval, save
 from minigrpo.trainer import TrainState, grpo_step
-from minigrpo.tree import PrefixTree
+from minigrpo.tree import PrefixTree, Rollouts
 
 OBJECTIVES = {"grpo": "GRPO", "lambda_grpo": "λ-GRPO"}
 LENGTH = 0.3  # of the step along either gradient, in logits

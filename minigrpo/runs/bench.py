@@ -21,8 +21,9 @@ from minigrpo.engine.profiling import PHASES, Stopwatch, forward_flops, peak_rat
 from minigrpo.gradients import compute_gradients
 from minigrpo.objectives import Objective
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.sampler import sample
 from minigrpo.transformer import Transformer
+from minigrpo.tree import Rollouts
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from minigrpo.runs.memory import micro_batch_within
 from minigrpo.runs.policy import load_weights, make_optimizer, make_policy, restore_policy
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.warning_signs import warning_sign
-from minigrpo.sampler import Rollouts
 from minigrpo.system.signals import stopping_between_steps
 from minigrpo.system.terminal import bar, say
 from minigrpo.tasks import Task, prompt_text
 from minigrpo.trainer import TrainState, grpo_step, warm_start
 from minigrpo.transformer import Transformer
+from minigrpo.tree import Rollouts
 
 SAVE_SECONDS = 300  # at the latest so long after a checkpoint comes the next one
 
