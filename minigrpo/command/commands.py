@@ -206,7 +206,8 @@ def run_exercises(a: argparse.Namespace) -> None:
 def run_plot(a: argparse.Namespace) -> None:
     """Metrics of runs as a figure."""
     from minigrpo.runs.folder import METRICS, check_records, read_metrics
-    from minigrpo.show.plots import compare_runs, metrics_figure, run_settings, save, task_name
+    from minigrpo.show.comparison import compare_runs, run_settings, task_name
+    from minigrpo.show.plots import metrics_figure, save
 
     paths = map(Path, a.path)
     folders = [path.resolve().parent if path.is_file() else path for path in paths]
