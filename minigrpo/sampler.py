@@ -21,6 +21,7 @@ from minigrpo.engine.backend import array_module
 from minigrpo.engine.divergence import OVERFLOW, DivergenceError
 from minigrpo.engine.kv_cache import KVCache
 from minigrpo.engine.lanes import limited, run_lanes
+from minigrpo.engine.profiling import count_passes, timed
 from minigrpo.ops import Array
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree, Tokens, token_arrays
@@ -54,6 +55,7 @@ class Rollouts:
 
 
 # What overflows is refused in one sentence, without warnings before it.
+@timed("sample")
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 @limited
 def sample(
@@ -134,6 +136,7 @@ def sample(
     parts = [tokens[i, :n] for i, n in enumerate(length.tolist())]
     completions = [parts[g * group_size : (g + 1) * group_size] for g in range(len(prompts))]
     tree = PrefixTree.from_groups(prompts, completions)
+    count_passes(model.config, [(tree, np.arange(tree.n_nodes))], sample=1)
     present = tree.paths >= 0
     columns = present.shape[1]
     return Rollouts(

@@ -22,6 +22,7 @@ from minigrpo.engine.divergence import OVERFLOW, DivergenceError
 from minigrpo.engine.lanes import LANES, limited
 from minigrpo.engine.parameters import Layer, Parameters, TransformerConfig
 from minigrpo.engine.plan import Predictions, TreePlan, plan_tree
+from minigrpo.engine.profiling import timed
 from minigrpo.ops import Array
 from minigrpo.tree import PrefixTree
 
@@ -113,6 +114,7 @@ class Transformer:
 
     # -- over a tree -------------------------------------------------------------------------------------------------
 
+    @timed("forward")
     @limited
     def forward(self, tree: PrefixTree, temperature: float = 1.0, keep: bool = True) -> np.ndarray:
         """log p(token | its prefix) at temperature, for every scored node; 0 for the others.   -> (N,) on the host
@@ -151,6 +153,7 @@ class Transformer:
             logits /= temperature
         return ops.log_softmax_gather(logits, block.child_row, block.child_token)
 
+    @timed("backward")
     @limited
     def backward(self, dlogp: np.ndarray, add: bool = True) -> Parameters:
         """Add d loss / d parameters to `gradients`, given d loss / d logp of every node.   dlogp (N,) on the host

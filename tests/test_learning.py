@@ -10,11 +10,10 @@ from helpers import relative
 
 from minigrpo import PrefixTree, TransformerConfig, sample
 from minigrpo.engine.optim import AdamW
-from minigrpo.runs.policy import make_model
+from minigrpo.runs.policy import make_model, warm_start
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train
 from minigrpo.tasks import load_task
-from minigrpo.trainer import warm_start
 
 TINY = {"dim": 16, "n_layers": 1, "n_heads": 2, "dtype": "float64"}
 

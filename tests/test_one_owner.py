@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from minigrpo.command.cli import main
+from minigrpo.engine import parameters
 from minigrpo.runs import folder as runs
-from minigrpo.runs import policy
 from minigrpo.runs import train as training
 from minigrpo.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from minigrpo.runs.policy import load_run
@@ -243,7 +243,7 @@ def test_what_ends_a_step_in_its_update_saves_nothing_of_it(tmp_path, monkeypatc
         [],
     )
 
-    def swap(a, b, real=policy._swap):
+    def swap(a, b, real=parameters._swap):
         swapped.append(1)
         if len(swapped) == 7:  # in the fourth step
             raise KeyboardInterrupt
@@ -251,7 +251,7 @@ def test_what_ends_a_step_in_its_update_saves_nothing_of_it(tmp_path, monkeypatc
 
     train(settings, tmp_path / "whole", progress=False)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(policy, "_swap", swap)
+        patch.setattr(parameters, "_swap", swap)
         train(settings, tmp_path / "run", progress=False)
     assert [file.stem[-6:] for file in checkpoints(tmp_path / "run")] == ["000000"]
     train(settings, tmp_path / "run", resume=True, progress=False)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minigrpo.ops import Array
+
+SWAPPED = 1 << 20  # parameters that change places at a time
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,23 @@ class Parameters(Mapping):
         start, rows = self._offset[names[0]], sum(len(self[name]) for name in names)
         columns = self[names[0]].shape[1]
         return self.flat[start : start + rows * columns].reshape(rows, columns)
+
+
+@contextmanager
+def with_parameters(model: Any, flat: Array) -> Iterator[None]:
+    """Give a model other parameters for a while; `flat` holds its own meanwhile, so none is copied."""
+    _swap(model.parameters.flat, flat)
+    try:
+        yield
+    finally:
+        _swap(model.parameters.flat, flat)
+
+
+def _swap(a: Array, b: Array) -> None:
+    for start in range(0, len(a), SWAPPED):
+        part = slice(start, start + SWAPPED)
+        kept = a[part].copy()
+        a[part], b[part] = b[part], kept
 
 
 class Layer(NamedTuple):

@@ -32,15 +32,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from minigrpo.engine.optim import AdamW
+from minigrpo.engine.parameters import with_parameters
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.objectives import Objective, advantages
-from minigrpo.runs.policy import make_policy, using
+from minigrpo.runs.policy import make_policy, make_state
 from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.train import train_step
 from minigrpo.sampler import Rollouts
 from minigrpo.show.drawing import BLUE, INK, ORANGE, STYLE
 from minigrpo.show.plots import bootstrap_interval, save
-from minigrpo.trainer import TrainState, grpo_step
 from minigrpo.tree import PrefixTree
 
 OBJECTIVES = {"grpo": "GRPO", "lambda_grpo": "λ-GRPO"}
@@ -147,7 +147,7 @@ def training_run(objective: str, n: int, seed: int, steps: int = STEPS) -> list[
     options = {"objective": objective, "learning_rate": LEARNING_RATE, "steps": steps, "seed": seed}
     s = TrainSettings.for_task("treewalk", task_options={"n": n, "r_neg": -1.0}, **options)
     model, task = make_policy(s)
-    state = TrainState(model, AdamW(model.parameters), np.random.default_rng(seed))
+    state = make_state(s, model)
     target = PrefixTree.from_groups(
         task.prompts(np.random.default_rng(0), 1), [[task.tokenizer.encode(task.target)]]
     )
@@ -155,7 +155,7 @@ def training_run(objective: str, n: int, seed: int, steps: int = STEPS) -> list[
     rows = []
     for step in range(1, steps + 1):
         before = model.parameters.flat.copy()
-        _, rollouts, rewards = grpo_step(state, task, s.make_objective(), s)
+        _, rollouts, rewards = train_step(state, task, s)
         for name, value in step_counts(model, before, target, rollouts, rewards).items():
             sums[name] = sums.get(name, 0.0) + value
         if step in (EARLY, steps):
@@ -180,7 +180,7 @@ def step_counts(
     path = tree.paths[sampled[0]] if len(sampled) else np.zeros(0, dtype=int)
     shared = tree.count[path] > len(sampled)  # with other paths
     log_p = float(model.forward(target, keep=False).sum())
-    with using(model, before):
+    with with_parameters(model, before):
         out |= {
             "hits": len(path) > 0,
             "falls": len(path) > 0 and log_p < float(model.forward(target, keep=False).sum()),

@@ -15,12 +15,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minigrpo.engine.optim import clip_gradient, learning_rate_at
+from minigrpo.engine.parameters import with_parameters
 from minigrpo.experiments import write_tables
 from minigrpo.experiments.arms import CONTROLS, TITLES, gradients_of_arm
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.trees import interval, warm_policy
 from minigrpo.runs.evaluation import evaluate
-from minigrpo.runs.policy import load_weights, make_model, make_optimizer, using
+from minigrpo.runs.policy import load_weights, make_model, make_state
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.sampler import sample
 from minigrpo.show.drawing import LINES, STYLE
@@ -61,7 +62,7 @@ def learn(
     model = make_model(settings, problem)
     load_weights(model, warm)
     reference = model.parameters.flat.copy()
-    stepper, rng = make_optimizer(settings, model), np.random.default_rng(seed)
+    stepper, rng = make_state(settings, model).optimizer, np.random.default_rng(seed)
     tokens, history = 0, []
     for step in range(settings.steps + 1):
         if step % EVERY == 0:
@@ -80,7 +81,7 @@ def learn(
         tokens += int(rollouts.tree.lengths.sum())
         ref = None
         if beta:
-            with using(model, reference):
+            with with_parameters(model, reference):
                 ref = model.forward(rollouts.tree, keep=False)
         gradients_of_arm(arm, model, rollouts, problem.score(rollouts), rng, beta=beta, ref=ref)
         clip_gradient(model.gradients, settings.max_grad_norm)

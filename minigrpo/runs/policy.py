@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,14 @@ import numpy as np
 from minigrpo.engine.divergence import DivergenceError
 from minigrpo.engine.optim import SGD, AdamW
 from minigrpo.engine.parameters import TransformerConfig
-from minigrpo.ops import Array
 from minigrpo.runs.folder import TOKENIZER, load_run_checkpoint
 from minigrpo.runs.memory import micro_batch_within
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.stored_settings import hash_of_task, task_by_file
 from minigrpo.system.user_code import shown
-from minigrpo.tasks import Task, draw_prompts, load_task, optional
+from minigrpo.tasks import Task, draw_prompts, load_task, optional, pairs
+from minigrpo.trainer import TrainState, imitate
 from minigrpo.transformer import Transformer
-
-SWAPPED = 1 << 20  # parameters that change places at a time
 
 
 def make_policy(settings: TrainSettings, task: Task | None = None) -> tuple[Transformer, Task]:
@@ -66,11 +63,31 @@ def make_model(settings: TrainSettings, task: Task) -> Transformer:
     return Transformer(config, seed=settings.seed, backend=settings.backend, dtype=settings.dtype)
 
 
-def make_optimizer(settings: TrainSettings, model: Transformer) -> AdamW | SGD:
-    """The optimiser that the settings name."""
+def make_state(settings: TrainSettings, model: Transformer) -> TrainState:
+    """What a run with these settings begins with: optimiser, objective, randomness of their seed."""
     if settings.optimizer == "sgd":
-        return SGD(model.parameters)
-    return AdamW(model.parameters, weight_decay=settings.weight_decay)
+        optimizer = SGD(model.parameters)
+    else:
+        optimizer = AdamW(model.parameters, weight_decay=settings.weight_decay)
+    names = "group_size temperature inner_epochs max_grad_norm micro_batch_tokens".split()
+    rng = np.random.default_rng(settings.seed)
+    same = {name: getattr(settings, name) for name in names}
+    return TrainState(model, optimizer, settings.make_objective(), rng, **same)
+
+
+def warm_start(
+    model: Transformer,
+    task: Task,
+    rng: np.random.Generator,
+    settings: TrainSettings,
+    progress: bool = False,
+) -> None:
+    """Supervised learning on the task's demonstrations.   Raises ValueError if it has none."""
+    if optional(task, "demonstrations") is None:
+        raise ValueError(f"task {settings.task} has no demonstrations: set warm_start_steps to 0")
+    s, n = settings, settings.warm_start_batch
+    steps = s.warm_start_steps, s.warm_start_learning_rate, s.micro_batch_tokens, progress
+    imitate(model, lambda: pairs(n, task.demonstrations(rng, n)), *steps)
 
 
 def load_run(path: str | Path, **changes: Any) -> tuple[Transformer, Task, TrainSettings]:
@@ -146,20 +163,3 @@ def _fill(model: Transformer, parameters: np.ndarray, path: str | Path) -> None:
             model.check_weights()
     except DivergenceError as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
-
-
-@contextmanager
-def using(model: Transformer, flat: Array) -> Iterator[Transformer]:
-    """The model with other parameters for a while.   They change places with its own, so `flat` holds those meanwhile."""
-    _swap(model.parameters.flat, flat)
-    try:
-        yield model
-    finally:
-        _swap(model.parameters.flat, flat)
-
-
-def _swap(a: Array, b: Array) -> None:
-    for start in range(0, len(a), SWAPPED):
-        part = slice(start, start + SWAPPED)
-        kept = a[part].copy()
-        a[part], b[part] = b[part], kept

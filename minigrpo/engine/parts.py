@@ -1,0 +1,39 @@
+"""Work on the parts of a tree (micro-batches), in lanes where that pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from minigrpo.engine.lanes import run_lanes
+from minigrpo.engine.profiling import Parts, count_passes, timed
+from minigrpo.tree import PrefixTree
+
+
+@timed("update")
+def visit_parts(
+    model: Any,
+    parts: Parts,
+    visit: Callable[[Any, PrefixTree, np.ndarray, bool], Any],
+    learn: bool = True,
+) -> list[Any]:
+    """[visit(model, part, nodes, add)] for all parts, in lanes; `nodes` maps a part's nodes to the tree's.
+
+    learn=True: a visit goes forward and backward, and the gradients of all lanes are added up in
+    the model's.  add=False for the first part of a lane: its gradients overwrite what the lane had.
+    """
+    models = model.twins(max(min(model.lanes, len(parts)), 1))
+    found: list[Any] = [None] * len(parts)
+
+    def lane(first: int) -> None:
+        for i in range(first, len(parts), len(models)):
+            found[i] = visit(models[first], *parts[i], i != first)
+
+    run_lanes([partial(lane, first) for first in range(len(models))])
+    count_passes(model.config, parts, forward=1, backward=int(learn))
+    for twin in models[1:] if learn else []:
+        model.gradients.flat += twin.gradients.flat
+    return found
