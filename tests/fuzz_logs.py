@@ -25,7 +25,8 @@ import numpy as np
 
 from minigrpo.logs.files import NAMES, read_log
 from minigrpo.logs.formats import choose_steps, read_completions
-from minigrpo.logs.groups import group_statistics, make_groups, statistics_text, tree_text
+from minigrpo.logs.groups import group_statistics, make_groups, statistics_text
+from minigrpo.show.drawing import tree_text
 
 ODD = [
     None,

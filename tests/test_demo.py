@@ -145,6 +145,12 @@ def test_the_report_has_the_numbers_of_the_data(made, page):
         )
         assert numbers in page.text
         assert numbers in said
+    curves = json.loads((folder / "curves.json").read_text())
+    results = {key: np.array(c["target_frequency"]) for key, c in zip(KEYS, curves, strict=True)}
+    for numbers in demo_module.differences(results).values():
+        told = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*numbers)
+        assert page.text.count(told) >= 2  # in words and below the table
+        assert told in said
     theorem = json.loads((folder / "equivalence.json").read_text())
     for words in (
         f"{theorem['grpo_loss']:+.15f}",
@@ -232,42 +238,40 @@ def test_the_readme_shows_what_the_demo_prints():
 # -- words that follow the data ------------------------------------------------------------------------------------------
 
 
-def learning_words(grpo, fixed):
-    """The sentences about n = 1, for (mean, low, high) of both objectives at the first rate; at the second they are exchanged."""
-    names = ("target_frequency", "low", "high")
-    rows = [
-        {"objective": objective, "n": n, "learning_rate": rate, "found": 0.25}
-        | dict(zip(names, values, strict=True))
-        for n in (1, 2)
-        for rate, both in ((RATES[0], (grpo, fixed)), (RATES[1], (fixed, grpo)))
-        for objective, values in zip(NAMES, both, strict=True)
-    ]
-    title, text, figures, numbers = _learning_sections(rows, 8, 250)[0]
-    assert title.endswith("n = 1, r_neg = −1")
-    assert figures == ["curves-n1.png"]
-    assert "Over 8 runs each" in text
-    assert numbers.count(f"{fixed[0]:.3f}  [{fixed[1]:.3f}, {fixed[2]:.3f}]  found by 25%") >= 2
-    return text
+def test_differences_are_taken_run_by_run():
+    """The runs of a seed have one target, hard or easy to find: what they share cancels."""
+    rng, differs = np.random.default_rng(0), np.array([0.1, 0.2, 0.3, 0.2])
+    hard = rng.random((4, 1)) * np.ones(STEPS // BLOCK)
+    results = {key: hard + (key[2] == "lambda_grpo") * differs[:, None] for key in KEYS}
+    for mean, low, high in demo_module.differences(results).values():
+        assert mean == pytest.approx(0.2)
+        assert 0.1 <= low < mean < high <= 0.3
 
 
 @pytest.mark.parametrize(
-    ("grpo", "fixed", "relation", "intervals"),
+    ("found", "relation"),
     [
-        ((0.1, 0.0, 0.2), (0.8, 0.7, 0.9), ("above", "not above"), "are apart"),
-        ((0.1, 0.0, 0.5), (0.6, 0.4, 0.9), ("above", "not above"), "overlap"),
-        ((0.6, 0.4, 0.9), (0.1, 0.0, 0.5), ("not above", "above"), "overlap"),
-        ((0.8, 0.7, 0.9), (0.1, 0.0, 0.2), ("not above", "above"), "are apart"),
-        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), ("not above", "not above"), "overlap"),
+        ((0.2, 0.1, 0.3), "above"),
+        ((0.2, 0.0, 0.4), "not distinguishable from"),
+        ((-0.2, -0.4, 0.1), "not distinguishable from"),
+        ((-0.2, -0.4, -0.1), "below"),
     ],
 )
-def test_the_verdict_on_learning(grpo, fixed, relation, intervals):
-    text = learning_words(grpo, fixed)
-    for rate, one in zip(RATES, relation, strict=True):
-        assert (
-            f"at learning rate {rate:g} λ-GRPO's mean is {one} GRPO's (the 95 % intervals {intervals})"
-            in text
-        )
+def test_the_verdict_on_learning(found, relation):
+    row = {"target_frequency": 0.6, "low": 0.5, "high": 0.7, "found": 0.25}
+    rows = [dict(zip(("n", "learning_rate", "objective"), key, strict=True)) | row for key in KEYS]
+    none = {(n, rate): (0.0, 0.0, 0.0) for n in (1, 2) for rate in RATES}
+    sections = _learning_sections(rows, none | {(1, RATES[0]): found}, 8, 250)
+    title, text, figures, numbers = sections[0]
+    assert title.endswith("n = 1, r_neg = −1")
+    assert figures == ["curves-n1.png"]
+    interval = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found)
+    assert f"at learning rate {RATES[0]:g} λ-GRPO is {relation} GRPO ({interval})" in text
+    assert f"at learning rate {RATES[1]:g} λ-GRPO is not distinguishable from GRPO" in text
+    assert "Over 8 runs each" in text
     assert "last 50 of 250 steps" in text
+    assert numbers.count("0.600  [0.500, 0.700]  found by 25%") == 4
+    assert f"difference by seed      {interval}" in numbers
 
 
 @pytest.mark.parametrize(

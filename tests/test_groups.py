@@ -8,15 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minigrpo.logs.groups import (
-    group_statistics,
-    read_groups,
-    statistics_text,
-    tree_statistics,
-    tree_text,
-)
+from minigrpo.logs.groups import group_statistics, read_groups, statistics_text, tree_statistics
 from minigrpo.rewards import step_rewards
-from minigrpo.show.drawing import columns, drawn_steps, member_names, number, shorten, visible
+from minigrpo.show.drawing import drawn_steps, member_names, number, tree_text
+from minigrpo.system.text import columns, shorten, visible
 from minigrpo.tree import PrefixTree
 
 SMALL = {"prompt": "p", "completions": ["ab", "ac", "ab", "b"], "rewards": [1, 0, 1, 0]}

@@ -18,13 +18,12 @@ from minigrpo.show.plots import (
     METRICS,
     STYLE,
     bootstrap_interval,
-    draw_tree,
-    draw_trees_page,
     learning_curves,
     metrics_figure,
     save,
     statistics_figure,
 )
+from minigrpo.show.tree_plots import draw_tree, draw_trees_page
 from minigrpo.tree import PrefixTree
 
 SMALL = {

@@ -14,9 +14,10 @@ from matplotlib.patches import FancyBboxPatch
 from test_plots import written
 
 from minigrpo.logs.groups import read_groups
-from minigrpo.show.drawing import columns, shorten, tree_text, visible
-from minigrpo.show.plots import draw_tree, draw_trees_page, learning_curves
-from minigrpo.show.tree_plots import fonts_for, printed
+from minigrpo.show.drawing import tree_text
+from minigrpo.show.plots import learning_curves
+from minigrpo.show.tree_plots import draw_tree, draw_trees_page, fonts_for, printed
+from minigrpo.system.text import columns, shorten, visible
 
 WORDS = {
     "Chinese": ["中文很好", "中文不好", "英文"],

@@ -2,7 +2,7 @@
 
 A *unit* is what a node stands for: a token id or token as given, or a character or word of a text (words keep the white space
 before them, so joining them gives the text back).  Completions are numbered from 0 within their group, as everywhere in this
-package.  What this leaves out: drawing (`drawing.py` for a terminal, `plots.py`), and the formats of files (`logs.py`).
+package.  What this leaves out: drawing (`show`), and the formats of files (`logs.py`).
 """
 
 from __future__ import annotations
@@ -17,18 +17,8 @@ import numpy as np
 
 from minigrpo.logs.files import NAMES, parse
 from minigrpo.logs.formats import Completion, read_completions
-from minigrpo.show.drawing import TO_ASCII, drawn_steps, tree_text
+from minigrpo.system.text import TO_ASCII
 from minigrpo.tree import PrefixTree
-
-__all__ = [
-    "Group",
-    "drawn_steps",
-    "group_statistics",
-    "read_groups",
-    "statistics_text",
-    "tree_statistics",
-    "tree_text",
-]
 
 MAX_CELLS = (
     2**25

@@ -6,26 +6,16 @@ figures (`tree_plots.py` draws the same steps, `plots.py` the rest) and the read
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from minigrpo.objectives import advantages
+from minigrpo.system.text import columns, plain, shorten, visible
 from minigrpo.tree import PrefixTree
 
 Labels = Sequence[str] | Mapping[int, str] | Callable[[int], str]  # the text of a token id
-
-MARKS = {"\n": "↵", "\t": "⇥"}
-# Printable by Unicode's rules, but nothing is seen of them: joiners, fillers, variation selectors, the empty Braille cell.
-HIDDEN = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
-)
-UNITS = re.compile(
-    r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}|.", re.DOTALL
-)  # an escape, or else a character
 
 # The colours are Okabe and Ito's, which colour-blind people can tell apart; lines and markers tell them apart in a grey print.
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, INK = (
@@ -70,9 +60,6 @@ STYLE = {
     "svg.hashsalt": "minigrpo",
     "svg.fonttype": "path",
 }
-
-# For terminals without Unicode, letter for letter.
-TO_ASCII = str.maketrans("│├└─…␣↵⇥∎λÂ█×−–μ±", "||`-~_/>#LA#x--u~")
 
 
 @dataclass(frozen=True)
@@ -176,51 +163,6 @@ def _step_text(tokens: list[int], labels: Labels | None) -> str:
     return visible("".join(pieces))
 
 
-def escape(character: str) -> str:
-    """A character as Python's escape: \\x1b, \\u200b, \\U0001f9e0."""
-    return character.encode("unicode_escape").decode()
-
-
-def visible(text: str) -> str:
-    """The text in one printable line: line ends as ↵, spaces at its ends as ␣, what shows nothing or moves the cursor escaped."""
-    text = "".join(
-        MARKS.get(c) or (c if c.isprintable() and not HIDDEN.match(c) else escape(c)) for c in text
-    )
-    if text and not columns(
-        text[0]
-    ):  # a combining mark would be drawn over what stands before the text
-        text = escape(text[0]) + text[1:]
-    left, right = len(text) - len(text.lstrip(" ")), len(text.rstrip(" "))
-    return "␣" * left + text[left:right] + "␣" * (len(text) - max(left, right))
-
-
-def columns(text: str) -> int:
-    """How many terminal columns a text takes: East Asian wide characters two, marks and vowels that join the one before none."""
-    joins = [
-        unicodedata.category(c) in ("Mn", "Me")
-        or "\u1160" <= c <= "\u11ff"
-        or "\ud7b0" <= c <= "\ud7ff"
-        for c in text
-    ]
-    return sum(
-        0 if j else 1 + (unicodedata.east_asian_width(c) in "WF")
-        for c, j in zip(text, joins, strict=True)
-    )
-
-
-def shorten(text: str, width: int) -> str:
-    """The text, cut by an ellipsis to at most width columns: mostly its beginning, where it differs, and the end, the answer."""
-    if columns(text) <= width:
-        return text
-    units = UNITS.findall(text)  # an escape is not cut in two
-    head, tail = units[:width], units[len(units) - max(width - 1, 0) // 3 :]
-    while tail and (columns("".join(tail)) > max(width - 1, 0) // 3 or not columns(tail[0])):
-        tail = tail[1:]
-    while head and columns("".join(head + tail)) > width - 1:
-        head = head[:-1]
-    return "".join([*head, "…", *tail])
-
-
 def member_names(members: Sequence[int]) -> str:
     """(0, 1, 2, 5) -> "y0-y2 y5"."""
     runs: list[list[int]] = []
@@ -302,12 +244,6 @@ def tree_text(
     ]
     out = "\n".join([*header, *lines])
     return plain(out) if ascii_only else out
-
-
-def plain(text: str) -> str:
-    """A text in ASCII: what this package draws with letter for letter, "?" for any other character."""
-    text = "".join(c for c in text if not unicodedata.combining(c))
-    return text.translate(TO_ASCII).encode("ascii", "replace").decode()
 
 
 def describe(

@@ -24,11 +24,12 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from minigrpo.runs.folder import is_finite, read_metrics
 from minigrpo.runs.settings import MAY_CHANGE, TrainSettings
 from minigrpo.runs.stored_settings import read_settings
-from minigrpo.show.drawing import BLUE, INK, LINES, STYLE, columns, visible
+from minigrpo.show.drawing import BLUE, INK, LINES, STYLE
 from minigrpo.show.tree_plots import draw_tree as draw_tree
 from minigrpo.show.tree_plots import draw_trees_page as draw_trees_page
 from minigrpo.show.tree_plots import legible, printed
 from minigrpo.system.files import write_output
+from minigrpo.system.text import columns, visible
 from minigrpo.tasks import BUILT_IN, find_task
 
 # What `metrics_figure` shows if not told otherwise, with units for the vertical axes.

@@ -33,15 +33,12 @@ from minigrpo.show.drawing import (
     STYLE,
     DrawnStep,
     Labels,
-    columns,
     describe,
     drawn_steps,
-    escape,
     member_names,
     number,
-    shorten,
-    visible,
 )
+from minigrpo.system.text import columns, escape, shorten, visible
 from minigrpo.tree import PrefixTree
 
 Fonts = tuple[str, ...]  # their names; a letter is drawn by the first that has it

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-from minigrpo.show.drawing import escape, plain, visible
+from minigrpo.system.text import escape, plain, visible
 
 STEERING = (
     "Cc",

@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from minigrpo.logs.groups import Group
-from minigrpo.show.drawing import shorten, visible
+from minigrpo.system.text import shorten, visible
 
 MAX_TOKENS = (
     4000  # of a group: beyond, the page is slow to follow an edit, and no tree that one can read
