@@ -6,7 +6,6 @@ demonstrations.  Neither knows of tasks, settings, folders or checkpoints: those
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -76,43 +75,42 @@ def grpo_step(
     model, objective, temperature = state.model, state.objective, state.temperature
     draw = {"temperature": temperature, "check": False, **limits}  # weights: see check_weights
     rollouts = sample(model, prompts, state.group_size, state.rng, **draw)
-    tree, rewards = rollouts.tree, check_rewards(score(rollouts), rollouts.tree)
-    limit_again()
-    coefficients = objective.coefficients(rollouts, rewards)  # per node, of the whole batch
-    max_nodes, old, ref = state.micro_batch_tokens, rollouts.logp, None
-    if state.inner_epochs == 1 and state.reference is None:
-        parts = parts_to_learn_from(model, tree, coefficients, max_nodes)
-    else:
-        parts = split_tree(tree, max_nodes, model.lanes)
-    state.updating = True
+    rewards = check_rewards(score(rollouts), rollouts.tree)
+    limit_again()  # the scorer may have changed the threads
+    coefficients = objective.coefficients(rollouts, rewards)  # per node, before any split
+    needed = coefficients if state.inner_epochs == 1 and state.reference is None else None
+    parts = parts_to_learn_from(model, rollouts.tree, needed, state.micro_batch_tokens)
+    state.updating, old, ref = True, rollouts.logp, None
     if state.reference is not None:
         with with_parameters(model, state.reference):
             ref = log_probabilities(model, parts, temperature, len(old))
     for _ in range(state.inner_epochs):
         loss, logp = compute_gradients(model, parts, objective, coefficients, temperature, old, ref)
         grad_norm = clip_gradient(model.gradients, state.max_grad_norm)
-        check_finite(grad_norm, "norm of its gradient")
         if coefficients.weight.any():  # else all completions are masked, and nothing may move
             state.optimizer.step(model.parameters, model.gradients, learning_rate)
             model.check_weights()
     state.step += 1
-    state.num_tokens += sum(map(len, prompts)) * state.group_size + int(tree.lengths.sum())
+    state.num_tokens += sum(len(p) * state.group_size for p in prompts) + int(
+        rollouts.tree.lengths.sum()
+    )
     metrics = {"step": state.step, "loss": loss, "grad_norm": grad_norm}
     metrics |= {"learning_rate": learning_rate, "num_tokens": state.num_tokens}
     metrics |= objective.metrics(coefficients, logp, old, ref) | rollout_metrics(rollouts, rewards)
-    for name, value in () if math.isfinite(sum(metrics.values())) else metrics.items():
+    for name, value in metrics.items():
         check_finite(value, f"metric {name}")
-    state.updating = False
     return Step(metrics, rollouts, rewards)
 
 
 def parts_to_learn_from(
-    model: Transformer, tree: PrefixTree, coefficients: Coefficients, max_nodes: int
+    model: Transformer, tree: PrefixTree, coefficients: Coefficients | None, max_nodes: int
 ) -> Parts:
-    """The parts of a tree without the nodes that have no share in a first gradient without KL.
+    """The parts of a tree; given coefficients, without the nodes that have no share in a gradient.
 
-    Above all these are dead groups, whose rewards are all equal.
+    That is right for a first update without KL; above all it drops groups of equal rewards.
     """
+    if coefficients is None:
+        return split_tree(tree, max_nodes, model.lanes)
     live, nodes = prune_tree(tree, coefficients.positive + coefficients.negative != 0)
     if live is None:
         return []
@@ -219,7 +217,7 @@ def imitate(
 
         with diverging(f"warm-start step {step + 1}", lambda: "lower warm_start_learning_rate"):
             visit_parts(model, split_tree(tree, micro_batch_tokens, model.lanes), visit)
-            check_finite(clip_gradient(model.gradients, 1.0), "norm of its gradient")
+            clip_gradient(model.gradients, 1.0)
             rate = learning_rate_at(step, steps, learning_rate, 20, "cosine")
             optimizer.step(model.parameters, model.gradients, rate)
             model.check_weights()

@@ -15,7 +15,7 @@ from minigrpo.course.grading import WrongAnswer, ask
 from minigrpo.runs.checkpoint import checkpoints
 from minigrpo.runs.folder import read_metrics
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.runs.stored_settings import read_settings
+from minigrpo.runs.stored_settings import read_settings, task_by_file
 from minigrpo.runs.train import train
 from minigrpo.system.user_code import explain, run_file, shown
 from minigrpo.tasks import CharTokenizer, Tokenised, load_task, optional
@@ -459,7 +459,7 @@ def test_a_run_finds_its_task_from_another_folder(run, tmp_path, monkeypatch):
         read_settings("../run") == read_settings("../again")
         and read_settings("../run")["task"] == "tasks/mine.py:T"
     )
-    TrainSettings.from_stored(read_settings("../run"))
+    TrainSettings.from_stored(task_by_file(read_settings("../run")))
     for folder in ("elsewhere", "."):
         monkeypatch.chdir(tmp_path / folder)
         checkpoints(tmp_path / "run")[-1].unlink()

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from minigrpo.engine.backend import array_module
+from minigrpo.engine.divergence import check_finite
 from minigrpo.engine.lanes import LANES, run_lanes
 from minigrpo.engine.parameters import Parameters
 from minigrpo.engine.profiling import timed
@@ -60,7 +61,7 @@ class AdamW:
     def _update(
         self, part: slice, theta: Array, g: Array, learning_rate: float, spare: Array
     ) -> None:
-        """One block.   spare (2, ≥ block): temporaries, which would take most of the time to allocate"""
+        """One block.   spare (2, ≥ block): for temporaries, whose allocation would cost most"""
         xp, (b1, b2) = array_module(theta), self.betas
         m, v = self.m[part], self.v[part]
         change, denominator = spare[0, : len(theta)], spare[1, : len(theta)]
@@ -116,8 +117,12 @@ def global_norm(gradients: Parameters) -> float:
 
 @timed("optimizer")
 def clip_gradient(gradients: Parameters, max_norm: float | None) -> float:
-    """Scale the gradients in place to a global norm of at most max_norm (or None).   -> the norm before"""
+    """Scale the gradients in place to a norm of at most max_norm, if given.   -> the norm before
+
+    Raises DivergenceError if the norm is not finite.
+    """
     norm = global_norm(gradients)
+    check_finite(norm, "norm of its gradient")
     if max_norm is not None and norm > max_norm:
         gradients.flat *= max_norm / norm
     return norm

@@ -20,10 +20,11 @@ def visit_parts(
     visit: Callable[[Any, PrefixTree, np.ndarray, bool], Any],
     learn: bool = True,
 ) -> list[Any]:
-    """[visit(model, part, nodes, add)] for all parts, in lanes; `nodes` maps a part's nodes to the tree's.
+    """[visit(model, part, nodes, add)] for all parts, in lanes.
 
-    learn=True: a visit goes forward and backward, and the gradients of all lanes are added up in
-    the model's.  add=False for the first part of a lane: its gradients overwrite what the lane had.
+    nodes: indices in the whole tree of the part's nodes;  add: False for the first part of a lane,
+    whose gradients overwrite what the lane had.  learn=True: a visit goes forward and backward, and
+    the gradients of all lanes are added up in the model's.
     """
     models = model.twins(max(min(model.lanes, len(parts)), 1))
     found: list[Any] = [None] * len(parts)

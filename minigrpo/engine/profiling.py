@@ -76,7 +76,7 @@ class Stopwatch:
         return {name: s[name] for name in PHASES} | {"score": score} | found
 
     def table(self, peak: float) -> str:
-        """The phases for a terminal, each with its rate next to the peak (operations per second)."""
+        """The phases for a terminal, with the rate of each next to the peak (operations/s)."""
         seconds = self.phases()
         total = max(sum(seconds.values()), 1e-12)
         flops = self.flops | {"in all": sum(self.flops.values())}

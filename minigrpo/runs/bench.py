@@ -1,4 +1,4 @@
-"""`minigrpo bench`: the time of a GRPO step (sample, score, update) on fixed workloads, and its floor.
+"""`minigrpo bench`: the time of a GRPO step on fixed workloads, next to its floor.
 
     W1   4 layers, width 128, vocabulary 64 (0.8 million parameters);
          16 prompts of 16 tokens, k = 16, 32 new tokens

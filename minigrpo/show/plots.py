@@ -283,7 +283,7 @@ def compare_runs(folders: Sequence[str | Path], key: str = "reward") -> Figure:
 
 def run_settings(folder: str | Path) -> dict[str, Any]:
     """A run's settings, with defaults for those that it was stored without; the objective's options stand among them."""
-    settings = asdict(TrainSettings()) | read_settings(folder, with_file=True)
+    settings = asdict(TrainSettings()) | read_settings(folder)
     return settings | (settings.pop("objective_options") or {})
 
 
