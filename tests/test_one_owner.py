@@ -236,6 +236,25 @@ def test_an_error_of_a_scorer_loses_no_step(late, tmp_path, whole, monkeypatch, 
     )
 
 
+def test_an_error_after_the_update_saves_nothing_of_the_step(tmp_path, whole, monkeypatch):
+    """The parameters are those of the next step by then, the randomness is not."""
+    calls = []
+
+    def is_correct(task, rewards, real=TreeWalk.is_correct):
+        calls.append(1)
+        if len(calls) == 4:
+            raise ValueError("no net today")
+        return real(task, rewards)
+
+    monkeypatch.setattr(TreeWalk, "is_correct", is_correct)
+    settings = TrainSettings(**TINY | {"checkpoint_every": 50})
+    with pytest.raises(ValueError, match="no net today"):
+        train(settings, tmp_path / "run", progress=False)
+    assert [file.stem[-6:] for file in checkpoints(tmp_path / "run")] == ["000000"]
+    train(settings, tmp_path / "run", resume=True, progress=False)
+    assert bits(tmp_path / "run")[0] == bits(whole)[0]
+
+
 def test_what_ends_a_step_in_its_update_saves_nothing_of_it(tmp_path, monkeypatch):
     """With a KL term, parameters and reference change places meanwhile."""
     settings, swapped = (
