@@ -16,7 +16,7 @@ from minigrpo.engine.divergence import check_finite, diverging
 from minigrpo.engine.lanes import limit_again, limited
 from minigrpo.engine.optim import SGD, AdamW, clip_gradient, learning_rate_at
 from minigrpo.engine.parameters import with_parameters
-from minigrpo.engine.parts import visit_parts
+from minigrpo.engine.parts import log_probabilities, visit_parts
 from minigrpo.engine.plan import prune_tree, split_tree
 from minigrpo.engine.profiling import Parts
 from minigrpo.engine.segments import Array
@@ -145,19 +145,6 @@ def compute_gradients(
         return loss
 
     return float(sum(visit_parts(model, parts, visit))), logp_now
-
-
-def log_probabilities(
-    model: Transformer, parts: Parts, temperature: float, n_nodes: int
-) -> np.ndarray:
-    """log p of every scored node of a tree that was split into parts, 0 elsewhere.   -> (N,)"""
-    logp = np.zeros(n_nodes)
-
-    def visit(lane: Transformer, part: PrefixTree, nodes: np.ndarray, _: bool) -> None:
-        logp[nodes[part.scored]] = lane.forward(part, temperature, keep=False)[part.scored]
-
-    visit_parts(model, parts, visit, learn=False)
-    return logp
 
 
 def rollout_metrics(rollouts: Rollouts, rewards: np.ndarray) -> dict[str, float]:

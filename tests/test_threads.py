@@ -12,13 +12,14 @@ from threadpoolctl import threadpool_limits
 from minigrpo import Objective, PrefixTree, Transformer, TransformerConfig, ops, sample, transformer
 from minigrpo.engine import lanes
 from minigrpo.engine.optim import clip_gradient
+from minigrpo.engine.parts import log_probabilities
 from minigrpo.engine.plan import split_tree
 from minigrpo.runs.evaluation import evaluate
 from minigrpo.runs.policy import make_policy, make_state
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train, train_step
 from minigrpo.tasks.treewalk import TreeWalk
-from minigrpo.trainer import compute_gradients, log_probabilities
+from minigrpo.trainer import compute_gradients
 
 pytestmark = pytest.mark.skipif(
     not lanes._blas().lib_controllers, reason="threadpoolctl does not know this BLAS"

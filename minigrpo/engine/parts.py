@@ -38,3 +38,14 @@ def visit_parts(
     for twin in models[1:] if learn else []:
         model.gradients.flat += twin.gradients.flat
     return found
+
+
+def log_probabilities(model: Any, parts: Parts, temperature: float, n_nodes: int) -> np.ndarray:
+    """log p of every scored node of a tree that was split into parts, 0 elsewhere.   -> (N,)"""
+    logp = np.zeros(n_nodes)
+
+    def visit(lane: Any, part: PrefixTree, nodes: np.ndarray, _: bool) -> None:
+        logp[nodes[part.scored]] = lane.forward(part, temperature, keep=False)[part.scored]
+
+    visit_parts(model, parts, visit, learn=False)
+    return logp

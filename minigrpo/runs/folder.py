@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -43,7 +44,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any], resume: bool) -> None:
         self.path = Path(path)
-        self.saved_step = -1  # of the newest checkpoint
+        self.saved_step, self.saved_at = -1, time.monotonic()  # of the newest checkpoint
         self._files: dict[str, str] = {}
         self._records = {name: _Records() for name in (METRICS, SAMPLES)}
         self._unsynced: set[str] = set()
@@ -132,7 +133,7 @@ class RunFolder:
         vouched = {"settings": self.settings, "files": self._files, "task_sha256": self._task}
         vouched["records"] = {name: some.summary() for name, some in self._records.items()}
         save_checkpoint(path, arrays, {**state, "step": step, **vouched})
-        self.saved_step = step
+        self.saved_step, self.saved_at = step, time.monotonic()
         for old in checkpoints(self.path)[:-KEEP]:
             with suppress(
                 PermissionError

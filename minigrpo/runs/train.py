@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,9 +33,16 @@ from minigrpo.tasks import Task, draw_prompts, prompt_text, sampling_limits
 from minigrpo.trainer import Step, TrainState, grpo_step
 from minigrpo.transformer import Transformer
 
-SAVE_SECONDS = 300  # at the latest so long after a checkpoint comes the next one
+SAVE_SECONDS = 300  # between checkpoints, at most
 ADVICE = "train again with a lower learning rate (or smaller rewards or beta, if they are large)"
 Metrics = dict[str, Any]
+
+
+class _Run(NamedTuple):
+    settings: TrainSettings
+    folder: RunFolder | None
+    state: TrainState
+    task: Task
 
 
 def train(
@@ -58,36 +65,24 @@ def train(
     """
     on_step = on_step or (lambda metrics: None)
     with RunFolder(out, asdict(settings), resume) if out is not None else nullcontext() as folder:
-        state, task, watched = _begin(settings, folder, task, progress)
-        for metrics in watched:
+        run, seen = _begin(settings, folder, task, progress)
+        for metrics in seen:
             on_step(metrics)
-        saved_at, history, said = time.monotonic(), [], set()
+        state, history, said = run.state, [], set()
         with stopping_between_steps() as stopped, one_blas_thread(state.model):
             title = f"{settings.objective} on {settings.task}"
             steps = bar(range(state.step, settings.steps), title, "step", progress)
             for _ in steps:
-                with diverging(f"step {state.step + 1}", lambda: _advice(folder)):
-                    with _nothing_lost(folder, state, task), watch or nullcontext():
-                        metrics, rollouts, rewards = train_step(state, task, settings)
-                    last, every = state.step == settings.steps, settings.eval_every
-                    if every and (last or state.step % every == 0):
-                        metrics |= _evaluate(settings, state, task)
-                history.append(metrics)
-                unique = 1 / metrics["tree/mean_count"]
-                shown = {"reward": f"{metrics['reward']:.2f}", "unique": f"{unique:.2f}"}
-                steps.set_postfix(shown, refresh=False)
+                step = _step(run, watch)
+                history.append(metrics := step.metrics)
+                shown = {"reward": metrics["reward"], "unique": 1 / metrics["tree/mean_count"]}
+                steps.set_postfix({n: f"{x:.2f}" for n, x in shown.items()}, refresh=False)
                 stopping = bool(stopped)  # once: a signal from here on ends the next step
                 if folder:
-                    folder.append(METRICS, [metrics])
-                    if state.step % settings.log_samples_every == 0:
-                        folder.append(SAMPLES, sample_records(rollouts, rewards, task, state.step))
-                    late = time.monotonic() > saved_at + SAVE_SECONDS
-                    if late or last or stopping or state.step % settings.checkpoint_every == 0:
-                        _save(folder, state, task)
-                        saved_at = time.monotonic()
+                    _write(run, step, stopping)
                 on_step(metrics)
-                watched.append(metrics)
-                if progress and (sign := warning_sign(watched)) and sign[0] not in said:
+                seen.append(metrics)
+                if progress and (sign := warning_sign(seen)) and sign[0] not in said:
                     said.add(sign[0])
                     say(f"warning: {sign[1]}", sys.stderr)
                 if stopping:
@@ -106,48 +101,68 @@ def train_step(state: TrainState, task: Task, settings: TrainSettings) -> Step:
     return step
 
 
+def _step(run: _Run, watch: Stopwatch | None) -> Step:
+    """A step of a run, evaluated if that is due; what ends it leaves the run as it was before."""
+    settings, folder, state, task = run
+    with diverging(f"step {state.step + 1}", lambda: _advice(folder)):
+        with _nothing_lost(folder, state, task), watch or nullcontext():
+            step = train_step(state, task, settings)
+        every = settings.eval_every
+        if every and (state.step == settings.steps or state.step % every == 0):
+            step.metrics.update(_evaluate(run))
+    return step
+
+
+def _write(run: _Run, step: Step, stopping: bool) -> None:
+    """The records of a step and, if that is due or the run stops, a checkpoint."""
+    settings, folder, state, task = run
+    folder.append(METRICS, [step.metrics])
+    if state.step % settings.log_samples_every == 0:
+        folder.append(SAMPLES, sample_records(step.rollouts, step.rewards, task, state.step))
+    last, late = state.step == settings.steps, time.monotonic() > folder.saved_at + SAVE_SECONDS
+    if last or late or stopping or state.step % settings.checkpoint_every == 0:
+        _save(folder, state, task)
+
+
 def _begin(
     settings: TrainSettings, folder: RunFolder | None, task: Task | None, progress: bool
-) -> tuple[TrainState, Task, list[Metrics]]:
-    """The state to go on from, the task, and the evaluation before step 1, if it was now taken."""
-    objective, saved = settings.make_objective(), folder.load() if folder else None
-    if saved:
+) -> tuple[_Run, list[Metrics]]:
+    """The run before its next step, and the evaluation before step 1 if that was now taken."""
+    if saved := folder.load() if folder else None:
         model, task = restore_policy(settings, folder.path, saved[1], task)
     else:
         model, task = make_policy(settings, task)
     settings = replace(settings, micro_batch_tokens=micro_batch_within(settings, model.config))
-    state = make_state(settings, model)
+    run = _Run(settings, folder, state := make_state(settings, model), task)
     if saved:
         _restore(state, *saved)
-        return state, task, []
+        return run, []
     if settings.init is not None:
         load_weights(model, settings.init)
     elif settings.warm_start_steps:
         warm_start(model, task, state.rng, settings, progress)
-    if objective.beta:
+    if state.objective.beta:
         state.reference = model.parameters.flat.copy()
-    before = []
-    if settings.eval_every:
-        before = [{"step": 0} | _evaluate(settings, state, task)]
+    before = [{"step": 0} | _evaluate(run)] if settings.eval_every else []
     if folder:
         if settings.model is not None:
             folder.write(TOKENIZER, task.tokenizer.to_json().encode())
         if before:  # it precedes the checkpoint, so that a resumed run has it exactly once
             folder.append(METRICS, before)
         _save(folder, state, task)
-    return state, task, before
+    return run, before
 
 
-def _evaluate(settings: TrainSettings, state: TrainState, task: Task) -> Metrics:
-    return evaluate(state.model, task, n_prompts=settings.eval_prompts, progress=False)
+def _evaluate(run: _Run) -> Metrics:
+    n_prompts = run.settings.eval_prompts
+    return evaluate(run.state.model, run.task, n_prompts=n_prompts, progress=False)
 
 
 def sample_records(
     rollouts: Rollouts, rewards: np.ndarray, task: Task, step: int
 ) -> list[dict[str, Any]]:
     """Completions as records that `minigrpo tree` reads."""
-    rows, tokenizer = iter(rewards.tolist()), task.tokenizer
-    records = []
+    rows, tokenizer, records = iter(rewards.tolist()), task.tokenizer, []
     for g, (prompt, group) in enumerate(zip(rollouts.prompts, rollouts.completions, strict=True)):
         shared = {"step": step, "group": g, "prompt": prompt_text(tokenizer, prompt)}
         for completion in group:
