@@ -14,10 +14,9 @@ from matplotlib.ticker import LogLocator
 
 from minigrpo.engine.profiling import Stopwatch
 from minigrpo.runs.bench import WORKLOADS, Bench, Workload
-from minigrpo.sampler import Rollouts
 from minigrpo.show.drawing import BLUE, INK, ORANGE, STYLE
 from minigrpo.show.plots import save
-from minigrpo.tree import PrefixTree
+from minigrpo.tree import PrefixTree, Rollouts
 
 Rows = list[dict[str, float]]
 W1 = WORKLOADS["W1"]

@@ -23,8 +23,9 @@ from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
 from minigrpo.runs.policy import make_policy, make_state
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train, train_step
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.sampler import sample
 from minigrpo.transformer import Transformer
+from minigrpo.tree import Rollouts
 from minigrpo.verify.equivalence import check_equivalence
 
 CONFIG = TransformerConfig(7, 32, 3, 4, 2, 48, max_seq_len=64, tie_embeddings=False)

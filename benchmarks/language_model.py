@@ -24,10 +24,11 @@ from minigrpo.engine.optim import AdamW, clip_gradient
 from minigrpo.engine.parameters import rotate_halves
 from minigrpo.models import load_model, save_hugging_face
 from minigrpo.objectives import Coefficients, Objective
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.sampler import sample
 from minigrpo.tasks import Tokenised, load_task, sampling_limits
 from minigrpo.trainer import compute_gradients, parts_to_learn_from
 from minigrpo.transformer import Transformer
+from minigrpo.tree import Rollouts
 
 PROMPTS, GROUP_SIZE, ROUNDS = 8, 8, 3
 PAUSE = 2.0  # seconds between the two: the threads of a BLAS go on spinning for a while

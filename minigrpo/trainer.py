@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minigrpo.engine.backend import Array
 from minigrpo.engine.divergence import check_finite, diverging
 from minigrpo.engine.lanes import limit_again, limited
 from minigrpo.engine.optim import SGD, AdamW, clip_gradient, learning_rate_at
@@ -19,13 +20,13 @@ from minigrpo.engine.parameters import with_parameters
 from minigrpo.engine.parts import log_probabilities, visit_parts
 from minigrpo.engine.plan import prune_tree, split_tree
 from minigrpo.engine.profiling import Parts
-from minigrpo.engine.segments import Array
+from minigrpo.engine.tree_statistics import intermediate_proportion, path_depth
 from minigrpo.objectives import Coefficients, Objective
 from minigrpo.rewards import check_rewards
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.sampler import sample
 from minigrpo.system.terminal import bar
 from minigrpo.transformer import Transformer
-from minigrpo.tree import PrefixTree
+from minigrpo.tree import PrefixTree, Rollouts
 
 
 @dataclass
@@ -73,7 +74,7 @@ def grpo_step(
     Raises ValueError for rewards that are no finite numbers, DivergenceError if training diverges.
     """
     model, objective, temperature = state.model, state.objective, state.temperature
-    draw = {"temperature": temperature, "check": False, **limits}  # weights: see check_weights
+    draw = {"temperature": temperature, **limits}
     rollouts = sample(model, prompts, state.group_size, state.rng, **draw)
     rewards = check_rewards(score(rollouts), rollouts.tree)
     limit_again()  # the scorer may have changed the threads
@@ -138,7 +139,7 @@ def compute_gradients(
     def visit(lane: Transformer, part: PrefixTree, nodes: np.ndarray, add: bool) -> float:
         logp = lane.forward(part, temperature)
         part_ref = None if ref is None else ref[nodes]
-        of_part = coefficients.at(nodes, part.scored)
+        of_part = coefficients.for_part(nodes, part.scored)
         loss, dlogp = objective.evaluate(of_part, logp, old[nodes], part_ref)
         lane.backward(dlogp, add)
         logp_now[nodes[part.scored]] = logp[part.scored]
@@ -170,8 +171,8 @@ def tree_metrics(tree: PrefixTree) -> dict[str, float]:
         "tree/flat_tokens": flat,
         "tree/mean_count": flat / max(unique, 1),
         "tree/shared_fraction": float((tree.on_tokens(tree.count) > 1).sum() / max(flat, 1)),
-        "tree/path_depth": float(tree.path_depth.mean()),
-        "tree/intermediate_proportion": float(tree.intermediate_proportion.mean()),
+        "tree/path_depth": float(path_depth(tree).mean()),
+        "tree/intermediate_proportion": float(intermediate_proportion(tree).mean()),
         "tree/flat_fraction": float(tree.is_flat.mean()),
     }
 

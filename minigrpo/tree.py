@@ -1,14 +1,37 @@
 """The prefix tree of a batch of rollouts: the one data structure of this package.
 
-A *node* is a distinct (prefix, token).  Two completions of a group that agree up to and including position t pass through the
-same node at t, so the members of a node are exactly the paper's *process set* λ(i, t), and `count` is |λ(i, t)|.  Everything
-that the paper defines is a quantity on these nodes: process rewards are means over members, λ-GRPO divides by the count.
+A *node* is a distinct (prefix, token).  Three completions, with the tokens a b c d e = 1 2 3 4 5:
 
-Prompts are in the tree too (its *trunk*), shared by all groups of the batch.  Below the end of a prompt nodes belong to one
-group each: two groups never mix there, even if they have the same prompt.
+    completion 0:  a b c          a ─┬─ b ─┬─ c
+    completion 1:  a b d             │     └─ d
+    completion 2:  a e               └─ e
 
-Nodes are numbered depth first, rows (completions) in lexicographic order.  Row r shares its first `row_start[r]` nodes with
-rows before it and adds the rest, which are then numbered one after the other.  All is built by one sort and array operations.
+>>> tree = PrefixTree.from_sequences([[1, 2, 3], [1, 2, 4], [1, 5]])
+>>> tree.token          # one entry per node: a, ab, abc, abd, ae
+array([1, 2, 3, 4, 5])
+>>> tree.parent         # ab and ae follow a, which follows nothing; abc and abd follow ab
+array([-1,  0,  1,  1,  0])
+>>> tree.depth
+array([0, 1, 2, 2, 1])
+>>> tree.count          # |λ|: three completions begin with a, two with ab
+array([3, 2, 1, 1, 1])
+>>> tree.paths          # completion 1 passes through the nodes 0, 1 and 3
+array([[ 0,  1,  2],
+       [ 0,  1,  3],
+       [ 0,  4, -1]])
+>>> tree.row_start      # how many of them it shares with the row before: completion 1 shares two
+array([0, 2, 1])
+
+Completions of a group that agree up to and including position t pass through the same node at t.
+The members of a node are therefore the paper's *process set* λ(i,t), and everything that the paper
+defines is a quantity on nodes: process rewards are means over members, λ-GRPO divides by the count.
+
+Prompts are in the tree too: they are its *trunk*, which all groups share.  Below the end of its
+prompt every node belongs to one group, so groups never mix there, even if their prompts are equal.
+
+Nodes are numbered depth first.  A *row* is a prompt and a completion; `tree.rows` are the nodes of
+all rows in lexicographic order.  Row r shares its first `row_start[r]` nodes with the row before it
+and adds the others, which are numbered one after the other.  (In the example, rows equals paths.)
 
 Source: Sullivan & Koller, "GRPO is Secretly a Process Reward Model", arXiv:2509.21154, section 3.
 """
@@ -22,14 +45,14 @@ from itertools import chain
 
 import numpy as np
 
+Array = np.ndarray
 MAX_TOKEN = 2**31 - 1
-LONG = 1024  # tokens of a sequence that is checked by itself, since copying it would cost more
-Tokens = Sequence[int] | np.ndarray  # token ids of one text
+Tokens = Sequence[int] | Array  # token ids of one text
 
 
 @dataclass(frozen=True)
 class ProcessStep:
-    """A process set λ and its step: the tokens start ≤ t < end that exactly these members share, after those of the parent."""
+    """A process set λ and its step, the tokens start ≤ t < end that these members alone share."""
 
     members: tuple[int, ...]  # completions, ascending
     start: int  # s(λ), position in the completion
@@ -40,139 +63,69 @@ class ProcessStep:
 
 @dataclass(frozen=True, eq=False)
 class PrefixTree:
-    """A batch of B completions in G groups as N nodes.  Build it with `from_sequences` or `from_groups`.
+    """B completions in G groups as N nodes.   Build it with `from_sequences` or `from_groups`."""
 
-    token, parent, depth   (N,) token id; parent node or -1; position in prompt + completion, counted from 0
-    count                  (N,) |λ|: how many completions pass through the node
-    group                  (N,) the group that owns the node, -1 in the trunk (prompts)
-    scored                 (N,) bool: the node is a token of a completion (and, in a part made by `plan.split_tree`, is not context)
-    paths                  (B,T) node of completion i at its position t, -1 past its end
-    completion_group       (B,) group of each completion
-    rows                   (B,L) node of row r at position t of prompt + completion, -1 past its end; rows are sorted
-    row_start, row_end     (B,) row r adds the nodes at positions row_start ≤ t < row_end; the earlier ones it shares
-    """
+    token: Array  # (N,) token id
+    parent: Array  # (N,) the node before it, or -1
+    depth: Array  # (N,) position in prompt + completion, counted from 0
+    count: Array  # (N,) |λ|: how many completions pass through the node
+    group: Array  # (N,) the group that owns the node, -1 in the trunk
+    scored: Array  # (N,) bool: a completion's token; not context of a part (`plan.split_tree`)
+    paths: Array  # (B,T) node of completion i at its position t, -1 past its end
+    completion_group: Array  # (B,) group of each completion, ascending
+    rows: Array  # (B,L) node of row r at position t of prompt + completion, -1 past its end
+    row_start: Array  # (B,) row r adds the nodes at positions row_start ≤ t < row_end
+    row_end: Array  # (B,) length of row r
 
-    token: np.ndarray
-    parent: np.ndarray
-    depth: np.ndarray
-    count: np.ndarray
-    group: np.ndarray
-    scored: np.ndarray
-    paths: np.ndarray
-    completion_group: np.ndarray
-    rows: np.ndarray
-    row_start: np.ndarray
-    row_end: np.ndarray
-
-    # -- building ----------------------------------------------------------------------------------------------------
+    # -- building ----------------------------------------------------------------------------------
 
     @classmethod
     def from_sequences(cls, sequences: Sequence[Tokens]) -> PrefixTree:
-        """The tree of one group, completions only.   sequences: k one-dimensional int sequences, possibly empty or equal.
+        """The tree of one group without a prompt.   sequences: k int sequences, possibly empty
 
-        Raises ValueError for an empty group, and for token ids that are not integers in [0, 2**31).
+        Raises ValueError for an empty group and for token ids that are not integers in [0, 2**31).
         """
         return cls.from_groups([()], [sequences])
 
     @classmethod
     def from_groups(
-        cls,
-        prompts: Sequence[Tokens],
-        completions: Sequence[Sequence[Tokens]],
-        *,
-        merge: bool = True,
+        cls, prompts: Sequence[Tokens], completions: Sequence[Sequence[Tokens]], merge: bool = True
     ) -> PrefixTree:
-        """The tree of a batch.   prompts: G sequences; completions: G lists of sequences (groups may differ in size).
+        """The tree of a batch.   prompts: G sequences; completions: G lists of any length
 
-        Completions are numbered through, group after group.  With merge=False nothing is shared: every completion has its own
-        copy of its prompt and tokens (the usual "flat" batch, as a degenerate tree).
+        Completions are numbered through, group after group.  With merge=False nothing is shared:
+        every completion has its own copy of its prompt and tokens, as in the usual padded batch.
+        Raises ValueError as `from_sequences` does.
         """
-        if len(prompts) != len(completions):
-            raise ValueError(
-                f"{len(prompts)} prompts but {len(completions)} groups of completions: give one group a prompt"
-            )
-        sizes = np.array([len(group) for group in completions], dtype=np.int64)
-        if not len(sizes) or not sizes.all():
-            empty = f"group {int(np.argmin(sizes))}" if len(sizes) else "the batch"
-            raise ValueError(f"{empty} has no completions: a tree needs at least one")
-        group = np.repeat(np.arange(len(prompts)), sizes)  # (B,)
-        prompt_arrays = token_arrays(prompts, lambda i: f"prompt {i}")
-        within = np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group]
-        parts = token_arrays(
-            list(chain(*completions)), lambda i: f"completion {within[i]} of group {group[i]}"
-        )
-        prompt_length = np.array([len(p) for p in prompt_arrays], dtype=np.int64)[group]  # (B,)
-        length = prompt_length + [len(p) for p in parts]  # (B,)
-
-        # One row a completion: prompt, a marker of its own for every group, completion.  0 pads, so tokens are shifted by one.
-        width = int(length.max()) + 1
-        column = np.arange(width)
-        symbols = np.zeros((len(group), width), dtype=np.uint32)  # (B,L+1)
-        markers = (MAX_TOKEN + 1 + np.arange(len(prompts), dtype=np.int64))[:, None]
-        filled = [
-            piece
-            for g, p in zip(group.tolist(), parts, strict=True)
-            for piece in (prompt_arrays[g], markers[g], p)
-        ]
-        symbols[column <= length[:, None]] = np.concatenate(filled) + 1
-        order, same = _sort_rows(symbols, length + 1)
-        symbols, prompt_length, length, row_group = (
-            symbols[order],
-            prompt_length[order],
-            length[order],
-            group[order],
-        )
-
-        # How much of each row is shared with the row before it.  The marker is no token: it only keeps groups apart.
-        start = np.zeros(len(group), dtype=np.int64)
-        if merge:
-            start[1:] = same - (same > prompt_length[1:])
-        column = column[:-1]
-        without_marker = column + (column >= prompt_length[:, None])  # (B,L)
-        tokens = symbols[np.arange(len(symbols))[:, None], without_marker].astype(np.int64) - 1
-
-        # Row r numbers its new nodes from first[r]; at position t it passes through the node of the last row that was new there.
-        added = length - start
-        first = np.cumsum(added) - added
-        base = np.where(start[:, None] <= column, (first - start)[:, None], -1)
-        rows = (
-            np.maximum.accumulate(base, axis=0) + column
-        )  # (B,L): first - start never decreases down the rows
-        inside = column < length[:, None]
-        rows[~inside] = -1
-
-        new = inside & (column >= start[:, None])
-        n_nodes = int(added.sum())
-        parent = np.arange(n_nodes) - 1
-        has_new = added > 0
-        heads = np.flatnonzero(has_new)
-        parent[first[heads]] = np.where(start[heads] > 0, rows[heads, start[heads] - 1], -1)
-        owner = np.repeat(np.arange(len(rows)), added)  # (N,) the row that added the node
-        depth = np.nonzero(new)[1]
-        scored = depth >= prompt_length[owner]
-
-        n_positions = int((length - prompt_length).max())
-        position = np.arange(n_positions) + prompt_length[:, None]
-        paths = np.full((len(rows), n_positions), -1, dtype=np.int64)
-        present = position < length[:, None]
-        paths[present] = rows[np.nonzero(present)[0], position[present]]
-        unsorted = np.empty_like(paths)
-        unsorted[order] = paths
+        symbols, prompt_length, length, group = _rows_with_markers(prompts, completions)
+        order, shared = sort_rows(symbols, length + 1)
+        symbols, prompt_length, length = symbols[order], prompt_length[order], length[order]
+        # The markers have kept groups apart.  Now they go, also from the number of shared symbols.
+        is_marker = np.arange(symbols.shape[1]) == prompt_length[:, None]
+        tokens = symbols[~is_marker].reshape(len(order), -1) - 1  # (B,L)
+        start = np.append(0, shared - (shared > prompt_length[1:])) if merge else 0 * length
+        rows, is_new = _number_nodes(start, length)  # (B,L)
+        row, depth = np.nonzero(is_new)  # (N,) the row that adds each node, and at which position
+        scored = depth >= prompt_length[row]
+        # A path is the part of a row behind the prompt.
+        position = prompt_length[:, None] + np.arange((length - prompt_length).max())  # (B,T)
+        paths = rows[np.arange(len(rows))[:, None], np.minimum(position, rows.shape[1] - 1)]
+        paths[position >= length[:, None]] = -1
         return cls(
-            token=tokens[new],
-            parent=parent,
+            token=tokens[is_new].astype(np.int64),
+            parent=np.where(depth > 0, rows[row, depth - 1], -1),
             depth=depth,
-            count=np.bincount(rows[inside], minlength=n_nodes),
-            group=np.where(scored, row_group[owner], -1),
+            count=np.bincount(rows[rows >= 0]),
+            group=np.where(scored, group[order][row], -1),
             scored=scored,
-            paths=unsorted,
+            paths=paths[np.argsort(order)],
             completion_group=group,
             rows=rows,
             row_start=start,
             row_end=length,
         )
 
-    # -- sizes -------------------------------------------------------------------------------------------------------
+    # -- sizes -------------------------------------------------------------------------------------
 
     @property
     def n_nodes(self) -> int:
@@ -185,192 +138,152 @@ class PrefixTree:
         return int(self.completion_group[-1]) + 1
 
     @cached_property
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> Array:
         """(B,) tokens of each completion."""
         return (self.paths >= 0).sum(1)
 
     @cached_property
-    def group_sizes(self) -> np.ndarray:
+    def group_sizes(self) -> Array:
         """(G,) completions of each group: k."""
         return np.bincount(self.completion_group)
 
-    # -- sums over members -------------------------------------------------------------------------------------------
+    # -- sums over members -------------------------------------------------------------------------
 
     @cached_property
-    def _nodes_of_tokens(self) -> np.ndarray:
+    def _nodes_of_tokens(self) -> Array:
         return self.paths[self.paths >= 0]  # (Σ|yᵢ|,) completion after completion
 
-    def sum_over_members(self, values: np.ndarray) -> np.ndarray:
-        """Σ_{i ∈ λ(node)} values[i]: the one operation by which a number of a completion reaches nodes.   (B,) -> (N,) float64"""
-        return np.bincount(
-            self._nodes_of_tokens, np.repeat(values, self.lengths), minlength=self.n_nodes
-        )
+    def sum_over_members(self, values: Array) -> Array:
+        """Σ_{i ∈ λ(node)} values[i]: what completions bring to a node.   (B,) -> (N,) float64"""
+        on_tokens = np.repeat(values, self.lengths)
+        return np.bincount(self._nodes_of_tokens, on_tokens, minlength=self.n_nodes)
 
-    def on_tokens(self, values: np.ndarray, fill: float = 0.0) -> np.ndarray:
-        """Read a quantity on nodes along every completion.   (N,) -> (B,T), `fill` past the end"""
+    def on_tokens(self, values: Array, fill: float = 0.0) -> Array:
+        """A quantity on nodes, read along every completion.   (N,) -> (B,T), `fill` past the end"""
         out = np.full(self.paths.shape, fill, dtype=values.dtype)
         out[self.paths >= 0] = values[self._nodes_of_tokens]
         return out
 
-    def members(self, node: int) -> np.ndarray:
+    def members(self, node: int) -> Array:
         """The process set of a node: the completions that pass through it, ascending."""
         return np.flatnonzero((self.paths == node).any(1))
 
-    # -- process steps -----------------------------------------------------------------------------------------------
+    # -- process steps -----------------------------------------------------------------------------
 
     @cached_property
-    def is_step_head(self) -> np.ndarray:
-        """(N,) bool: the first token of a process step, where the process set is smaller than the parent's."""
-        parent = np.maximum(self.parent, 0)
-        inherits = (
-            (self.parent >= 0)
-            & (self.group[parent] == self.group)
-            & (self.count[parent] == self.count)
-        )
-        return (self.group >= 0) & ~inherits
-
-    @cached_property
-    def is_leaf_step(self) -> np.ndarray:
-        """(N,) bool: the node's process step is a leaf, so nothing in the batch continues after that step."""
-        step = (
-            np.cumsum(self.is_step_head) - 1
-        )  # the nodes of a step are numbered one after the other
-        inner = np.zeros(self.n_nodes, dtype=bool)
-        inner[self.parent[self.parent >= 0]] = True
-        is_open = np.zeros(self.n_nodes + 1, dtype=bool)
-        steps = self.group >= 0
-        is_open[step[steps & ~inner]] = True  # only the last node of a step can be without children
-        return steps & is_open[step]
+    def is_step_head(self) -> Array:
+        """(N,) bool: the first token of a step, where the process set is not that of the parent."""
+        parent, owned = self.parent, self.group >= 0
+        as_parent = (self.group[parent] == self.group) & (self.count[parent] == self.count)
+        return owned & ~(as_parent & (parent >= 0))
 
     def steps(self, group: int = 0) -> list[ProcessStep]:
-        """B(G), path-compressed: the process sets of a group with their steps, parents before children; the root comes first.
+        """B(G): the process sets of a group and their steps, parents before children.
 
-        The root is the whole group; its step is empty when the completions differ from the first token on.  (Paper, section 3.)
-        Raises ValueError for a group that does not exist.
+        The first one is the root: the whole group.  Its step is empty if the completions differ
+        from the first token on.  Raises ValueError for an unknown group.  (Paper, section 3.)
         """
         everyone = tuple(np.flatnonzero(self.completion_group == group).tolist())
         if not everyone:
-            raise ValueError(
-                f"there is no group {group}: the tree has {self.n_groups}, counted from 0"
-            )
+            found = f"the tree has {self.n_groups}, counted from 0"
+            raise ValueError(f"there is no group {group}: {found}")
         nodes = np.flatnonzero(self.group == group)
-        if not len(nodes):
-            return [ProcessStep(everyone, 0, 0, None, ())]
-        origin = int(
-            self.depth[nodes[0]]
-        )  # prompt length: the first node of a group is the first token of its first row
-        heads = nodes[self.is_step_head[nodes]]
-        bounds = np.append(np.searchsorted(nodes, heads), len(nodes))
-        steps: list[ProcessStep] = []
-        if self.count[heads[0]] < len(everyone):
-            steps.append(ProcessStep(everyone, 0, 0, None, ()))
-        index_of: dict[int, int] = {}
-        for head, lo, hi in zip(
-            heads.tolist(), bounds[:-1].tolist(), bounds[1:].tolist(), strict=True
-        ):
-            chain = tuple(nodes[lo:hi].tolist())
-            start = int(self.depth[head]) - origin
-            parent = index_of.get(int(self.parent[head]), 0 if steps else None)
-            index_of.update(dict.fromkeys(chain, len(steps)))
-            steps.append(
-                ProcessStep(
-                    tuple(self.members(head).tolist()), start, start + len(chain), parent, chain
-                )
-            )
+        first = np.flatnonzero(self.is_step_head[nodes])
+        heads = nodes[first]
+        share_first_token = len(nodes) and self.count[nodes[0]] == len(everyone)
+        steps = [] if share_first_token else [ProcessStep(everyone, 0, 0, None, ())]
+        parents = np.searchsorted(heads, self.parent[heads], side="right") - 1 + len(steps)
+        for parent, own in zip(parents.tolist(), np.split(nodes, first)[1:], strict=True):
+            start = int(self.depth[own[0]] - self.depth[nodes[0]])
+            members = tuple(self.members(own[0]).tolist())
+            before = parent if parent >= 0 else None
+            steps.append(ProcessStep(members, start, start + len(own), before, tuple(own.tolist())))
         return steps
 
-    # -- the statistics of section 3.2 -------------------------------------------------------------------------------
-
     @cached_property
-    def path_depth(self) -> np.ndarray:
-        """(B,) number of intermediate process sets between the root and each completion's leaf."""
-        root = (
-            self.count == self.group_sizes[self.group]
-        )  # nodes of the whole group; leaves and roots are not in between
-        between = self.is_step_head & ~root & ~self.is_leaf_step
-        return self.on_tokens(between.astype(np.int64)).sum(1)
-
-    @cached_property
-    def intermediate_proportion(self) -> np.ndarray:
-        """(B,) share of each completion's tokens that lie in non-leaf process steps; 0 for an empty completion."""
-        inner = self.on_tokens((~self.is_leaf_step).astype(np.int64)).sum(1)
-        return inner / np.maximum(self.lengths, 1)
-
-    @cached_property
-    def is_flat(self) -> np.ndarray:
-        """(G,) bool: no two completions of the group share a first token, so the group has no structure."""
-        largest = np.zeros(self.n_groups, dtype=np.int64)
-        np.maximum.at(largest, self.group[self.scored], self.count[self.scored])
-        return largest <= 1
+    def is_flat(self) -> Array:
+        """(G,) bool: no two completions of the group share a first token, so it does not branch."""
+        shared = self.group[self.scored & (self.count > 1)]
+        return np.bincount(shared, minlength=self.n_groups) == 0
 
 
-def lambda_weights(sequences: Sequence[Tokens]) -> list[np.ndarray]:
-    """The weights of λ-GRPO for one group: 1/|λ(i,t)| for every token.   k int sequences -> k float64 arrays of their lengths
+@dataclass(frozen=True, eq=False)
+class Rollouts:
+    """G prompts with k completions each, as a tree, and how likely they were when sampled."""
 
-    |λ(i,t)| is the number of completions that share completion i up to and including token t, that is, of those whose common
-    prefix with i is longer than t.  Leave out completions that the loss masks: |λ| counts members that count.  (Paper, section 4.)
-    Raises ValueError as `PrefixTree.from_sequences` does.
-    """
-    rows = token_arrays(sequences, lambda i: f"completion {i} of group 0")
-    k, length = len(rows), np.array([len(row) for row in rows], dtype=np.int64)
-    if not k:
-        raise ValueError("group 0 has no completions: a tree needs at least one")
-    symbols = np.full(
-        (k, int(length.max()) + 1), MAX_TOKEN + 1, dtype=np.uint32
-    )  # what pads is no token
-    for symbol, row in zip(symbols, rows, strict=True):
-        symbol[: len(row)] = row
-    order, same = _sort_rows(symbols, length)
-    weights = np.ones(
-        symbols.shape
-    )  # of the rows in order, in which a process set is a run of rows
-    growing = [
-        (0, 0)
-    ]  # sets that the next row may join: (end of the step, first row), shorter steps first
-    for row, common in enumerate([*same.tolist(), 0], start=1):
-        first = row - 1
-        while growing[-1][0] > common:
-            end, first = growing.pop()
-            weights[first:row, max(growing[-1][0], common) : end] = 1 / (row - first)
-        if growing[-1][0] < common:
-            growing.append((common, first))
-    return [
-        weights[row, :n] for row, n in zip(np.argsort(order).tolist(), length.tolist(), strict=True)
-    ]
+    prompts: list[Array]  # G arrays of token ids
+    completions: list[list[Array]]  # G lists of k arrays; an EOS that was drawn is the last
+    tree: PrefixTree  # over prompts and completions
+    logp: Array  # (N,) log-probability of each scored node when it was drawn, 0 elsewhere
+    entropy: Array  # (N,) of the distribution that it was drawn from, in nats, 0 elsewhere
+    truncated: Array  # (B,) bool: stopped by the length limit, not by EOS
+    temperature: float
+    max_new_tokens: int
 
 
-def _sort_rows(symbols: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lexicographic order of padded rows of symbols, and what each shares with the one before.   (B,L) -> (B,), (B-1,)"""
-    big_endian = symbols.astype(">u4")  # comparing bytes then compares symbols
-    order = np.argsort(big_endian.view(f"V{4 * symbols.shape[1]}").ravel(), kind="stable")
-    in_order = symbols[order]
-    differs = in_order[1:] != in_order[:-1]
-    first = differs.argmax(1)
-    return order, np.where(differs[np.arange(len(first)), first], first, length[order[1:]])
+# -- how a tree is built ---------------------------------------------------------------------------
 
 
-def token_arrays(sequences: Sequence[Tokens], name: Callable[[int], str]) -> list[np.ndarray]:
-    """Token ids as int64.   Raises ValueError, calling a sequence by its name(i), unless they are integers in [0, 2**31)."""
+def token_arrays(sequences: Sequence[Tokens], name: Callable[[int], str]) -> list[Array]:
+    """Token ids as int64.   Raises ValueError, naming name(i), unless they are in [0, 2**31)."""
     arrays = [np.asarray(sequence) for sequence in sequences]
     for i, array in enumerate(arrays):
         if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
-            raise ValueError(
-                f"{name(i)} must be a one-dimensional sequence of token ids (integers), "
-                f"not {array.dtype} of {array.ndim} dimensions"
-            )
-    short = [array for array in arrays if 0 < array.size < LONG]
-    pieces = [array for array in arrays if array.size >= LONG] + (
-        [np.concatenate(short)] if short else []
-    )
-    if any(
-        piece.astype(np.int64, copy=False).view(np.uint64).max() > MAX_TOKEN for piece in pieces
-    ):  # -1 reads as 2**64 - 1
-        i = next(
-            i
-            for i, array in enumerate(arrays)
-            if array.size and (array.min() < 0 or array.max() > MAX_TOKEN)
-        )
-        raise ValueError(
-            f"{name(i)} holds a token id outside [0, 2**31): {int(arrays[i].min())} … {int(arrays[i].max())}"
-        )
+            found = f"{array.dtype} of {array.ndim} dimensions"
+            raise ValueError(f"{name(i)} must be a one-dimensional list of integers, not {found}")
+        if array.size and np.bitwise_or.reduce(array) >> 31:  # negative, or above MAX_TOKEN
+            found = f"{array.min()} … {array.max()}"
+            raise ValueError(f"{name(i)} holds a token id outside [0, 2**31): {found}")
     return [array.astype(np.int64, copy=False).ravel() for array in arrays]
+
+
+def _rows_with_markers(
+    prompts: Sequence[Tokens], completions: Sequence[Sequence[Tokens]]
+) -> tuple[Array, Array, Array, Array]:
+    """-> symbols (B,L+1), and of every row the length of its prompt, its own, and its group (B,)
+
+    A symbol is a token plus one, or 0 behind the end.  A marker of the group stands between prompt
+    and completion, so that groups with the same prompt stay apart.
+    """
+    if len(prompts) != len(completions):
+        found = f"{len(prompts)} prompts but {len(completions)} groups of completions"
+        raise ValueError(f"{found}: give one group a prompt")
+    sizes = [len(group) for group in completions]
+    if not all(sizes) or not sizes:
+        empty = f"group {sizes.index(0)}" if sizes else "the batch"
+        raise ValueError(f"{empty} has no completions: a tree needs at least one")
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    first = np.cumsum(sizes) - sizes
+    before = token_arrays(prompts, "prompt {}".format)
+    after = token_arrays(
+        list(chain(*completions)), lambda i: f"completion {i - first[group[i]]} of group {group[i]}"
+    )
+    marker = MAX_TOKEN + 1 + np.arange(len(sizes))[:, None]
+    prompt_length = np.array([len(tokens) for tokens in before])[group]
+    length = prompt_length + [len(tokens) for tokens in after]
+    symbols = np.zeros((len(group), length.max() + 1), dtype=np.uint32)
+    pieces = chain(*((before[g], marker[g], y) for g, y in zip(group.tolist(), after, strict=True)))
+    symbols[np.arange(symbols.shape[1]) <= length[:, None]] = np.concatenate(list(pieces)) + 1
+    return symbols, prompt_length, length, group
+
+
+def sort_rows(symbols: Array, length: Array) -> tuple[Array, Array]:
+    """-> lexicographic order (B,), and what each row shares with the one before it (B-1,)"""
+    big_endian = symbols.astype(">u4")  # comparing bytes then compares symbols
+    order = np.argsort(big_endian.view(f"V{4 * symbols.shape[1]}").ravel(), kind="stable")
+    symbols = symbols[order]
+    differs = symbols[1:] != symbols[:-1]
+    return order, np.where(differs.any(1), differs.argmax(1), length[order[1:]])
+
+
+def _number_nodes(start: Array, end: Array) -> tuple[Array, Array]:
+    """-> the node of every row at every position, -1 past its end (B,L); whether it is new (B,L)
+
+    Where it is not new, it is the newest one of the column, which is the node of the row before.
+    """
+    column = np.arange(end.max())
+    is_inside = column < end[:, None]
+    is_new = is_inside & (column >= start[:, None])
+    rows = np.full(is_new.shape, -1)
+    rows[is_new] = np.arange(is_new.sum())
+    return np.where(is_inside, np.maximum.accumulate(rows), -1), is_new

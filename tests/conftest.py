@@ -1,4 +1,6 @@
-"""`pytest --backend cupy` runs the model's tests on a GPU; the tests under the strict stand-in for CuPy always run."""
+"""`pytest --backend cupy` runs the model's tests on a GPU; the tests under the strict stand-in for
+CuPy always run.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,10 @@ from minigrpo.engine.backend import Backend, get_backend
 
 
 def pytest_configure() -> None:
-    """Signals as in a terminal, although a job in the background, or under nohup, has them ignored; and no broken packages.
+    """Signals as in a terminal, also for a job in the background, which ignores some of them.
 
-    A package of an extra that is here but cannot be imported would only skip the tests that need it: that is an error.
+    A package of an extra that is here but cannot be imported would only skip the tests that need
+    it: that is an error.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("SIGTERM", "SIGHUP"):
@@ -25,9 +28,8 @@ def pytest_configure() -> None:
             try:
                 importlib.import_module(name)
             except ImportError as error:
-                raise pytest.UsageError(
-                    f"{name} is installed, but importing it fails ({error}): its tests would be skipped"
-                ) from error
+                said = f"{name} is installed, but importing it fails ({error})"
+                raise pytest.UsageError(f"{said}: its tests would be skipped") from error
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

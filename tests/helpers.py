@@ -1,4 +1,4 @@
-"""Builders that several tests share: small models with opinions, random groups that branch, rollouts without a model."""
+"""Builders that several tests share: small models, random groups that branch, rollouts."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from minigrpo import PrefixTree, Rollouts, Transformer, TransformerConfig
 
 
 def tiny_model(vocab_size=5, seed=0, dtype="float64", max_seq_len=64, **shape):
-    """A random transformer whose distributions are far from uniform (as initialised, they are nearly uniform)."""
+    """A random transformer whose distributions, unlike after initialisation, are not uniform."""
     settings = {
         "dim": 16,
         "n_layers": 2,
@@ -27,7 +27,7 @@ def tiny_model(vocab_size=5, seed=0, dtype="float64", max_seq_len=64, **shape):
 
 
 def random_group(rng, k, length=8, vocab_size=3):
-    """k completions of 0 to `length` tokens; now and then a copy, or the beginning, of an earlier one."""
+    """k completions of 0 to `length` tokens; some are copies or beginnings of earlier ones."""
     group = []
     for _ in range(k):
         tokens = rng.integers(vocab_size, size=rng.integers(length + 1))
@@ -65,7 +65,7 @@ def random_rollouts(rng, n_groups=3, k=6, length=8, vocab_size=3, p_truncated=0.
 
 
 def random_logps(rng, tree, apart=0.6):
-    """logp, old and ref on the nodes, as far apart as after several inner epochs: many ratios leave any clip range."""
+    """logp, old and ref on the nodes, so far apart that many ratios leave any clip range."""
     old = np.where(tree.scored, -rng.exponential(1.0, tree.n_nodes) - 0.01, 0.0)
     logp, ref = (
         np.where(tree.scored, old + rng.uniform(-apart, apart, tree.n_nodes), 0.0) for _ in range(2)

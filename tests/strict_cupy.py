@@ -1,17 +1,20 @@
-"""A strict stand-in for CuPy that computes with NumPy, so that code for the GPU can be tried where there is none.
+"""A strict stand-in for CuPy that computes with NumPy, to try code for the GPU without one.
 
-`install(monkeypatch)` puts a module `cupy` into sys.modules.  Its arrays are no NumPy arrays, and refuse what real device arrays
-refuse: becoming a host array unasked, meeting a host array in an operator, a function or an assignment.  They also refuse what
-CuPy would do, but at a price: host arrays as indices (copied over at every use), truth values, int(x) and iteration (each waits
-for the device), NumPy functions on device arrays, and duplicate places in an assignment (the GPU leaves open which value wins).
-`asarray` and `asnumpy` are the only border, and they always copy; float(x) of a single number is allowed, being plain to see.
-Functions, methods and their parameters are those of real CuPy, read from cupy_names.txt; where CuPy is installed,
-`python strict_cupy.py > cupy_names.txt` writes that list anew.
+`install(monkeypatch)` puts a module `cupy` into sys.modules.  Its arrays are no NumPy arrays, and
+refuse what real device arrays refuse: becoming a host array unasked, meeting a host array in an
+operator, a function or an assignment.  They also refuse what CuPy would do, but at a price: host
+arrays as indices (copied over at every use), truth values, int(x) and iteration (each waits for the
+device), NumPy functions on device arrays, and duplicate places in an assignment (the GPU leaves
+open which value wins). `asarray` and `asnumpy` are the only border, and they always copy; float(x)
+of a single number is allowed, being plain to see. Functions, methods and their parameters are those
+of real CuPy, read from cupy_names.txt; where CuPy is installed, `python strict_cupy.py >
+cupy_names.txt` writes that list anew.
 
-With other_order=True matrix products add up from the other end, so that results differ by rounding as a GPU's do.
+With other_order=True matrix products add up from the other end, so that results differ by rounding
+as a GPU's do.
 
-COUNTS tells what was asked of the device: "operations" (each a kernel or more, if it computes), arrays carried "to device", and
-"to host" (each waits for the device).
+COUNTS tells what was asked of the device: "operations" (each a kernel or more, if it computes),
+arrays carried "to device", and "to host" (each waits for the device).
 
 Left out: how exactly CuPy rounds, streams, kernels, memory.
 """
@@ -75,7 +78,9 @@ WAITS = ("bool", "int", "complex", "index", "iter", "contains")
 
 
 def read_names() -> tuple[dict[str, tuple[str, ...] | None], dict[str, tuple[str, ...] | None]]:
-    """What CuPy's module and its arrays offer: name -> parameters, None where they are not known (and for no functions)."""
+    """What CuPy's module and its arrays offer: name -> parameters, None where they are not known
+    (and for no functions).
+    """
     module: dict[str, tuple[str, ...] | None] = {}
     array: dict[str, tuple[str, ...] | None] = {}
     for line in (Path(__file__).parent / "cupy_names.txt").read_text().splitlines():
@@ -141,9 +146,8 @@ class DeviceArray:
         if name not in ARRAY_NAMES:
             raise AttributeError(f"cupy.ndarray has no {name!r}")
         if name in NOT_FOR_US:
-            raise AttributeError(
-                f"cupy.ndarray.{name} exists, but asarray and asnumpy are the border here, and sums have an order"
-            )
+            border = "asarray and asnumpy are the border here, and sums have an order"
+            raise AttributeError(f"cupy.ndarray.{name} exists, but {border}")
         value = getattr(self._numpy, name)
         return _function(value, name, ARRAY_NAMES[name]) if callable(value) else _result(value)
 
@@ -201,7 +205,9 @@ for _name in ("neg", "pos", "abs", "invert"):
 
 
 def _operand(value: Any) -> Any:
-    """A device array's inside, or a scalar.   Everything else (host arrays, lists) is refused with CuPy's own words."""
+    """A device array's inside, or a scalar.   Everything else (host arrays, lists) is refused with
+    CuPy's own words.
+    """
     if isinstance(value, DeviceArray):
         return value._numpy
     if isinstance(value, (bool, int, float, complex, np.generic)):
@@ -214,9 +220,8 @@ def _index(index: Any) -> tuple:
     for part in index if isinstance(index, tuple) else (index,):
         if isinstance(part, DeviceArray):
             if part._numpy.dtype.kind not in "biu":
-                raise IndexError(
-                    f"arrays used as indices must be of integer or boolean type, not {part._numpy.dtype}"
-                )
+                kinds = "of integer or boolean type"
+                raise IndexError(f"arrays used as indices must be {kinds}, not {part._numpy.dtype}")
             part = part._numpy
         elif isinstance(part, slice):
             if any(
@@ -226,7 +231,8 @@ def _index(index: Any) -> tuple:
                 raise TypeError("the bounds of a slice are numbers on the host")
         elif not (part is None or part is Ellipsis or isinstance(part, (int, np.integer))):
             raise TypeError(
-                f"a {type(part)} as an index is copied to the device at every use: carry it over once with asarray"
+                f"a {type(part)} as an index is copied to the device at every use: "
+                "carry it over once with asarray"
             )
         parts.append(part)
     return (
@@ -237,7 +243,9 @@ def _index(index: Any) -> tuple:
 
 
 def _argument(value: Any) -> Any:
-    """An argument of a function: lists of device arrays, axes, dtypes and flags pass, host arrays do not."""
+    """An argument of a function: lists of device arrays, axes, dtypes and flags pass, host arrays
+    do not.
+    """
     if isinstance(value, DeviceArray):
         return value._numpy
     if isinstance(value, np.ndarray):
@@ -278,7 +286,9 @@ def _function(function: Any, name: str, parameters: tuple[str, ...] | None) -> A
 
 
 class StrictCupy(ModuleType):
-    """The module.   `asarray`, `array`, `asnumpy` and `empty` are its own; the rest are NumPy's functions under CuPy's names."""
+    """The module.   `asarray`, `array`, `asnumpy` and `empty` are its own; the rest are NumPy's
+    functions under CuPy's names.
+    """
 
     ndarray = DeviceArray
     __version__ = "strict stand-in"
@@ -312,7 +322,9 @@ class StrictCupy(ModuleType):
 
     @staticmethod
     def asarray(value: Any, dtype: Any = None) -> DeviceArray:
-        """Carry a host array over (always a copy); a device array of this dtype is returned as it is."""
+        """Carry a host array over (always a copy); a device array of this dtype is returned as it
+        is.
+        """
         if isinstance(value, DeviceArray):
             return (
                 value
@@ -339,7 +351,9 @@ class StrictCupy(ModuleType):
 
     @staticmethod
     def empty(shape: Any, dtype: Any = float) -> DeviceArray:
-        """Memory as it is found: full of what looks most wrong, so that a result that depends on it shows."""
+        """Memory as it is found: full of what looks most wrong, so that a result that depends on it
+        shows.
+        """
         dtype = np.dtype(dtype)
         return DeviceArray(np.full(shape, np.nan if dtype.kind in "fc" else 77, dtype=dtype))
 

@@ -1,4 +1,4 @@
-"""The border between host and device, with a strict stand-in for CuPy; and how a backend is chosen."""
+"""The border between host and device, with a stand-in for CuPy; and how a backend is chosen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import strict_cupy
 from helpers import tiny_model
 from strict_cupy import DeviceArray, StrictCupy
 
-from minigrpo import Rollouts, Transformer, get_backend, sample
+from minigrpo import Rollouts, Transformer, get_backend, ops, sample
 from minigrpo.engine import plan
 from minigrpo.engine.optim import SGD, AdamW, clip_gradient, global_norm
 from minigrpo.engine.plan import split_tree
@@ -48,7 +48,7 @@ def roll(model: Transformer, temperature: float = 1.0) -> Rollouts:
     )
 
 
-# -- the same numbers ----------------------------------------------------------------------------------------------------
+# -- the same numbers ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("one_block", [0, plan.ONE_BLOCK])
@@ -69,6 +69,18 @@ def test_forward_and_backward(
     for part, nodes in split_tree(tree, 8):
         device.forward(part)
         device.backward(dlogp[nodes])
+
+
+def test_attention_of_one_sequence(cupy: StrictCupy) -> None:
+    q, dy, k, v = np.random.default_rng(0).standard_normal((4, 5, 2, 4))
+    k, v = k[:, :1], v[:, :1]
+    host, device = (
+        [y, *ops.attention_backward(carry(dy), cache)]
+        for carry in (np.asarray, cupy.asarray)
+        for y, cache in [ops.attention(carry(q), carry(k), carry(v))]
+    )
+    for a, b in zip(host, device, strict=True):
+        np.testing.assert_array_equal(cupy.asnumpy(b), a)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
@@ -117,10 +129,9 @@ def test_equivalence(cupy: StrictCupy) -> None:
 
 def test_training_with_a_reference_policy_and_resuming(cupy: StrictCupy, tmp_path) -> None:
     def run(backend: str, steps: int, out: str, resume: bool = False) -> np.ndarray:
-        settings = TrainSettings(
-            task="treewalk", objective="grpo_original", steps=steps, backend=backend, dim=8, n_layers=1, n_heads=2, group_size=4,
-            inner_epochs=2, seed=1, checkpoint_every=1,
-        )  # fmt: skip
+        small = {"dim": 8, "n_layers": 1, "n_heads": 2, "group_size": 4, "inner_epochs": 2}
+        small |= {"seed": 1, "checkpoint_every": 1, "objective": "grpo_original"}
+        settings = TrainSettings(task="treewalk", steps=steps, backend=backend, **small)
         model, _ = train(settings, tmp_path / out, resume=resume, progress=False)
         return model.backend.to_host(model.parameters.flat)
 
@@ -131,7 +142,7 @@ def test_training_with_a_reference_policy_and_resuming(cupy: StrictCupy, tmp_pat
     np.testing.assert_array_equal(run("cupy", 3, "resumed", resume=True), run("cupy", 3, "again"))
 
 
-# -- the stand-in is as strict as it says --------------------------------------------------------------------------------
+# -- the stand-in is as strict as it says ----------------------------------------------------------
 
 REFUSED = {
     "becoming a host array": (TypeError, lambda cp, d, h: np.asarray(d)),
@@ -227,7 +238,7 @@ def test_the_stand_in_computes(cupy: StrictCupy) -> None:
     assert cupy.float32 is np.float32
 
 
-# -- choosing ------------------------------------------------------------------------------------------------------------
+# -- choosing --------------------------------------------------------------------------------------
 
 
 def test_a_backend_is_found(cupy: StrictCupy) -> None:

@@ -1,6 +1,7 @@
-"""A run is the same run on both backends: the same first rollouts, the same losses up to rounding, checkpoints that change places.
+"""A run is the same on both backends: first rollouts, losses up to rounding, a checkpoint of each.
 
-The second backend is the strict stand-in for CuPy, whose products round otherwise than NumPy's; with `pytest --backend cupy` a GPU.
+The second backend is the strict stand-in for CuPy, whose products round otherwise than NumPy's;
+with `pytest --backend cupy` a GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from minigrpo.runs.train import train_step
 from minigrpo.sampler import sample
 
 BACKENDS = ("numpy", "cupy")
-SMALL = "--task treewalk --dim 16 --n-layers 2 --n-heads 2 --n-kv-heads 1 --group-size 8 --prompts-per-step 2 --dtype float64"
+SMALL = "--task treewalk --dim 16 --n-layers 2 --n-heads 2 --n-kv-heads 1 "
+SMALL += "--group-size 8 --prompts-per-step 2 --dtype float64"
 
 
 @pytest.fixture
@@ -39,10 +41,9 @@ def cupy(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def ten_steps(backend: str, **changes) -> tuple[Rollouts, list[float], np.ndarray]:
     """-> rollouts of the first step, losses, parameters at the end"""
-    settings = TrainSettings(
-        task="treewalk", steps=10, dim=16, n_heads=2, n_kv_heads=1, prompts_per_step=2, dtype="float64", backend=backend,
-        learning_rate=3e-3, objective_options={"beta": 0.04}, **changes,
-    )  # fmt: skip
+    shape = {"dim": 16, "n_heads": 2, "n_kv_heads": 1, "dtype": "float64", "backend": backend}
+    learning = {"steps": 10, "learning_rate": 3e-3, "objective_options": {"beta": 0.04}}
+    settings = TrainSettings(task="treewalk", prompts_per_step=2, **shape, **learning, **changes)
     model, task = make_policy(settings)
     state = make_state(settings, model)
     state.reference = model.parameters.flat.copy()
@@ -111,7 +112,7 @@ def test_a_run_that_is_begun_on_one_backend_and_resumed_on_the_other(
     np.testing.assert_array_equal(model.backend.to_host(model.parameters.flat), moved["parameters"])
 
 
-# -- a pretrained language model -------------------------------------------------------------------------------------------
+# -- a pretrained language model -------------------------------------------------------------------
 
 TASK = Path(__file__).parent / "text_task.py"
 
@@ -154,7 +155,7 @@ def test_a_language_model_loads_one_tensor_at_a_time_and_samples(
     (host, _), (device, _) = (
         load_model(model_folder, backend=name, dtype="float64") for name in BACKENDS
     )
-    limits = {"max_new_tokens": 16, "eos": tokenizer.eos, "stop": tokenizer.stops_at("+")}
+    limits = {"max_new_tokens": 16, "eos": (tokenizer.eos, tokenizer.stops_at("+"))}
     prompts = [tokenizer.encode(text) for text in ("ab + ab", "abc", "ab + a")]
     for temperature in (0.0, 0.8, 1.0):
         ours, theirs = (
@@ -212,7 +213,7 @@ def test_a_language_model_trains_and_moves(
         assert main(command) == 0
 
 
-# -- what is asked of the device -------------------------------------------------------------------------------------------
+# -- what is asked of the device -------------------------------------------------------------------
 
 
 def asked(do) -> tuple[int, int]:
@@ -223,7 +224,9 @@ def asked(do) -> tuple[int, int]:
 
 
 def test_no_layer_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forward pass waits once, for its result; a backward pass never; the indices of a tree are carried over once."""
+    """A forward pass waits once, for its result; a backward pass never; the indices of a tree are
+    carried over once.
+    """
     strict_cupy.install(monkeypatch)
     for n_layers in (1, 3):
         model = Transformer(TransformerConfig(7, 16, n_layers, 2, max_seq_len=32), backend="cupy")
@@ -234,7 +237,9 @@ def test_no_layer_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sampling_waits_three_times_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the tokens, their log-probabilities and entropies, however many layers there are; before, once for the weights."""
+    """For the tokens, their log-probabilities and entropies, however many layers there are; before,
+    once for the weights.
+    """
     strict_cupy.install(monkeypatch)
     for n_layers in (1, 3):
         model = Transformer(TransformerConfig(7, 16, n_layers, 2, max_seq_len=32), backend="cupy")
@@ -244,7 +249,7 @@ def test_sampling_waits_three_times_a_token(monkeypatch: pytest.MonkeyPatch) -> 
         assert [asked(lambda n=n, d=draw: d(n))[1] for n in (1, 5, 9)] == [4, 16, 28]
 
 
-# -- memory ----------------------------------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------
 
 
 def test_an_optimiser_takes_little_memory_besides_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

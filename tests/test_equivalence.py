@@ -1,4 +1,4 @@
-"""Theorem 1 on rollouts of a real (small, random) transformer in float64; and that the check fails when it should."""
+"""Theorem 1 on rollouts of a small random transformer; and the check fails when it should."""
 
 from itertools import product
 
@@ -7,6 +7,7 @@ import pytest
 from helpers import relative, rollouts_of, tiny_model
 
 from minigrpo import Objective, sample, step_advantages
+from minigrpo.engine.tree_statistics import path_depth
 from minigrpo.runs.policy import make_model
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.tasks import load_task, sampling_limits
@@ -48,7 +49,7 @@ def test_theorem_1_holds_on_real_rollouts(shape, seed):
     prompts = PROMPTS if model.config.vocab_size > 4 else [[1], [1, 2]]
     rollouts, rewards = rollouts_and_rewards(model, seed, prompts)
     assert len(set(rollouts.tree.lengths.tolist())) > 2  # ragged
-    assert rollouts.tree.path_depth.max() >= 1
+    assert path_depth(rollouts.tree).max() >= 1
     result = check(model, rollouts, rewards)
     assert result.worst < 1e-12
     assert result.informative
@@ -97,7 +98,7 @@ def test_equal_rewards_leave_the_kl_term_and_say_so(reward):
 
 @pytest.mark.parametrize(("n_prompts", "k"), [(1, 2), (1, 3), (2, 2), (1, 4)])
 def test_no_false_alarm_where_terms_cancel(n_prompts, k):
-    """Few completions, often equal: their advantages cancel in whole or in part, and so do loss and gradients."""
+    """Few completions, often equal, so that advantages, loss and gradients cancel, or nearly."""
     task, cancelled = load_task("treewalk"), 0
     for seed in range(6):
         model, rng = (
@@ -154,7 +155,7 @@ def test_a_billionth_of_one_step_s_advantage_makes_the_check_fail():
             assert check(model, rollouts, rewards, count_of_node=count).worst > 1e-12
 
 
-# -- the check itself ----------------------------------------------------------------------------------------------------
+# -- the check itself ------------------------------------------------------------------------------
 
 
 def test_one_reward_off_by_a_hundredth_makes_the_check_fail():
@@ -194,7 +195,7 @@ def test_counting_each_shared_step_once_is_another_objective():
 
 
 def test_sequence_mean_breaks_the_theorem():
-    """With 1/|y| for every completion the gradients of GRPO and of the PRM part, on the same ragged rollouts."""
+    """With 1/|y| for every completion the gradients of GRPO and of the PRM differ."""
     model = tiny_model()
     rollouts, rewards = rollouts_and_rewards(model)
     tree = rollouts.tree

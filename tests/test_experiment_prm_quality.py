@@ -8,7 +8,7 @@ import pytest
 from helpers import rollouts_of, tiny_model
 
 from minigrpo import PrefixTree, Rollouts
-from minigrpo.experiments import first_error, prm_quality
+from minigrpo.experiments import first_error, monte_carlo, prm_quality
 from minigrpo.experiments.prm_quality import (
     brute_force,
     draw,
@@ -146,9 +146,7 @@ def test_r_hat_is_unbiased_and_its_variance_and_shrinkage_are_as_derived():
 
 
 def test_equal_tokens_counts_every_token_that_a_monte_carlo_prm_samples(monkeypatch):
-    from minigrpo import sampler
-
-    sampled, real = [], sampler.sample
+    sampled, real = [], monte_carlo.sample
 
     def counting(*args, **options):
         rollouts = real(*args, **options)
@@ -156,9 +154,7 @@ def test_equal_tokens_counts_every_token_that_a_monte_carlo_prm_samples(monkeypa
         return rollouts
 
     monkeypatch.setattr(prm_quality, "MONTE_CARLO", [(4, 2)])
-    monkeypatch.setattr(
-        sampler, "sample", counting
-    )  # where `monte_carlo_step_rewards` looks it up; groups are not counted
+    monkeypatch.setattr(monte_carlo, "sample", counting)  # the group's own are not counted
     steps, prefixes = prm_quality.equal_tokens(0, 0, n_groups=8)
     assert steps["tokens"] * 8 == sum(sampled) + 8 * 4 * 4
     assert prefixes["tokens"] > steps["tokens"] and steps["hidden_k"] == round(steps["tokens"] / 4)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from minigrpo import Objective
+from minigrpo.engine.tree_statistics import path_depth
 from minigrpo.experiments import theorem
 from minigrpo.experiments.theorem import EPOCHS, KINDS, MEASURES
 
@@ -28,7 +29,7 @@ def test_the_rollouts_are_what_the_table_needs(batch):
     tree = batch.rollouts.tree
     assert tree.n_groups == 4
     assert len(set(tree.lengths.tolist())) > 4  # ragged
-    assert tree.path_depth.max() >= 2  # branching
+    assert path_depth(tree).max() >= 2  # branching
     grpo = Objective.preset("grpo")
     coefficients = grpo.coefficients(batch.rollouts, batch.rewards)
     active = grpo.metrics(coefficients, batch.tree_logp["now"], batch.tree_logp["old"])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import tiny_model
 
+from minigrpo.engine.tree_statistics import path_depth
 from minigrpo.experiments import trees
 from minigrpo.experiments.trees import (
     settings_of,
@@ -71,7 +72,7 @@ def test_tree_at_by_definition(monkeypatch):
     assert found["distinct_share"] == pytest.approx(distinct / len(shared))
     assert found["one_text"] == one / 30
     assert 0 < found["distinct_share"] < 1 and found["counts"][0] > 0
-    assert found["path_depth"] == pytest.approx(seen[0].tree.path_depth.mean())
+    assert found["path_depth"] == pytest.approx(path_depth(seen[0].tree).mean())
 
 
 def test_colder_is_less_of_a_tree():

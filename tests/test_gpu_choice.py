@@ -1,6 +1,7 @@
-"""What a user is told where the GPU cannot be used, or is full: one line with the way out.   CuPy is faked, its errors are as real.
+"""What a user is told where the GPU cannot be used, or is full: one line with the way out.
 
-Types, attributes and texts of the errors are those of CuPy 14.2; where CuPy is installed, a test compares them with it.
+CuPy is faked.  Types, attributes and texts of the errors are those of CuPy 14.2; where CuPy is
+installed, a test compares them with it.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train
 
-FLAGS = "train --task treewalk --steps 2 --dim 8 --n-layers 1 --n-heads 2 --group-size 4 --checkpoint-every 1"
-TINY = FLAGS.split()
+FLAGS = "train --task treewalk --steps 2 --dim 8 --n-layers 1 --n-heads 2 --group-size 4"
+TINY = [*FLAGS.split(), "--checkpoint-every", "1"]
 
 
 class CUDARuntimeError(RuntimeError):
@@ -30,7 +31,8 @@ class CUDARuntimeError(RuntimeError):
 
     TEXTS = {  # noqa: RUF012
         2: "cudaErrorMemoryAllocation: out of memory",
-        35: "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version",
+        35: "cudaErrorInsufficientDriver: "
+        "CUDA driver version is insufficient for CUDA runtime version",
         100: "cudaErrorNoDevice: no CUDA-capable device is detected",
         999: "cudaErrorUnknown: unknown error",
     }
@@ -56,7 +58,9 @@ class CUBLASError(RuntimeError):
 
 
 def broken_import() -> ImportError:
-    """What `import cupy` raises where a library is missing: a box of text over several lines, with a cause."""
+    """What `import cupy` raises where a library is missing: a box of text over several lines, with
+    a cause.
+    """
     error = ImportError(
         "\n====\nFailed to import CuPy.\n\nOriginal error:\n  ImportError: …\n====\n"
     )
@@ -66,8 +70,12 @@ def broken_import() -> ImportError:
     return error
 
 
-LOADING = "CuPy failed to load libnvrtc.so.12: OSError: libnvrtc.so.12: cannot open shared object file: No such file or directory"
-CANNOT = {  # what goes wrong -> (while counting devices, version of the driver, what the user must read)
+LOADING = (
+    "CuPy failed to load libnvrtc.so.12: OSError: libnvrtc.so.12: "
+    "cannot open shared object file: No such file or directory"
+)
+# what goes wrong -> (while counting devices, version of the driver, what the user must read)
+CANNOT = {
     "no CuPy": (None, 0, "CuPy is not installed: pip install"),
     "no driver": (CUDARuntimeError(35), 0, "there is no NVIDIA driver"),
     "an old driver": (
@@ -187,7 +195,7 @@ def test_what_counts_as_out_of_memory() -> None:
     )
 
 
-# -- at the command line ---------------------------------------------------------------------------------------------------
+# -- at the command line ---------------------------------------------------------------------------
 
 
 def test_auto_says_in_one_line_where_it_computes(
@@ -238,8 +246,8 @@ def test_out_of_memory_in_the_second_step(
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"({str(error).rstrip('.') or 'no details'})" in said
     assert (
-        f"go on with minigrpo train --resume {out} and a smaller --micro-batch-tokens or --memory-limit"
-        in said
+        f"go on with minigrpo train --resume {out} "
+        "and a smaller --micro-batch-tokens or --memory-limit" in said
     )
     assert (
         main(["train", "--resume", str(out), "--micro-batch-tokens", "64", "--memory-limit", "2"])

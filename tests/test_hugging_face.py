@@ -549,7 +549,7 @@ def test_any_of_several_eos_ends_a_completion(
 
     rewrite_config(folder, eos_token_id=ends)
     model, tokenizer = load_model(folder)
-    limits = {"max_new_tokens": 30, "eos": tokenizer.eos, "stop": tokenizer.stops_at()}
+    limits = {"max_new_tokens": 30, "eos": (tokenizer.eos, tokenizer.stops_at())}
     rollouts = sample(model, [[5, 6]], 64, np.random.default_rng(0), **limits)
     drawn = [completion.tolist() for completion in rollouts.completions[0]]
     last = {tokens[-1] for tokens in drawn if len(tokens) < 30}

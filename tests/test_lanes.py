@@ -1,4 +1,6 @@
-"""Parts of a batch side by side: the same numbers as one after the other, and the same bits on any number of cores."""
+"""Parts of a batch side by side: the same numbers as one after the other, and the same bits on any
+number of cores.
+"""
 
 import threading
 from dataclasses import dataclass
@@ -20,7 +22,9 @@ PROMPTS = [[1], [2, 3, 1], [2, 3], [4, 4, 4, 4]]
 
 
 class Library:
-    """A stand-in for a BLAS that threadpoolctl knows: so many threads, a record of changes, and who is heeded as of version 3.8."""
+    """A stand-in for a BLAS that threadpoolctl knows: so many threads, a record of changes, and who
+    is heeded as of version 3.8.
+    """
 
     owner = None
 
@@ -140,7 +144,9 @@ def test_every_thread_of_a_lane_limits_a_library_that_counts_by_thread(monkeypat
 
 
 def test_the_limit_holds_until_the_last_thread_has_left(monkeypatch):
-    """Two trainings in one process: the one that ends first does not take the limit from the other, whoever set it."""
+    """Two trainings in one process: the one that ends first does not take the limit from the other,
+    whoever set it.
+    """
     blas = Blas(Library(2))
     monkeypatch.setattr(lanes, "_blas", lambda: blas)
     entered, leave = threading.Event(), threading.Event()
@@ -219,8 +225,8 @@ def test_gradients_of_lanes_are_those_of_the_whole(eager, n_threads):
     for got, expected, repeated in zip(divided, whole, again, strict=True):
         assert relative(got, expected) < 1e-12
         np.testing.assert_array_equal(got, repeated)
-    assert len(model.twins(4)) == 4
-    assert all(twin.parameters is model.parameters for twin in model.twins(4))
+    assert len(model.replicas(4)) == 4
+    assert all(replica.parameters is model.parameters for replica in model.replicas(4))
 
 
 def test_the_number_of_threads_changes_no_bit(eager, monkeypatch):

@@ -150,7 +150,7 @@ def test_completions_are_judged_up_to_the_stop_string() -> None:
             return float(len(completion))
 
     task, rng = Tokenised(Judge(), tokenizer), np.random.default_rng(0)
-    rollouts = sample(model, task.prompts(rng, 2), 64, rng, max_new_tokens=12, stop=task.stop)
+    rollouts = sample(model, task.prompts(rng, 2), 64, rng, max_new_tokens=12, eos=task.stop)
     texts = [tokenizer.decode(c) for group in rollouts.completions for c in group]
     task.score(rollouts)
     assert any("+" in text for text in texts) and not any("+" in text for text in seen)
@@ -164,10 +164,10 @@ def test_completions_are_judged_up_to_the_stop_string() -> None:
 def test_sampling_ends_at_the_stop_string_and_draws_the_same_tokens(stop: str) -> None:
     """Against the same draw without it, cut by hand at the first token that completes the string; some span two tokens."""
     model, tokenizer = talkative()
-    prompt, limits = [tokenizer.encode("x")], {"max_new_tokens": 24, "eos": EOS}
-    free = sample(model, prompt, 200, np.random.default_rng(3), **limits)
-    held = sample(
-        model, prompt, 200, np.random.default_rng(3), stop=tokenizer.stops_at(stop), **limits
+    prompt, ends = [tokenizer.encode("x")], (EOS, tokenizer.stops_at(stop))
+    free, held = (
+        sample(model, prompt, 200, np.random.default_rng(3), max_new_tokens=24, eos=eos)
+        for eos in (EOS, ends)
     )
     ended = 0
     for i, (a, b) in enumerate(zip(free.completions[0], held.completions[0], strict=True)):

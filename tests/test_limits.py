@@ -18,7 +18,7 @@ import pytest
 from test_cli import TINY, run, stored  # noqa: F401
 from test_fuzz_flags import parsers
 
-from minigrpo.command import cli
+from minigrpo.command import cli, flags
 from minigrpo.command.cli import main
 from minigrpo.objectives import Objective
 from minigrpo.runs import folder as runs
@@ -53,7 +53,7 @@ def numeric_flags():
     """Every flag of every command that takes a number, with what it cannot mean."""
     for command, parser in parsers().items():
         for action in parser._actions:
-            if action.option_strings and action.type not in (None, str, cli._key_value):
+            if action.option_strings and action.type not in (None, str, flags._key_value):
                 whole = action.type is int or getattr(action.type, "__name__", "") == "count"
                 for value in WHOLE if whole else REAL:
                     yield command, action.option_strings[0], value

@@ -31,10 +31,9 @@ from minigrpo.rewards import step_rewards
 from minigrpo.runs.policy import make_policy, make_state
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train_step
-from minigrpo.sampler import Rollouts
 from minigrpo.tasks.treewalk import TreeWalk
 from minigrpo.transformer import Transformer
-from minigrpo.tree import PrefixTree
+from minigrpo.tree import PrefixTree, Rollouts
 
 PRESETS = {
     "grpo": {},

@@ -73,7 +73,9 @@ def test_a_block_is_never_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_what_a_forward_pass_saves(shape: dict) -> None:
-    """Against what NumPy allocates.   Attention's share is small here, since KEYS is far more than these rows see."""
+    """Against what NumPy allocates.   Attention's share is small here, since KEYS is far more than
+    these rows see.
+    """
     model = tiny_model(vocab_size=7, dtype="float32", max_seq_len=96, **({"n_layers": 4} | shape))
     rng = np.random.default_rng(0)
     tree = PrefixTree.from_groups(

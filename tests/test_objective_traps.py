@@ -1,4 +1,4 @@
-"""One test for each trap that other implementations of GRPO fell into, and numbers by hand for what surrounds it."""
+"""One test for each trap that other implementations of GRPO fell into, with numbers by hand."""
 
 from fractions import Fraction
 from math import sqrt
@@ -21,7 +21,7 @@ def one_token(reward, ratio):
     return -loss, -dlogp[1]
 
 
-# -- advantages ----------------------------------------------------------------------------------------------------------
+# -- advantages ------------------------------------------------------------------------------------
 
 
 def test_trap_ddof_is_the_sample_standard_deviation_unless_told():
@@ -55,7 +55,7 @@ def test_baselines_and_scales_by_hand():
 
 @pytest.mark.parametrize("reward", [*np.arange(1, 11) / 10, 1 / 3, -1e9 / 7])
 def test_trap_equal_rewards_give_exactly_zero(reward):
-    """mean([0.1] * 3) is not 0.1; and what remains is divided by a standard deviation of nearly 0."""
+    """mean([0.1] * 3) is not 0.1, and what remains is divided by a std of nearly 0."""
     rollouts = random_rollouts(np.random.default_rng(0), n_groups=2, k=7)
     rewards = np.append(np.full(7, reward), np.arange(7))
     first = rollouts.tree.group == 0
@@ -93,7 +93,7 @@ def test_trap_equal_rewards_without_eps(scale, process_reward):
 @pytest.mark.parametrize("reward", [1.0, 0.1, -3.0, 0.0, 1e16])
 @pytest.mark.parametrize("scale", ["group_std", "batch_std"])
 def test_trap_equal_rewards_without_a_baseline_are_not_divided_by_eps(scale, reward, eps):
-    """There is no spread to divide by: the advantage is the reward, neither 10,000 times as much nor NaN."""
+    """Without a spread the advantage is the reward, neither 10,000 times as much nor NaN."""
     for ddof in (0, 1):
         a = advantages([reward] * 3, np.zeros(3, dtype=int), "none", scale, ddof, eps)
         assert (a == reward).all()
@@ -149,7 +149,7 @@ def test_trap_rewards_whose_squares_overflow_are_refused(value, scale):
 )
 @pytest.mark.parametrize("process_reward", ["outcome", "tree"])
 def test_trap_no_digit_that_rewards_differ_in_is_lost(rewards, process_reward):
-    """Against exact fractions, without eps; a group of usual rewards beside it has its usual advantages."""
+    """Against exact fractions, without eps; a group of usual rewards beside it stays as it is."""
     r = [Fraction(x) for x in rewards]
     apart = [x - sum(r) / 3 for x in r]
     unit = [float(x / max(map(abs, apart))) for x in apart]
@@ -190,7 +190,7 @@ def test_trap_rewards_that_are_not_finite_are_named(value):
         Objective()(rollouts, rewards, np.zeros(1), np.zeros(1))
 
 
-# -- clipping ------------------------------------------------------------------------------------------------------------
+# -- clipping --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_trap_clip_branches_by_hand(advantage, ratio, value, slope):
 @pytest.mark.parametrize("advantage", [2.0, -3.0])
 @pytest.mark.parametrize(("low", "high"), [(0.0, 0.0), (0.1, 0.3), (0.25, 0.25)])
 def test_trap_at_the_edge_of_the_clip_range_the_slope_is_that_of_inside(low, high, advantage):
-    """As in PyTorch: clamp passes the gradient on at its ends, and a minimum of equal numbers shares it out: all of it."""
+    """As in PyTorch, where clamp passes the gradient on at its ends and min of equals shares it."""
     rollouts = rollouts_of([[0]], [[[1]]])
     for edge in (1 - low, 1 + high):
         logp = np.array([0, np.log(edge)])
@@ -268,7 +268,7 @@ def test_a_shared_node_is_clipped_for_one_sign_and_not_the_other(ratio, value, s
 
 
 def test_trap_metrics_of_low_and_high_are_not_swapped():
-    """Tokens: 5.  The shared one is up and down at once; clipped are (up, 1.5), (down, 0.5) and (down, 0.6)."""
+    """Of 5 tokens the shared one is up and down; clipped are up 1.5, down 0.5 and down 0.6."""
     rollouts = rollouts_of([[0]], [[[1, 2], [1, 3], [4]]])
     objective = Objective(baseline="none", scale="none", clip_low=0.1, clip_high=0.3)
     logp = np.log([1, 1.5, 0.5, 0.5, 0.6])  # the prompt; 1, 2, 3, 4
@@ -281,7 +281,7 @@ def test_trap_metrics_of_low_and_high_are_not_swapped():
     assert metrics["kl"] == pytest.approx((np.exp(0.3) - 0.3 - 1) / 5)
 
 
-# -- KL ------------------------------------------------------------------------------------------------------------------
+# -- KL --------------------------------------------------------------------------------------------
 
 
 def test_trap_k3_is_exact_near_zero_and_finite_far_away():
@@ -299,7 +299,7 @@ def test_trap_k3_is_exact_near_zero_and_finite_far_away():
 
 
 def test_trap_masks_come_from_lengths_not_from_tokens():
-    """Completions of nothing but token 0, which is EOS or padding elsewhere: every one of their tokens counts."""
+    """Completions of nothing but token 0, which is EOS or padding elsewhere: all tokens count."""
     rollouts = rollouts_of([[0]], [[[0], [0, 0, 0]]])
     loss, dlogp = Objective(scale="none", beta=1.0)(
         rollouts, [2, 0], np.log([1, 2, 2, 2]), np.zeros(4), np.log([1, 2, 2, 2])
@@ -308,7 +308,7 @@ def test_trap_masks_come_from_lengths_not_from_tokens():
 
 
 def test_trap_what_each_kl_estimate_pulls_towards():
-    """The exact expectation of dD/dθ over a softmax policy: k1 none, k2 that of KL(π‖ref), k3 that of KL(ref‖π)."""
+    """The exact expectation of dD/dθ: k1 none, k2 that of KL(π‖ref), k3 that of KL(ref‖π)."""
     rng = np.random.default_rng(0)
     theta, ref = rng.standard_normal(5), np.log(rng.dirichlet(np.ones(5)))
 
@@ -346,7 +346,7 @@ def test_trap_what_each_kl_estimate_pulls_towards():
         )
 
 
-# -- truncation --------------------------------------------------------------------------------------------------------
+# -- truncation ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("preset", PRESETS)

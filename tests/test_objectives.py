@@ -1,4 +1,4 @@
-"""Tests of the objectives: against padded arrays, finite differences, the paper's claims and the presets' papers."""
+"""The objectives against padded arrays, finite differences, and the claims of their papers."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ AGGREGATION = pytest.mark.parametrize(
 
 
 def both_ways(objective, rollouts, rewards, logps):
-    """(loss, dlogp) on the tree, and on padded arrays, where dlogp is summed over members afterwards."""
+    """(loss, dlogp) on the tree, and on padded arrays with dlogp summed over members afterwards."""
     tree = rollouts.tree
     rows = [tree.on_tokens(values, fill=np.nan) for values in logps]
     loss, dlogp = padded_loss(
@@ -38,13 +38,13 @@ def both_ways(objective, rollouts, rewards, logps):
     )
 
 
-# -- against the usual way -----------------------------------------------------------------------------------------------
+# -- against the usual way -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("beta", "kl"), [(0.0, "k3"), (0.3, "k1"), (0.3, "k2"), (0.3, "k3")])
 @PRESET
 def test_tree_equals_padded_arrays(preset, beta, kl):
-    """Random trees, log-probabilities as far from the old ones as after several inner epochs, some completions truncated."""
+    """Random trees, ratios as after several inner epochs, and some completions truncated."""
     clipped = np.zeros(2)
     for seed in range(12):
         rng = np.random.default_rng(seed)
@@ -110,7 +110,7 @@ def test_parts_of_a_split_add_up_to_the_whole(aggregation):
         parts = split_tree(tree, max_nodes)
         assert len(parts) > 1
         for part, nodes in parts:
-            coefficients = whole.at(nodes, part.scored)
+            coefficients = whole.for_part(nodes, part.scored)
             part_loss, part_dlogp = objective.evaluate(
                 coefficients, *(values[nodes] for values in logps)
             )
@@ -126,11 +126,11 @@ def test_parts_of_a_split_add_up_to_the_whole(aggregation):
         )
 
 
-# -- what the loss means, λ-GRPO, Theorem 1 ----------------------------------------------------------------------------
+# -- what the loss means, λ-GRPO, Theorem 1 --------------------------------------------------------
 
 
 def test_trap_the_loss_on_policy_is_zero_for_grpo_but_not_its_gradient():
-    """Σ aᵢ = 0 over completions of equal length; with 1/|λ| the steps' sums no longer cancel: [0] counts once, not twice."""
+    """Σ aᵢ = 0 over equal lengths; with 1/|λ| it is not: the shared [0] counts once, not twice."""
     rollouts = rollouts_of([[0]], [[[0, 0], [0, 1], [1, 1]]])
     on_policy = np.full(rollouts.tree.n_nodes, -0.7)
     loss, dlogp = Objective.preset("grpo")(rollouts, [1, 0, 0], on_policy, on_policy)
@@ -144,7 +144,7 @@ def test_trap_the_loss_on_policy_is_zero_for_grpo_but_not_its_gradient():
 
 
 def test_the_flaw_a_shared_step_is_pushed_as_often_as_it_was_sampled():
-    """Four completions begin with 1, one of them is good; the paper's example of anti-exploration, numbers by hand."""
+    """Four completions begin with 1, one is good: the paper's anti-exploration, numbers by hand."""
     rollouts = rollouts_of([[0]], [[[1, 2], [1, 3], [1, 4], [1, 5], [6, 7], [6, 8]]])
     rewards, same = np.array([6, 0, 0, 0, 6, 6.0]), np.zeros(rollouts.tree.n_nodes)
     shared, tail = rollouts.tree.paths[0]  # a = ±3; Â of the shared step is (3 - 9) / 4 = -1.5
@@ -166,7 +166,7 @@ def test_the_flaw_a_shared_step_is_pushed_as_often_as_it_was_sampled():
 
 
 def test_theorem_1_and_where_it_stops():
-    """GRPO's token-mean is the tree's PRM.  A sequence-mean is that of a length-weighted mean reward; clipping is none."""
+    """The token-mean is the tree's PRM, a sequence-mean one of weighted rewards, clipping none."""
     plain = {"clip_low": None, "clip_high": None, "beta": 0.1}
     rng = np.random.default_rng(0)
     rollouts, rewards = random_rollouts(rng), rng.standard_normal(18)
@@ -204,11 +204,11 @@ def test_theorem_1_and_where_it_stops():
     assert difference({"clip_low": 0.2, "clip_high": 0.2}) > 1e-3
 
 
-# -- weights |λ|^-α ------------------------------------------------------------------------------------------------------
+# -- weights |λ|^-α --------------------------------------------------------------------------------
 
 
 def written_out(rollouts, rewards, logps, alpha, beta, low, high):
-    """The loss and its gradient for the nodes, token by token: nothing of the package but the numbers that it is given."""
+    """The loss and its gradient for the nodes, token by token, from the given numbers alone."""
     logp, old, ref = (rollouts.tree.on_tokens(values) for values in logps)
     loss, gradient, row = 0.0, np.zeros(rollouts.tree.n_nodes), 0
     for group in rollouts.completions:
@@ -242,7 +242,7 @@ def written_out(rollouts, rewards, logps, alpha, beta, low, high):
 
 @pytest.mark.parametrize("alpha", [0, 0.5, 1, 1.5])
 def test_every_alpha_equals_the_sum_over_tokens_also_in_parts(alpha):
-    """Clipped on all sides, as after several inner epochs; truncated completions masked; the KL term inside the weight."""
+    """Clipped on all sides; truncated completions masked; the KL term inside the weight."""
     clipped = np.zeros(2)
     for seed in range(8):
         rng = np.random.default_rng(seed)
@@ -262,7 +262,7 @@ def test_every_alpha_equals_the_sum_over_tokens_also_in_parts(alpha):
         )
         for part, nodes in split_tree(rollouts.tree, 7):
             part_loss, part_dlogp = objective.evaluate(
-                whole.at(nodes, part.scored), *(values[nodes] for values in logps)
+                whole.for_part(nodes, part.scored), *(values[nodes] for values in logps)
             )
             total += part_loss
             np.add.at(gathered, nodes, part_dlogp)
@@ -275,7 +275,7 @@ def test_every_alpha_equals_the_sum_over_tokens_also_in_parts(alpha):
 
 
 def test_alpha_0_and_1_are_grpo_and_lambda_grpo_to_the_bit():
-    """The sums over members as they are, and divided by |λ|, of which there are many; a power could round them otherwise."""
+    """Sums over members, and those divided by many different |λ|, which a power might round."""
     rng = np.random.default_rng(0)
     rollouts = random_rollouts(rng, n_groups=1, k=400, vocab_size=2, p_truncated=0.3)
     tree, rewards, counted = rollouts.tree, rng.standard_normal(400), ~rollouts.truncated
@@ -294,7 +294,7 @@ def test_alpha_0_and_1_are_grpo_and_lambda_grpo_to_the_bit():
             np.testing.assert_array_equal(getattr(found, name), w * tree.sum_over_members(values))
 
 
-# -- settings ------------------------------------------------------------------------------------------------------------
+# -- settings --------------------------------------------------------------------------------------
 
 
 def test_presets_are_those_of_their_papers():
@@ -350,15 +350,12 @@ def test_presets_are_those_of_their_papers():
     [
         ({"preset": "gspo"}, "unknown objective 'gspo': choose from reinforce"),
         ({"preset": "grpo", "betta": 1}, "no field betta$"),
-        (
-            {"preset": "grpo", "process_weight": "none"},
-            "no field process_weight: write alpha=0 for none, alpha=1 for inv",
-        ),
         *(
             ({field: "x"}, f"{field} 'x' is unknown")
             for field in ("baseline", "scale", "aggregation", "kl")
         ),
         ({"process_reward": "tree", "baseline": "leave_one_out"}, "take baseline group_mean"),
+        *(({"ddof": value}, f"ddof {value} is unknown: choose from 0, 1") for value in (2, True)),
         ({"beta": -1}, "beta is -1"),
         *(
             ({"alpha": value}, "alpha is .*at least 0")
@@ -385,11 +382,11 @@ def test_process_rewards_do_not_go_with_masking():
         Objective.preset("prm", mask_truncated=True)
 
 
-# -- a user's own process rewards ----------------------------------------------------------------------------------------
+# -- a user's own process rewards ------------------------------------------------------------------
 
 
 def by_tokens(tree, values, group, ddof=1, eps=1e-4):
-    """Values standardised over all tokens of all members of a group, token by token.   -> {node: advantage}"""
+    """Values standardised over all tokens of all members of a group.   -> {node: advantage}"""
     tokens = [
         (node, values[node])
         for path in tree.paths[tree.completion_group == group]
@@ -483,7 +480,7 @@ def test_equal_process_rewards_give_exactly_zero(value, scale):
 
 
 def test_the_hidden_process_rewards_given_by_hand_are_the_hidden_ones_up_to_a_factor():
-    """Where all lengths are equal; R̂ spreads less than r, so the factor is above 1, and it is 1 where nothing is shared."""
+    """R̂ spreads less than r, so the factor is above 1; it is 1 where nothing is shared."""
     rng = np.random.default_rng(4)
     rollouts = rollouts_of(
         [[0], [0]], [rng.integers(2, size=(6, 4)), [[i, i, i, i] for i in range(6)]]
@@ -528,11 +525,11 @@ def test_process_rewards_that_cannot_be_used_are_refused():
         Objective.preset("grpo").coefficients(rollouts, [0, 1], good)
 
 
-# -- |λ| where truncated completions are masked ---------------------------------------------------------------------------
+# -- |λ| where truncated completions are masked ----------------------------------------------------
 
 
 def test_each_step_counts_once_also_where_members_are_masked():
-    """Three share the first token, one of them is cut off and masked: the step's term is divided by two, not three."""
+    """Three share the first token, one is masked: its term is divided by two, not three."""
     rollouts = rollouts_of(
         [[0]], [[[1, 2], [1, 3], [1, 4], [5, 6]]], truncated=[False, False, True, False]
     )
@@ -553,7 +550,7 @@ def test_each_step_counts_once_also_where_members_are_masked():
 @AGGREGATION
 @pytest.mark.parametrize("p_truncated", [0.0, 0.3, 0.7])
 def test_masked_counts_equal_padded_arrays_in_parts_too(aggregation, p_truncated):
-    """Against padded rows, where |λ| is counted pair by pair; and in micro-batches, whose counts are those of the whole group."""
+    """Against padded rows, where |λ| is counted pair by pair, and in micro-batches."""
     for seed in range(5):
         rng = np.random.default_rng(seed)
         rollouts = random_rollouts(rng, p_truncated=p_truncated)
@@ -566,14 +563,14 @@ def test_masked_counts_equal_padded_arrays_in_parts_too(aggregation, p_truncated
         whole, gathered = objective.coefficients(rollouts, rewards), np.zeros(rollouts.tree.n_nodes)
         for part, nodes in split_tree(rollouts.tree, 7):
             part_dlogp = objective.evaluate(
-                whole.at(nodes, part.scored), *(values[nodes] for values in logps)
+                whole.for_part(nodes, part.scored), *(values[nodes] for values in logps)
             )[1]
             np.add.at(gathered, nodes, part_dlogp)
         np.testing.assert_allclose(gathered, dlogp, rtol=1e-14, atol=0)
 
 
 def test_step_advantages_are_the_means_of_the_members_advantages():
-    """Σ_{i∈λ} aᵢ = |λ|·Â_λ, the identity behind Theorem 1, on random trees of several groups; 0 for prompts and equal rewards."""
+    """Σ_{i∈λ} aᵢ = |λ|·Â_λ, the identity behind Theorem 1; 0 for prompts and equal rewards."""
     rng = np.random.default_rng(0)
     rollouts = random_rollouts(rng)
     tree = rollouts.tree
@@ -610,3 +607,10 @@ def test_groups_may_have_any_names():
     for group in ([0, 0, 2, 2], [5, 5, -3, -3], ["a", "a", "b", "b"], [0.5, 0.5, 7.0, 7.0]):
         np.testing.assert_array_equal(advantages(rewards, np.array(group)), expected)
     assert advantages([], np.array([], dtype=int)).shape == (0,)
+
+
+def test_rewards_may_come_from_a_generator():
+    rollouts = rollouts_of([[0]], [[[1], [2]]])
+    for name in ("grpo", "prm"):
+        found = Objective.preset(name).coefficients(rollouts, (r for r in (1.0, 0.0)))
+        np.testing.assert_array_equal(found.tokens_up, [0, 1, 0])

@@ -1,4 +1,6 @@
-"""Every operation: its backward against central differences in float64, and what it promises besides."""
+"""Every operation: its backward against central differences in float64, and what it promises
+besides.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,12 @@ import pytest
 from minigrpo import PrefixTree, TransformerConfig, ops
 from minigrpo.engine import plan, segments
 from minigrpo.engine.backend import Backend
+from minigrpo.engine.blocks import block_attention, block_attention_backward
 from minigrpo.engine.kv_cache import KVCache
 
 NUMPY = Backend("numpy", np)
-FORKED = PrefixTree.from_groups(  # rows of many lengths, forks at every depth, prompts that share a beginning, a duplicate
+# rows of many lengths, forks at every depth, prompts that share a beginning, a duplicate
+FORKED = PrefixTree.from_groups(
     [[1, 2, 3], [1, 2], [5]],
     [
         [[1, 1, 1, 1, 1], [1, 1, 2], [1, 3, 3], [4, 4], [1, 1, 1, 1, 1], [1, 1]],
@@ -43,8 +47,8 @@ def central_differences(loss: Callable[[], float], x: np.ndarray, step: float = 
 def check(backend: Backend, run: Callable, **inputs: np.ndarray) -> None:
     """run(**inputs on the device) -> y, backward; backward(dy) -> {name of an input: its gradient}.
 
-    The gradient of Σ y·dy for a random dy must be that of central differences (relative error in the Euclidean norm ≤ 1e-7), and
-    float32 must give the same y and gradients to its own precision.
+    The gradient of Σ y·dy for a random dy must be that of central differences (relative error in
+    the Euclidean norm ≤ 1e-7), and float32 must give the same y and gradients to its own precision.
     """
 
     def forward(dtype: str = "float64") -> tuple:
@@ -82,7 +86,7 @@ def added(backend: Backend, x: np.ndarray, add: Callable) -> np.ndarray:
     return total - 1
 
 
-# -- sums of scattered rows ----------------------------------------------------------------------------------------------
+# -- sums of scattered rows ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_targets", [0, 1, 3, 50])  # 0: every row is left out
@@ -115,7 +119,7 @@ def test_segment_sum_leaves_its_input_alone_and_sums_pairwise(backend: Backend) 
     np.testing.assert_array_equal(backend.to_host(device_x), np.full_like(x, 0.1))
 
 
-# -- gradients -----------------------------------------------------------------------------------------------------------
+# -- gradients -------------------------------------------------------------------------------------
 
 
 def test_embedding(backend: Backend) -> None:
@@ -239,14 +243,14 @@ def test_attention(
     def run(q, k, v):
         y = backend.xp.full_like(q, np.nan)
         mine = blocks[str(q.dtype)]
-        caches = [ops.attention(q, k, v, block, y) for block in mine]
+        caches = [block_attention(q, k, v, block, y) for block in mine]
 
         def backward(dy):
             gradients = {
                 name: backend.xp.ones_like(x) for name, x in (("q", q), ("k", k), ("v", v))
             }
             for block, cache in zip(mine, caches, strict=True):
-                ops.attention_backward(dy, cache, block, *gradients.values())
+                block_attention_backward(dy, cache, block, *gradients.values())
             return {name: gradient - 1 for name, gradient in gradients.items()}
 
         return y, backward
@@ -261,11 +265,24 @@ def test_attention(
     )
 
 
-# -- what the operations mean --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (3, 1)])
+def test_attention_of_one_sequence(heads: int, kv_heads: int, backend: Backend) -> None:
+    def run(q, k, v):
+        y, cache = ops.attention(q, k, v)
+        return y, lambda dy: dict(zip("qkv", ops.attention_backward(dy, cache), strict=True))
+
+    q, k, v = (
+        normal(7, heads_of, 4, seed=seed)
+        for seed, heads_of in enumerate((heads, kv_heads, kv_heads))
+    )
+    check(backend, run, q=2 * q, k=2 * k, v=v)
+
+
+# -- what the operations mean ----------------------------------------------------------------------
 
 
 def attend_alone(q: np.ndarray, k: np.ndarray, v: np.ndarray, path: np.ndarray) -> np.ndarray:
-    """One node's attention, by the definition.   q (H,E), k and v (N,K,E), path (S,) -> (H,E)"""
+    """One node's attention, by the definition.   q (H,E), k and v (N,K,E), path (T,) -> (H,E)"""
     each = len(q) // k.shape[1]
     out = np.empty_like(q)
     for head in range(len(q)):
@@ -274,41 +291,51 @@ def attend_alone(q: np.ndarray, k: np.ndarray, v: np.ndarray, path: np.ndarray) 
     return out
 
 
-def test_attention_reads_the_path_of_each_node_and_nothing_else(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("one_block", [0, plan.ONE_BLOCK])
+def test_blocks_give_what_every_path_gives_alone(
+    one_block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Values and gradients of a tree against `ops.attention` on each path, added up per node."""
+    monkeypatch.setattr(plan, "ONE_BLOCK", one_block)
+    blocks = plan.plan_tree(FORKED, NUMPY, np.dtype(np.float64)).blocks
     inner = np.isin(np.arange(FORKED.n_nodes), FORKED.parent)
     number = np.cumsum(inner) - 1
-    q, k, v = (
-        normal(inner.sum(), 4, 2),
-        normal(inner.sum(), 2, 2),
-        normal(inner.sum(), 2, 2, seed=1),
-    )
-    for one_block in (0, plan.ONE_BLOCK):
-        monkeypatch.setattr(plan, "ONE_BLOCK", one_block)
-        y = np.full_like(q, np.nan)
-        for block in plan.plan_tree(FORKED, NUMPY, np.dtype(np.float64)).blocks:
-            ops.attention(q, k, v, block, y)
-        for node in np.flatnonzero(inner):
-            path = [node]
-            while FORKED.parent[path[-1]] >= 0:
-                path.append(FORKED.parent[path[-1]])
-            expected = attend_alone(q[number[node]], k, v, number[np.array(path)])
-            np.testing.assert_allclose(y[number[node]], expected, rtol=1e-12)
+    q, dy = normal(inner.sum(), 4, 2), normal(inner.sum(), 4, 2, seed=4)
+    k, v = normal(inner.sum(), 2, 2), normal(inner.sum(), 2, 2, seed=1)
+    y, found = np.full_like(q, np.nan), [np.zeros_like(x) for x in (q, k, v)]
+    caches = [block_attention(q, k, v, block, y) for block in blocks]
+    for block, cache in zip(blocks, caches, strict=True):
+        block_attention_backward(dy, cache, block, *found)
+    expected, seen = [np.zeros_like(x) for x in found], np.zeros(len(q), dtype=bool)
+    for row in FORKED.rows:
+        path = number[row[(row >= 0) & inner[row]]]
+        one, cache = ops.attention(q[path], k[path], v[path])
+        np.testing.assert_allclose(y[path], one, rtol=1e-12)
+        last = attend_alone(q[path[-1]], k, v, path)
+        np.testing.assert_allclose(one[-1], last, rtol=1e-12)
+        new = ~seen[path]  # the loss of a node that rows share counts once
+        seen[path] = True
+        gradients = ops.attention_backward(dy[path] * new[:, None, None], cache)
+        for total, gradient in zip(expected, gradients, strict=True):
+            total[path] += gradient
+    for gradient, total in zip(found, expected, strict=True):
+        np.testing.assert_allclose(gradient, total, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("group", [[0, 1, 1, 1], [1, 0, 1], [0], [1, 1]])
 def test_cached_attention_reads_the_prompt_and_the_row_s_own_tokens(group: list[int]) -> None:
-    """Against the definition: rows of two prompts, of 3 and 2 tokens (padded), each with 2 tokens of its own."""
+    """Against the definition: rows of two prompts, of 3 and 2 tokens (padded), each with 2 tokens
+    of its own.
+    """
     prompts, n, keys = [np.array([1, 2, 3]), np.array([4, 5])], len(group), 3 + 2
     shape = TransformerConfig(vocab_size=6, dim=8, n_layers=1, n_heads=4, n_kv_heads=2)
-    cache = KVCache(shape, prompts, 4, 2, NUMPY, np.dtype(np.float64))
+    cache = KVCache(shape, prompts, 2, NUMPY, np.dtype(np.float64))
     k, v = normal(keys, 2, 2), normal(keys, 2, 2, seed=1)
     cache.attend_in_prompts(0, normal(keys, 4, 2, seed=2), k, v, np.empty((keys, 4, 2)))
     seen = [[list(range(3)), list(range(3, 5))][g] for g in group]  # nodes that each row sees
     cache._regroup(np.array(group))
     for t in range(2):
-        cache.fork(np.arange(n))
+        cache.fork(np.arange(n), np.zeros(n, dtype=int))
         q, new_k, new_v = (
             normal(n, 4, 2, seed=3 + t),
             normal(n, 2, 2, seed=5 + t),
@@ -327,16 +354,18 @@ def test_cached_attention_reads_the_prompt_and_the_row_s_own_tokens(group: list[
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("size", [30.0, -30.0, 60.0])
 def test_cached_attention_of_large_scores_does_not_overflow(size: float, dtype: str) -> None:
-    """Scores of ±1,300 and 5,000, whose exponentials overflow or are all 0; padding stays without weight."""
+    """Scores of ±1,300 and 5,000, whose exponentials overflow or are all 0; padding stays without
+    weight.
+    """
     prompts, keys = [np.array([1, 2, 3]), np.array([4, 5])], 3 + 2
     shape = TransformerConfig(vocab_size=6, dim=4, n_layers=1, n_heads=2, n_kv_heads=1)
-    cache = KVCache(shape, prompts, 2, 1, NUMPY, np.dtype(dtype))
+    cache = KVCache(shape, prompts, 1, NUMPY, np.dtype(dtype))
     k, v = (normal(keys, 1, 2, seed=seed).astype(dtype) for seed in (0, 1))
     k = size + k / 30
     cache.attend_in_prompts(
         0, normal(keys, 2, 2, seed=2).astype(dtype), k, v, np.empty((keys, 2, 2), dtype)
     )
-    cache.fork(np.arange(2))
+    cache.fork(np.arange(2), np.zeros(2, dtype=int))
     q, new_k, new_v = (
         np.full((2, 2, 2), abs(size), dtype),
         np.full((2, 1, 2), size, dtype),
@@ -403,6 +432,6 @@ def test_softmax_of_large_numbers_does_not_overflow() -> None:
         logp, _ = ops.log_softmax_gather(
             np.array([[1e4, 0.0, -1e4]]), np.zeros(3, int), np.arange(3)
         )
-        ops.attention(q, k, v, block, y)
+        block_attention(q, k, v, block, y)
     np.testing.assert_allclose(logp, [0, -1e4, -2e4])
     np.testing.assert_array_equal(y, v[[0, 0]])

@@ -17,9 +17,10 @@ from minigrpo.models.text_tokenizer import TextTokenizer
 from minigrpo.runs.policy import warm_start
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import sample_records, train
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.sampler import sample
 from minigrpo.system.files import read_records
 from minigrpo.tasks import CharTokenizer, Tokenised, prompt_text, sampling_limits, score_texts
+from minigrpo.tree import Rollouts
 
 QUESTION = "Zwei  Fragen: größer, 大きい, 🙂?\n\tIs 3 > 2 "  # two spaces, a tab, a space at the end
 TEMPLATES = {
@@ -348,7 +349,8 @@ def test_a_stop_that_is_none_is_refused(stop):
 
 @pytest.mark.parametrize("stop", [None, [], ()])
 def test_without_a_stop_string_only_eos_ends(stop):
-    assert sampling_limits(Tokenised(Chat(["q"], stop), byte_level("</s>")))["stop"] is None
+    tokenizer = byte_level("</s>")
+    assert sampling_limits(Tokenised(Chat(["q"], stop), tokenizer))["eos"] == (tokenizer.eos, None)
 
 
 # -- demonstrations --------------------------------------------------------------------------------------------------------

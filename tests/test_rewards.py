@@ -1,4 +1,4 @@
-"""Tests of the rewards: the PRM that the tree induces, and the Monte-Carlo PRM against exact values by enumeration."""
+"""The PRM that the tree induces, and the Monte-Carlo PRM against exact values by enumeration."""
 
 import numpy as np
 import pytest
@@ -46,11 +46,11 @@ def exact(model, prompt, prefix, eos, temperature):
     return mean, (probability * (value - mean) ** 2).sum()
 
 
-# -- the PRM that the tree induces ---------------------------------------------------------------------------------------
+# -- the PRM that the tree induces -----------------------------------------------------------------
 
 
 def test_step_rewards_equal_the_definition():
-    """R̂(i,t) = mean of r_j over the completions j of the group that share y_i up to and including t."""
+    """R̂(i,t) = mean of r_j over the group's completions j that share y_i through token t."""
     rng = np.random.default_rng(0)
     for _ in range(30):
         prompts = [rng.integers(2, size=rng.integers(3)) for _ in range(3)]
@@ -87,14 +87,14 @@ def test_check_rewards():
             step_rewards(tree, [1, 2, bad, np.nan])
 
 
-# -- the Monte-Carlo PRM -------------------------------------------------------------------------------------------------
+# -- the Monte-Carlo PRM ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("vocab_size", "eos", "temperature"), [(2, None, 1.0), (3, 2, 1.0), (2, None, 1.8)]
 )
 def test_monte_carlo_converges_to_the_exact_value_of_each_step(vocab_size, eos, temperature):
-    """Every node of a step has the value of the prefix at the step's end, within four standard errors."""
+    """All nodes of a step have the value of the prefix at its end, within four standard errors."""
     model = tiny_model(vocab_size=vocab_size, seed=16)
     n_rollouts = 4000
     rollouts = sample(
@@ -129,7 +129,7 @@ def test_monte_carlo_converges_to_the_exact_value_of_each_step(vocab_size, eos, 
 
 
 def test_monte_carlo_asks_for_what_it_should():
-    """n completions from the end of each inner step and of no other, whole ones, under the rollouts' own prompt and limit."""
+    """n completions from the end of each inner step alone, with their own prompt and limit."""
     model = tiny_model(vocab_size=2, seed=5)
     rollouts = sample(model, [[1], [0, 1]], 8, np.random.default_rng(1), max_new_tokens=5)
     asked = []

@@ -30,7 +30,7 @@ def texts(rollouts):
     return [[y.tolist() for y in group] for group in rollouts.completions]
 
 
-# -- records -------------------------------------------------------------------------------------------------------------
+# -- records ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
@@ -103,7 +103,7 @@ def test_greedy_takes_the_likeliest_token_and_no_random_number():
     assert rng.random() == np.random.default_rng(0).random()
 
 
-# -- the distribution ----------------------------------------------------------------------------------------------------
+# -- the distribution ------------------------------------------------------------------------------
 
 
 def chi_square(observed, expected):
@@ -114,7 +114,9 @@ def chi_square(observed, expected):
 @pytest.mark.parametrize("temperature", [1.0, 1.7])
 @pytest.mark.parametrize(("n_groups", "group_size"), [(1, 6000), (3000, 2)])
 def test_distribution_is_that_of_sampling_each_completion_alone(n_groups, group_size, temperature):
-    """All 27 sequences of length 3 against their exact probabilities, and members of a group against independence."""
+    """All 27 sequences of length 3 against their exact probabilities, and members of a group
+    against independence.
+    """
     model, prompt = tiny_model(vocab_size=3, seed=12), [1]
     sequences = list(product(range(3), repeat=3))
     exact = np.array(
@@ -139,7 +141,7 @@ def test_distribution_is_that_of_sampling_each_completion_alone(n_groups, group_
         assert chi_square(together, n * np.outer(marginal, marginal).ravel()) < CHI2_8
 
 
-# -- the work ------------------------------------------------------------------------------------------------------------
+# -- the work --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("eos", [None, 0])
@@ -169,7 +171,7 @@ def test_each_live_prefix_is_computed_once(monkeypatch, eos):
     )  # something was shared
 
 
-# -- stopping ------------------------------------------------------------------------------------------------------------
+# -- stopping --------------------------------------------------------------------------------------
 
 
 def test_eos_ends_a_completion_and_truncation_says_so():
@@ -188,7 +190,9 @@ def test_eos_ends_a_completion_and_truncation_says_so():
 
 @pytest.mark.parametrize("eos", [None, 0])
 def test_a_stop_rule_sees_the_newest_token_and_ends_a_completion_there(eos):
-    """It is asked once a token, of all that go on, with everything they have written; nothing is written after it says yes."""
+    """It is asked once a token, of all that go on, with everything they have written; nothing is
+    written after it says yes.
+    """
     widths = []
 
     def stop(tokens):
@@ -199,7 +203,7 @@ def test_a_stop_rule_sees_the_newest_token_and_ends_a_completion_there(eos):
         )  # the second 2 at the latest, or a 2 after something else
 
     rollouts = sample(
-        tiny_model(), PROMPTS, 20, np.random.default_rng(6), max_new_tokens=5, eos=eos, stop=stop
+        tiny_model(), PROMPTS, 20, np.random.default_rng(6), max_new_tokens=5, eos=(eos, stop)
     )
     assert widths == list(range(1, len(widths) + 1))
     ended = [[stops(y, eos) for y in group] for group in texts(rollouts)]
@@ -233,7 +237,7 @@ def test_a_completion_of_the_whole_context_fits():
     np.testing.assert_allclose(model.forward(rollouts.tree), rollouts.logp, rtol=0, atol=1e-12)
 
 
-# -- random numbers ------------------------------------------------------------------------------------------------------
+# -- random numbers --------------------------------------------------------------------------------
 
 
 def test_equal_seeds_give_equal_rollouts():
@@ -247,7 +251,9 @@ def test_equal_seeds_give_equal_rollouts():
 
 
 def test_what_a_completion_draws_does_not_depend_on_the_others():
-    """Rows of the batch take their random numbers in order, so more prompts behind, or before, change nothing."""
+    """Rows of the batch take their random numbers in order, so more prompts behind, or before,
+    change nothing.
+    """
     model = tiny_model()
     together = sample(
         model, [[1], [2, 3], [2]], 5, np.random.default_rng(6), max_new_tokens=7, eos=0
@@ -284,7 +290,7 @@ def test_sampling_leaves_the_model_alone():
     assert not model.gradients.flat.any()
 
 
-# -- errors --------------------------------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -321,11 +327,13 @@ def test_rollouts_keep_their_prompts():
     assert rollouts.prompts[0].tolist() == [1, 2, 3]
 
 
-# -- drawing from one distribution -----------------------------------------------------------------------------------------
+# -- drawing from one distribution -----------------------------------------------------------------
 
 
 def draw(logits, uniform, temperature=1.0, dtype="float64"):
-    """Tokens, log-probabilities and entropies of `_draw`, a completion for each uniform number, from one row of logits."""
+    """Tokens, log-probabilities and entropies of `_draw`, a completion for each uniform number,
+    from one row of logits.
+    """
     u, row = np.atleast_1d(np.asarray(uniform, dtype=np.float64)), np.array([logits], dtype=dtype)
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         return _draw(tiny_model(), row, np.zeros(len(u), dtype=int), u, temperature)
@@ -347,7 +355,9 @@ def test_logits_of_any_size_are_drawn_from(shift, dtype):
 @pytest.mark.parametrize("vocab_size", [400, STRETCH, STRETCH + 1, 3 * STRETCH + 100])
 @pytest.mark.parametrize("certain", [0, 399])
 def test_many_rare_tokens_beside_a_likely_one_keep_their_probabilities(vocab_size, certain):
-    """Each adds 3·10⁻⁸ to a sum near 1, which float32 would not notice; together they are drawn once in 10⁴ to 10⁵ tokens."""
+    """Each adds 3·10⁻⁸ to a sum near 1, which float32 would not notice; together they are drawn
+    once in 10⁴ to 10⁵ tokens.
+    """
     rare = np.log(3e-8)
     logits = np.full(vocab_size, rare, dtype=np.float32)
     logits[certain] = 0

@@ -1,4 +1,6 @@
-"""A run of a small model has the same bits on any number of threads, from its first step to its last file."""
+"""A run of a small model has the same bits on any number of threads, from its first step to its
+last file.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,7 +63,9 @@ RESUMED = ("narrow", "two updates and KL")
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
-    """The runs, and one of a language model where its packages are there; in folders for each number of threads."""
+    """The runs, and one of a language model where its packages are there; in folders for each
+    number of threads.
+    """
     runs = dict(RUNS)
     try:
         from tiny_language_model import make
@@ -194,7 +198,9 @@ def test_calls_of_the_library_keep_the_promise_by_themselves(monkeypatch):
 
 @pytest.mark.parametrize("call", ["forward", "logits", "residual", "sample", "grpo_step"])
 def test_every_product_of_a_call_has_one_thread(call, threads, monkeypatch):
-    """Most products have the same bits on any number of threads, so that equal bits alone would not tell."""
+    """Most products have the same bits on any number of threads, so that equal bits alone would not
+    tell.
+    """
     settings, seen = TrainSettings(group_size=2, prompts_per_step=2), []
     model, task = make_policy(settings)
     prompt, rng = np.array([2]), np.random.default_rng(0)
@@ -209,7 +215,11 @@ def test_every_product_of_a_call_has_one_thread(call, threads, monkeypatch):
     }
     for module, name in ((ops, "linear"), (ops, "linear_backward"), (TreeWalk, "score")):
         original = getattr(module, name)
-        record = lambda *args, original=original: seen.append(threads()) or original(*args)  # noqa: E731
+
+        def record(*args, original=original):
+            seen.append(threads())
+            return original(*args)
+
         monkeypatch.setattr(module, name, record)
     calls[call]()
     assert len(seen) >= 8
@@ -235,7 +245,7 @@ def test_trainings_side_by_side_in_one_process(threads):
 
 
 def test_a_scorer_that_sets_the_threads_changes_nothing(threads, tmp_path):
-    """Whoever gives BLAS other threads in a scorer, and leaves it so, does it for the scorer alone."""
+    """A scorer that gives BLAS other threads, and leaves it so, does it for itself alone."""
     wide = TrainSettings(**SHORT, task="treewalk", dim=128, n_heads=4, max_grad_norm=0.05)
 
     class Sets(TreeWalk):

@@ -1,4 +1,4 @@
-"""Against PyTorch: files that tests/oracles/*.py wrote with autograd.  PyTorch itself is not needed here."""
+"""Against PyTorch: files that tests/oracles/*.py wrote with autograd; PyTorch is not needed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from helpers import rollouts_of
 
 from minigrpo import Objective, PrefixTree, Transformer, TransformerConfig, ops
 from minigrpo.engine.backend import Backend
+from minigrpo.engine.blocks import block_attention, block_attention_backward
 from minigrpo.engine.parameters import rotate_halves, rotate_neighbours
 from minigrpo.engine.plan import plan_tree
 from minigrpo.verify.padded import padded_loss
@@ -35,7 +36,7 @@ def close(got: np.ndarray, expected: np.ndarray, tolerance: float = 1e-10) -> No
     assert np.linalg.norm(got - expected) <= tolerance * max(np.linalg.norm(expected), 1e-300)
 
 
-# -- the transformer -----------------------------------------------------------------------------------------------------
+# -- the transformer -------------------------------------------------------------------------------
 
 
 def heads_of(config: TransformerConfig, name: str) -> int | None:
@@ -97,7 +98,7 @@ def test_the_two_orders_of_rows_undo_each_other(heads: int, width: int) -> None:
             )
 
 
-# -- single operations ---------------------------------------------------------------------------------------------------
+# -- single operations -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +145,9 @@ def test_attention(op: dict) -> None:
     tree = PrefixTree.from_groups([range(7)], [[[0]]])
     (block,) = plan_tree(tree, Backend("numpy", np), np.dtype(np.float64)).blocks
     y = np.empty_like(q)
-    cache = ops.attention(q, k, v, block, y)
+    cache = block_attention(q, k, v, block, y)
     dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
-    ops.attention_backward(dy, cache, block, dq, dk, dv)
+    block_attention_backward(dy, cache, block, dq, dk, dv)
     for got, name in ((y, "y"), (dq, "dq"), (dk, "dk"), (dv, "dv")):
         close(got, op[f"attention.{name}"].swapaxes(0, 1))
 
@@ -162,7 +163,7 @@ def test_log_softmax(op: dict) -> None:
     )
 
 
-# -- objectives ----------------------------------------------------------------------------------------------------------
+# -- objectives ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -1,6 +1,7 @@
 """The whole model: gradients by central differences, and a tree against its completions one by one.
 
-The flat side of every comparison computes each completion alone and takes its loss from `padded.py`, which knows no trees.
+The flat side of every comparison computes each completion alone and takes its loss from
+`padded.py`, which knows no trees.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ SHAPES = {
     "mha_tied": {"dim": 12, "n_layers": 3, "n_heads": 2, "ffn_dim": 16, "norm_eps": 1e-2},
     "mqa_tied": {"dim": 12, "n_layers": 1, "n_heads": 6, "n_kv_heads": 1, "rope_base": 500_000.0},
 }
-# Forks at every depth, duplicates, beginnings of other completions, empty ones; a prompt that begins another, a prompt twice, a
+# Forks at every depth, duplicates, beginnings of other completions, empty ones; a prompt that
+# begins another, a prompt twice, a
 # prompt of one token.
 PROMPTS = [[1, 2, 3], [1, 2], [1, 2, 3], [4]]
 COMPLETIONS = [
@@ -85,7 +87,7 @@ def cotangent(tree: PrefixTree) -> np.ndarray:
     return np.where(tree.scored, np.random.default_rng(5).standard_normal(tree.n_nodes), 1e9)
 
 
-# -- gradients -----------------------------------------------------------------------------------------------------------
+# -- gradients -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("one_block", [0, plan.ONE_BLOCK])
@@ -116,7 +118,9 @@ def test_central_differences_of_every_parameter(
 
 
 def test_central_differences_of_an_objective_between_grpo_and_lambda_grpo(backend: Backend) -> None:
-    """d loss / d parameters along random directions for weights |λ|^-½, with clipping, the KL term and masked completions."""
+    """d loss / d parameters along random directions for weights |λ|^-½, with clipping, the KL term
+    and masked completions.
+    """
     model, rollouts = make_model(backend), rollouts_of(PROMPTS, COMPLETIONS, TRUNCATED)
     tree, rng, step = rollouts.tree, np.random.default_rng(1), 2e-6
     objective = Objective.preset("grpo", alpha=0.5, beta=0.3, mask_truncated=True)
@@ -148,7 +152,7 @@ def test_gradients_add_up_until_they_are_set_to_0(backend: Backend) -> None:
     assert relative(backend.to_host(model.gradients.flat), 3 * once) <= 1e-14
 
 
-# -- a tree is its completions -------------------------------------------------------------------------------------------
+# -- a tree is its completions ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -288,7 +292,7 @@ def test_nothing_to_score(groups: list, backend: Backend) -> None:
     np.testing.assert_array_equal(backend.to_host(model.backward(np.ones(2)).flat), 0)
 
 
-# -- the rest ------------------------------------------------------------------------------------------------------------
+# -- the rest --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -309,7 +313,9 @@ def test_the_same_input_gives_the_same_bits(dtype: str, backend: Backend) -> Non
 def test_rotations_are_computed_as_far_as_they_are_needed(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A table that grows holds the bits of one that was long enough, and a long context takes no memory before it is used."""
+    """A table that grows holds the bits of one that was long enough, and a long context takes no
+    memory before it is used.
+    """
     sequence = np.arange(40) % 5
     tree = PrefixTree.from_groups([sequence], [[sequence[:9], sequence[1:12]]])
     whole = make_model(backend, "float32", max_seq_len=64)
@@ -322,10 +328,10 @@ def test_rotations_are_computed_as_far_as_they_are_needed(
             > 40
         )
     np.testing.assert_array_equal(short.logits(sequence), whole.logits(sequence))
-    for twin in (whole, *short.twins(2)):
-        twin._turns = twin._turns[:3] if twin is not whole else twin._turns
+    for replica in (whole, *short.replicas(2)):
+        replica._turns = replica._turns[:3] if replica is not whole else replica._turns
         np.testing.assert_array_equal(
-            twin.forward(tree, keep=False), whole.forward(tree, keep=False)
+            replica.forward(tree, keep=False), whole.forward(tree, keep=False)
         )
     assert 51 <= len(short._turns) <= 104
     with pytest.raises(

@@ -1,4 +1,6 @@
-"""Training runs in a process whose BLAS has so many threads, and digests of all that they leave behind."""
+"""Training runs in a process whose BLAS has so many threads, and digests of all that they leave
+behind.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ TESTS = Path(__file__).parent
 
 
 def run(settings: dict[str, Any], threads: int) -> dict[str, str]:
-    """Train from these settings in a new folder, in a process of its own.   -> digests, as `digests` gives them"""
+    """Train from these settings in a new folder, in a process of its own.   -> digests, as
+    `digests` gives them
+    """
     with tempfile.TemporaryDirectory() as folder:
         return run_all([{"settings": settings, "out": str(Path(folder) / "run")}], threads)["runs"][
             0
@@ -23,10 +27,11 @@ def run(settings: dict[str, Any], threads: int) -> dict[str, str]:
 
 
 def run_all(jobs: list[dict[str, Any]], threads: int, limited: bool = True) -> dict[str, Any]:
-    """Jobs one after the other in one process.   -> threads of BLAS, the most lanes side by side, digests of each job
+    """Run jobs in turn in one process.   -> threads of BLAS, most lanes at a time, digests per job
 
-    A job has settings, out, and optionally stop: the step after which the run is interrupted.  A run that is in `out` already is
-    resumed.  limited=False breaks the promise: BLAS keeps its threads.
+    A job has settings, out, and optionally stop: the step after which the run is interrupted.  A
+    run that is in `out` already is resumed.  limited=False breaks the promise: BLAS keeps its
+    threads.
     """
     variables = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     environment = os.environ | dict.fromkeys(variables, str(threads))
@@ -40,7 +45,9 @@ def run_all(jobs: list[dict[str, Any]], threads: int, limited: bool = True) -> d
 
 
 def digests(folder: str | Path) -> dict[str, str]:
-    """Of every array and the random state in the newest checkpoint, of the metrics without times, and of the samples."""
+    """Of every array and the random state in the newest checkpoint, of the metrics without times,
+    and of the samples.
+    """
     from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
 
     folder = Path(folder)

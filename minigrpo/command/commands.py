@@ -67,7 +67,7 @@ def _sample_text(a: argparse.Namespace) -> None:
         raise ValueError(f"give the text to go on from: {example}")
     model, tokenizer = load_model(a.model)
     limits = {"max_new_tokens": a.max_new_tokens or 64, "temperature": a.temperature}
-    limits |= {"eos": tokenizer.eos, "stop": tokenizer.stops_at()}
+    limits["eos"] = (tokenizer.eos, tokenizer.stops_at())
     prompts, rng = [tokenizer.encode(a.prompt)], np.random.default_rng(a.seed)
     rollouts = sample(model, prompts, a.group_size, rng, **limits)
     tree = rollouts.tree

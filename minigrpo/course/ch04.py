@@ -17,8 +17,7 @@ from minigrpo.course.grading import (
     wrong,
 )
 from minigrpo.objectives import Objective, advantages, kl_estimate
-from minigrpo.sampler import Rollouts
-from minigrpo.tree import PrefixTree
+from minigrpo.tree import PrefixTree, Rollouts
 
 GROUPS = (
     [[1.0, 0.0, 0.0, 1.0, 0.0], [0.3, -1.0, 2.0, 0.7, 0.7]],

@@ -17,8 +17,9 @@ from minigrpo.course.grading import (
     wrong,
 )
 from minigrpo.course.groups import groups, told
+from minigrpo.engine.lambda_weights import lambda_weights
 from minigrpo.objectives import advantages
-from minigrpo.tree import PrefixTree, lambda_weights
+from minigrpo.tree import PrefixTree
 
 
 def _push(f: Answer) -> None:

@@ -1,7 +1,8 @@
 """NumPy or CuPy, and the border between host and device.
 
-Only the transformer's arrays live on the device.  Trees, rewards, objectives and random numbers are NumPy on the host, so a
-run draws the same random numbers on every backend, and what crosses the border (token ids, indices, one number a node) is small.
+Only the transformer's arrays live on the device.  Trees, rewards, objectives and random numbers are
+NumPy on the host, so a run draws the same random numbers on every backend, and what crosses the
+border (token ids, indices, one number per node) is small.
 """
 
 from __future__ import annotations
@@ -16,14 +17,11 @@ from typing import Any
 
 import numpy as np
 
+Array = Any  # numpy.ndarray or cupy.ndarray
+
 INSTALL = 'pip install "minigrpo[gpu]" (CUDA 12) or "minigrpo[gpu-cuda13]"'
-NO_DEVICE = (
-    "the driver shows no GPU: see what nvidia-smi says, and whether CUDA_VISIBLE_DEVICES hides it"
-)
-INSUFFICIENT_DRIVER, NO_DEVICE_STATUS = (
-    35,
-    100,
-)  # cudaErrorInsufficientDriver (also: there is no driver), cudaErrorNoDevice
+NO_DEVICE = "the driver shows no GPU: see nvidia-smi, and whether CUDA_VISIBLE_DEVICES hides it"
+STATUS_NO_DEVICE, STATUS_DRIVER = 100, 35  # cudaErrorNoDevice, cudaErrorInsufficientDriver
 OUT_OF_MEMORY = (
     "cudaErrorMemoryAllocation",
     "CUDA_ERROR_OUT_OF_MEMORY",
@@ -31,48 +29,45 @@ OUT_OF_MEMORY = (
 )
 
 
-def array_module(x: Any) -> ModuleType:
+def array_module(x: Array) -> ModuleType:
     """The module, numpy or cupy, whose functions take x."""
     return np if isinstance(x, np.ndarray) else sys.modules["cupy"]
 
 
 @dataclass(frozen=True)
 class Backend:
-    """An array module and its border: `xp` computes, `to_device` and `to_host` carry arrays across."""
+    """An array module and its border: `xp` computes, `to_device` and `to_host` carry arrays."""
 
     name: str
     xp: ModuleType
 
-    def to_device(self, array: np.ndarray, dtype: Any = None) -> Any:
+    def to_device(self, array: np.ndarray, dtype: Any = None) -> Array:
         """A device array with the same numbers (a view where none need be copied)."""
         return self.xp.asarray(array, dtype=dtype)
 
-    def to_host(self, array: Any) -> np.ndarray:
+    def to_host(self, array: Array) -> np.ndarray:
         """A NumPy array with the same numbers (the array itself on the numpy backend)."""
         return array if self.name == "numpy" else self.xp.asnumpy(array)
 
 
 def get_backend(name: str = "auto") -> Backend:
-    """ "numpy", "cupy", or "auto": cupy where it is installed and a GPU computes, else numpy.
+    """The backend "numpy" or "cupy"; "auto" is cupy where it is installed and a GPU computes.
 
-    Raises ValueError if the name is unknown, or if cupy is asked for and cannot be used (the message says what to do).
+    Raises ValueError for another name, and for cupy where it cannot be used, with what to do.
     """
     if name not in ("auto", "numpy", "cupy"):
         raise ValueError(f"unknown backend {name!r}: choose auto, numpy or cupy")
-    if name != "numpy":
-        try:
-            return Backend("cupy", _working_cupy())
-        except ValueError as error:
-            if name == "cupy":
-                raise ValueError(
-                    f"the cupy backend cannot be used: {error}; or take --backend numpy"
-                ) from error
+    found = _find_cupy() if name != "numpy" else ""
+    if not isinstance(found, str):
+        return Backend("cupy", found)
+    if name == "cupy":
+        raise ValueError(f"the cupy backend cannot be used: {found}; or take --backend numpy")
     _reuse_freed_memory()
     return Backend("numpy", np)
 
 
 def describe_backend(name: str) -> str:
-    """One line on where a backend of this name computes here: the GPU and its memory, or why there is none.   Raises ValueError."""
+    """One line on where a backend computes here: the GPU, or why there is none.   ValueError"""
     backend = get_backend(name)
     if backend.name == "cupy":
         runtime = backend.xp.cuda.runtime
@@ -80,42 +75,38 @@ def describe_backend(name: str) -> str:
         free, total = runtime.memGetInfo()
         return f"on the GPU: {device}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
     if name == "auto":
-        try:
-            _working_cupy()
-        except ValueError as error:
-            return f"on the CPU, since no GPU can be used: {error}"
+        return f"on the CPU, since no GPU can be used: {_find_cupy()}"
     return "on the CPU"
 
 
-def _working_cupy() -> ModuleType:
-    """CuPy, after a first kernel and a first product on the GPU.   Raises ValueError with what is wrong and the way out."""
+def _find_cupy() -> ModuleType | str:
+    """CuPy, if a first product works on the GPU; else what is wrong and what to do about it."""
     try:
         cupy = importlib.import_module("cupy")
-        if cupy.cuda.runtime.getDeviceCount():
-            one = cupy.ones((2, 2), dtype=np.float32)
-            float((one @ one).sum())  # needs NVRTC and cuBLAS, which an installation may lack
-            return cupy
+        if not cupy.cuda.runtime.getDeviceCount():
+            return NO_DEVICE
+        one = cupy.ones((2, 2), dtype=np.float32)
+        float((one @ one).sum())  # needs NVRTC and cuBLAS, which an installation may lack
+        return cupy
     except Exception as error:  # cupy raises many types of its own
-        raise ValueError(_way_out(error)) from error
-    raise ValueError(NO_DEVICE)
+        return _advice(error)
 
 
-def _way_out(error: Exception) -> str:
+def _advice(error: Exception) -> str:
     status = getattr(error, "status", None)  # of a CUDARuntimeError
     if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
         return f"CuPy is not installed: {INSTALL}"
     if ran_out_of_memory(error):
-        return "the GPU has too little free memory even to start: end what else uses it (nvidia-smi lists it)"
-    if status == NO_DEVICE_STATUS:
+        return "the GPU has too little free memory even to start: end what uses it (see nvidia-smi)"
+    if status == STATUS_NO_DEVICE:
         return NO_DEVICE
-    if status == INSUFFICIENT_DRIVER:
-        version = sys.modules[
-            "cupy"
-        ].cuda.runtime.driverGetVersion()  # 12040 is CUDA 12.4; 0: no driver
+    if status == STATUS_DRIVER:
+        version = sys.modules["cupy"].cuda.runtime.driverGetVersion()  # 12040 is CUDA 12.4
         if not version:
             return "there is no NVIDIA driver: install one, until nvidia-smi shows the GPU"
-        found = f"{version // 1000}.{version % 1000 // 10}"
-        return f"the NVIDIA driver is too old (CUDA {found}): update it, or install CuPy for that CUDA: {INSTALL}"
+        found = f"CUDA {version // 1000}.{version % 1000 // 10}"
+        advice = f"update it, or install CuPy for that CUDA: {INSTALL}"
+        return f"the NVIDIA driver is too old ({found}): {advice}"
     reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
     if isinstance(error, ImportError) or "failed to load" in reason:
         return f"CUDA's libraries are not found ({reason}): {INSTALL} brings them"
@@ -123,12 +114,12 @@ def _way_out(error: Exception) -> str:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on the host or the device (CuPy's own is a MemoryError, CUDA's are not)."""
+    """Whether an error says that memory ran out, on the host or on the device."""
     return isinstance(error, MemoryError) or any(name in str(error) for name in OUT_OF_MEMORY)
 
 
 def _reuse_freed_memory() -> None:
-    """Ask glibc to keep freed arrays for the next ones: handing each back to the system costs a third of a training step."""
+    """Let glibc keep freed arrays: handing each back to the system costs a third of a step."""
     if sys.platform == "linux":
         trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
         with contextlib.suppress(OSError, AttributeError):  # another C library: its own way is fine

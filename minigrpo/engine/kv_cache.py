@@ -1,22 +1,23 @@
-"""Keys and values while completions are sampled: those of a prompt once, and one row for every distinct live prefix.
+"""Keys and values while completions are sampled: once per prompt, and one row per live prefix.
 
-All live rows have the same number of new tokens, since all completions begin together and those that have ended are dropped.  So
-rows need no padding, and their keys are one slice.  A row that only one completion goes on with stays where it is; a fork copies
-the row.  Queries of the rows of one prompt read the prompt's keys together, as one matrix product.
+All live rows have the same number of new tokens, since all completions begin together and those
+that have ended are dropped: rows need no padding.  A row that one completion continues stays where
+it is; a fork copies the row.  The rows of one prompt read its keys in one product.
 """
 
 from __future__ import annotations
 
+import math
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from minigrpo.engine.backend import Backend
+from minigrpo.engine.backend import Array, Backend
+from minigrpo.engine.blocks import AttentionBlock, block_attention
 from minigrpo.engine.parameters import TransformerConfig
 from minigrpo.engine.plan import plan_attention
-from minigrpo.ops import Array, AttentionBlock, CachedRows, attention, attention_to_cache
 from minigrpo.tree import PrefixTree
 
 
@@ -24,46 +25,34 @@ from minigrpo.tree import PrefixTree
 class PromptPlan:
     """G prompts as one tree, in which what they share is computed once.
 
-    token, position   (M,) of the distinct nodes (host)
-    blocks            attention among them
-    length            (G,) tokens of each prompt (host)
-    nodes             (G,P) the nodes of each prompt, padded
-    mask              (G,P) 0, -inf for padding (host); None where nothing is padded
-    ends              (G,) the last node of each prompt
+    Device arrays are of type Array, the others stay on the host.
     """
 
-    token: np.ndarray
-    position: np.ndarray
-    blocks: tuple[AttentionBlock, ...]
-    length: np.ndarray
-    nodes: Array
-    mask: np.ndarray | None
-    ends: Array
+    token: np.ndarray  # (M,) of the distinct nodes
+    position: np.ndarray  # (M,)
+    blocks: tuple[AttentionBlock, ...]  # attention among them
+    length: np.ndarray  # (G,) tokens of each prompt
+    nodes: Array  # (G,P) the nodes of each prompt, padded
+    mask: np.ndarray | None  # (G,P) 0, or -inf for padding; None without padding
+    ends: Array  # (G,) the last node of each prompt
 
 
-def plan_prompts(prompts: list[np.ndarray], backend: Backend, dtype: np.dtype) -> PromptPlan:
-    """Plan the run over the prompts; the last few plans are remembered, since many a task has few prompts."""
-    return _plan_prompts(tuple(prompt.tobytes() for prompt in prompts), backend, dtype)
-
-
-@lru_cache(maxsize=16)
-def _plan_prompts(prompts: tuple[bytes, ...], backend: Backend, dtype: np.dtype) -> PromptPlan:
+@lru_cache(maxsize=16)  # many a task has few prompts
+def plan_prompts(prompts: tuple[bytes, ...], backend: Backend, dtype: np.dtype) -> PromptPlan:
+    """Plan the pass over the prompts, given as the bytes of int64 tokens."""
     tokens = [np.frombuffer(prompt, dtype=np.int64) for prompt in prompts]
-    tree = PrefixTree.from_groups(
-        tokens, [[[0]]] * len(tokens)
-    )  # a token after each prompt: its nodes are then inner nodes
+    # With one more token after each prompt, the nodes of the prompts are the inner nodes of a tree.
+    tree = PrefixTree.from_groups(tokens, [[[0]]] * len(tokens))
     inner = ~tree.scored
+    number = np.cumsum(inner) - 1  # (N,) place among the prompts' nodes
     length = np.array([len(prompt) for prompt in tokens])
     after = tree.paths[:, 0]  # (G,) the token after each prompt, the last node of the prompt's row
     row = np.searchsorted(tree.rows.max(1), after)
-    number = np.append(
-        np.cumsum(inner) - 1, 0
-    )  # place among the prompts' nodes; the last is for padding
     padding = np.arange(length.max()) >= length[:, None]  # (G,P)
     return PromptPlan(
         token=tree.token[inner],
         position=tree.depth[inner],
-        blocks=plan_attention(tree, backend, dtype, differentiable=False),
+        blocks=plan_attention(tree, backend, dtype),
         length=length,
         nodes=backend.to_device(np.where(padding, 0, number[tree.rows[row, : length.max()]])),
         mask=np.where(padding, -np.inf, 0.0) if padding.any() else None,
@@ -72,106 +61,138 @@ def _plan_prompts(prompts: tuple[bytes, ...], backend: Backend, dtype: np.dtype)
 
 
 class KVCache:
-    """Keys and values of G prompts and of what is sampled after them: at first a row a prompt, then up to max_rows.
+    """Keys and values of G prompts and of what is sampled after them: at first one row per prompt.
 
-    prompt_keys, prompt_values   for each layer (G,K,P,E), padded to the longest prompt; filled by `attend_in_prompts`
-    own                          (L,2,max_rows,K,max_new,E) keys and values of new tokens, made by the first fork; rows 0 … R-1 live
-    group                        (R,) the prompt of each live row (host)
+    prompt_keys, prompt_values   (G,K,P,E) per layer, padded to the longest prompt
+    own                          (L,2,n,K,max_new,E) keys and values of new tokens, from a fork on
+    length                       T, the number of new tokens of each live row
+    group                        (n,) the prompt of each of the n live rows, on the host
     """
 
     def __init__(
         self,
         config: TransformerConfig,
         prompts: list[np.ndarray],
-        max_rows: int,
         max_new: int,
         backend: Backend,
         dtype: np.dtype,
     ) -> None:
         self.backend, self.dtype = backend, dtype
-        self.prompts = plan_prompts(prompts, backend, dtype)
-        self._room = config.n_layers, 2, max_rows, config.n_kv_heads, max_new, config.head_dim
+        self.prompts = plan_prompts(tuple(p.tobytes() for p in prompts), backend, dtype)
+        self.config, self.max_new = config, max_new
         self.prompt_keys: list[Array] = []
         self.prompt_values: list[Array] = []
-        self.length = 0  # new tokens of each live row
+        self.length = 0
         self._regroup(np.arange(len(prompts)))
 
-    def part(self, some: slice, max_rows: int) -> KVCache:
+    def part(self, some: slice) -> KVCache:
         """A cache for some of the prompts, with their keys and values; before the first fork."""
         if some == slice(0, len(self.group)):
             return self
-        other, mask = copy(self), self.prompts.mask
-        other.prompts = replace(
-            self.prompts,
-            length=self.prompts.length[some],
-            mask=None if mask is None else mask[some],
-        )
-        other.prompt_keys, other.prompt_values = (
-            [x[some] for x in kept] for kept in (self.prompt_keys, self.prompt_values)
-        )
-        other._room = (*self._room[:2], max_rows, *self._room[3:])
+        other, prompts = copy(self), self.prompts
+        mask = None if prompts.mask is None else prompts.mask[some]
+        other.prompts = replace(prompts, length=prompts.length[some], mask=mask)
+        other.prompt_keys = [x[some] for x in self.prompt_keys]
+        other.prompt_values = [x[some] for x in self.prompt_values]
         other._regroup(np.arange(len(other.prompts.length)))
         return other
 
     def attend_in_prompts(self, layer: int, q: Array, k: Array, v: Array, y: Array) -> None:
-        """Attention among the prompts' nodes, whose keys and values are kept.   q, k, v, y as in `ops.attention`"""
+        """Attention among the prompts' nodes, as `block_attention`, with keys and values kept."""
         for block in self.prompts.blocks:
-            attention(q, k, v, block, y)
-        xp = self.backend.xp
-        self.prompt_keys.append(
-            xp.ascontiguousarray(k[self.prompts.nodes].transpose(0, 2, 1, 3))
-        )  # (G,K,P,E)
-        self.prompt_values.append(xp.ascontiguousarray(v[self.prompts.nodes].transpose(0, 2, 1, 3)))
+            block_attention(q, k, v, block, y)
+        for x, kept in ((k, self.prompt_keys), (v, self.prompt_values)):
+            by_prompt = x[self.prompts.nodes].transpose(0, 2, 1, 3)  # (G,K,P,E)
+            kept.append(self.backend.xp.ascontiguousarray(by_prompt))
 
     def attend(self, layer: int, q: Array, k: Array, v: Array, y: Array) -> None:
-        """Attention of the newest token of each row, whose key and value are kept.   q (R,H,E), k and v (R,K,E) -> y (R,H,E)"""
-        keys, values = (
-            self.own[layer, kind, : len(q), :, : self.length] for kind in (0, 1)
-        )  # (R,K,S,E)
-        keys[:, :, -1], values[:, :, -1] = k, v
-        attention_to_cache(
-            q, self.prompt_keys[layer], self.prompt_values[layer], keys, values, self.rows, y
-        )
+        """y[row] = softmax(q kᵀ/√E) v over the keys of the row's prompt and its own.
 
-    def fork(self, parent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Make room for one more token of the rows that go on.   parent (R',): the old row of each new one, ascending
-
-        -> (R',) the new rows' places, (R',) position of the new token by place.  The first child of a row stays in its place if
-        that place is still used; the others take the places that become free.
+        Adds the key and value of each row's newest token.   q and y (n,H,E), k and v (n,K,E)
         """
-        if self.length == 0:
-            self.own = self.backend.xp.empty(self._room, dtype=self.dtype)
-        n = len(parent)
+        xp, n, width = self.backend.xp, len(q), q.shape[2]
+        keys, values = (self.own[layer, i, :n, :, : self.length] for i in (0, 1))  # (n,K,T,E)
+        keys[:, :, -1], values[:, :, -1] = k, v
+        prompt_keys, prompt_values = self.prompt_keys[layer], self.prompt_values[layer]
+        n_prompts, kv_heads, n_keys, _ = prompt_keys.shape
+        q = q.reshape(n, kv_heads, -1, width) * (1 / math.sqrt(width))  # (n,K,H/K,E)
+        per_kv, most = q.shape[2], self._row.shape[1]
+
+        def by_prompt(x: Array) -> Array:
+            """(n,K,H/K,…) -> (G,K,H/K·R,…)"""
+            x = x[self._row].transpose(0, 2, 3, 1, 4)  # (G,K,H/K,R,…)
+            return x.reshape(n_prompts, kv_heads, per_kv * most, -1)
+
+        def by_row(x: Array) -> Array:
+            """(G,K,H/K·R,…) -> (n,K,H/K,…)"""
+            x = x.reshape(n_prompts, kv_heads, per_kv, most, -1).transpose(0, 3, 1, 2, 4)
+            return x.reshape(n_prompts * most, kv_heads, per_kv, -1)[self._place]
+
+        p = xp.empty((*q.shape[:3], n_keys + self.length), dtype=q.dtype)  # (n,K,H/K,P+T)
+        to_prompt, to_own = p[..., :n_keys], p[..., n_keys:]
+        to_prompt[...] = by_row(by_prompt(q) @ prompt_keys.swapaxes(-1, -2))
+        if self._mask is not None:
+            to_prompt += self._mask
+        xp.matmul(q, keys.swapaxes(-1, -2), out=to_own)
+        p -= p.max(-1, keepdims=True)
+        xp.exp(p, out=p)
+        p /= p.sum(-1, keepdims=True)
+        o = to_own @ values  # (n,K,H/K,E)
+        o += by_row(by_prompt(to_prompt) @ prompt_values)
+        y[...] = o.reshape(y.shape)
+
+    def fork(self, row: np.ndarray, token: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Every distinct (row, token) becomes a row with room for one more token.
+
+        row and token of each completion that goes on -> its new row; token and position per row
+
+        The first child of a row stays in its place if that place is still used; the others take the
+        places that become free.  Groups share no row, so there is no need to tell them apart.
+        """
+        if self.length == 0:  # no later fork has more rows than completions go on now
+            c = self.config
+            shape = c.n_layers, 2, len(row), c.n_kv_heads, self.max_new, c.head_dim
+            self.own = self.backend.xp.empty(shape, dtype=self.dtype)
+        stride = int(token.max()) + 1
+        key = row * stride + token
+        present = np.zeros(len(self.group) * stride, dtype=bool)
+        present[key] = True
+        distinct = np.flatnonzero(present)  # in order, and faster than sorting
+        parent, n = distinct // stride, len(distinct)
         stays = np.append(True, parent[1:] != parent[:-1]) & (parent < n)
         place = parent.copy()
-        taken = np.zeros(n, dtype=bool)
-        taken[parent[stays]] = True
-        place[~stays] = np.flatnonzero(~taken)
+        free = np.ones(n, dtype=bool)
+        free[parent[stays]] = False
+        place[~stays] = np.flatnonzero(free)
         if not stays.all() and self.length:
-            into, source = (
-                self.backend.to_device(rows) for rows in (place[~stays], parent[~stays])
-            )
+            into, source = (self.backend.to_device(x[~stays]) for x in (place, parent))
             self.own[:, :, into, :, : self.length] = self.own[:, :, source, :, : self.length]
         if n != len(self.group) or not stays.all():
             group = np.empty(n, dtype=np.int64)
             group[place] = self.group[parent]
             self._regroup(group)
         self.length += 1
-        return place, self.prompts.length[self.group] + (self.length - 1)
+        newest = np.empty(n, dtype=np.int64)
+        newest[place] = distinct % stride
+        position = self.prompts.length[self.group] + (self.length - 1)
+        return place[np.searchsorted(distinct, key)], newest, position
 
     def _regroup(self, group: np.ndarray) -> None:
-        """Which rows read which prompt.   group (R,)"""
+        """Note which of the n rows read which prompt, at most R rows each.   group (n,)
+
+        _row    (G,R) the rows of each prompt; padding repeats row 0
+        _place  (n,) the place of each row in the flattened (G·R)
+        _mask   (n,1,1,P) 0 where a row's prompt has a key, -inf for padding; None without padding
+        """
         self.group = group
-        device = self.backend.to_device
+        device, mask = self.backend.to_device, self.prompts.mask
         count = np.bincount(group, minlength=len(self.prompts.length))
-        order = np.argsort(group, kind="stable")
-        width = int(count.max())
-        first = np.cumsum(count) - count
-        index = np.arange(len(group)) - first[group[order]]  # place within the group
+        present = np.arange(count.max()) < count[:, None]  # (G,R)
+        row = np.zeros(present.shape, dtype=np.int64)
+        row[present] = np.argsort(group, kind="stable")
         place = np.empty(len(group), dtype=np.int64)
-        place[order] = group[order] * width + index
-        query = np.zeros(len(count) * width, dtype=np.int64)
-        query[place] = np.arange(len(group))
-        mask = self.prompts.mask
-        mask = None if mask is None else device(mask[group][:, None, None], dtype=self.dtype)
-        self.rows = CachedRows(device(query.reshape(-1, width)), device(place), mask)
+        place[row[present]] = np.flatnonzero(present)
+        self._row, self._place = device(row), device(place)
+        if mask is not None:
+            mask = device(mask[group][:, None, None], dtype=self.dtype)
+        self._mask = mask

@@ -1,15 +1,16 @@
-"""Parts of a batch side by side on the cores of a CPU, and a run that has the same bits on any number of threads.
+"""Parts of a batch side by side on the cores of a CPU, with the same bits on any number of threads.
 
-In a small model a matrix product is over before a second BLAS thread has paid, and everything between the products NumPy
-computes on one core.  So parts of a batch run in threads of their own (NumPy gives the interpreter's lock back inside its
-loops), and every product of such a model, in a lane or not, has a BLAS of one thread.  How a batch is divided depends on the
-work alone and sums over lanes have a fixed order, so no bit depends on how many threads there are.
+In a small model a matrix product is over before a second BLAS thread has paid, and NumPy computes
+all between the products on one core.  So parts of a batch run in threads of their own (NumPy
+releases the interpreter's lock inside its loops), and every product of such a model, in a lane or
+not, has a BLAS of one thread.  How a batch is divided depends on the work alone, and sums over
+lanes have a fixed order, so no bit depends on the number of threads.
 
-A large model, whose products are worth all BLAS threads, and a GPU get their parts one by one.  Its bits are the same as long as
-BLAS has the same number of threads; with another number its products may add up in another order, and the last bits differ.
+A large model, whose products are worth all BLAS threads, and a GPU get their parts one by one.  The
+bits of a large model are the same as long as BLAS has the same number of threads.
 
-threadpoolctl must know the BLAS, as it knows OpenBLAS (which NumPy's own packages bring), MKL and BLIS.  Another one, such as
-macOS's Accelerate, cannot be limited: what is said of large models then holds for small ones too.
+threadpoolctl can limit OpenBLAS (which NumPy's own packages bring), MKL and BLIS.  With another
+BLAS, such as macOS's Accelerate, what is said of large models holds for small ones too.
 """
 
 from __future__ import annotations
@@ -27,9 +28,8 @@ from threadpoolctl import ThreadpoolController
 
 LANES = 4  # at most so many parts at a time
 _lock = threading.Lock()
-_before: list[
-    list[int | None]
-] = []  # threads of each BLAS library, once for every Python thread inside `one_blas_thread`
+# What `one_blas_thread` found: the threads of each BLAS, once per Python thread that is inside.
+_before: list[list[int | None]] = []
 _here = threading.local()  # .inside: whether this Python thread is
 
 
@@ -41,20 +41,21 @@ def run_lanes(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
         n_threads = min(max(filter(None, _before[0]), default=os.cpu_count() or 1), len(jobs))
         if n_threads == 1:
             return [job() for job in jobs]
-        with ThreadPoolExecutor(
-            n_threads
-        ) as pool:  # np.errstate lives in the context; some libraries' limits in the thread
-            futures = [
-                pool.submit(contextvars.copy_context().run, one_blas_thread()(job)) for job in jobs
-            ]
+        # np.errstate is of the context, the limit of some libraries is of the thread.
+        jobs = [
+            functools.partial(contextvars.copy_context().run, one_blas_thread()(job))
+            for job in jobs
+        ]
+        with ThreadPoolExecutor(n_threads) as pool:
+            futures = [pool.submit(job) for job in jobs]
             return [future.result() for future in futures]
 
 
 @contextmanager
 def one_blas_thread(model: Any = None) -> Iterator[None]:
-    """BLAS has one thread until the last Python thread that is inside has left; then it has as many as before.
+    """Limit BLAS to one thread until the last Python thread that is inside has left.
 
-    With a model that is not divided into lanes, nothing is changed.
+    Nothing is limited for a model that is not divided into lanes.
     """
     if getattr(_here, "inside", False) or getattr(model, "lanes", LANES) == 1:
         yield
@@ -75,13 +76,13 @@ def one_blas_thread(model: Any = None) -> Iterator[None]:
 
 
 def limit_again() -> None:
-    """Take back the threads that other people's code, such as a scorer, may have given to BLAS inside `one_blas_thread`."""
+    """Take back threads that a user's code, such as a scorer, gave to BLAS inside the limit."""
     if getattr(_here, "inside", False):
         _set_threads([1] * len(_blas().lib_controllers))
 
 
 def limited(function: Callable) -> Callable:
-    """The function, inside `one_blas_thread` of the model that is its first argument, or that this one has as `model`."""
+    """The function inside `one_blas_thread(model)`; its first argument is the model, or has one."""
     first = function.__code__.co_varnames[0]
 
     @functools.wraps(function)
@@ -98,7 +99,7 @@ def limited(function: Callable) -> Callable:
 def _set_threads(n_threads: Sequence[int | None]) -> None:
     for library, n in zip(_blas().lib_controllers, n_threads, strict=True):
         if library.num_threads != n:
-            # Since version 3.8 threadpoolctl heeds only the Python thread that limited OpenBLAS first, until it is released.
+            # threadpoolctl 3.8 heeds only the Python thread that limited OpenBLAS first.
             release = getattr(library, "clear_controlling_thread", lambda force: None)
             release(force=True)
             library.set_num_threads(n)

@@ -7,12 +7,11 @@ from functools import partial
 
 import numpy as np
 
-from minigrpo.engine.backend import array_module
+from minigrpo.engine.backend import Array, array_module
 from minigrpo.engine.divergence import check_finite
 from minigrpo.engine.lanes import LANES, run_lanes
 from minigrpo.engine.parameters import Parameters
 from minigrpo.engine.profiling import timed
-from minigrpo.engine.segments import Array
 
 BLOCK = 1 << 17  # elements updated at a time on the host, so that temporaries stay in cache
 DEVICE_BLOCK = 1 << 24  # on a device, so that they stay small next to the parameters

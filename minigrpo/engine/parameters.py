@@ -1,8 +1,9 @@
 """The shape of a transformer, and its parameters: named views into one flat vector.
 
-As everything is one vector, the optimiser, gradient clipping and checkpoints need no loop over tensors.  Parameters carry the
-names and shapes of a Hugging Face Llama checkpoint.  One thing differs: such a checkpoint rotates element j of a head together
-with element j + E/2, this model rotates neighbours 2j and 2j+1 (one complex number), so the rows of Q and K are permuted.
+As everything is one vector, the optimiser, gradient clipping and checkpoints need no loop over
+tensors. Parameters carry the names and shapes of a Hugging Face Llama checkpoint.  One thing
+differs: such a checkpoint rotates element j of a head together with element j + E/2, this model
+rotates neighbours 2j and 2j+1 (one complex number), so the rows of Q and K are permuted.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigrpo.ops import Array
+from minigrpo.engine.backend import Array, Backend
+
+EMBEDDING = "model.embed_tokens.weight"
+SIZES = "vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "max_seq_len"
 
 SWAPPED = 1 << 20  # parameters that change places at a time
 
@@ -26,7 +31,7 @@ class TransformerConfig:
 
     vocab_size: int  # V
     dim: int = 128  # D
-    n_layers: int = 4
+    n_layers: int = 4  # L
     n_heads: int = 4  # H
     n_kv_heads: int | None = None  # K; None: as many as heads
     ffn_dim: int | None = None  # F; None: 8/3 of dim, rounded up to a multiple of 8
@@ -34,68 +39,57 @@ class TransformerConfig:
     rope_base: float = 10_000.0
     norm_eps: float = 1e-5
     tie_embeddings: bool = True
-    head_dim: int | None = None  # E, the width of a head; None: D / H
-    n_drawable: int | None = (
-        None  # tokens below it have a logit, the others may only stand in prompts; None: all have
-    )
+    head_dim: int | None = None  # E; None: D / H
+    n_drawable: int | None = None  # only tokens below it can be drawn; None: all
 
     def __post_init__(self) -> None:
-        if self.n_kv_heads is None:
-            object.__setattr__(self, "n_kv_heads", self.n_heads)
-        if self.ffn_dim is None:
-            object.__setattr__(self, "ffn_dim", -(-8 * self.dim // 24) * 8)
-        for name in (
-            "vocab_size",
-            "dim",
-            "n_layers",
-            "n_heads",
-            "n_kv_heads",
-            "ffn_dim",
-            "max_seq_len",
-        ):
+        def default(name: str, value: int | None, unset: int | None = None) -> None:
+            if getattr(self, name) == unset:
+                object.__setattr__(self, name, value)
+
+        default("n_kv_heads", self.n_heads)
+        default("ffn_dim", -(-8 * self.dim // 24) * 8)
+        default("n_drawable", None, unset=self.vocab_size)
+        for name in SIZES:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if self.head_dim is None:
-            if self.dim % self.n_heads:
-                raise ValueError(
-                    f"dim {self.dim} must divide into {self.n_heads} heads of an even width"
-                )
-            object.__setattr__(self, "head_dim", self.dim // self.n_heads)
+        wide = f"dim {self.dim} must divide into {self.n_heads} heads of an even width"
+        if self.head_dim is None and self.dim % self.n_heads:
+            raise ValueError(wide)
+        default("head_dim", self.dim // self.n_heads)
         if self.head_dim < 2 or self.head_dim % 2:
-            raise ValueError(
-                f"dim {self.dim} must divide into {self.n_heads} heads of an even width, not {self.head_dim}"
-            )
-        if not (self.rope_base > 0 and self.norm_eps >= 0):
-            raise ValueError(
-                f"rope_base ({self.rope_base}) must be above 0, norm_eps ({self.norm_eps}) at least 0"
-            )
-        if self.n_drawable is not None and (
-            type(self.n_drawable) is not int or not 1 <= self.n_drawable <= self.vocab_size
-        ):
-            raise ValueError(
-                f"n_drawable is {self.n_drawable!r}: it must be a whole number from 1 to {self.vocab_size}, the vocabulary"
-            )
-        if self.n_drawable == self.vocab_size:
-            object.__setattr__(self, "n_drawable", None)
+            raise ValueError(f"{wide}, not {self.head_dim}")
         if self.n_heads % self.n_kv_heads:
-            raise ValueError(
-                f"{self.n_heads} heads cannot share {self.n_kv_heads} key/value heads: take a divisor"
-            )
+            heads = f"{self.n_heads} heads cannot share {self.n_kv_heads} key/value heads"
+            raise ValueError(f"{heads}: take a divisor")
+        if not (self.rope_base > 0 and self.norm_eps >= 0):
+            found = f"rope_base {self.rope_base} and norm_eps {self.norm_eps}"
+            raise ValueError(f"{found} must be above 0 and at least 0")
+        drawable = self.n_drawable
+        if drawable is not None and (
+            type(drawable) is not int or not 1 <= drawable < self.vocab_size
+        ):
+            allowed = f"a whole number from 1 to {self.vocab_size}, the vocabulary"
+            raise ValueError(f"n_drawable is {drawable!r}: it must be {allowed}")
 
     @property
     def n_logits(self) -> int:
-        """How many rows of the head are used, the first ones: only their tokens can be drawn and scored."""
+        """How many rows of the head are used: only tokens below it can be drawn and scored."""
         return self.vocab_size if self.n_drawable is None else self.n_drawable
 
+    @property
+    def head(self) -> str:
+        """The name of the matrix that makes logits."""
+        return EMBEDDING if self.tie_embeddings else "lm_head.weight"
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every parameter, in the order of the flat vector; matrices are (outputs, inputs)."""
-        d, f, q, kv = (
-            self.dim,
-            self.ffn_dim,
-            self.n_heads * self.head_dim,
-            self.n_kv_heads * self.head_dim,
-        )
-        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, d)}
+        """Name and shape of every parameter, in the order of the flat vector.
+
+        Matrices are (outputs, inputs).
+        """
+        d, f = self.dim, self.ffn_dim
+        q, kv = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocab_size, d)}
         for i in range(self.n_layers):
             layer = f"model.layers.{i}."
             shapes |= {
@@ -110,18 +104,15 @@ class TransformerConfig:
                 layer + "mlp.down_proj.weight": (d, f),
             }
         shapes["model.norm.weight"] = (d,)
-        if not self.tie_embeddings:
-            shapes["lm_head.weight"] = (self.vocab_size, d)
-        return shapes
+        return shapes if self.tie_embeddings else shapes | {self.head: (self.vocab_size, d)}
 
 
 class Parameters(Mapping):
-    """Named arrays that are views into one vector, `flat`.  Write into a view or into `flat`; both are the same memory."""
+    """Named arrays that are views into one vector, `flat`: writing into either changes both."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], xp: Any, dtype: Any) -> None:
-        self.flat = xp.zeros(sum(math.prod(shape) for shape in shapes.values()), dtype=dtype)
-        self._views, self._offset = {}, {}
-        offset = 0
+        self.flat = xp.zeros(sum(map(math.prod, shapes.values())), dtype=dtype)
+        self._views, self._offset, offset = {}, {}, 0
         for name, shape in shapes.items():
             size = math.prod(shape)
             self._offset[name] = offset
@@ -137,11 +128,50 @@ class Parameters(Mapping):
     def __len__(self) -> int:
         return len(self._views)
 
+    def start(self, config: TransformerConfig, rng: np.random.Generator, backend: Backend) -> None:
+        """Embeddings start as N(0, 0.02²), norms as 1, matrices as N(0, 1/inputs).
+
+        Matrices that write into the residual stream start as N(0, 1/(2·layers·inputs)).  With tied
+        embeddings the policy is then nearly the uniform one.
+        """
+        for name, view in self.items():
+            if view.ndim == 1:
+                view[...] = 1
+                continue
+            writes = name.endswith(("o_proj.weight", "down_proj.weight"))
+            inputs = view.shape[1] * (2 * config.n_layers if writes else 1)
+            scale = 0.02 if "embed" in name else 1 / math.sqrt(inputs)
+            view[...] = backend.to_device(rng.standard_normal(view.shape) * scale, self.flat.dtype)
+
+    def clear(self, config: TransformerConfig, matrices: bool) -> None:
+        """Set gradients to 0; matrices=False leaves out those that a product will overwrite."""
+        for name, gradient in self.items():
+            if matrices or gradient.ndim == 1 or name == EMBEDDING != config.head:
+                gradient[...] = 0
+        self[config.head][config.n_logits :] = 0
+
     def joined(self, *names: str) -> Array:
         """Matrices that stand one after the other in `flat`, as one taller matrix."""
-        start, rows = self._offset[names[0]], sum(len(self[name]) for name in names)
-        columns = self[names[0]].shape[1]
-        return self.flat[start : start + rows * columns].reshape(rows, columns)
+        start, size = self._offset[names[0]], sum(self[name].size for name in names)
+        return self.flat[start : start + size].reshape(-1, self[names[0]].shape[1])
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """The views of every layer, the first layer first."""
+        layers = []
+        for i in range(sum(name.endswith("o_proj.weight") for name in self)):
+            name = f"model.layers.{i}."
+            layers.append(
+                Layer(
+                    attention_norm=self[name + "input_layernorm.weight"],
+                    qkv=self.joined(*(f"{name}self_attn.{x}_proj.weight" for x in "qkv")),
+                    o=self[name + "self_attn.o_proj.weight"],
+                    ffn_norm=self[name + "post_attention_layernorm.weight"],
+                    gate_up=self.joined(name + "mlp.gate_proj.weight", name + "mlp.up_proj.weight"),
+                    down=self[name + "mlp.down_proj.weight"],
+                )
+            )
+        return layers
 
 
 @contextmanager
@@ -162,7 +192,7 @@ def _swap(a: Array, b: Array) -> None:
 
 
 class Layer(NamedTuple):
-    """Views of one layer's parameters (or gradients); matrices that read the same input are joined."""
+    """Views of one layer's parameters (or gradients); matrices with the same input are joined."""
 
     attention_norm: Array  # (D,)
     qkv: Array  # (H·E + 2·K·E, D)
@@ -171,27 +201,17 @@ class Layer(NamedTuple):
     gate_up: Array  # (2·F, D)
     down: Array  # (D, F)
 
-    @classmethod
-    def of(cls, parameters: Parameters, i: int) -> Layer:
-        """The views of layer i."""
-        name = f"model.layers.{i}."
-        return cls(
-            parameters[name + "input_layernorm.weight"],
-            parameters.joined(*(f"{name}self_attn.{x}_proj.weight" for x in "qkv")),
-            parameters[name + "self_attn.o_proj.weight"],
-            parameters[name + "post_attention_layernorm.weight"],
-            parameters.joined(name + "mlp.gate_proj.weight", name + "mlp.up_proj.weight"),
-            parameters[name + "mlp.down_proj.weight"],
-        )
-
 
 def rotate_neighbours(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """Rows of a Hugging Face Q or K projection, put in this model's order: j and j + E/2 become 2j and 2j+1.   (heads·E, D)"""
-    heads = weight.reshape(n_heads, 2, -1, weight.shape[1])  # (heads, 2, E/2, D)
+    """Rows of a Hugging Face Q or K projection in this model's order, j and j + E/2 as 2j and 2j+1.
+
+    (H·E,D) -> (H·E,D)
+    """
+    heads = weight.reshape(n_heads, 2, -1, weight.shape[1])  # (H,2,E/2,D)
     return heads.swapaxes(1, 2).reshape(weight.shape)
 
 
 def rotate_halves(weight: np.ndarray, n_heads: int) -> np.ndarray:
     """The inverse of `rotate_neighbours`, for writing a Hugging Face checkpoint."""
-    heads = weight.reshape(n_heads, -1, 2, weight.shape[1])  # (heads, E/2, 2, D)
+    heads = weight.reshape(n_heads, -1, 2, weight.shape[1])  # (H,E/2,2,D)
     return heads.swapaxes(1, 2).reshape(weight.shape)

@@ -26,7 +26,7 @@ def visit_parts(
     whose gradients overwrite what the lane had.  learn=True: a visit goes forward and backward, and
     the gradients of all lanes are added up in the model's.
     """
-    models = model.twins(max(min(model.lanes, len(parts)), 1))
+    models = model.replicas(max(min(model.lanes, len(parts)), 1))
     found: list[Any] = [None] * len(parts)
 
     def lane(first: int) -> None:
@@ -35,8 +35,8 @@ def visit_parts(
 
     run_lanes([partial(lane, first) for first in range(len(models))])
     count_passes(model.config, parts, forward=1, backward=int(learn))
-    for twin in models[1:] if learn else []:
-        model.gradients.flat += twin.gradients.flat
+    for replica in models[1:] if learn else []:
+        model.gradients.flat += replica.gradients.flat
     return found
 
 

@@ -17,9 +17,9 @@ import numpy as np
 from minigrpo.engine.optim import global_norm
 from minigrpo.engine.plan import split_tree
 from minigrpo.objectives import Coefficients, Objective, advantages
-from minigrpo.sampler import Rollouts
 from minigrpo.trainer import compute_gradients, parts_to_learn_from
 from minigrpo.transformer import Transformer
+from minigrpo.tree import Rollouts
 
 PRESETS = ("grpo", "lambda_grpo", "dr_grpo", "rloo")
 CONTROLS = ("grpo_at_lambda_norm", "lambda_at_grpo_norm", "placebo")

@@ -51,9 +51,8 @@ from minigrpo.experiments import write_tables
 from minigrpo.experiments.enumeration_plots import figure, text
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.objectives import Objective, advantages
-from minigrpo.sampler import Rollouts
 from minigrpo.show.plots import save
-from minigrpo.tree import PrefixTree, Tokens
+from minigrpo.tree import PrefixTree, Rollouts, Tokens
 
 TREES = {  # all completions, by their lengths: binary or ternary, of two or three tokens; 2 is EOS
     "equal": [[*product(range(v), repeat=depth)] for v, depth in ((2, 2), (3, 2), (2, 3))],

@@ -38,10 +38,9 @@ from minigrpo.objectives import Objective, advantages
 from minigrpo.runs.policy import make_policy, make_state
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train_step
-from minigrpo.sampler import Rollouts
 from minigrpo.show.drawing import BLUE, INK, ORANGE, STYLE
 from minigrpo.show.plots import bootstrap_interval, save
-from minigrpo.tree import PrefixTree
+from minigrpo.tree import PrefixTree, Rollouts
 
 OBJECTIVES = {"grpo": "GRPO", "lambda_grpo": "λ-GRPO"}
 LENGTH = 0.3  # of the step along either gradient, in logits

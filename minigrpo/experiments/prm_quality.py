@@ -27,19 +27,20 @@ from typing import Any
 import numpy as np
 
 from minigrpo.experiments import first_error, write_tables
+from minigrpo.experiments.monte_carlo import monte_carlo_step_rewards
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.prm_quality_plots import first_error_figure, text, values_figure
 from minigrpo.experiments.trees import interval
 from minigrpo.objectives import step_advantages
-from minigrpo.rewards import monte_carlo_step_rewards, step_rewards
+from minigrpo.rewards import step_rewards
 from minigrpo.runs.checkpoint import checkpoints
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.sampler import sample
 from minigrpo.show.plots import save
 from minigrpo.tasks.treewalk import TreeWalk
 from minigrpo.transformer import Transformer
-from minigrpo.tree import PrefixTree
+from minigrpo.tree import PrefixTree, Rollouts
 
 STEPS = (0, 100, 200)  # of λ-GRPO before the policy is looked at
 SIZES = (4, 8, 16, 32, 64)

@@ -44,11 +44,11 @@ from minigrpo.engine.optim import AdamW
 from minigrpo.experiments import write_tables
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.objectives import CHOICES, Objective, kl_estimate
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.sampler import sample
 from minigrpo.show.drawing import INK
 from minigrpo.show.plots import STYLE, save
 from minigrpo.transformer import Transformer, TransformerConfig
-from minigrpo.tree import PrefixTree
+from minigrpo.tree import PrefixTree, Rollouts
 from minigrpo.verify.padded import padded_loss
 
 LEVELS = ("token", "sequence")

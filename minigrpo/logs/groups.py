@@ -15,6 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
+from minigrpo.engine.tree_statistics import intermediate_proportion, path_depth
 from minigrpo.logs.files import NAMES, parse
 from minigrpo.logs.formats import Completion, read_completions
 from minigrpo.system.text import TO_ASCII
@@ -158,8 +159,8 @@ def tree_statistics(trees: Iterable[PrefixTree]) -> dict:
         use = tree.group_sizes > 1  # (G,)
         rows = use[tree.completion_group]  # (B,)
         skipped += int((~use).sum())
-        depth += tree.path_depth[rows].tolist()
-        inner += tree.intermediate_proportion[rows].tolist()
+        depth += path_depth(tree)[rows].tolist()
+        inner += intermediate_proportion(tree)[rows].tolist()
         flat += tree.is_flat[use].tolist()
         counts.append(tree.on_tokens(tree.count)[rows].ravel())
         unique += int(use[tree.group[tree.group >= 0]].sum())

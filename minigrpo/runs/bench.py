@@ -21,9 +21,10 @@ from minigrpo.engine.plan import split_tree
 from minigrpo.engine.profiling import PHASES, Stopwatch, forward_flops, peak_rate
 from minigrpo.objectives import Objective
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.sampler import Rollouts, sample
+from minigrpo.sampler import sample
 from minigrpo.trainer import compute_gradients
 from minigrpo.transformer import Transformer
+from minigrpo.tree import Rollouts
 
 
 @dataclass(frozen=True)

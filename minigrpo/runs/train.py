@@ -26,12 +26,12 @@ from minigrpo.runs.memory import micro_batch_within
 from minigrpo.runs.policy import load_weights, make_policy, make_state, restore_policy, warm_start
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.warning_signs import warning_sign
-from minigrpo.sampler import Rollouts
 from minigrpo.system.signals import stopping_between_steps
 from minigrpo.system.terminal import bar, say
 from minigrpo.tasks import Task, draw_prompts, prompt_text, sampling_limits
 from minigrpo.trainer import Step, TrainState, grpo_step
 from minigrpo.transformer import Transformer
+from minigrpo.tree import Rollouts
 
 SAVE_SECONDS = 300  # between checkpoints, at most
 ADVICE = "train again with a lower learning rate (or smaller rewards or beta, if they are large)"

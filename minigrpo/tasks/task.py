@@ -205,8 +205,7 @@ def sampling_limits(task: Task) -> dict[str, Any]:
     """What ends a completion of the task, as arguments of `sampler.sample`."""
     return {
         "max_new_tokens": task.max_new_tokens,
-        "eos": task.tokenizer.eos,
-        "stop": optional(task, "stop"),
+        "eos": (task.tokenizer.eos, optional(task, "stop")),
     }
 
 

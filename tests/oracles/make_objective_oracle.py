@@ -1,7 +1,9 @@
-"""Write objective.npz: GRPO and its relatives on padded arrays in PyTorch, with the derivative that autograd finds.
+"""Write objective.npz: GRPO and its relatives on padded arrays in PyTorch, derived by autograd.
 
-The formulas are those of the papers, one number a token, nothing shared; |λ| is counted by comparing completions pair by pair.
-Shares no code with the package.  Run it with PyTorch 2.x:  python tests/oracles/make_objective_oracle.py
+The formulas are those of the papers, one number per token, nothing shared; |λ| is counted by
+comparing completions pair by pair.  It shares no code with the package.  Run it with PyTorch 2.x:
+
+    python tests/oracles/make_objective_oracle.py
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import numpy as np
 import torch
 
 MAX_NEW_TOKENS = 6
-GROUPS = [  # two groups; forks at several depths, a duplicate, a prefix of another completion, different lengths
+GROUPS = [  # forks at several depths, a duplicate, a prefix of another completion
     [[1, 2, 3, 4], [1, 2, 3, 5, 0], [1, 2, 3, 4], [1, 6], [1, 2]],
     [[1, 2, 3], [4, 4, 4, 4, 4, 4], [4, 4, 0], [4, 4, 4, 0]],
 ]
@@ -50,7 +52,7 @@ VARIANTS = {  # the fields of minigrpo.Objective that differ from its defaults
 def one_number_a_prefix(
     rng: np.random.Generator, spread: float, around: np.ndarray | float
 ) -> np.ndarray:
-    """Random log-probabilities that are equal where completions of a group share a prefix.   (B,T)"""
+    """Random log-probabilities, equal where completions of a group share a prefix.   (B,T)"""
     out = np.zeros((len(REWARDS), MAX_NEW_TOKENS))
     drawn: dict[tuple, float] = {}
     rows = [(g, completion) for g, group in enumerate(GROUPS) for completion in group]
@@ -67,7 +69,7 @@ def advantage_of(rewards: torch.Tensor, baseline: str, scale: str) -> torch.Tens
 
 
 def count_of(group: list[list[int]]) -> torch.Tensor:
-    """How many completions of the group begin with the first t + 1 tokens of completion i.   (k,T)"""
+    """How many completions of the group begin with the first t + 1 tokens of another.   (k,T)"""
     count = torch.ones(len(group), MAX_NEW_TOKENS, dtype=torch.float64)
     for i, mine in enumerate(group):
         for t in range(len(mine)):
@@ -78,7 +80,7 @@ def count_of(group: list[list[int]]) -> torch.Tensor:
 def loss_of(
     settings: dict, logp: torch.Tensor, old: torch.Tensor, ref: torch.Tensor
 ) -> tuple[torch.Tensor, set[str]]:
-    """The loss, and which of the four sides of the clip (advantage up/down, ratio below/above) some token stands on."""
+    """The loss, and the sides of the clip (advantage up/down, ratio below/above) that occur."""
     lengths = torch.tensor([len(c) for group in GROUPS for c in group])
     counts_for = (
         ~torch.tensor(TRUNCATED)

@@ -1,0 +1,25 @@
+"""How much tree there is in a batch: the statistics of the paper's section 3.2."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minigrpo.tree import Array, PrefixTree
+
+
+def path_depth(tree: PrefixTree) -> Array:
+    """(B,) process sets between the root, the whole group, and the leaf of each completion."""
+    is_root = tree.count == tree.group_sizes[tree.group]
+    return tree.on_tokens(tree.is_step_head & _in_inner_step(tree) & ~is_root).sum(1)
+
+
+def intermediate_proportion(tree: PrefixTree) -> Array:
+    """(B,) share of each completion's tokens in steps that are not leaves; 0 if it is empty."""
+    return tree.on_tokens(_in_inner_step(tree)).sum(1) / np.maximum(tree.lengths, 1)
+
+
+def _in_inner_step(tree: PrefixTree) -> Array:
+    """(N,) bool: another process step follows that of the node, so it is not a leaf."""
+    step = np.where(tree.group >= 0, np.cumsum(tree.is_step_head), 0)  # 0 in the trunk
+    before = tree.parent[tree.is_step_head]
+    return (step > 0) & np.isin(step, step[before[before >= 0]])
