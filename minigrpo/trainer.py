@@ -20,7 +20,7 @@ from minigrpo.engine.parameters import with_parameters
 from minigrpo.engine.parts import log_probabilities, visit_parts
 from minigrpo.engine.plan import prune_tree, split_tree
 from minigrpo.engine.profiling import Parts
-from minigrpo.engine.tree_statistics import intermediate_proportion, path_depth
+from minigrpo.engine.tree_statistics import tree_metrics
 from minigrpo.objectives import Coefficients, Objective
 from minigrpo.rewards import check_rewards
 from minigrpo.sampler import sample
@@ -74,8 +74,8 @@ def grpo_step(
     Raises ValueError for rewards that are no finite numbers, DivergenceError if training diverges.
     """
     model, objective, temperature = state.model, state.objective, state.temperature
-    draw = {"temperature": temperature, **limits}
-    rollouts = sample(model, prompts, state.group_size, state.rng, **draw)
+    how = {"temperature": temperature, **limits}
+    rollouts = sample(model, prompts, state.group_size, state.rng, **how)
     rewards = check_rewards(score(rollouts), rollouts.tree)
     limit_again()  # the scorer may have changed the threads
     coefficients = objective.coefficients(rollouts, rewards)  # per node, before any split
@@ -92,9 +92,8 @@ def grpo_step(
             state.optimizer.step(model.parameters, model.gradients, learning_rate)
             model.check_weights()
     state.step += 1
-    state.num_tokens += sum(len(p) * state.group_size for p in prompts) + int(
-        rollouts.tree.lengths.sum()
-    )
+    state.num_tokens += sum(map(len, prompts)) * state.group_size
+    state.num_tokens += int(rollouts.tree.lengths.sum())
     metrics = {"step": state.step, "loss": loss, "grad_norm": grad_norm}
     metrics |= {"learning_rate": learning_rate, "num_tokens": state.num_tokens}
     metrics |= objective.metrics(coefficients, logp, old, ref) | rollout_metrics(rollouts, rewards)
@@ -160,20 +159,6 @@ def rollout_metrics(rollouts: Rollouts, rewards: np.ndarray) -> dict[str, float]
         "completions/mean_length": float(tree.lengths.mean()),
         "completions/clipped_ratio": float(rollouts.truncated.mean()),
         **tree_metrics(tree),
-    }
-
-
-def tree_metrics(tree: PrefixTree) -> dict[str, float]:
-    """How much tree there is in a batch; mean_count is the completions per node."""
-    flat, unique = int(tree.lengths.sum()), int(tree.scored.sum())
-    return {
-        "tree/unique_tokens": unique,
-        "tree/flat_tokens": flat,
-        "tree/mean_count": flat / max(unique, 1),
-        "tree/shared_fraction": float((tree.on_tokens(tree.count) > 1).sum() / max(flat, 1)),
-        "tree/path_depth": float(path_depth(tree).mean()),
-        "tree/intermediate_proportion": float(intermediate_proportion(tree).mean()),
-        "tree/flat_fraction": float(tree.is_flat.mean()),
     }
 
 

@@ -1,4 +1,6 @@
-"""A run has one owner at a time, and is one thing: what belongs to another run, or was changed, is refused by name."""
+"""A run has one owner at a time, and is one thing: what belongs to another run, or was changed, is
+refused by name.
+"""
 
 import errno
 import json
@@ -75,7 +77,7 @@ def bits(folder):
     )
 
 
-# -- one owner -----------------------------------------------------------------------------------------------------------
+# -- one owner -------------------------------------------------------------------------------------
 
 
 def test_a_second_owner_is_refused_while_the_first_is_there(run, whole, capsys):
@@ -277,7 +279,7 @@ def test_what_ends_a_step_in_its_update_saves_nothing_of_it(tmp_path, monkeypatc
     assert bits(tmp_path / "run")[0] == bits(tmp_path / "whole")[0]
 
 
-# -- one thing -----------------------------------------------------------------------------------------------------------
+# -- one thing -------------------------------------------------------------------------------------
 
 READERS = [
     ["train", "--resume"],
@@ -456,7 +458,10 @@ def test_a_task_that_was_changed_on_the_way_is_said(tmp_path, capsys):
     )
 
 
-TASK = "from minigrpo.tasks.treewalk import TreeWalk\nclass T(TreeWalk):\n    def score(self, r): return {sign} * super().score(r)\n"
+TASK = (
+    "from minigrpo.tasks.treewalk import TreeWalk\nclass T(TreeWalk):\n    def "
+    "score(self, r): return {sign} * super().score(r)\n"
+)
 
 
 def signs(folder):
@@ -466,7 +471,9 @@ def signs(folder):
 
 
 def test_a_task_that_is_edited_while_its_run_goes_on(tmp_path, monkeypatch, capsys):
-    """What counts is the file that was loaded, not the one that is there when a checkpoint is written."""
+    """What counts is the file that was loaded, not the one that is there when a checkpoint is
+    written.
+    """
     task, run = tmp_path / "mine.py", tmp_path / "run"
     task.write_text(TASK.format(sign=1))
 
@@ -598,7 +605,7 @@ def test_paths_are_settings_too(run, tmp_path):
 
 
 def test_the_tokenizer_of_a_run_is_its_own(run, capsys):
-    """Any file that checkpoints name, in truth; a run of a language model names its tokenizer.json."""
+    """Any file that checkpoints name, as a language model's run names its tokenizer.json."""
     (run / "tokenizer.json").write_text("{}")
     arrays, state = load_checkpoint(run / "checkpoint-000006.mgc")
     hashed = files_hash(run / "tokenizer.json")
@@ -614,9 +621,9 @@ def test_the_tokenizer_of_a_run_is_its_own(run, capsys):
         for reader in (["train", "--resume"], ["evaluate"], ["sample"]):
             err = one_line(capsys, *reader, run)
             assert (
-                f"{run / 'tokenizer.json'} is not what it was when checkpoint-000006.mgc was written"
-                in err
-            )
+                f"{run / 'tokenizer.json'} is not what it was when "
+                f"checkpoint-000006.mgc was written"
+            ) in err
 
 
 @pytest.mark.parametrize("odd", ["missing", "one number", "complex", "whole numbers"])

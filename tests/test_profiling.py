@@ -1,4 +1,6 @@
-"""Where the time goes: operations counted by definition, phases that add up, and the commands that print them."""
+"""Where the time goes: operations counted by definition, phases that add up, and the commands that
+print them.
+"""
 
 import time
 from dataclasses import replace
@@ -20,7 +22,9 @@ from minigrpo.tree import PrefixTree
 
 
 def test_operations_of_a_forward_pass_by_hand():
-    """Two layers of width 4 (one head of 4, so D = E), ffn 3, vocabulary 5; three prompt nodes, then [1, 2], [1, 3], [4]."""
+    """Two layers of width 4 (one head of 4, so D = E), ffn 3, vocabulary 5; three prompt nodes,
+    then [1, 2], [1, 3], [4].
+    """
     config = TransformerConfig(vocab_size=5, dim=4, n_layers=2, n_heads=1, ffn_dim=3)
     tree = PrefixTree.from_groups([[0, 0, 0]], [[[1, 2], [1, 3], [4]]])
     matrices = 4 * 4 * 4 + 3 * 4 * 3  # q, k, v, o; gate, up, down

@@ -1,4 +1,6 @@
-"""A training step against the usual way: padded rows, one forward a completion, the batch in one piece."""
+"""A training step against the usual way: padded rows, one forward a completion, the batch in one
+piece.
+"""
 
 import warnings
 
@@ -85,7 +87,9 @@ def start(settings, task=None):
 
 
 def usual_step(state, task, settings):
-    """The same step without a tree: every completion on its own row, one advantage a completion, the batch in one piece."""
+    """The same step without a tree: every completion on its own row, one advantage a completion,
+    the batch in one piece.
+    """
     model, s = state.model, settings
     prompts = task.prompts(state.rng, s.prompts_per_step)
     limits = {
@@ -106,7 +110,9 @@ def usual_step(state, task, settings):
         model.gradients.flat[:] = 0
         logp = flat.on_tokens(model.forward(flat, s.temperature))
         given = {"truncated": rollouts.truncated, "max_new_tokens": task.max_new_tokens}
-        loss, d = padded_loss(state.objective, rollouts.completions, rewards, logp, old, ref, **given)
+        loss, d = padded_loss(
+            state.objective, rollouts.completions, rewards, logp, old, ref, **given
+        )
         dlogp = np.zeros(flat.n_nodes)
         dlogp[flat.paths[flat.paths >= 0]] = d[flat.paths >= 0]
         model.backward(dlogp)
@@ -187,9 +193,7 @@ def test_micro_batches_do_not_change_a_gradient(optimizer):
             optimizer=optimizer, micro_batch_tokens=micro_batch_tokens, **options
         )
         task, state = start(settings)
-        metrics = [
-            train_step(state, task, settings)[0] | {"step_time": 0} for _ in range(4)
-        ]
+        metrics = [train_step(state, task, settings)[0] | {"step_time": 0} for _ in range(4)]
         ends.append((state.model.parameters.flat, metrics))
     for flat, metrics in ends[1:]:
         assert relative(flat, ends[0][0]) < 1e-12
@@ -211,7 +215,9 @@ def test_metrics_have_the_names_that_users_know():
 
 
 def test_the_warm_start_clips_its_gradient_and_warms_up():
-    """Step by step against the usual loop, with gradients of a norm far above 1 and rates that rise over 20 steps."""
+    """Step by step against the usual loop, with gradients of a norm far above 1 and rates that rise
+    over 20 steps.
+    """
     task = load_task("arithmetic", digits=1)
     settings = TrainSettings(
         **TINY,

@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextvars import ContextVar, Token
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 
@@ -26,7 +26,6 @@ from minigrpo.tree import PrefixTree
 PHASES = ("sample", "score", "forward", "backward", "optimizer")
 PASSES = {"sample": 1, "forward": 1, "backward": 2}  # products of a phase, in forward passes
 Parts = list[tuple[PrefixTree, np.ndarray]]  # what `plan.split_tree` makes of a tree
-Function = TypeVar("Function", bound=Callable)
 _running: ContextVar[Stopwatch | None] = ContextVar("running", default=None)  # lanes inherit it
 
 
@@ -89,10 +88,10 @@ class Stopwatch:
         return "\n".join(lines)
 
 
-def timed(phase: str) -> Callable[[Function], Function]:
+def timed(phase: str) -> Callable[[Callable], Callable]:
     """Decorate a function: a Stopwatch that runs around a call adds its seconds to the phase."""
 
-    def decorate(function: Function) -> Function:
+    def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
         def inner(*args: Any, **kwargs: Any) -> Any:
             watch = _running.get()
@@ -103,7 +102,7 @@ def timed(phase: str) -> Callable[[Function], Function]:
             watch.add(phase, time.perf_counter() - started)
             return result
 
-        return inner  # type: ignore[return-value]
+        return inner
 
     return decorate
 
@@ -132,16 +131,12 @@ def _flops_of_parts(config: TransformerConfig, parts: Parts) -> float:
         inner = part.parent[has_parent]
         n_keys[nodes[inner]] = part.depth[inner] + 1
         predicts[nodes[part.parent[part.scored & has_parent]]] = True
-    attention = 4.0 * config.n_heads * config.head_dim * config.n_layers * n_keys.sum()
-    logits = 2.0 * config.vocab_size * config.dim * predicts.sum()
-    return float(2.0 * _layer_elements(config) * (n_keys > 0).sum() + attention + logits)
-
-
-@functools.cache
-def _layer_elements(config: TransformerConfig) -> int:
     shapes = config.shapes().items()
     matrices = [shape for name, shape in shapes if len(shape) == 2 and ".layers." in name]
-    return sum(map(math.prod, matrices))
+    linear = 2.0 * sum(map(math.prod, matrices)) * (n_keys > 0).sum()
+    attention = 4.0 * config.n_heads * config.head_dim * config.n_layers * n_keys.sum()
+    logits = 2.0 * config.vocab_size * config.dim * predicts.sum()
+    return float(linear + attention + logits)
 
 
 def peak_rate(

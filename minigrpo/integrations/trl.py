@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from minigrpo.engine.tree_statistics import tree_metrics
 from minigrpo.objectives import Objective
-from minigrpo.trainer import tree_metrics
 from minigrpo.tree import PrefixTree
 
 TESTED = (

@@ -77,12 +77,7 @@ class Bench:
     def step(self, watch: Stopwatch) -> Rollouts:
         """Sample, score (the share of even tokens), update; `watch` measures each."""
         with watch:
-            return self._update(self.sample())
-
-    def update(self, rollouts: Rollouts, watch: Stopwatch) -> Rollouts:
-        """Score and update from given rollouts."""
-        with watch:
-            return self._update(rollouts)
+            return self.update(self.sample())
 
     def timed_step(self) -> tuple[Rollouts, Stopwatch, float]:
         """A step, its time, and the peak rate right before or after it, whichever is better."""
@@ -91,7 +86,8 @@ class Bench:
         rollouts = self.step(watch)
         return rollouts, watch, max(before, peak_rate(backend, dtype))
 
-    def _update(self, rollouts: Rollouts) -> Rollouts:
+    def update(self, rollouts: Rollouts) -> Rollouts:
+        """Score and update from given rollouts."""
         model, objective = self.model, self.objective
         every = [completion for group in rollouts.completions for completion in group]
         rewards = np.array([(completion % 2 == 0).mean() for completion in every])
