@@ -100,12 +100,8 @@ def test_largest() -> None:
 
 def test_a_task_and_a_model_must_fit() -> None:
     tokenizer = make()[1]
-    with pytest.raises(
-        ValueError,
-        match=(
-            "task 'sums' is made of text, for a language model: give one, such as --model smollm2"
-        ),
-    ):
+    told = "task 'sums' is made of text, for a language model: give one, such as --model smollm2"
+    with pytest.raises(ValueError, match=told):
         load_task("sums")
     with pytest.raises(
         ValueError,
@@ -301,7 +297,7 @@ def test_sampling_and_evaluating_without_a_run(
     capsys.readouterr()
     for arguments, message in (
         (["sample", "--model", str(model_folder)], "give the text to go on from"),
-        (["evaluate"], "give the folder of a run, or a pretrained model with --model"),
+        (["evaluate"], "give either the folder of a run or a pretrained model with --model"),
         (
             ["evaluate", "--model", str(model_folder)],
             "a pretrained model needs a task: give --task sums",

@@ -59,10 +59,8 @@ def test_while_the_program_is_being_loaded(name, tmp_path):
     (tmp_path / "numpy.py").write_text(
         f"import os, signal, time; os.kill(os.getpid(), signal.SIG{name}); time.sleep(60)"
     )
-    code = (
-        "import sys; from minigrpo.__main__ "
-        "import main; sys.exit(main())"
-    )  # as the script that pip makes
+    # As the script that pip makes.
+    code = "import sys; from minigrpo.__main__ import main; sys.exit(main())"
     for words in (["-m", "minigrpo", "--help"], ["-c", code, "train"]):
         process = subprocess.Popen(
             [sys.executable, *words],
@@ -76,10 +74,8 @@ def test_while_the_program_is_being_loaded(name, tmp_path):
 
 
 def test_nothing_large_is_loaded_before_a_signal_has_an_answer():
-    code = (
-        "import sys, minigrpo.__main__; print(*(m for m in sys.modules if "
-        "m.startswith('minigrpo') or m == 'numpy'))"
-    )
+    code = "import sys, minigrpo.__main__; "
+    code += "print(*(m for m in sys.modules if m.startswith('minigrpo') or m == 'numpy'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = ["minigrpo", "minigrpo.system", "minigrpo.system.signals", "minigrpo.__main__"]
     assert done.stdout.split() == loaded
@@ -259,7 +255,7 @@ def test_a_burst_does_not_disturb_the_tidying_up(monkeypatch):
 
 
 def test_a_signal_that_python_drops_comes_again():
-    """What is raised in a __del__ or by a weak reference is printed and forgotten."""
+    """Python prints and forgets what a __del__ or a weak reference's callback raises."""
 
     class Dying:
         def __del__(self):
@@ -290,10 +286,8 @@ def test_workers_end_with_their_parent(tmp_path):
     traceback each, and be gone.
     """
     (tmp_path / "jobs.py").write_text(JOBS)
-    code = (
-        "import sys; from minigrpo.command import cli; from minigrpo.experiments.parallel "
-        "import run_jobs; from jobs import job; "
-    )
+    code = "import sys; from minigrpo.command import cli; "
+    code += "from minigrpo.experiments.parallel import run_jobs; from jobs import job; "
     code += f"jobs = [{{'where': {str(tmp_path)!r}, 'i': i}} for i in range(8)]; "
     code += "cli.commands.run_reproduce = lambda _: run_jobs(job, jobs, title='', processes=2); "
     code += "sys.exit(cli.main(['reproduce', 'theorem']))"
@@ -345,18 +339,11 @@ def test_a_scorers_processes_end_when_they_are_told_to(tmp_path):
 
 
 def test_the_names_of_the_package_come_when_they_are_asked_for():
-    code = (
-        "import minigrpo as mg, sys; assert 'numpy' not in sys.modules; "
-        "assert set(mg.__all__) <= set(dir(mg)); "
-    )
-    code += (
-        "[getattr(mg, name) for name in mg.__all__]; from minigrpo import "
-        "*; assert PrefixTree is mg.tree.PrefixTree; "
-    )
-    code += (
-        "import pickle; assert pickle.loads(pickle.dumps(mg.Objective)) "
-        "is Objective; print(hasattr(mg, 'nothing'))"
-    )
+    code = "import minigrpo as mg, sys; assert 'numpy' not in sys.modules; "
+    code += "assert set(mg.__all__) <= set(dir(mg)); [getattr(mg, name) for name in mg.__all__]; "
+    code += "from minigrpo import *; assert PrefixTree is mg.tree.PrefixTree; import pickle; "
+    code += "assert pickle.loads(pickle.dumps(mg.Objective)) is Objective; "
+    code += "print(hasattr(mg, 'nothing'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("False\n", "")
 
