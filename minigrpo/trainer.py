@@ -180,13 +180,11 @@ def imitate(
     for step in bar(range(steps), "warm start", "step", progress):
         prompts, completions = zip(*draw(), strict=True)
         tree = PrefixTree.from_groups(prompts, [[completion] for completion in completions])
-        dlogp = -1.0 / max(tree.scored.sum(), 1)
+        c = -1.0 / max(tree.scored.sum(), 1)  # d loss / d logp
 
-        def visit(
-            lane: Transformer, part: PrefixTree, _: np.ndarray, add: bool, dlogp: float = dlogp
-        ) -> None:
+        def visit(lane: Transformer, part: PrefixTree, _: Any, add: bool, c: float = c) -> None:
             lane.forward(part)
-            lane.backward(np.where(part.scored, dlogp, 0.0), add)
+            lane.backward(np.where(part.scored, c, 0.0), add)
 
         with diverging(f"warm-start step {step + 1}", lambda: "lower warm_start_learning_rate"):
             visit_parts(model, split_tree(tree, micro_batch_tokens, model.lanes), visit)

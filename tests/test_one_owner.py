@@ -111,9 +111,8 @@ def test_a_killed_owner_leaves_no_lock_and_a_child_that_outlives_it_has_none(tmp
     read, write = os.pipe()
     if not (owner := os.fork()):
         lock = Lock(tmp_path)
-        if not (child := os.fork()):  # what a pool of workers is to a scorer
-            signal.pause()
-        os.write(write, str(child).encode())
+        if not os.fork():  # what a pool of workers is to a scorer
+            os.write(write, str(os.getpid()).encode())  # by now it has let go of the lock
         signal.pause()
         lock.release()
     child = int(os.read(read, 20))
