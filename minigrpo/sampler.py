@@ -26,6 +26,7 @@ from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree, Rollouts, Tokens, token_arrays
 
 LANE_WORK = 14_000  # distinct prefixes × width that make a lane of sampling worth its overhead
+LANE_ROWS = 128  # with fewer distinct prefixes, the matrix products of a lane are slow
 TEMPERATURES = 1e-6, 1e6  # the lowest and the highest one
 STRETCH = 512  # a token is drawn in two stages: first a block of 512 tokens, then a token in it
 # A rule that ends completions: their tokens so far (n,t) -> which of them end with the newest (n,).
@@ -159,7 +160,7 @@ def _divide(
         group = np.repeat(np.arange(n_prompts), len(uniform) // n_prompts)
         first, _, _ = _draw(model, logits.copy(), group, uniform[:, 0], temperature)
         n_rows = len(np.unique(group * vocab_size + first))
-        n = min(n, max(n_rows * model.config.dim // LANE_WORK, 1))
+        n = min(n, max(min(n_rows * model.config.dim // LANE_WORK, n_rows // LANE_ROWS), 1))
     return [slice(n_prompts * i // n, n_prompts * (i + 1) // n) for i in range(n)]
 
 
