@@ -155,12 +155,13 @@ def _divide(
 ) -> list[slice]:
     """The prompts of each lane: as many lanes as the first tokens, which may agree, are worth."""
     n_prompts, vocab_size = logits.shape
-    n = min(model.lanes, n_prompts)
+    n = min(model.lanes, n_prompts, len(uniform) // LANE_ROWS)
     if n > 1:
         group = np.repeat(np.arange(n_prompts), len(uniform) // n_prompts)
         first, _, _ = _draw(model, logits.copy(), group, uniform[:, 0], temperature)
         n_rows = len(np.unique(group * vocab_size + first))
-        n = min(n, max(min(n_rows * model.config.dim // LANE_WORK, n_rows // LANE_ROWS), 1))
+        n = min(n, n_rows // LANE_ROWS, n_rows * model.config.dim // LANE_WORK)
+    n = max(n, 1)
     return [slice(n_prompts * i // n, n_prompts * (i + 1) // n) for i in range(n)]
 
 
@@ -171,7 +172,7 @@ def _checked(
     max_new_tokens: int,
     ends: Sequence[End],
 ) -> list[np.ndarray]:
-    """Copies of the prompts, since the rollouts keep them; a text stays with its tokens."""
+    """Check what `sample` is given, and copy the prompts, which the rollouts keep."""
     if group_size < 1 or max_new_tokens < 1:
         both = f"group_size ({group_size}) and max_new_tokens ({max_new_tokens})"
         raise ValueError(f"{both} must be at least 1")
@@ -184,10 +185,9 @@ def _checked(
     arrays = token_arrays(prompts, lambda i: f"prompt {i}")
     if not arrays or not all(map(len, arrays)):
         raise ValueError("every prompt needs at least one token (and sampling at least one prompt)")
-    for ids in arrays:
-        model.check(ids, max(map(len, arrays)) + max_new_tokens)
+    model.check(np.concatenate(arrays), max(map(len, arrays)) + max_new_tokens)
     model.check_weights()
-    pairs = zip(prompts, arrays, strict=True)
+    pairs = zip(prompts, arrays, strict=True)  # a prompt made from a text remembers it
     return [(prompt if hasattr(prompt, "text") else ids).copy() for prompt, ids in pairs]
 
 
