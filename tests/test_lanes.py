@@ -85,6 +85,7 @@ def eager(monkeypatch):
     """Divide the smallest work."""
     monkeypatch.setattr(plan, "LANE_NODES", 8)
     monkeypatch.setattr(sampler, "LANE_WORK", 32)
+    monkeypatch.setattr(sampler, "LANE_ROWS", 1)
 
 
 def test_results_come_in_order_from_as_many_threads_as_blas_has(n_threads):

@@ -70,6 +70,21 @@ class TransformerConfig:
             allowed = f"a whole number from 1 to {self.vocab_size}, the vocabulary"
             raise ValueError(f"n_drawable is {n!r}: it must be {allowed}")
 
+    def check(self, token: np.ndarray, length: int, drawn: np.ndarray | tuple = ()) -> None:
+        """Raise ValueError for tokens that it lacks or cannot draw, and for a sequence too long."""
+        last, last_drawn = np.max(token, initial=-1), np.max(drawn, initial=-1)
+        if last >= self.vocab_size:
+            outside = f"outside the model's vocabulary of {self.vocab_size}"
+            raise ValueError(f"token id {last} is {outside}")
+        if length > self.max_seq_len:
+            raise ValueError(
+                f"a prompt with its completion takes {length} tokens, the model's context "
+                f"(max_seq_len) holds {self.max_seq_len}: shorten the prompt or max_new_tokens"
+            )
+        if last_drawn >= self.n_logits:
+            found = f"token id {last_drawn} of a completion cannot be drawn"
+            raise ValueError(f"{found}: the model draws those below {self.n_logits}")
+
     @property
     def n_logits(self) -> int:
         """How many rows of the head are used: only tokens below it can be drawn and scored."""
