@@ -50,8 +50,11 @@ def amount(text: str) -> float:
 
 
 def number_or_none(text: str) -> float | str:
-    """The type of a flag that takes a number or "none"; an error message shows this name."""
-    return text if text == "none" else float(text)
+    """The type of a flag that takes a number or "none"."""
+    try:
+        return text if text == "none" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None
 
 
 def key_value(text: str) -> tuple[str, Any]:
