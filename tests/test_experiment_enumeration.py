@@ -10,8 +10,17 @@ import pytest
 
 from minigrpo import PrefixTree, lambda_weights
 from minigrpo.experiments import committed, enumeration
-from minigrpo.experiments.enumeration import SCHEMES, TREES, expected, gradient, reach
-from minigrpo.experiments.enumeration_plots import WEIGHTS, figure, mark
+from minigrpo.experiments.enumeration import (
+    COLUMNS,
+    SCHEMES,
+    TREES,
+    expected,
+    figures,
+    gradient,
+    mark,
+    reach,
+)
+from minigrpo.experiments.reproduce import Request, reproduce
 from minigrpo.objectives import advantages
 
 (BINARY, TERNARY, _), (UNEVEN,) = TREES.values()
@@ -209,7 +218,7 @@ def test_lambda_grpo_levels_below_good_prefixes_and_sharpens_below_bad_ones():
     assert value.min() < mean < value.max()
 
 
-# -- the table -----------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 
 ON_1, ON_3 = (1, "no", 1, 1), (3 / 4, "no", 3 / 4, 3 / 4)
 GROWS, LEFT = [1 / 4, 1 / 2, 1], [1 / 2, 3 / 4, 7 / 8]
@@ -257,7 +266,7 @@ def pick(rows, *key):
 @pytest.mark.parametrize(("case", "predicted"), BY_HAND.items(), ids=map(" ".join, BY_HAND))
 def test_the_table_is_what_the_derivation_says(rows, case, predicted):
     scheme, lengths, baseline = case
-    for weight, what in zip(WEIGHTS, predicted, strict=True):
+    for weight, what in zip(COLUMNS, predicted, strict=True):
         row = pick(rows, scheme, lengths, "any", baseline, "none", weight)
         if isinstance(what, str):
             assert row["verdict"] == what, weight
@@ -322,21 +331,21 @@ def test_directions_are_those_of_the_enumeration():
 def test_run_writes_data_figure_and_words(rows, tmp_path, monkeypatch):
     n = len(rows) // (len(SCHEMES) * len(TREES))  # estimators
 
-    def in_turn(function, jobs, **_):
+    def in_turn(request, function, jobs):
         assert function is enumeration.measure
         assert [tuple(job.values())[:2] for job in jobs] == list(product(SCHEMES, TREES))
         return [rows[i : i + n] for i in range(0, len(rows), n)]
 
-    monkeypatch.setattr(enumeration, "run_jobs", in_turn)
+    monkeypatch.setattr(Request, "jobs", in_turn)
     monkeypatch.setattr(enumeration, "directions", lambda seeds: [{"k": 4, "cosine": 0.5}])
-    words = enumeration.run(tmp_path, quick=True)
+    words = reproduce("enumeration", tmp_path, quick=True)
     written = json.loads((tmp_path / "enumeration.json").read_text(encoding="utf-8"))
     assert written == {"estimators": rows, "directions": [{"k": 4, "cosine": 0.5}]}
     assert (tmp_path / "enumeration.png").stat().st_size > 20_000
     line = next(line for line in words.splitlines() if A4 in line)
     off = mark(pick(rows, A4, "equal", "any", "none", "none", "distinct"))
     assert line.split()[-7:] == ["=", "1", off, "=", "1", "=", "1"]
-    assert len(figure(rows).axes) == 5
+    assert len(figures(written)["enumeration"].axes) == 5
 
 
 def test_marks():

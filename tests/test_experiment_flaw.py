@@ -1,4 +1,4 @@
-"""The flaw made visible: pushes and steps against definitions and finite differences, the counts of training by brute force."""
+"""The flaw: pushes and steps against definitions and finite differences, counts by brute force."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from helpers import rollouts_of, tiny_model
 from minigrpo import PrefixTree, sample
 from minigrpo.experiments import flaw
 from minigrpo.experiments.flaw import CASES, OBJECTIVES, path_probability
+from minigrpo.experiments.reproduce import Request, reproduce
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train
 
@@ -21,7 +22,7 @@ def trees():
     return flaw.by_hand()
 
 
-# -- the groups by hand --------------------------------------------------------------------------------------------------
+# -- the groups by hand ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -48,7 +49,7 @@ def test_pushes_by_their_definition(trees, case):
 
 
 def test_a_step_is_the_gradient_of_the_objective_in_logits():
-    """Against finite differences of Σ push · log p over one logit a prefix and move, with moves that nobody took."""
+    """Against finite differences of Σ push · log p over logits, with moves that nobody took."""
     walks = [[0, 0, 1], [0, 0, 1], [0, 1, 1], [1, 0, 0]]
     tree = rollouts_of([[0]], [walks]).tree
     push = np.where(tree.scored, np.random.default_rng(0).standard_normal(tree.n_nodes), 0.0)
@@ -108,7 +109,7 @@ def test_exploitation_all_steps_of_the_best_walk_are_pushed_up_and_one_loses(tre
     assert within["grpo", "after"] < within["grpo", "before"] < within["lambda_grpo", "after"]
 
 
-# -- training ------------------------------------------------------------------------------------------------------------
+# -- training --------------------------------------------------------------------------------------
 
 
 def test_counts_of_a_step_by_brute_force():
@@ -225,7 +226,8 @@ def test_differences_are_taken_seed_by_seed():
         for o in OBJECTIVES
         for s in (0, 1, 2)
     ]
-    for run in runs:  # falls: 0.1, 0.5 under GRPO, 0.3, 0.7 under λ-GRPO; the third pair has a run without the target
+    # falls: 0.1, 0.5 under GRPO, 0.3, 0.7 under λ-GRPO; one run of the third pair has no target
+    for run in runs:
         run["falls"] = 0.1 + 0.4 * run["seed"] + 0.2 * (run["trained_with"] == "lambda_grpo")
         run["points_down_grpo"] = (
             4.0 if run["trained_with"] == "grpo" else 9.0
@@ -237,7 +239,7 @@ def test_differences_are_taken_seed_by_seed():
     assert row["points_down"] == -3.0 and row["shared_to_tail"] == row["good_tokens_down"] == 0
 
 
-# -- the committed table -------------------------------------------------------------------------------------------------
+# -- the committed table ---------------------------------------------------------------------------
 
 
 def test_committed_groups_by_hand_can_be_regenerated(trees):
@@ -251,7 +253,7 @@ def test_committed_groups_by_hand_can_be_regenerated(trees):
 
 
 def test_committed_training_can_be_regenerated():
-    """Three of the 20 seeds for the first 50 steps: their mean within 3.5 standard errors, as the table's interval gives them."""
+    """Three of the 20 seeds, the first 50 steps: their mean is within 3.5 standard errors."""
     runs = [
         row for seed in range(3) for row in flaw.training_run("grpo", 2, seed, steps=flaw.EARLY)
     ]
@@ -271,7 +273,7 @@ def test_committed_training_can_be_regenerated():
         assert abs(row[name] - committed[name]) < 3.5 * of_one_seed / np.sqrt(3), name
 
 
-# -- run -----------------------------------------------------------------------------------------------------------------
+# -- run -------------------------------------------------------------------------------------------
 
 
 def test_run_writes_tables_and_figures(tmp_path, monkeypatch):
@@ -279,14 +281,14 @@ def test_run_writes_tables_and_figures(tmp_path, monkeypatch):
     short = {(o, n): flaw.training_run(o, n, 0, steps=4) for o in OBJECTIVES for n in (1, 2)}
     asked = []
 
-    def run_jobs(function, jobs, **settings):
+    def run_jobs(request, function, jobs):
         asked.extend(jobs)
         return [[dict(row) for row in short[job["objective"], job["n"]]] for job in jobs]
 
-    monkeypatch.setattr(flaw, "run_jobs", run_jobs)
-    text = flaw.run(tmp_path, seeds=2)
+    monkeypatch.setattr(Request, "jobs", run_jobs)
+    words = [line.split() for line in reproduce("flaw", tmp_path, seeds=2).splitlines()]
     assert len(asked) == 8 and {"objective": "lambda_grpo", "n": 2, "seed": 1} in asked
-    assert "n = 2, trained with lambda_grpo, steps 1-4" in text
+    assert ["2", "lambda_grpo", "4", "2"] in [line[:4] for line in words]
     tables = json.loads((tmp_path / "flaw.json").read_text())
     assert len(tables["training"]) == 8 and len(tables["differences"]) == 4
     assert {row["case"] for row in tables["trees"]} == set(CASES)

@@ -1,4 +1,4 @@
-"""The hidden PRM: exact values against other ways to get them, measures against loops, rules against typed examples."""
+"""The hidden PRM: exact values against other ways, measures against loops, rules by examples."""
 
 import json
 from pathlib import Path
@@ -15,9 +15,10 @@ from minigrpo.experiments.prm_quality import (
     exact_moments,
     heap_index,
     means_below,
+    text,
     value_row,
 )
-from minigrpo.experiments.prm_quality_plots import first_error_figure, text, values_figure
+from minigrpo.experiments.prm_quality_figures import first_error_figure, values_figure
 from minigrpo.show.plots import save
 from minigrpo.tasks.arithmetic import CHARACTERS, Arithmetic, first_wrong_step, write_steps
 from minigrpo.tasks.treewalk import TreeWalk
@@ -36,7 +37,7 @@ def probability(model, path):
     return float(np.exp(model.forward(tree, keep=False)[tree.scored].sum()))
 
 
-# -- exact values --------------------------------------------------------------------------------------------------------
+# -- exact values ----------------------------------------------------------------------------------
 
 
 def test_exact_values_are_the_conditional_means_of_enumerated_paths():
@@ -84,7 +85,7 @@ def test_brute_force_compares_both_sources():
         assert row["z"] == pytest.approx((row["estimate"] - row["value"]) / row["standard_error"])
 
 
-# -- measures ------------------------------------------------------------------------------------------------------------
+# -- measures --------------------------------------------------------------------------------------
 
 
 def test_value_row_against_loops():
@@ -130,7 +131,10 @@ def test_value_row_against_loops():
 
 
 def test_r_hat_is_unbiased_and_its_variance_and_shrinkage_are_as_derived():
-    """Given its count a node's outcomes are independent draws; over tokens R̂ - mean(r) keeps 1 - 1/k of the exact advantage."""
+    """Given its count, a node's outcomes are independent draws.
+
+    Over tokens, R̂ - mean(r) keeps 1 - 1/k of the exact advantage.
+    """
     k, n_groups, rng = 4, 10_000, np.random.default_rng(4)
     p, outcome = rng.dirichlet(np.ones(8)), rng.normal(size=8)
     exact = means_below(p, outcome)
@@ -181,13 +185,16 @@ def test_tables_text_and_figures(tmp_path, monkeypatch):
     assert row["rmse_low"] <= row["rmse"] <= row["rmse_high"]
     (a, b), (c, d) = (r["slope_nodes"] for r in seeds)
     assert row["slope_nodes"] == pytest.approx((a + c) / (b + d), rel=1e-5)
-    assert "hidden PRM" in text(table)
+    assert "hidden_rmse" in text(table)
     assert save(values_figure(table), tmp_path / "a.png").stat().st_size > 10_000
     assert save(first_error_figure(table), tmp_path / "b.png").stat().st_size > 10_000
 
 
 def test_committed_table_can_be_regenerated(monkeypatch):
-    """The rows that each untrained policy draws first, all 8 seeds: nothing but a draw in a million can depend on the machine."""
+    """The rows that each untrained policy draws first, all 8 seeds.
+
+    Nothing but a draw in a million can depend on the machine.
+    """
     committed = json.loads((Path(__file__).parents[1] / "results" / "prm-quality.json").read_text())
     monkeypatch.setattr(prm_quality, "SIZES", prm_quality.SIZES[:1])
     monkeypatch.setattr(prm_quality, "MONTE_CARLO", prm_quality.MONTE_CARLO[:1])
@@ -204,7 +211,7 @@ def test_committed_table_can_be_regenerated(monkeypatch):
             }
 
 
-# -- the first wrong step ------------------------------------------------------------------------------------------------
+# -- the first wrong step --------------------------------------------------------------------------
 
 
 def pupil_rollouts(task, prompts, k, rng):

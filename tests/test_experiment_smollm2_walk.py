@@ -1,4 +1,4 @@
-"""The experiment on the language model's walk: its policy, what its table and figure say, and that unfinished is said."""
+"""The language model's walk: its policy, what its table and figure say, and that it goes on."""
 
 from __future__ import annotations
 
@@ -12,30 +12,29 @@ import numpy as np
 import pytest
 from helpers import tiny_model
 
-from minigrpo.experiments import parallel, smollm2_walk
+from minigrpo.experiments import committed, parallel, smollm2_walk
+from minigrpo.experiments.many_policies import OneModel
 from minigrpo.experiments.many_walks import path_logp
-from minigrpo.experiments.parallel import cache_line, read_cache
+from minigrpo.experiments.parallel import read_cache
+from minigrpo.experiments.reproduce import Request, publish, reproduce
 from minigrpo.experiments.smollm2_walk import (
     RATES,
     TARGETS,
     best_rate,
     cut,
-    figure,
-    finished,
-    report,
+    figures,
     table,
     text,
     walk,
 )
-from minigrpo.experiments.table1 import sign_test
-from minigrpo.experiments.walk_policies import OneModel
+from minigrpo.experiments.tables import sign_test
 
 COMMITTED = Path(__file__).parents[1] / "results"
 GRPO, FIXED = (1, -1.0, 1e-5, "grpo"), (1, -1.0, 1e-5, "lambda_grpo")
 
 
 def made_up(first: int, last: int, log_start: float = -2.0) -> dict:
-    """A run of 250 steps: so many hits of 16 in the first 50, none for 150, so many in the last 50."""
+    """A run of 250 steps: hits of 16 in each of the first 50, none for 150, hits in the last 50."""
     return {"log_start": log_start, "hits": [first] * 50 + [0] * 150 + [last] * 50}
 
 
@@ -49,7 +48,7 @@ def tiny(**shape):
     return tiny_model(vocab_size=9, tie_embeddings=True, dtype="float32", seed=3, **shape)
 
 
-# -- the policy ----------------------------------------------------------------------------------------------------------
+# -- the policy ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -87,7 +86,7 @@ def test_a_walk_is_paired_and_a_function_of_its_arguments(monkeypatch):
     assert len(grpo["hits"]) == 25 and np.mean(grpo["hits"][-10:]) > 2 * np.mean(grpo["hits"][:10])
 
 
-# -- the table -----------------------------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 
 
 def test_the_table_of_made_up_runs():
@@ -133,7 +132,7 @@ def test_sign_test_counts_outcomes(above, below):
 def test_no_interval_and_no_pair_from_one_target():
     result = table({GRPO: {"LLLL": made_up(4, 16)}})
     assert result["runs"][0]["target_frequency_low"] is None and result["paired"] == []
-    assert "[one target]" in text(result) and "1 of 16 targets" in text(result)
+    assert "1 [-, -]" in text(result)
 
 
 def test_the_best_rate_is_that_of_both_objectives_together():
@@ -144,74 +143,33 @@ def test_the_best_rate_is_that_of_both_objectives_together():
     assert best_rate(table(found)) == 3e-6
 
 
-# -- what is finished ----------------------------------------------------------------------------------------------------
-
-
-def test_unfinished_results_are_reported_as_such(tmp_path):
-    with pytest.raises(ValueError, match="holds no finished run of this experiment"):
-        report(tmp_path)
-    file = tmp_path / "smollm2-walk.runs.jsonl"
-    for (n, r_neg, rate, objective), runs in reversed(FOUND.items()):
-        for target, result in reversed(runs.items()):
-            job = {
-                "n": n,
-                "r_neg": r_neg,
-                "learning_rate": rate,
-                "objective": objective,
-                "target": target,
-            }
-            others = [
-                ("minigrpo.experiments.table1", job, []),
-                (smollm2_walk.__name__, job | {"steps": 20}, {"hits": [3] * 20}),
-            ]
-            with open(file, "ab") as cache:
-                for module, of, found in [*others, (smollm2_walk.__name__, job, result)]:
-                    cache.write(
-                        cache_line(
-                            json.dumps([module, "walk", of], sort_keys=True), "any code", found
-                        )
-                    )
-    with open(file, "a", encoding="utf-8") as cache:
-        cache.write('{"job": "cut sho')  # by a kill
-    assert finished(file) == FOUND
-    assert [list(runs) for runs in finished(file).values()] == [
-        list(runs) for runs in FOUND.values()
-    ]
-    said = report(tmp_path)
-    assert said.count("3 of 16 targets") == 2 and said.count("2 of 16 targets") == 2
-    assert json.loads((tmp_path / "smollm2-walk.json").read_text(encoding="utf-8")) == table(FOUND)
-    assert (tmp_path / "smollm2-walk.png").stat().st_size > 10_000
+# -- the whole experiment --------------------------------------------------------------------------
 
 
 def test_the_runs_of_the_repository_are_all_there_and_are_taken(tmp_path, monkeypatch, capsys):
     """Whatever the code of today is: that is said, and nothing is computed again."""
     tracked = COMMITTED / "smollm2-walk.runs.jsonl"
-    found = finished(tracked)
-    assert sum(map(len, found.values())) == len(read_cache(tracked)) == 64
+    records = [json.loads(record["job"]) for record in read_cache(tracked)]
+    assert len(records) == 64 and {name[0] for name in records} == {smollm2_walk.__name__}
     shutil.copy(tracked, tmp_path)
-    monkeypatch.setattr(
-        parallel, "ProcessPoolExecutor", None
-    )  # would be needed to compute anything
-    targets = {
-        "RATES": RATES[:2],
-        "best_rate": lambda result: RATES[0],
-        "_write": lambda out, result: result,
-    }
-    for name, value in targets.items():
-        monkeypatch.setattr(smollm2_walk, name, value)
+    # A pool of processes would be needed to compute anything.
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(smollm2_walk, "RATES", RATES[:2])
+    monkeypatch.setattr(smollm2_walk, "best_rate", lambda result: RATES[0])
+    written = []
+    monkeypatch.setattr(smollm2_walk, "publish", lambda *of: written.append(of))
     with pytest.raises(TypeError):  # n = 2 is not there
-        smollm2_walk.run(tmp_path)
+        smollm2_walk.run(Request("smollm2-walk", tmp_path))
+    assert written[-1] == ("smollm2-walk", committed("results/smollm2-walk.json"), tmp_path)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
-    assert all(
-        "note: 32 results in " in line
-        and line.endswith("of other code than this, and are taken as they are")
-        for line in said
-    )
+    for line in said:
+        assert "note: 32 results in " in line
+        assert line.endswith("of other code than this, and are taken as they are")
 
 
 def test_the_figure_shows_the_runs_that_there_are():
-    (ax,) = figure(table(FOUND)).axes
+    (ax,) = figures(table(FOUND))["smollm2-walk"].axes
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels == [
         "RRRR  0.050",
@@ -223,26 +181,26 @@ def test_the_figure_shows_the_runs_that_there_are():
     assert list(points) == ["GRPO: mean 0.50, 3 targets", "λ-GRPO: mean 0.92, 3 targets"]
     shown = {round(float(y)): x for x, y in points["GRPO: mean 0.50, 3 targets"].get_xydata()}
     assert shown == {3: 1.0, 1: 0.0, 0: 0.5}
-    two = figure(
-        table(FOUND | {(2, -1.0, 1e-5, "grpo"): {"LLLL": made_up(0, 3), "LLLR": made_up(0, 3)}})
-    )
-    assert [t.get_text() for t in two.axes[1].texts].count(
-        "not run"
-    ) == 4 - 1  # of the five targets two
+    more = {(2, -1.0, 1e-5, "grpo"): {"LLLL": made_up(0, 3), "LLLR": made_up(0, 3)}}
+    panel = figures(table(FOUND | more))["smollm2-walk"].axes[1]
+    told = [t.get_text() for t in panel.texts]
+    assert told.count("not run") == 4 - 1  # of the five targets two
 
 
 def test_all_settings_run_in_order_and_n_2_at_the_best_rate(tmp_path, monkeypatch):
-    jobs, drawn = [], []
+    jobs, written = [], []
 
     def fake(function, wanted, **_):
         jobs.extend(wanted)
         return [made_up(1, 8 if job["learning_rate"] == 3e-6 else 2) for job in wanted]
 
     monkeypatch.setattr(smollm2_walk, "run_jobs", fake)
-    monkeypatch.setattr(smollm2_walk, "figure", len)
-    monkeypatch.setattr(smollm2_walk, "save", lambda figure, file: drawn.append(file.name))
-    said = smollm2_walk.run(tmp_path)
-    assert len(jobs) == 4 * 32 and "n = 2  3e-06" in said and drawn == ["smollm2-walk.png"] * 4
+    monkeypatch.setattr(smollm2_walk, "figures", lambda tables: {})
+    monkeypatch.setattr(smollm2_walk, "publish", lambda *of: written.append(publish(*of)))
+    said = reproduce("smollm2-walk", tmp_path).splitlines()
+    assert len(jobs) == 4 * 32 and len(written) == 3
+    assert ["2", "3e-06", "lambda_grpo"] in [line.split()[:3] for line in said]
+    assert (tmp_path / "smollm2-walk.json").exists()
     assert [(job["n"], job["learning_rate"]) for job in jobs[::32]] == [
         (1, 1e-5),
         (1, 3e-6),
@@ -252,7 +210,7 @@ def test_all_settings_run_in_order_and_n_2_at_the_best_rate(tmp_path, monkeypatc
     assert [job["target"] for job in jobs[:32:2]] == TARGETS
     assert all(set(job) == {"n", "r_neg", "learning_rate", "target", "objective"} for job in jobs)
     jobs.clear()
-    smollm2_walk.run(tmp_path, quick=True)
+    reproduce("smollm2-walk", tmp_path, quick=True)
     assert [(job["target"], job["steps"]) for job in jobs] == [("LRLL", 20)] * 2 + [
         ("RRLL", 20)
     ] * 2

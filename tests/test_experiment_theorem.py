@@ -1,4 +1,4 @@
-"""Where Theorem 1 holds: a small part of the table, both sides against finite differences and definitions, and wrong entries."""
+"""Where Theorem 1 holds: a part of the table, both sides by other means, and wrong entries."""
 
 import json
 
@@ -8,6 +8,7 @@ import pytest
 from minigrpo import Objective
 from minigrpo.engine.tree_statistics import path_depth
 from minigrpo.experiments import theorem
+from minigrpo.experiments.reproduce import Request, reproduce
 from minigrpo.experiments.theorem import EPOCHS, KINDS, MEASURES
 
 SCALES, KLS = ("group_std", "none"), ("none", "k3")
@@ -49,7 +50,7 @@ def test_exact_entries_are_below_1e_12_and_all_others_above_1e_3(rows):
     exact = {True: [], False: []}
     for row in rows:
         for kind in KINDS:
-            expected, difference = theorem.cell(row, kind)
+            expected, difference = theorem.difference(row, kind)
             exact[expected].append(difference)
     assert max(exact[True]) < 1e-12
     assert min(exact[False]) > 1e-3
@@ -71,7 +72,7 @@ def test_the_derivations_in_words(rows):
 def test_a_wrong_entry_is_found(rows):
     for i in (0, 21, len(rows) - 1):
         for kind in KINDS:
-            exact, _ = theorem.cell(rows[i], kind)
+            exact, _ = theorem.difference(rows[i], kind)
             changed = [dict(row) for row in rows]
             changed[i][f"{kind}_nodes"] = 1e-2 if exact else 1e-13
             (found,) = theorem.violations(changed)
@@ -115,12 +116,12 @@ def test_scale_and_kl_change_no_entry(rows):
         plain = next(
             r for r in rows if all(r[x] == row[x] for x in ("ratio", "epoch", "aggregation"))
         )
-        assert [theorem.cell(row, kind)[1] < 1e-12 for kind in KINDS] == [
-            theorem.cell(plain, kind)[1] < 1e-12 for kind in KINDS
+        assert [theorem.difference(row, kind)[1] < 1e-12 for kind in KINDS] == [
+            theorem.difference(plain, kind)[1] < 1e-12 for kind in KINDS
         ]
 
 
-# -- the two sides -------------------------------------------------------------------------------------------------------
+# -- the two sides ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kl", ["k1", "k2", "k3"])
@@ -174,7 +175,7 @@ def test_the_gradient_of_the_process_side(batch, kind):
 
 
 def test_process_numbers_of_a_group_by_hand():
-    """Two members share a token, one of them ends a token later than the other; rewards 1, 0 and 0."""
+    """Two members share a token, one ends a token later than the other; rewards 1, 0 and 0."""
     from helpers import rollouts_of
 
     rollouts = rollouts_of([[0]], [[[1, 2], [1, 3, 3], [2]]])
@@ -197,16 +198,16 @@ def test_process_numbers_of_a_group_by_hand():
         np.testing.assert_allclose(numbers[:2, shared], [up, down], rtol=1e-12, atol=1e-15)
 
 
-# -- run -----------------------------------------------------------------------------------------------------------------
+# -- run -------------------------------------------------------------------------------------------
 
 
 def test_run_writes_table_and_figure(tmp_path, rows, monkeypatch):
     monkeypatch.setattr(
-        theorem, "run_jobs", lambda function, jobs, **_: [[dict(row) for row in rows] for _ in jobs]
+        Request, "jobs", lambda self, function, jobs: [[dict(row) for row in rows] for _ in jobs]
     )
-    text = theorem.run(tmp_path, seeds=2)
+    text = reproduce("theorem", tmp_path, seeds=2)
     assert text.splitlines()[-1] == "120 settings, 0 contradict the derivations"
-    assert len(text.splitlines()) == 1 + 30 + 1
+    assert len(text.splitlines()) == 2 + 30 + 1
     table = json.loads((tmp_path / "theorem.json").read_text())
     assert len(table) == len(rows)
     assert [row["aggregation"] for row in table] == [row["aggregation"] for row in rows]

@@ -1,4 +1,4 @@
-"""The measurements of section 3.2 along training: against their definitions, reproducible, and started from one policy."""
+"""The measurements of section 3.2: by their definitions, reproducible, from one policy."""
 
 import json
 from collections import Counter
@@ -10,14 +10,12 @@ import pytest
 from helpers import tiny_model
 
 from minigrpo.engine.tree_statistics import path_depth
-from minigrpo.experiments import trees
-from minigrpo.experiments.trees import (
+from minigrpo.experiments import trees_in_training as trees
+from minigrpo.experiments.trees_in_training import (
     settings_of,
     tables,
-    temperature_figure,
     text,
     train_and_measure,
-    training_figure,
     tree_at,
 )
 from minigrpo.show.plots import save
@@ -47,7 +45,7 @@ def small_run(warm, **changes):
 
 
 def test_tree_at_by_definition(monkeypatch):
-    """|λ(i,t)|, its histogram, distinct tokens and groups of one text, from the completions alone."""
+    """|λ(i,t)|, its histogram, distinct tokens, groups of one text, from the completions alone."""
     task = load_task("countdown")
     model = tiny_model(vocab_size=task.tokenizer.vocab_size, seed=1)
     seen = []
@@ -76,7 +74,7 @@ def test_tree_at_by_definition(monkeypatch):
 
 
 def test_colder_is_less_of_a_tree():
-    """Towards temperature 0 all members write one text: one path, no depth, and distinct tokens are 1/k."""
+    """Towards temperature 0 all members write one text: no depth, and distinct tokens are 1/k."""
     task = load_task("countdown")
     model = tiny_model(vocab_size=task.tokenizer.vocab_size, seed=1)
     cold, hot = (tree_at(model, task, 4, t, 10, np.random.default_rng(0)) for t in (0.001, 1.0))
@@ -134,9 +132,9 @@ def test_tables_and_figures(warm, tmp_path):
         and len(row["counts"]) == 36
         and sum(row["counts"]) == pytest.approx(1, abs=1e-3)
     )
-    assert "countdown k=36" in text(table)
-    for name, figure in (("a", training_figure), ("b", temperature_figure)):
-        assert save(figure(table), tmp_path / f"{name}.png").stat().st_size > 10_000
+    assert ["countdown", "36", "1", "1"] in [x.split()[:4] for x in text(table).splitlines()]
+    for name, figure in trees.figures(table).items():
+        assert save(figure, tmp_path / f"{name}.png").stat().st_size > 10_000
 
 
 def test_blocks_cover_every_step_once():
@@ -147,11 +145,11 @@ def test_blocks_cover_every_step_once():
     assert all(r["reward"] == pytest.approx((r["from_step"] + r["to_step"]) / 2 - 1) for r in rows)
 
 
-# -- the committed table -------------------------------------------------------------------------------------------------
+# -- the committed table ---------------------------------------------------------------------------
 
 
 def test_committed_table_fits_the_code_and_itself():
-    """Cells and blocks as the code has them; a token that n members share is one of n, so distinct / all tokens is Σ counts / n."""
+    """Cells and blocks are the code's; a token that n members share is one of n: Σ counts / n."""
     cells = [(task, k) for task in trees.SETTINGS for k in trees.SIZES]
     blocks = {
         task: [

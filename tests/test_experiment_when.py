@@ -1,4 +1,4 @@
-"""Where λ-GRPO matters: measures that can be known exactly, tables from made-up runs, the committed table."""
+"""When λ-GRPO matters: exact measures, tables from made-up runs, the committed table."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minigrpo.experiments import when
+from minigrpo.experiments import when_lambda_matters as when
+from minigrpo.experiments.many_policies import Tabular, Transformers, n_moves
 from minigrpo.experiments.many_walks import (
     DEPTH,
     R_OTHER,
@@ -17,8 +18,7 @@ from minigrpo.experiments.many_walks import (
     moves_to,
     path_logp,
 )
-from minigrpo.experiments.walk_policies import Tabular, Transformers, n_moves
-from minigrpo.experiments.when import (
+from minigrpo.experiments.when_lambda_matters import (
     PATTERNS,
     UNIFORM,
     cell,
@@ -28,7 +28,11 @@ from minigrpo.experiments.when import (
     pushes,
     targets_table,
 )
-from minigrpo.experiments.when_plots import family_figure, map_figure, targets_figure
+from minigrpo.experiments.when_lambda_matters_figures import (
+    family_figure,
+    map_figure,
+    targets_figure,
+)
 
 COMMITTED = Path(__file__).parents[1] / "results" / "when.json"
 
@@ -89,13 +93,13 @@ def test_from_where_the_bad_beginning_pays(r_neg):
 
 
 def test_a_cell_counts_what_it_says():
-    lost = cell("tabular", "grpo", 1, -1.0, "sgd", 30.0, 0.01, 32)
+    lost = cell("tabular", "grpo", 1, -1.0, 30.0, 0.01, 32)
     assert len(lost["final"]) == len(lost["lost"]) == 32
     assert np.mean(lost["lost"]) > 0.5
     assert all(
         final < 400 for final, is_lost in zip(lost["final"], lost["lost"], strict=True) if is_lost
     )
-    easy = cell("tabular", "grpo", 1, -1.0, "sgd", 3.0, 0.6, 32)
+    easy = cell("tabular", "grpo", 1, -1.0, 3.0, 0.6, 32)
     assert not any(easy["lost"]) and min(easy["final"]) > 600
 
 
@@ -169,16 +173,16 @@ def test_committed_cells_can_be_regenerated():
             for r in rows
             if (r["n"], r["r_neg"], r["learning_rate"], r["start"]) == (n, -1.0, rate, start)
         )
-        exact = next(s for s in when.STARTS if when.digits(s) == start)
+        exact = next(s for s in when.STARTS if when.rounded(s) == start)
         for arm in ("grpo", "lambda_grpo"):
-            again = cell("tabular", arm, n, -1.0, "sgd", rate, exact, row["runs"])
+            again = cell("tabular", arm, n, -1.0, rate, exact, row["runs"])
             assert np.mean(again["final"]) / 800 == pytest.approx(
                 row[f"{arm}_target_frequency"], abs=0.01
             )
 
 
 def test_the_tabular_policy_agrees_with_the_transformer_in_the_signs_that_are_claimed():
-    """At a common rate the map says the opposite of table 1 in three cells alone, of the smallest rate of SGD: GRPO leads there."""
+    """At a common rate the map contradicts table 1 in three cells alone, of SGD's smallest rate."""
     stored = json.loads(COMMITTED.read_text())
     table1 = json.loads((COMMITTED.parent / "table1.json").read_text())["comparison"]
     rates = {

@@ -1,9 +1,10 @@
-"""The machinery of the experiments: jobs that remember, arms that are what they say, tables made from runs."""
+"""What experiments share: jobs that remember, arms that are what they say, tables from runs."""
 
 import json
 import multiprocessing
 import os
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +14,26 @@ from helpers import random_rollouts, relative, tiny_model
 from minigrpo import Objective, sample
 from minigrpo.command.cli import main
 from minigrpo.engine.optim import global_norm
-from minigrpo.experiments import alpha, committed, learning, parallel, table1, when
-from minigrpo.experiments.arms import CONTROLS, PRESETS, gradients_of_arm, shuffled_weights
+from minigrpo.experiments import EXPERIMENTS, alpha, committed, learning, parallel, table1
+from minigrpo.experiments.controls import CONTROLS, PRESETS, gradients_of_arm, shuffled_weights
 from minigrpo.experiments.learning import table as learning_table
 from minigrpo.experiments.parallel import cache_line, code_of, read_cache, run_jobs
+from minigrpo.experiments.reproduce import reproduce
 from minigrpo.experiments.table1 import (
     ARMS,
     CHUNK,
     PUBLISHED,
     RATES,
     best,
+    best_figure,
     comparison,
-    sign_test,
+    paper_figure,
+    sweep_figure,
     table,
     text,
     walk,
 )
-from minigrpo.experiments.table1_plots import best_figure, paper_figure, sweep_figure
+from minigrpo.experiments.tables import sign_test
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.show.plots import bootstrap_interval
 from minigrpo.system.files import Lock, read_records
@@ -76,7 +80,7 @@ def test_a_failing_job_is_reported_and_what_was_done_is_kept(tmp_path):
     assert run_jobs(square, [{"x": 2}], title="", processes=1, cache=cache) == [4]
 
 
-# -- the cache: what else may happen to it ----------------------------------------------------------------------------------
+# -- the cache: what else may happen to it ---------------------------------------------------------
 
 
 @pytest.fixture
@@ -176,7 +180,8 @@ def test_a_line_that_is_no_finished_job_is_refused_by_its_number(line, tmp_path)
     cache.write_bytes(cache_line("job", "code", 1) + line.encode() + b"\n")
     with pytest.raises(
         ValueError,
-        match=r"cache\.jsonl, line 2 is damaged, was edited, .*: delete the line to run its job again",
+        match=r"cache\.jsonl, line 2 is damaged, was edited, .*: "
+        r"delete the line to run its job again",
     ):
         run_jobs(square, JOBS, title="", cache=cache)
 
@@ -273,8 +278,17 @@ def test_no_worker_outlives_a_failure_or_an_interruption():
     assert set(multiprocessing.active_children()) == before
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_figures_and_words_need_nothing_but_the_published_tables(name):
+    module = import_module(f"minigrpo.experiments.{EXPERIMENTS[name].module}")
+    tables = committed(f"results/{name}.json")
+    published = {path.stem for path in COMMITTED.glob(f"{name}*.png")}
+    assert set(module.figures(tables)) == published
+    assert len(module.text(tables).splitlines()) > 3
+
+
 def short_walk(**job):
-    """Fifty steps of a `walk` of two runs, noted in a file.   With INTERRUPT set, some jobs end as if by Ctrl-C."""
+    """Fifty steps of two runs, noted in a file.   With INTERRUPT, some jobs end as if by Ctrl-C."""
     with open(os.environ["WALKED"], "a") as file:
         file.write(json.dumps(job) + "\n")
     if "INTERRUPT" in os.environ and (job["arm"], job["learning_rate"]) == (
@@ -286,9 +300,9 @@ def short_walk(**job):
 
 
 def test_an_interrupted_experiment_goes_on_to_the_same_table(tmp_path, monkeypatch, capsys):
-    """All of table1 by its command.   The cache gets what else can happen: jobs in any order, a last line that is cut short."""
+    """All of table1 by its command, with jobs in any order and a last line that is cut short."""
 
-    def reproduce(folder, log):
+    def run(folder, log):
         monkeypatch.setenv("WALKED", str(tmp_path / log))
         options = ["--quick", "--seeds", "32", "--processes", "1", "--out", str(tmp_path / folder)]
         code = main(["reproduce", "table1", *options])
@@ -298,12 +312,12 @@ def test_an_interrupted_experiment_goes_on_to_the_same_table(tmp_path, monkeypat
         return sorted(json.dumps(job, sort_keys=True) for job in jobs)
 
     monkeypatch.setattr(table1, "walk", short_walk)
-    monkeypatch.setattr(table1, "save", lambda *_: None)  # the table only
-    code, jobs = reproduce("whole", "whole.log")
+    monkeypatch.setattr(table1, "figures", lambda tables: {})  # the table only
+    code, jobs = run("whole", "whole.log")
     assert code == 0 and len(jobs) == 2 * 3 * 5
 
     monkeypatch.setenv("INTERRUPT", "")
-    assert reproduce("stopped", "first.log")[0] == 130
+    assert run("stopped", "first.log")[0] == 130
     assert "interrupted" in capsys.readouterr().err
     assert not (tmp_path / "stopped" / "table1.json").exists()
     monkeypatch.delenv("INTERRUPT")
@@ -313,7 +327,7 @@ def test_an_interrupted_experiment_goes_on_to_the_same_table(tmp_path, monkeypat
     kept = [json.loads(record["job"])[2] for record in read_records(cache)]
     assert 0 < len(kept) < len(jobs) - 1
 
-    code, resumed = reproduce("stopped", "second.log")
+    code, resumed = run("stopped", "second.log")
     assert code == 0
     assert by_value(kept + resumed) == by_value(
         jobs
@@ -417,7 +431,7 @@ def test_walk_is_a_function_of_its_arguments(arm):
 
 
 def rows_of(**finals):
-    """Two cells an arm, of eight runs each: finals of the first four and of the last four, for a small and a large rate."""
+    """Two cells per arm, of eight runs: finals of the first and last four, for two rates."""
     cells = {}
     for arm, both in finals.items():
         for rate, (first, second) in zip((0.1, 1.0), both, strict=True):
@@ -440,10 +454,9 @@ def test_the_rate_is_chosen_on_one_half_and_told_of_the_other():
         0.75,
     )
     assert not chosen["grpo"]["inside"]  # 0.1 is the smallest rate
-    assert (
-        "grpo                 0.100  [0.100, 0.100]  found by 0% of 4  at 0.1 (edge of the sweep)"
-        in text(rows)
-    )
+    told = text({"best": best(rows), "comparison": comparison(rows)}).splitlines()
+    row = "sgd 1 -1 drawn grpo 0.1 0.1 0.1 0 4 0.1 False"
+    assert " ".join(told[2].split()) == row
 
 
 def test_the_comparison_is_paired():
@@ -489,12 +502,10 @@ def test_table_figures_show_the_numbers_of_the_table():
 
 
 def test_runs_must_be_balanced(tmp_path):
-    for experiment in (table1, when):
-        with pytest.raises(
-            ValueError,
-            match=r"40 runs do not walk to each of the 16 targets equally often.*multiple of 32",
-        ):
-            experiment.run(tmp_path, seeds=40)
+    told = r"40 runs do not walk to each of the 16 targets equally often.*multiple of 32"
+    for experiment in ("table1", "when"):
+        with pytest.raises(ValueError, match=told):
+            reproduce(experiment, tmp_path, seeds=40)
 
 
 def test_learning_table_counts_steps_to_90_percent_of_the_peak():
@@ -512,7 +523,7 @@ def test_learning_table_counts_steps_to_90_percent_of_the_peak():
 
 
 def alpha_rows():
-    """Two seeds of three α: pass@1 at the end 0.4 and 0.8 under α = 0, other α 0.1 and 0.3 more; the peak is the end."""
+    """Two seeds of three α: pass@1 ends at 0.4 and 0.8 under α = 0; the peak is the end."""
     curves = {}
     for power, more in ((0, (0.0, 0.0)), (0.5, (0.1, 0.3)), (1.5, (-0.1, 0.1))):
         runs = [
@@ -549,14 +560,12 @@ def test_alpha_table_compares_with_alpha_0_seed_by_seed():
     assert half["pass@1_of_seed"] == [0.5, 1.1] and half["mean_pass@1"] == pytest.approx(
         (0.7 + 1.3) / 6, abs=1e-4
     )
-    assert "0.5" in alpha.text([grpo, half]) and "+0.200 [+0.100, +0.300]" in alpha.text(
-        [grpo, half]
-    )
+    assert "0.5" in alpha.text([grpo, half]) and "0.2 [0.1, 0.3]" in alpha.text([grpo, half])
 
 
 def test_alpha_figure_shows_the_numbers_of_the_table():
     rows = alpha_rows()
-    ends, _, differences = alpha.figure(rows).axes
+    ends, _, differences = alpha.figures(rows)["alpha"].axes
     for ax, name in ((ends, "pass@1"), (differences, "pass@1_diff")):
         (bars,) = ax.containers
         np.testing.assert_array_equal(
@@ -593,7 +602,7 @@ def test_committed_alpha_table_fits_the_code_and_itself():
 
 
 def test_committed_learning_table_fits_the_code_and_itself():
-    """To make a part of it anew would take a minute; that it is whole, and made of its seeds, can be seen at once."""
+    """That it is whole, and made of its seeds, can be seen at once."""
     rows = json.loads((COMMITTED / "learning.json").read_text())
     keys = [(row["task"], row["arm"], row["beta"], row["learning_rate"]) for row in rows]
     assert keys == [key for task in learning.RATES for key in learning.arms(task, quick=False)]
@@ -612,7 +621,7 @@ def test_committed_learning_table_fits_the_code_and_itself():
 
 
 def test_committed_table_can_be_regenerated():
-    """Two runs of four cells, with plain SGD, which does not magnify a machine's rounding as Adam does."""
+    """Two runs of four cells, by plain SGD: Adam magnifies a machine's rounding."""
     stored = json.loads((COMMITTED / "table1.json").read_text())
     for arm in ("grpo", "lambda_grpo", "placebo", "monte_carlo_prm"):
         cell = {

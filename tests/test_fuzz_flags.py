@@ -175,10 +175,7 @@ def prepare(folder, patch):
         demo, "_demo", lambda out, *_: (out / "report.html").write_text("", encoding="utf-8")
     )
     patch.setattr(bench.Bench, "timed_step", lambda *_: (_ for _ in ()).throw(ValueError("played")))
-    for name in EXPERIMENTS:
-        patch.setattr(
-            f"minigrpo.experiments.{name.replace('-', '_')}.run", lambda *_, **__: "played"
-        )
+    patch.setattr("minigrpo.experiments.reproduce.reproduce", lambda *_, **__: "played")
     patch.setenv("MINIGRPO_CACHE", str(folder / "cache"))
     patch.chdir(folder)
 

@@ -1,4 +1,4 @@
-"""Many runs of the walk at once: the same numbers as the package's own model, sampler, task and objectives, one run at a time."""
+"""Many runs of the walk at once: the same numbers as the package gives one run at a time."""
 
 from dataclasses import replace
 
@@ -7,13 +7,13 @@ import pytest
 
 from minigrpo.engine.optim import SGD, AdamW
 from minigrpo.engine.parameters import TransformerConfig
-from minigrpo.experiments import many_walks, walk_policies
-from minigrpo.experiments.arms import shuffled_weights
+from minigrpo.experiments import many_policies, many_walks
+from minigrpo.experiments.controls import shuffled_weights
+from minigrpo.experiments.many_policies import OneModel, Tabular, Transformers, n_moves
 from minigrpo.experiments.many_walks import (
     DEPTH,
     SMALL,
     draw,
-    expected_loss_gradient,
     gradients_of_arm,
     group_advantages,
     leaf_rewards,
@@ -26,7 +26,6 @@ from minigrpo.experiments.many_walks import (
     sums,
     target_logits,
 )
-from minigrpo.experiments.walk_policies import OneModel, Tabular, Transformers, n_moves
 from minigrpo.objectives import Objective
 from minigrpo.rewards import step_rewards
 from minigrpo.runs.policy import make_policy
@@ -179,7 +178,7 @@ def test_loss_gradients_are_the_objectives(arm):
 
 
 def test_the_placebo_has_the_same_weights_at_other_tokens():
-    """All weights one run at a time: what reaches a move is weight times advantage, and Σ weights is kept."""
+    """What reaches a move is weight times advantage, and Σ weights is kept."""
     leaves, rewards, _ = some_groups(runs=40, seed=3)
     once, again = (
         loss_gradient("placebo", leaves, rewards, np.random.default_rng(seed)) for seed in (0, 1)
@@ -338,7 +337,7 @@ def test_a_run_does_not_depend_on_its_neighbours(arm):
 @pytest.mark.parametrize("arm", ["grpo", "lambda_grpo"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_training_is_the_packages(monkeypatch, arm, optimizer):
-    """The same draws, targets met and parameters as `grpo_step` on `treewalk` gives with the same seed, in float64."""
+    """The draws, targets met and parameters of `grpo_step` on `treewalk`, same seed, in float64."""
     seed, steps, rate = 5, 20, 3e-3 if optimizer == "adamw" else 0.1
     made = []
 
@@ -384,12 +383,29 @@ def test_moves_of_a_leaf():
     np.testing.assert_array_equal(
         moves_to(np.array([0, 15, 0b0110])), [[0, 2, 6, 14], [1, 5, 13, 29], [0, 3, 9, 20]]
     )
-    assert walk_policies.n_moves(4) == 30
+    assert many_policies.n_moves(4) == 30
+
+
+def expected_loss_gradient(logp, by_leaf, alpha, group_size):
+    """d loss / d log p of every move as the group grows: a recursion without chance.
+
+    A group of k ≫ 1 walks has |λ| = k·p(λ), R̂ = V(λ), and mean and variance of the rewards under
+    the policy, so
+
+        -d loss / d log p(λ) = p(λ)^(1-α) · k^-α · (V(λ) - E r) / (std r + eps) / depth
+    """
+    p = np.exp(path_logp(logp))  # (R,16)
+    moves = np.broadcast_to(moves_to(np.arange(16)), (len(logp), 16, DEPTH))
+    reached = sums(p[..., None], moves, logp.shape[1])
+    value = sums((p * by_leaf)[..., None], moves, logp.shape[1]) / reached
+    mean = (p * by_leaf).sum(1, keepdims=True)
+    std = np.sqrt((p * (by_leaf - mean) ** 2).sum(1, keepdims=True))
+    return -(reached ** (1 - alpha)) * group_size**-alpha * (value - mean) / (std + 1e-4) / DEPTH
 
 
 @pytest.mark.parametrize("alpha", [0, 0.5, 1])
 def test_large_groups_follow_the_exact_recursion(alpha):
-    """Twelve steps with 60,000 walks each, against the recursion without chance, from a start far from uniform."""
+    """Twelve steps with 60,000 walks each, from a start far from uniform."""
     target, group_size, rate = (
         np.array([5, 12]),
         60_000,
@@ -413,7 +429,7 @@ def test_large_groups_follow_the_exact_recursion(alpha):
 
 
 def test_the_recursion_without_weights_is_the_gradient_of_the_expected_reward():
-    """α = 0: the gradient of E r over its standard deviation and the depth, by central differences."""
+    """α = 0: the gradient of E r over its std and the depth, by central differences."""
     by_leaf = leaf_rewards(np.array([9]), 2, -0.5)
     model = Tabular(1, DEPTH, np.random.default_rng(3).standard_normal((1, n_moves(DEPTH))))
     logp = model.logp()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -79,9 +78,9 @@ def _sample_text(a: argparse.Namespace) -> None:
 
 def run_tree(a: argparse.Namespace) -> None:
     """Draw groups that somebody typed or logged."""
-    from minigrpo.logs.files import NAMES, read_log
-    from minigrpo.logs.formats import check_not_alone, choose_steps, read_completions
+    from minigrpo.logs.grouping import check_not_alone, choose_steps, read_completions
     from minigrpo.logs.groups import group_statistics, make_groups, statistics_text
+    from minigrpo.logs.rows import NAMES, read_log
     from minigrpo.runs.folder import SAMPLES, check_records
 
     given = Path(a.file).resolve()
@@ -237,11 +236,12 @@ def run_bench(a: argparse.Namespace) -> None:
 
 def run_reproduce(a: argparse.Namespace) -> None:
     """An experiment by name."""
+    from minigrpo.experiments.reproduce import reproduce
+
     if a.seeds is not None and a.seeds < 2:
         raise ValueError(f"{a.seeds} seeds give no interval: take at least 2")
     out = Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
-    experiment = import_module(f"minigrpo.experiments.{a.name.replace('-', '_')}")
-    print(experiment.run(out, quick=a.quick, seeds=a.seeds, processes=a.processes))
+    print(reproduce(a.name, out, quick=a.quick, seeds=a.seeds, processes=a.processes))
     written = [path for path in sorted(out.glob(f"{a.name}*.*")) if path.suffix != ".jsonl"]
     print(f"data and figures: {', '.join(visible(str(path)) for path in written)}")

@@ -1,51 +1,50 @@
-"""Experiments: each one function from settings and seeds to data, and a figure and words made from that data alone.
+"""The experiments behind results/README.md, which `minigrpo reproduce NAME` runs.
 
-`minigrpo reproduce NAME` runs one.  A finished job is remembered on disk, so a run can be stopped and continued.
+Each module answers one question: run(request) measures and gives tables, text(tables) puts them
+into words, and figures(tables) draws them; the last two need nothing but the tables, so a figure
+can be made again from a table that was published.  Everything else in this folder serves several
+of them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from minigrpo.system.files import write_output
 from minigrpo.system.shipped import shipped
 
+
+class Experiment(NamedTuple):
+    """An experiment: its module here, its time on two cores, and the question that it answers."""
+
+    module: str
+    time: str
+    question: str
+
+    def __str__(self) -> str:
+        return f"{self.question} ({self.time})"
+
+
 EXPERIMENTS = {
-    "table1": "the paper's Table 1 on the binary tree, with controls and a sweep of the learning rate",
-    "when": "where λ-GRPO is ahead of GRPO on the tree walk, by learning rate, start and weight, and why",
-    "theorem": "for which objectives GRPO is a process reward model, and for which it is not",
-    "prm-quality": "bias and variance of the hidden process rewards against exact values",
-    "enumeration": "whether |λ| belongs to the gradient: exact expected gradients, for each way to sample a group",
-    "trees": "how much tree there is along training (the paper's section 3.2)",
-    "flaw": "who is pushed where, token by token, under GRPO and under λ-GRPO",
-    "learning": "GRPO, λ-GRPO and the controls on a task with text",
-    "alpha": "weights |λ|^-α between GRPO (α = 0) and λ-GRPO (α = 1), and beyond, on tasks with text",
-    "language-model": "SmolLM2-135M learns sums",
-    "smollm2-walk": "SmolLM2-135M walks the paper's tree, to each of its 16 leaves",
+    name: Experiment(*about)
+    for name, about in {
+        "table1": ("table1", "70 min", "does λ-GRPO find the paper's walk where GRPO does not?"),
+        "when": ("when_lambda_matters", "12 min", "when is λ-GRPO ahead of GRPO, and why?"),
+        "theorem": ("theorem", "36 s", "for which objectives is GRPO a process reward model?"),
+        "prm-quality": ("prm_quality", "4 min", "how good are the hidden process rewards?"),
+        "enumeration": ("enumeration", "1 min", "is |λ| a mistake, or part of the gradient?"),
+        "trees": ("trees_in_training", "4 min", "how much tree is there along training?"),
+        "flaw": ("flaw", "3 min", "which tokens does each objective push up, and which down?"),
+        "learning": ("learning", "32 min", "does λ-GRPO learn tasks with text faster?"),
+        "alpha": ("alpha", "20 min", "is 1 the best power of |λ|?"),
+        "language-model": ("language_model", "25 min", "does SmolLM2-135M learn sums?"),
+        "smollm2-walk": ("smollm2_walk", "5 h", "does SmolLM2-135M find the paper's walk?"),
+    }.items()
 }
 
 
-def write_tables(file: Path, tables: Mapping[str, Sequence] | Sequence) -> None:
-    """Write rows, or tables of rows by name, as JSON, a row a line.
-
-    Raises ValueError for NaN and infinity, which JSON lacks.
-    """
-
-    def lines(rows: Sequence) -> str:
-        return "[\n" + ",\n".join(json.dumps(row, allow_nan=False) for row in rows) + "\n]"
-
-    if isinstance(tables, Mapping):
-        text = "{" + ",\n".join(f'"{name}": {lines(rows)}' for name, rows in tables.items()) + "}\n"
-    else:
-        text = lines(tables) + "\n"
-    write_output(file, text.encode())
-
-
 def committed(name: str) -> Any:
-    """A table that the project measured, as it was published: "results/table1.json", "benchmarks/results.json", …
+    """A table that the project measured, as published: "results/table1.json", for example.
 
     Raises ValueError for a table that there is not.
     """

@@ -1,9 +1,9 @@
-"""Is |λ| a mistake or part of the gradient?   Expected gradients, as sums over all possible groups.
+"""Is |λ| a mistake, or part of the gradient?   (results/README.md has the derivation)
 
 J = E[r(y)] has the gradient ∇J = Σ_n p(n)·V(n)·∇log π(n), over the nodes n of a small tree of all
 completions: p(n) is the chance that one passes n, V(n) the expected reward of those that do.  An
-estimator puts a coefficient C(n) on each node, so E[g] = Σ_n E[C(n)]·∇log π(n).  The policy is a
-softmax with one logit vector per prefix.  Ways to draw a group:
+estimator puts a coefficient C(n) on each node, so E[g] = Σ_n E[C(n)]·∇log π(n): a sum over all
+groups.  The policy is a softmax with one logit vector per prefix.  Ways to draw a group:
 
     (a) k independent completions
     (b) by branching: b draws at every prefix, or one shared beginning with k continuations
@@ -17,22 +17,7 @@ and what a process set λ counts for (a draw is one sampled token; two draws may
     shares     per draw, 1 over the number of draws at that depth if no path ends early: 1/k in (a),
                b^-t at depth t in (b) with b branches everywhere
 
-The derivation in five lines:
-1. E[r(y)·∇log π(y)] = ∇J for each y that is a draw from π, whatever it shares with others.  So |λ|
-   without a baseline is exact in (a), and in (b) if all paths are equally long: bᵗ draws at depth t
-   have b^(T-t) members each, and one count per draw would multiply the gradient at depth t by bᵗ.
-2. In (c) members are no draws from π: token t was drawn once and counts T-t+1 times.  |λ| is wrong.
-3. In (a) a node is met with probability 1-(1-p)ᵏ, and then R̂ has the mean V.  So dividing by |λ|
-   gives Σ_n (1-(1-p)ᵏ)·V·∇log π(n)/k; with the group's mean Σ_n (1-(1-p)ᵏ⁻¹)·(V-J)·∇log π(n)/k.
-   For kp ≪ 1 that is p·V and (k-1)/k·p·(V-J), the plain sum; for kp ≫ 1 each node counts 1/k.
-4. A baseline shortens the gradient by the part of it that contains the draw.  Of the group's mean
-   that is 1/k in (a), but b^-t at depth t in (b): a factor per depth, 0 for a beginning that all
-   share.  Of the parent's R̂ in (b) it is 1/b at every depth.
-5. The std depends on all members, which turns the gradient, but in (a) not if rewards have two
-   values: it only depends on how many succeed then, and given that E[∇log π(y)] points along ∇J.
-
-Without a baseline shares are exact in every case.  Left out: clipping, KL, and parameters that
-prefixes share, with which a factor per depth is a wrong direction, too.
+Left out: clipping, KL, and parameters that prefixes share.
 """
 
 from __future__ import annotations
@@ -42,16 +27,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement, product
 from math import factorial, prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from minigrpo.experiments import write_tables
-from minigrpo.experiments.enumeration_plots import figure, text
-from minigrpo.experiments.parallel import run_jobs
+from minigrpo.experiments import tables as t
+from minigrpo.experiments.figures import cell, matrix_axes, matrix_style, panels
+from minigrpo.experiments.reproduce import Request
 from minigrpo.objectives import Objective, advantages
-from minigrpo.show.plots import save
 from minigrpo.tree import PrefixTree, Rollouts, Tokens
 
 TREES = {  # all completions, by their lengths: binary or ternary, of two or three tokens; 2 is EOS
@@ -132,9 +116,6 @@ def enumerate_groups(completions: Sequence[Tokens], branching: tuple, cut: bool)
     )
 
 
-# -- exact and expected gradients ----------------------------------------------------------------
-
-
 def log_policy(world: PrefixTree, logits: np.ndarray) -> np.ndarray:
     """log π of each node's token after its prefix, a softmax over siblings.   (N,) -> (N,)"""
     return logits - np.log(np.bincount(world.parent + 1, np.exp(logits))[world.parent + 1])
@@ -179,9 +160,6 @@ def expected(groups: Groups, logits: np.ndarray, rewards: np.ndarray, *how: str)
     logp = log_policy(groups.world, logits)[groups.drawn.token % n]  # of each draw
     chance = groups.orders * np.exp(np.bincount(groups.drawn.group, logp))
     return np.bincount(tree.token % n, chance[tree.group] * c, n)
-
-
-# -- the measurement -----------------------------------------------------------------------------
 
 
 def compare(groups: Groups, seed: int, rewards_are: str, *how: str) -> tuple | None:
@@ -271,20 +249,76 @@ def directions(seeds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def run(
-    out: Path,
-    *,
-    quick: bool = False,
-    seeds: int | None = None,
-    processes: int | None = None,
-) -> str:
-    """Enumerate, write enumeration.json and enumeration.png, return the tables as text."""
-    seeds, cache = seeds or (4 if quick else 32), out / "enumeration.cache.jsonl"
-    names = product(SCHEMES, TREES)
-    jobs = [{"scheme": scheme, "lengths": lengths, "seeds": seeds} for scheme, lengths in names]
-    found = run_jobs(measure, jobs, title="enumeration", processes=processes, cache=cache)
-    tables = {"estimators": [row for rows in found for row in rows]}
-    tables["directions"] = directions(100 if quick else 1000)
-    write_tables(out / "enumeration.json", tables)
-    save(figure(tables["estimators"]), out / "enumeration.png")
-    return text(tables)
+COLUMNS = {"members": "|λ|", "distinct": "1", "draws": "draws", "shares": "shares"}
+PANELS = {  # rewards, baseline, scale
+    ("any", "none", "none"): "no baseline",
+    ("any", "group_mean", "none"): "minus group mean",
+    ("any", "group_mean", "group_std"): "… divided by std",
+    ("0 or 1", "group_mean", "group_std"): "… and rewards 0 or 1",
+    ("any", "parent", "none"): "minus parent's R̂",
+}
+LEFT_OUT = ("(a) 2 independent", "(a) 3 independent")  # much as 4
+TITLE = "|λ| belongs to the gradient if each member is a draw from π; in cut samples it does not"
+KEY = "= c: E[g] = c·∇J;  t: one c per depth;  p: one per prefix;  numbers: cosine, rounded down"
+
+
+def mark(row: t.Row) -> str:
+    """As KEY says; "= c" if c differs between policies, "0" if E[g] = 0, "–" if it is refused."""
+    if row["verdict"] in ("zero", "refused"):
+        return {"zero": "0", "refused": "–"}[row["verdict"]]
+    if row["verdict"] == "exact":
+        return f"= {np.mean(row['factors']):.2g}" if np.ptp(row["factors"]) < 1e-5 else "= c"
+    kind = {"depth": "t ", "prefix": "p "}.get(row["verdict"], "")
+    return f"{kind}{np.floor(100 * row['cosine']) / 100:.2f}"
+
+
+def lookup(rows: t.Rows) -> tuple[list[tuple], dict[tuple, t.Row]]:
+    """What is shown, (scheme, lengths); each row by its first six values, scheme to weight."""
+    table = {tuple(row.values())[:6]: row for row in rows}
+    return list(dict.fromkeys(key[:2] for key in table if key[0] not in LEFT_OUT)), table
+
+
+def text(tables: t.Tables) -> str:
+    """A block for each of PANELS, a line per way to draw, a column per weight; then directions."""
+    shown, table = lookup(tables["estimators"])
+    blocks = {}
+    for panel, title in PANELS.items():
+        blocks[title] = [
+            {"group": scheme, "lengths": lengths}
+            | {name: mark(table[scheme, lengths, *panel, name]) for name in COLUMNS}
+            for scheme, lengths in shown
+        ]
+    title = "λ-GRPO with independent completions, random policies"
+    blocks[title] = tables["directions"]
+    columns = dict.fromkeys(PANELS.values(), " ".join(["group lengths", *COLUMNS]))
+    columns[title] = " ".join(blocks[title][0])
+    return f"{t.show(blocks, columns)}\n\n{KEY}"
+
+
+@matrix_style
+def figures(tables: t.Tables) -> dict[str, Figure]:
+    """Matrices, way to draw by weight: exact cells are framed, others darker for a wider angle."""
+    shown, table = lookup(tables["estimators"])
+    figure, (axes,) = panels(1, len(PANELS), 13.5, 0.36 * len(shown) + 1.8, sharey=True)
+    names = [f"{name}{', unequal lengths' * (how == 'unequal')}" for name, how in shown]
+    for ax, (panel, title) in zip(axes, PANELS.items(), strict=True):
+        for (y, how), (x, weight) in product(enumerate(shown), enumerate(COLUMNS)):
+            row = table[(*how, *panel, weight)]
+            exact = row["verdict"] == "exact"
+            plain = exact or row["cosine"] is None
+            shade = 1.0 if plain else float(np.interp(row["cosine"], [0.6, 1.0], [0.6, 0.92]))
+            cell(ax, x, y, mark(row), str(shade), exact)
+        matrix_axes(ax, list(COLUMNS.values()), names)
+        ax.set_title(title)
+    figure.suptitle(TITLE, x=0.01, ha="left", weight="bold")
+    counts = "What a process step counts for: |λ| (GRPO), 1 (λ-GRPO), its draws, their shares"
+    figure.supxlabel(f"{counts}.   {KEY}.", fontsize=9)
+    return {"enumeration": figure}
+
+
+def run(request: Request) -> t.Tables:
+    """All schemes and lengths, 32 policies for each tree (quick: 4)."""
+    seeds = request.seeds or (4 if request.quick else 32)
+    jobs = [{"scheme": a, "lengths": b, "seeds": seeds} for a, b in product(SCHEMES, TREES)]
+    rows = [row for found in request.jobs(measure, jobs) for row in found]
+    return {"estimators": rows, "directions": directions(100 if request.quick else 1000)}

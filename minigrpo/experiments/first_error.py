@@ -1,34 +1,32 @@
-"""Does the sign of Â find the first wrong step?   Addition in written steps, where the text itself tells which step is wrong.
+"""Does the sign of Â find the first wrong step of an addition in written steps?
 
-A careful definition, for a wrong completion in a group with both outcomes.  Its text is cut at semicolons into written steps; a
-step ends at its semicolon, the last one at the last token (EOS).  Step j is the one that `first_wrong_step` names, or, where that
-one was never written, the last, in which the text broke off.  Rules:
+For a wrong completion in a group with both outcomes.  Its text is cut at semicolons into written
+steps, the last of which ends at the last token (EOS).  Step j is the first wrong one, or, where
+that one was never written, the last.  Rules that mark steps, and what they should mark:
 
-    negative   step i is marked if Â < 0 at its end, that is R̂ < mean(r).                True for i ≥ j: after an error all is lost.
-    zero       step i is marked if R̂ = 0 at its end: nobody who shares it was right.     True for i ≥ j.
-    drop       step i is marked if R̂ is lower at its end than at the end of step i - 1   True for i = j: there the value falls.
-               (than mean(r) for i = 0).
-    token      token t is marked if Â < 0 there.                                          True from the first token of step j on.
+    negative   step i, if Â < 0 at its end, that is R̂ < mean(r)                    all i ≥ j
+    zero       step i, if R̂ = 0 at its end: nobody who shares it was right         all i ≥ j
+    drop       step i, if R̂ falls from the end of step i - 1 (or mean(r)) to its   i = j
+    token      token t, if Â < 0 there                                 all from step j's first
 
-What is marked and true over what is marked is the precision, over what is true the recall; `exact` is the share of completions
-whose first mark is in step j.  Three detectors: the hidden PRM; chance, the same with the rewards shuffled in each group; and the
-outcome alone (Â of the whole completion), which marks everything.
-
-If there is only one right text, `negative` cannot fail: of c right among k, all share each right step, so R̂ = c/n ≥ c/k there,
-and R̂ = 0 after the error.  `Arithmetic` is such a task.  In `AnyOrder` the pupil writes the summands of a step in any order (still
-right), so right solutions part from each other as those of a language model do.  Left out: errors of those who end right.
+The share of right marks is the precision, that of what is marked rightly the recall; exact is the
+share of completions whose first mark is in step j.  Detectors: the hidden PRM; chance, with the
+rewards shuffled in each group; the outcome alone, which marks everything.  If there is only one
+right text, as in `Arithmetic`, `negative` cannot fail: of c right among k, all share each right
+step, so R̂ = c/n ≥ c/k there, and R̂ = 0 after the error.  In `AnyOrder` right solutions part from
+each other, as those of a language model do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from minigrpo.experiments.trees import warm_policy
+from minigrpo.experiments import tables as t
+from minigrpo.experiments.warm_start import warm_policy
 from minigrpo.rewards import step_rewards
 from minigrpo.runs.policy import load_weights, make_model
 from minigrpo.runs.settings import TrainSettings
@@ -40,15 +38,9 @@ from minigrpo.tree import PrefixTree
 SIZES = (8, 16, 32)
 SHUFFLES = 16
 RULES = ("negative", "zero", "drop", "token")
-COUNTS = (
-    "true",
-    "false",
-    "hidden found",
-    "hidden accused",
-    "hidden exact",
-    "shuffled found",
-    "shuffled accused",
-    "shuffled exact",
+COUNTS = ("true", "false")
+COUNTS += tuple(
+    f"{who} {what}" for who in ("hidden", "shuffled") for what in ("found", "accused", "exact")
 )
 OFFSETS = (-2, -1, 0, 1, 2)  # written steps after the first wrong one
 PROFILE = ("all", "hidden", "shuffled")
@@ -56,17 +48,14 @@ PROFILE = ("all", "hidden", "shuffled")
 
 @dataclass(frozen=True)
 class AnyOrder(Arithmetic):
-    """`Arithmetic` with demonstrations whose summands stand in random order: many right texts for one problem."""
+    """`Arithmetic` with demonstrations whose summands stand in random order."""
 
-    def demonstrations(
-        self, rng: np.random.Generator, n: int
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
+    def demonstrations(self, rng: np.random.Generator, n: int) -> list[tuple]:
         """As `Arithmetic.demonstrations`, then each step's summands shuffled."""
         pairs = super().demonstrations(rng, n)
-        return [
-            (prompt, CHARACTERS.encode_with_eos(shuffle_summands(CHARACTERS.decode(text), rng)))
-            for prompt, text in pairs
-        ]
+        texts = [shuffle_summands(CHARACTERS.decode(text), rng) for _, text in pairs]
+        encode = CHARACTERS.encode_with_eos
+        return [(prompt, encode(text)) for (prompt, _), text in zip(pairs, texts, strict=True)]
 
 
 TASKS = {"one order": Arithmetic, "any order": AnyOrder}
@@ -82,141 +71,121 @@ def shuffle_summands(text: str, rng: np.random.Generator) -> str:
     return ";".join(steps)
 
 
-def prepare(writing: str, folder: str) -> str:
-    """Warm-start the policy of a way of writing, with the task's recommended settings, once.   -> folder"""
+def prepare(name: str, folder: str) -> str:
+    """The warm-started policy of a way of writing, in `folder`."""
     settings = TrainSettings.for_task("arithmetic", steps=0, eval_every=0)
-    return warm_policy(settings, Path(folder), TASKS[writing]())
+    return warm_policy(settings, Path(folder), TASKS[name]())
 
 
 def step_ends(text: str, n_tokens: int) -> np.ndarray:
     """The position of the last token of every written step of a completion."""
-    return np.array(
-        [t for t, character in enumerate(text) if character == ";" and t < n_tokens - 1]
-        + [n_tokens - 1]
-    )
+    last = n_tokens - 1
+    return np.array([*(i for i, x in enumerate(text) if x == ";" and i < last), last])
 
 
 def marks(writing: str, folder: str, seed: int, n_groups: int) -> dict[str, list[list[float]]]:
-    """Counts over the wrong completions of each group with both outcomes.   -> {k: [numbers of a group, as `count` gives them]}
+    """Counts over the wrong completions of each group with both outcomes.
 
-    Groups are drawn from the warm-started policy in `folder`, for held-out problems; those of size k are the first k members.
+    Groups are drawn from the warm-started policy in `folder`, for held-out problems; those of size
+    k are the first k members.   -> {k: [numbers of a group, as `count` gives them]}
     """
     task = TASKS[writing]()
-    model = make_model(replace(TrainSettings.for_task("arithmetic")), task)
+    model = make_model(TrainSettings.for_task("arithmetic"), task)
     load_weights(model, folder)
-    rng = np.random.default_rng([seed, 3])
-    limits = sampling_limits(task)
+    rng, limits = np.random.default_rng([seed, 3]), sampling_limits(task)
     rollouts = sample(model, task.prompts(rng, n_groups, "test"), max(SIZES), rng, **limits)
     rewards = task.score(rollouts).reshape(n_groups, -1)
-    out: dict[str, list[list[float]]] = {}
+    decode, out = task.tokenizer.decode, {}
     for k in SIZES:
         some, reward = [group[:k] for group in rollouts.completions], rewards[:, :k]
         tree = PrefixTree.from_groups(rollouts.prompts, some)
         shuffled = [rng.permuted(reward, axis=1) for _ in range(SHUFFLES)]
         values = np.stack([step_rewards(tree, r.ravel()) for r in [reward, *shuffled]])  # (1+S,N)
-        out[str(k)] = []
+        found = out[str(k)] = []
         for g in np.flatnonzero(reward.any(1) & ~reward.all(1)):
-            prompt, total = task.tokenizer.decode(rollouts.prompts[g]), 0.0
-            for i in np.flatnonzero((reward[g] == 0) & (tree.lengths[g * k : (g + 1) * k] > 0)):
-                nodes = tree.paths[g * k + i]
-                total = total + count(
-                    prompt,
-                    task.tokenizer.decode(some[g][i]),
-                    values[:, nodes[nodes >= 0]],
-                    reward[g].mean(),
-                )
-            out[str(k)].append(total.round(6).tolist())
+            prompt, mean = decode(rollouts.prompts[g]), reward[g].mean()
+            paths = tree.paths[g * k : (g + 1) * k]
+            wrong = np.flatnonzero((reward[g] == 0) & (paths[:, 0] >= 0))
+            along = [values[:, paths[i][paths[i] >= 0]] for i in wrong]
+            texts = [decode(some[g][i]) for i in wrong]
+            counts = [count(prompt, *own, mean) for own in zip(texts, along, strict=True)]
+            if counts:
+                found.append(sum(counts).round(6).tolist())
     return out
 
 
 def count(prompt: str, text: str, values: np.ndarray, mean: float) -> np.ndarray:
     """The counts of one wrong completion.   values (1+S,T): R̂ along it, as it is and for S shuffles
 
-    -> 1, then COUNTS for each of RULES, then PROFILE of `negative` at each of OFFSETS.  Those of shuffles are means over them.
+    -> 1, then COUNTS for each of RULES, then PROFILE of `negative` at each of OFFSETS.  Those of
+    shuffles are means over them.
     """
     ends = step_ends(text, values.shape[1])
     error = min(first_wrong_step(prompt, text), len(ends) - 1)
     step = np.arange(len(ends))
     step_of_token = np.searchsorted(ends, np.arange(values.shape[1]))
-    at_end = values[:, ends]  # (1+S,J)
+    at_end = values[:, ends]  # (1+S,steps)
     negative = at_end < mean
-    falls = np.diff(at_end, axis=1, prepend=mean) < 0
-    rules = [
+    rules = (  # what is marked, what should be, the step that each belongs to
         (negative, step >= error, step),
         (at_end == 0, step >= error, step),
-        (falls, step == error, step),
-    ]
-    rules += [(values < mean, step_of_token >= error, step_of_token)]
+        (np.diff(at_end, axis=1, prepend=mean) < 0, step == error, step),
+        (values < mean, step_of_token >= error, step_of_token),
+    )
     numbers: list[float] = [1.0]
     for marked, true, step_of in rules:
-        found, accused = (marked & true).sum(1), (marked & ~true).sum(1)
         exact = marked.any(1) & (step_of[marked.argmax(1)] == error)
-        numbers += [true.sum(), (~true).sum(), found[0], accused[0], exact[0]]
-        numbers += [found[1:].mean(), accused[1:].mean(), exact[1:].mean()]
+        each = np.stack([(marked & true).sum(1), (marked & ~true).sum(1), exact])  # (3,1+S)
+        numbers += [true.sum(), (~true).sum(), *each[:, 0], *each[:, 1:].mean(1)]
     for at in (error + offset for offset in OFFSETS):
-        numbers += (
-            [1, negative[0, at], negative[1:, at].mean()] if 0 <= at < len(ends) else [0, 0, 0]
-        )
+        here = 0 <= at < len(ends)
+        numbers += [1, negative[0, at], negative[1:, at].mean()] if here else [0, 0, 0]
     return np.array(numbers, dtype=float)
 
 
-def table(
-    found: dict[str, Sequence[dict[str, list[list[float]]]]],
-) -> dict[str, list[dict[str, Any]]]:
-    """Rows for each way of writing, k, rule and detector, and the profile of `negative`; 95 % bootstrap intervals over groups.
+def table(found: dict[str, Sequence[dict[str, list[list[float]]]]]) -> t.Tables:
+    """Rows for each way of writing, k, rule and detector, and the profile of `negative`.
 
-    found: {writing: [what `marks` gave, for each seed]}.   Raises ValueError if no group has both outcomes.
+    found: {writing: [what `marks` gave, for each seed]}; intervals are over groups.   Raises
+    ValueError if no group has both outcomes.
     """
     rows, profile = [], []
-    for writing, jobs in found.items():
-        for k in jobs[0]:
-            counts = np.array([group for job in jobs for group in job[k]])  # (G,1+4·8+5·3)
-            if not len(counts):
-                raise ValueError(
-                    f"no group of {k} has both outcomes ({writing}): sample more groups, or from a better policy"
-                )
-            drawn = np.random.default_rng(0).multinomial(
-                len(counts), np.full(len(counts), 1 / len(counts)), size=1000
-            )
-            about = {"writing": writing, "k": int(k)}
-            sizes = {"groups": len(counts), "completions": int(counts[:, 0].sum())}
-            rules, places = np.split(counts[:, 1:], [len(RULES) * len(COUNTS)], axis=1)
-            for rule, numbers in zip(RULES, np.split(rules, len(RULES), axis=1), strict=True):
-                of = dict(zip(COUNTS, numbers.T, strict=True))
-                of |= {"outcome found": of["true"], "outcome accused": of["false"]}
-                for who in ("hidden", "shuffled", "outcome")[
-                    : 2 if rule in ("zero", "drop") else 3
-                ]:
-                    hit, wrongly = of[f"{who} found"], of[f"{who} accused"]
-                    row = about | {"rule": rule, "detector": who} | sizes
-                    row |= ratio("precision", hit, hit + wrongly, drawn) | ratio(
-                        "recall", hit, of["true"], drawn
-                    )
-                    row |= ratio("false_alarms", wrongly, of["false"], drawn)
-                    rows.append(
-                        row
-                        | (
-                            ratio("exact", of[f"{who} exact"], counts[:, 0], drawn)
-                            if who != "outcome"
-                            else {}
-                        )
-                    )
-            for offset, (n, *marked) in zip(
-                OFFSETS, places.T.reshape(len(OFFSETS), len(PROFILE), -1), strict=True
-            ):
-                for who, m in zip(PROFILE[1:], marked, strict=True):
-                    profile.append(
-                        about | {"detector": who, "offset": offset} | ratio("marked", m, n, drawn)
-                    )
+    for writing, k in ((w, k) for w, jobs in found.items() for k in jobs[0]):
+        counts = np.array([group for job in found[writing] for group in job[k]])  # (G,1+4·8+5·3)
+        n = len(counts)
+        if not n:
+            none = f"no group of {k} has both outcomes ({writing})"
+            raise ValueError(f"{none}: sample more groups, or from a better policy")
+        drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=1000)
+        about = {"writing": writing, "k": int(k)}
+        sizes = {"groups": n, "completions": int(counts[:, 0].sum())}
+        rules, places = np.split(counts[:, 1:], [len(RULES) * len(COUNTS)], axis=1)
+        for rule, numbers in zip(RULES, np.split(rules, len(RULES), axis=1), strict=True):
+            of = dict(zip(COUNTS, numbers.T, strict=True))
+            of |= {"outcome found": of["true"], "outcome accused": of["false"]}
+            has_outcome = rule in ("negative", "token")
+            for who in ("hidden", "shuffled", "outcome")[: 2 + has_outcome]:
+                hit, wrongly = of[f"{who} found"], of[f"{who} accused"]
+                row = about | {"rule": rule, "detector": who} | sizes
+                row |= ratio("precision", hit, hit + wrongly, drawn)
+                row |= ratio("recall", hit, of["true"], drawn)
+                row |= ratio("false_alarms", wrongly, of["false"], drawn)
+                if who != "outcome":
+                    row |= ratio("exact", of[f"{who} exact"], counts[:, 0], drawn)
+                rows.append(row)
+        by_offset = places.T.reshape(len(OFFSETS), len(PROFILE), -1)
+        for offset, (n_there, *marked) in zip(OFFSETS, by_offset, strict=True):
+            for who, m in zip(PROFILE[1:], marked, strict=True):
+                row = about | {"detector": who, "offset": offset}
+                profile.append(row | ratio("marked", m, n_there, drawn))
     return {"first_error": rows, "first_error_profile": profile}
 
 
-def ratio(
-    name: str, above: np.ndarray, below: np.ndarray, drawn: np.ndarray
-) -> dict[str, float | None]:
+def ratio(name: str, above: np.ndarray, below: np.ndarray, drawn: np.ndarray) -> dict:
     """Σ above / Σ below over groups, with its interval over bootstrap draws (n,G)."""
+    names = (name, f"{name}_low", f"{name}_high")
     if not below.sum():
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    low, high = np.quantile((drawn @ above) / np.maximum(drawn @ below, 1e-12), [0.025, 0.975])
-    of = {name: above.sum() / below.sum(), f"{name}_low": low, f"{name}_high": high}
-    return {key: float(f"{x:.6g}") for key, x in of.items()}
+        return dict.fromkeys(names)
+    ends = np.quantile((drawn @ above) / np.maximum(drawn @ below, 1e-12), [0.025, 0.975])
+    numbers = (above.sum() / below.sum(), *ends)
+    return {key: t.rounded(x, 6) for key, x in zip(names, numbers, strict=True)}

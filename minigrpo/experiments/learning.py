@@ -1,225 +1,161 @@
-"""Learning on tasks with text: GRPO, λ-GRPO and the controls on `arithmetic` and `countdown`, with and without a KL term.
+"""Does λ-GRPO learn tasks with text faster?   (results/README.md, "Learning on tasks with text")
 
-Every run of a task starts from the same warm-started policy and takes the task's recommended settings; only the gradient differs
-(see `arms.py`).  GRPO and λ-GRPO are also run at other learning rates, since a rate that suits one need not suit the other.
-Held-out accuracy is measured along training: greedy, and pass@k from 4 samples a problem.
+Every run of a task starts from one warm-started policy and takes the task's recommended settings;
+only the gradient differs (see `controls.py`).  GRPO and λ-GRPO are also run at other learning rates
+and with a KL term.  Held-out accuracy is measured along training: greedy, and pass@k from 4
+samples per problem.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from minigrpo.engine.optim import clip_gradient, learning_rate_at
-from minigrpo.experiments import write_tables
-from minigrpo.experiments.arms import CONTROLS, TITLES, gradients_of_arm
-from minigrpo.experiments.parallel import run_jobs
-from minigrpo.experiments.trees import interval, warm_policy
+from minigrpo.experiments import tables as t
+from minigrpo.experiments.controls import COMPARED, CONTROLS, TITLES, gradients_of_arm
+from minigrpo.experiments.figures import dots, look, panels, styled
+from minigrpo.experiments.reproduce import Request
+from minigrpo.experiments.warm_start import warm_policies, warm_policy
 from minigrpo.runs.evaluation import evaluate
 from minigrpo.runs.policy import load_weights, make_model, make_optimizer, using
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.sampler import sample
-from minigrpo.show.drawing import LINES, STYLE
-from minigrpo.show.plots import bootstrap_interval, save
 from minigrpo.tasks import load_task, sampling_limits
 
-RATES = {
+RATES = {  # in the middle: what the task recommends
     "arithmetic": (3e-5, 1e-4, 3e-4),
     "countdown": (1e-4, 3e-4, 1e-3),
-}  # in the middle: what the task recommends
-COMPARED = ("grpo", "lambda_grpo")
-EVERY, PROMPTS, SAMPLES = 5, 100, 4
-Curves = dict[
-    tuple[str, str, float, float], list[list[dict[str, float]]]
-]  # (task, arm, beta, learning rate): one run a seed
+}
+EVERY, PROMPTS, SAMPLES, KL = 5, 100, 4, 0.04
+Key = tuple[str, str, float, float]  # task, arm, beta, learning rate
+Run = list[dict[str, float]]  # an evaluation every EVERY steps
 
 
-def arms(task: str, quick: bool) -> list[tuple[str, str, float, float]]:
-    """(task, arm, beta, learning rate) of all runs (quick: GRPO and λ-GRPO, as recommended, without KL)."""
-    recommended = RATES[task][1]
+def arms(task: str, quick: bool) -> list[Key]:
+    """All that is run on a task (quick: GRPO and λ-GRPO, as recommended, without KL)."""
+    low, recommended, high = RATES[task]
     found = [(arm, 0.0, recommended) for arm in COMPARED]
     if not quick:
-        found += [(arm, 0.04, recommended) for arm in COMPARED] + [
-            (arm, 0.0, recommended) for arm in CONTROLS
-        ]
-        found += [
-            (arm, 0.0, rate) for rate in RATES[task] if rate != recommended for arm in COMPARED
-        ]
+        found += [(arm, KL, recommended) for arm in COMPARED]
+        found += [(arm, 0.0, recommended) for arm in CONTROLS]
+        found += [(arm, 0.0, rate) for rate in (low, high) for arm in COMPARED]
     return [(task, *arm) for arm in found]
 
 
-def learn(
-    task: str, arm: str, beta: float, learning_rate: float, seed: int, warm: str
-) -> list[dict[str, float]]:
-    """Train from the warm-started weights in `warm`.   -> one dict an evaluation: step, tokens, greedy, pass@1, pass@4"""
+def learn(task: str, arm: str, beta: float, learning_rate: float, seed: int, warm: str) -> Run:
+    """Train from the warm-started weights in the folder `warm`."""
     settings = TrainSettings.for_task(task, seed=seed, learning_rate=learning_rate)
     problem = load_task(task, **settings.task_options)
     model = make_model(settings, problem)
     load_weights(model, warm)
-    reference = model.parameters.flat.copy()
-    stepper, rng = make_optimizer(settings, model), np.random.default_rng(seed)
+    reference, limits = model.parameters.flat.copy(), sampling_limits(problem)
+    optimizer, rng = make_optimizer(settings, model), np.random.default_rng(seed)
+    measured = {"n_prompts": PROMPTS, "samples": SAMPLES, "ks": (1, SAMPLES), "progress": False}
     tokens, history = 0, []
     for step in range(settings.steps + 1):
         if step % EVERY == 0:
-            found = evaluate(
-                model, problem, n_prompts=PROMPTS, samples=SAMPLES, ks=(1, SAMPLES), progress=False
-            )
-            numbers = {
-                "greedy": found["eval/pass@1_greedy"],
-                "pass@1": found["eval/pass@1"],
-                "pass@4": found["eval/pass@4"],
-            }
-            history.append({"step": step, "tokens": tokens} | numbers)
+            found = evaluate(model, problem, **measured)
+            numbers = {name: found[f"eval/{name}"] for name in ("pass@1", "pass@4")}
+            about = {"step": step, "tokens": tokens, "greedy": found["eval/pass@1_greedy"]}
+            history.append(about | numbers)
         prompts = problem.prompts(rng, settings.prompts_per_step)
-        limits = sampling_limits(problem)
         rollouts = sample(model, prompts, settings.group_size, rng, **limits)
         tokens += int(rollouts.tree.lengths.sum())
         ref = None
         if beta:
             with using(model, reference):
                 ref = model.forward(rollouts.tree, keep=False)
-        gradients_of_arm(arm, model, rollouts, problem.score(rollouts), rng, beta=beta, ref=ref)
+        gradients_of_arm(arm, model, rollouts, problem.score(rollouts), rng, beta, ref)
         clip_gradient(model.gradients, settings.max_grad_norm)
-        rate = learning_rate_at(
-            step, settings.steps, settings.learning_rate, settings.warmup_steps, settings.schedule
-        )
-        stepper.step(model.parameters, model.gradients, rate)
+        schedule = (settings.steps, learning_rate, settings.warmup_steps, settings.schedule)
+        optimizer.step(model.parameters, model.gradients, learning_rate_at(step, *schedule))
     return history
 
 
-def summary(run: list[dict[str, float]]) -> dict[str, float]:
-    """Accuracy at the end of one run; its peak pass@1, and steps and sampled tokens to 90 % of it."""
-    peak = max(point["pass@1"] for point in run)
-    reached = next(point for point in run if point["pass@1"] >= 0.9 * peak)
-    end = {name: run[-1][name] for name in ("greedy", "pass@1", "pass@4")}
-    return end | {"peak": peak, "steps_to_90": reached["step"], "tokens_to_90": reached["tokens"]}
+def prepare(name: str, folder: str) -> str:
+    """The warm-started policy of a task, in `folder`."""
+    return warm_policy(TrainSettings.for_task(name, eval_every=0), Path(folder))
 
 
-def table(curves: Curves) -> list[dict[str, Any]]:
-    """A row for each (task, arm, beta, learning rate), with intervals over seeds.
-
-    Accuracy at the end; steps and sampled tokens to 90 % of a seed's own peak pass@1; `curve`: mean pass@1 at each evaluation.
-    """
-    rows = []
-    for (task, arm, beta, rate), runs in curves.items():
-        row: dict[str, Any] = {
-            "task": task,
-            "arm": arm,
-            "beta": beta,
-            "learning_rate": rate,
-            "seeds": len(runs),
-        }
-        found = [summary(run) for run in runs]
-        for name in found[0]:
-            row |= interval(name, [numbers[name] for numbers in found], 4)
-        row["pass@1_of_seed"] = [float(f"{run[-1]['pass@1']:.4g}") for run in runs]
-        row["curve"] = (
-            np.mean([[point["pass@1"] for point in run] for run in runs], axis=0).round(4).tolist()
-        )
-        rows.append(row)
-    return rows
-
-
-def figure(curves: Curves) -> Figure:
-    """Held-out pass@1 (sampled) along training, a row of panels for each task; mean and 95 % band over seeds."""
-    tasks = list(dict.fromkeys(key[0] for key in curves))
-    with matplotlib.rc_context(STYLE):
-        drawn = Figure(figsize=(13, 3.6 * len(tasks)), layout="constrained")
-        for line, task in zip(
-            drawn.subplots(len(tasks), 3, squeeze=False, sharey="row"), tasks, strict=True
-        ):
-            recommended = RATES[task][1]
-            panels = {
-                f"all arms, learning rate {recommended:g}": [
-                    k for k in curves if k[2] == 0 and k[3] == recommended
-                ],
-                f"with KL, β = 0.04, learning rate {recommended:g}": [
-                    k for k in curves if k[2] > 0
-                ],
-                "GRPO and λ-GRPO at three rates": sorted(
-                    (k for k in curves if k[2] == 0 and k[1] in COMPARED), key=lambda k: k[3]
-                ),
-            }
-            for ax, (title, chosen) in zip(line, panels.items(), strict=True):
-                by_rate = title.endswith("rates")
-                for key in (key for key in chosen if key[0] == task):
-                    _, arm, _, rate = key
-                    colour, dash, marker = LINES[list(TITLES).index(arm)]
-                    label = TITLES[arm]
-                    if by_rate:
-                        marker, label = "sov"[RATES[task].index(rate)], f"{label}, {rate:g}"
-                    values = np.array([[point["pass@1"] for point in run] for run in curves[key]])
-                    steps = [point["step"] for point in curves[key][0]]
-                    low, high = bootstrap_interval(values, np.random.default_rng(0))
-                    ax.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
-                    ax.plot(
-                        steps,
-                        values.mean(0),
-                        color=colour,
-                        ls=dash,
-                        marker=marker,
-                        ms=4,
-                        label=label,
-                    )
-                ax.set(
-                    title=f"{task}: {title}",
-                    xlabel="training step",
-                    ylabel="held-out pass@1 (sampled)",
-                )
-                ax.legend(fontsize=8)
-    return drawn
-
-
-def text(rows: list[dict[str, Any]]) -> str:
-    """The table for a terminal."""
-    lines = [
-        f"{'task':12}{'arm':22}{'beta':>5}{'rate':>8}   {'pass@1 at the end':26}{'steps to 90 % of peak':>22}"
-    ]
-    for r in rows:
-        end = f"{r['pass@1']:.3f}  [{r['pass@1_low']:.3f}, {r['pass@1_high']:.3f}]"
-        steps = f"{r['steps_to_90']:.1f}  [{r['steps_to_90_low']:.1f}, {r['steps_to_90_high']:.1f}]"
-        lines.append(
-            f"{r['task']:12}{r['arm']:22}{r['beta']:>5}{r['learning_rate']:>8g}   {end:26}{steps:>22}"
-        )
-    return "\n".join(lines)
-
-
-def measure(
-    keys: list[tuple[str, str, float, float]],
-    seeds: int,
-    out: Path,
-    name: str,
-    processes: int | None,
-) -> Curves:
-    """The runs of all keys and seeds, each task's from one warm-started policy; finished ones are kept in out/NAME.cache.jsonl."""
-    tasks = dict.fromkeys(key[0] for key in keys)
-    warm = {
-        task: warm_policy(TrainSettings.for_task(task, eval_every=0), out / f"warm-{task}")
-        for task in tasks
-    }
-    names = ("task", "arm", "beta", "learning_rate", "seed")
-    jobs = [
-        dict(zip(names, (*key, seed), strict=True)) | {"warm": warm[key[0]]}
-        for key in keys
-        for seed in range(seeds)
-    ]
-    found = run_jobs(
-        learn, jobs, title=name, processes=processes, cache=out / f"{name}.cache.jsonl"
-    )
+def measure(request: Request, keys: list[Key], seeds: int) -> dict[Key, list[Run]]:
+    """The runs of all keys and seeds, those of a task from one warm-started policy."""
+    tasks = {key[0]: request.out / f"warm-{key[0]}" for key in keys}
+    warm = warm_policies(prepare, tasks, request.processes)
+    names = ("task", "arm", "beta", "learning_rate", "seed", "warm")
+    every = [(*key, seed, warm[key[0]]) for key in keys for seed in range(seeds)]
+    found = request.jobs(learn, [dict(zip(names, job, strict=True)) for job in every])
     return {key: found[i * seeds : (i + 1) * seeds] for i, key in enumerate(keys)}
 
 
-def run(
-    out: Path, *, quick: bool = False, seeds: int | None = None, processes: int | None = None
-) -> str:
+def summary(run: Run) -> dict[str, float]:
+    """Accuracy at the end of one run; its peak pass@1, and steps and sampled tokens to 90 % of it.
+
+    mean_pass@1: over all evaluations; higher if a run learns sooner.
+    """
+    peak = max(point["pass@1"] for point in run)
+    reached = next(point for point in run if point["pass@1"] >= 0.9 * peak)
+    end = {name: run[-1][name] for name in ("greedy", "pass@1", "pass@4")}
+    to_90 = {"peak": peak, "steps_to_90": reached["step"], "tokens_to_90": reached["tokens"]}
+    return end | to_90 | {"mean_pass@1": float(np.mean([point["pass@1"] for point in run]))}
+
+
+def table(curves: dict[Key, list[Run]]) -> list[t.Row]:
+    """A row for each key, with intervals over seeds; curve: mean pass@1 at each evaluation."""
+    rows = []
+    for key, runs in curves.items():
+        row: t.Row = dict(zip(("task", "arm", "beta", "learning_rate"), key, strict=True))
+        row["seeds"], found = len(runs), [summary(run) for run in runs]
+        for name in list(found[0])[:-1]:
+            row |= t.interval(name, [numbers[name] for numbers in found], 4)
+        row["pass@1_of_seed"] = [t.rounded(run[-1]["pass@1"]) for run in runs]
+        curve = np.mean([[point["pass@1"] for point in run] for run in runs], axis=0)
+        rows.append(row | {"curve": curve.round(4).tolist()})
+    return rows
+
+
+@styled
+def figures(rows: t.Rows) -> dict[str, Figure]:
+    """Held-out pass@1 along training, three panels for each task."""
+    tasks = t.distinct(rows, "task")
+    figure, grid = panels(len(tasks), 3, 13, 3.6 * len(tasks), sharey="row")
+    for line, task in zip(grid, tasks, strict=True):
+        at = RATES[task][1]
+        own, compared = t.select(rows, task=task), t.select(rows, task=task, beta=0.0)
+        compared = sorted(
+            (row for row in compared if row["arm"] in COMPARED), key=lambda r: r["learning_rate"]
+        )
+        shown = {
+            f"all arms, learning rate {at:g}": t.select(own, beta=0.0, learning_rate=at),
+            f"with KL, β = {KL}, learning rate {at:g}": t.select(own, beta=KL),
+            "GRPO and λ-GRPO at three rates": compared,
+        }
+        for ax, (title, those) in zip(line, shown.items(), strict=True):
+            for row in those:
+                style = look(list(TITLES).index(row["arm"])) | {"label": TITLES[row["arm"]]}
+                if those is compared:
+                    style["marker"] = "sov"[RATES[task].index(row["learning_rate"])]
+                    style["label"] += f", {row['learning_rate']:g}"
+                steps = EVERY * np.arange(len(row["curve"]))
+                ax.plot(steps, row["curve"], **style)
+                dots(ax, steps[-1:], [row], "pass@1", color=style["color"], ms=0)
+            ax.set(title=f"{task}: {title}", xlabel="training step")
+            ax.legend(fontsize=8, loc="lower right", ncols=1 + (those is compared))
+        line[0].set_ylabel("held-out pass@1 (sampled)")
+        line[0].set_ylim(0, None)
+    return {"learning": figure}
+
+
+def text(rows: t.Rows) -> str:
+    """The table for a terminal."""
+    title = "accuracy at the end, and steps to 90 % of the peak"
+    return t.show({title: rows}, {title: "task arm beta learning_rate pass@1± steps_to_90±"})
+
+
+def run(request: Request) -> list[t.Row]:
     """All tasks and arms (quick: GRPO and λ-GRPO on arithmetic, 2 seeds)."""
-    keys = [key for task in (["arithmetic"] if quick else RATES) for key in arms(task, quick)]
-    curves = measure(keys, seeds or (2 if quick else 8), out, "learning", processes)
-    rows = table(curves)
-    write_tables(out / "learning.json", rows)
-    save(figure(curves), out / "learning.png")
-    return text(rows)
+    tasks = ["arithmetic"] if request.quick else RATES
+    keys = [key for task in tasks for key in arms(task, request.quick)]
+    return table(measure(request, keys, request.seeds or (2 if request.quick else 8)))

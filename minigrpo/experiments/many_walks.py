@@ -1,19 +1,17 @@
-"""Many runs of the paper's tree walk at once, for every objective and control that is compared on it.
+"""Runs of the paper's tree walk, as many as wanted at once, for every arm that is compared on it.
 
-A group of k walks is k leaf numbers, its process sets are counts at the N moves of the whole tree, and every objective is a sum
-over members, so R runs are arrays of shape (R,k) and (R,N).  The numbers are those of `minigrpo.sample`, `TreeWalk.score`
-and `Objective` on one run after the other (the tests compare them), at a twentieth of the time.
+A group of k walks is k leaf numbers, its process sets are counts at the N moves of the whole tree,
+and every objective is a sum over members, so R runs are arrays of shape (R,k) and (R,N).  The
+numbers are those of `minigrpo.sample`, `TreeWalk.score` and `Objective` on one run after the other
+(the tests compare them), at a twentieth of the time.  The arms are those of `controls.py`,
+unclipped (one update per batch, so clipping would not act), and
 
-    grpo, lambda_grpo, dr_grpo, rloo    as they are, unclipped (one update a batch, so clipping would not act)
-    alpha=0.5                           weights |λ|^-0.5: 0 is GRPO, 1 is λ-GRPO
-    grpo_at_lambda_norm                 the gradient of GRPO, scaled in every step to the norm of λ-GRPO's: is it only the scale?
-    lambda_at_grpo_norm                 the other way round
-    placebo                             the weights 1/|λ(i,t)| shuffled over the tokens of each group
-    monte_carlo_prm                     a group of 4; the other sampled tokens are spent on rollouts from each step (as VinePPO)
+    monte_carlo_prm    a group of 4; the other sampled tokens are spent on rollouts from each step
+                       (as VinePPO)
 
-The walks of a run are drawn by a generator of its own, default_rng(seed), so that arms are paired and a run does not depend on
-its neighbours; what the placebo and the Monte-Carlo PRM draw besides comes from another one.
-Source: Sullivan & Koller, arXiv:2509.21154, section 4.3 (the walk); the controls are ours.
+The walks of a run are drawn by a generator of its own, default_rng(seed), so that arms are paired
+and a run does not depend on its neighbours; what the placebo and the Monte-Carlo PRM draw besides
+comes from another one.  Source: Sullivan & Koller, arXiv:2509.21154, section 4.3 (the walk).
 """
 
 from __future__ import annotations
@@ -26,7 +24,8 @@ import numpy as np
 
 from minigrpo.engine.optim import SGD, AdamW
 from minigrpo.engine.parameters import TransformerConfig
-from minigrpo.experiments.walk_policies import OneModel, Tabular, Transformers, n_moves
+from minigrpo.experiments.controls import AT_THE_NORM_OF
+from minigrpo.experiments.many_policies import OneModel, Tabular, Transformers, n_moves
 from minigrpo.objectives import advantages
 
 DEPTH, GROUP_SIZE, MC_GROUP_SIZE, STEPS, LAST, BLOCK = 4, 16, 4, 250, 50, 10
@@ -35,11 +34,11 @@ Policy = Tabular | Transformers | OneModel
 SMALL = TransformerConfig(vocab_size=3, dim=32, n_layers=2, n_heads=2, max_seq_len=64)
 
 
-# -- the walk ------------------------------------------------------------------------------------------------------------
-
-
 def leaf_rewards(target: np.ndarray, n: int, r_neg: float, depth: int = DEPTH) -> np.ndarray:
-    """1 at the target, r_neg at leaves that share its first n moves, 0.7 elsewhere.   target (R,) leaf numbers -> (R,2**depth)"""
+    """1 at the target, r_neg at leaves that share its first n moves, 0.7 elsewhere.
+
+    target (R,) leaf numbers -> (R,2**depth)
+    """
     leaf, target = np.arange(2**depth), np.asarray(target)[:, None]
     shares = leaf >> (depth - n) == target >> (depth - n)
     return np.where(leaf == target, 1.0, np.where(shares, r_neg, R_OTHER))
@@ -58,7 +57,7 @@ def path_logp(logp: np.ndarray) -> np.ndarray:
 
 
 def draw(logp: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-    """Walk from the root, move after move.   logp (R,N), uniform (R,k,depth) -> leaf numbers (R,k)"""
+    """Walk from the root, move after move.   logp (R,N), uniform (R,k,depth) -> leaves (R,k)"""
     place = np.zeros(uniform.shape[:2], dtype=np.int64)
     run = np.arange(len(logp))[:, None]
     for level in range(uniform.shape[2]):
@@ -67,94 +66,81 @@ def draw(logp: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     return place
 
 
-# -- objectives ----------------------------------------------------------------------------------------------------------
-
-
 def sums(values: np.ndarray | float, moves: np.ndarray, n: int) -> np.ndarray:
-    """Σ over a group's tokens, by move.   values (R,k,depth) or broadcast to it, moves (R,k,depth) -> (R,n)"""
+    """Σ over a group's tokens, by move.   values broadcast to moves (R,k,depth) -> (R,n)"""
     runs = len(moves)
     at = (moves + n * np.arange(runs)[:, None, None]).ravel()
-    return np.bincount(
-        at, np.broadcast_to(values, moves.shape).ravel(), minlength=runs * n
-    ).reshape(runs, n)
+    values = np.broadcast_to(values, moves.shape).ravel()
+    return np.bincount(at, values, minlength=runs * n).reshape(runs, n)
+
+
+def on_tokens(values: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """Values of moves at each token of a group.   (R,N), (R,k,depth) -> (R,k·depth)"""
+    return np.take_along_axis(values, moves.reshape(len(moves), -1), 1)
 
 
 def group_advantages(rewards: np.ndarray, **choices: Any) -> np.ndarray:
-    """`objectives.advantages` of every run's group.   (R,k) -> (R,k)"""
+    """`objectives.advantages` of every run's group, for its tokens.   (R,k) -> (R,k,1)"""
     group = np.repeat(np.arange(len(rewards)), rewards.shape[1])
-    return advantages(rewards.ravel(), group, **choices).reshape(rewards.shape)
+    return advantages(rewards.ravel(), group, **choices).reshape(*rewards.shape, 1)
 
 
 def loss_gradient(
     arm: str, leaves: np.ndarray, rewards: np.ndarray, rng: np.random.Generator, depth: int = DEPTH
 ) -> np.ndarray:
-    """d loss / d log p of every move, at the sampling policy.   leaves (R,k), rewards (R,k) -> (R,N)
+    """d loss / d log p of every move, at the sampling policy.   leaves, rewards (R,k) -> (R,N)
 
     rng serves the placebo alone.  Raises ValueError for an unknown arm.
     """
-    moves = moves_to(leaves, depth)  # (R,k,depth)
-    n, tokens = n_moves(depth), moves[0].size
+    moves, n = moves_to(leaves, depth), n_moves(depth)  # (R,k,depth)
+    tokens = moves[0].size
     if arm == "dr_grpo":
-        return -sums(group_advantages(rewards, scale="none")[..., None], moves, n) / tokens
+        return -sums(group_advantages(rewards, scale="none"), moves, n) / tokens
     if arm == "rloo":
         advantage = group_advantages(rewards, baseline="leave_one_out", scale="none")
-        return -sums(advantage[..., None], moves, n) / rewards.shape[1]
-    advantage = group_advantages(rewards)[..., None]
+        return -sums(advantage, moves, n) / rewards.shape[1]
+    advantage = group_advantages(rewards)
     if arm == "placebo":
-        count = np.take_along_axis(
-            sums(1.0, moves, n), moves.reshape(len(moves), -1), 1
-        )  # (R,k·depth) |λ(i,t)|
-        return (
-            -sums(rng.permuted(1 / count, axis=1).reshape(moves.shape) * advantage, moves, n)
-            / tokens
-        )
-    alpha = alpha_of(arm)
-    weight = np.maximum(sums(1.0, moves, n), 1) ** -alpha
+        count = on_tokens(sums(1.0, moves, n), moves)  # |λ(i,t)|
+        weight = rng.permuted(1 / count, axis=1).reshape(moves.shape)
+        return -sums(weight * advantage, moves, n) / tokens
+    weight = np.maximum(sums(1.0, moves, n), 1) ** -alpha_of(arm)
     return -weight * sums(advantage, moves, n) / tokens
 
 
 def alpha_of(arm: str) -> float:
     """The exponent of |λ| in an arm's weights.   Raises ValueError for an arm that has none."""
-    known = {"grpo": 0.0, "lambda_grpo": 1.0}
-    if arm in known:
-        return known[arm]
+    powers = {"grpo": 0.0, "lambda_grpo": 1.0}
     if arm.startswith("alpha="):
-        alpha = float(arm.removeprefix("alpha="))
-        if 0 <= alpha < np.inf:
-            return alpha
-    raise ValueError(f"unknown arm {arm!r}")
+        powers[arm] = float(arm.removeprefix("alpha="))
+    if not 0 <= powers.get(arm, np.nan) < np.inf:
+        raise ValueError(f"unknown arm {arm!r}")
+    return powers[arm]
 
 
 def loss_gradient_of_values(
     values: np.ndarray, leaves: np.ndarray, depth: int = DEPTH
 ) -> np.ndarray:
-    """As `loss_gradient`, for process rewards of every move: the preset `prm` with values.   values (R,N) -> (R,N)"""
+    """As `loss_gradient`, for process rewards of every move: the preset `prm`.   values (R,N)"""
     moves = moves_to(leaves, depth)
     count = sums(1.0, moves, values.shape[1])  # (R,N)
     tokens = moves[0].size
     mean = (count * values).sum(1, keepdims=True) / tokens
     square = (count * (values - mean) ** 2).sum(1, keepdims=True) / (tokens - 1)
-    same = (
-        np.ptp(np.take_along_axis(values, moves.reshape(len(moves), -1), 1), axis=1, keepdims=True)
-        == 0
-    )
+    same = np.ptp(on_tokens(values, moves), axis=1, keepdims=True) == 0
     return -np.where(same, 0.0, count * (values - mean) / (np.sqrt(square) + 1e-4)) / tokens
 
 
 def monte_carlo_values(
-    logp: np.ndarray,
-    leaves: np.ndarray,
-    by_leaf: np.ndarray,
-    rng: np.random.Generator,
-    depth: int = DEPTH,
+    logp: np.ndarray, leaves: np.ndarray, by_leaf: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Mean outcome of fresh rollouts from the end of each process step, for every move of a group's tree.   -> (R,N)
+    """Mean outcome of fresh rollouts from the end of each process step, for every move.   -> (R,N)
 
-    As many rollouts a step as the tokens of a group of 16 leave, the same number for each; a step that ends at a leaf has that
-    leaf's reward.   logp (R,N), leaves (R,k), by_leaf (R,2**depth) rewards
+    As many rollouts per step as the tokens of a group of 16 leave, the same number for each; a step
+    that ends at a leaf has that leaf's reward.   logp (R,N), leaves (R,k), by_leaf (R,2**depth)
     """
-    n, n_leaves = logp.shape[1], 2**depth
-    count = sums(1.0, moves_to(leaves, depth), n).astype(np.int64)
+    n, n_leaves = logp.shape[1], 2**DEPTH
+    count = sums(1.0, moves_to(leaves), n).astype(np.int64)
     end = np.broadcast_to(np.arange(n), count.shape).copy()  # the move that ends each one's step
     level = np.log2(np.arange(n) + 2).astype(np.int64)  # 1 … depth
     for move in range(n - n_leaves - 1, -1, -1):
@@ -163,14 +149,14 @@ def monte_carlo_values(
             end[goes_on, move] = end[goes_on, child]
     is_end = np.zeros(count.shape, dtype=bool)
     np.put_along_axis(is_end, np.where(count > 0, end, n - 1), True, 1)
-    is_end &= (level < depth) & (count > 0)
-    left = (is_end * (depth - level)).sum(1)  # tokens that one rollout from each of them takes
-    each = np.maximum((GROUP_SIZE - leaves.shape[1]) * depth // np.maximum(left, 1), 1)  # (R,)
+    is_end &= (level < DEPTH) & (count > 0)
+    left = (is_end * (DEPTH - level)).sum(1)  # tokens that one rollout from each of them takes
+    each = np.maximum((GROUP_SIZE - leaves.shape[1]) * DEPTH // np.maximum(left, 1), 1)  # (R,)
     values = np.zeros(count.shape)
     values[:, n - n_leaves :] = by_leaf
     p = np.exp(path_logp(logp))  # (R,2**depth)
     for move in np.flatnonzero(is_end.any(0)):
-        width = 2 ** (depth - level[move])
+        width = 2 ** (DEPTH - level[move])
         first = (move + 2 - 2 ** level[move]) * width
         below = slice(first, first + width)
         conditional = p[:, below] / p[:, below].sum(1, keepdims=True)
@@ -179,26 +165,29 @@ def monte_carlo_values(
     return np.take_along_axis(values, end, 1)
 
 
-def expected_loss_gradient(
-    logp: np.ndarray, by_leaf: np.ndarray, alpha: float, group_size: int
+def gradients_of_arm(
+    arm: str,
+    model: Policy,
+    logp: np.ndarray,
+    leaves: np.ndarray,
+    rewards: np.ndarray,
+    by_leaf: np.ndarray,
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """d loss / d log p of every move as the group grows: a recursion without chance.   logp (R,N), by_leaf (R,2**depth) -> (R,N)
-
-    A group of k ≫ 1 walks has |λ| = k·p(λ), R̂ = V(λ), and mean and variance of the rewards under the policy, so
-
-        -d loss / d log p(λ) = p(λ)^(1-α) · k^-α · (V(λ) - E r) / (std r + eps) / depth
-    """
-    p = np.exp(path_logp(logp))  # (R,2**depth)
-    depth = (logp.shape[1] + 2).bit_length() - 2
-    moves = np.broadcast_to(moves_to(np.arange(2**depth), depth), (len(logp), 2**depth, depth))
-    reached = sums(p[..., None], moves, logp.shape[1])
-    value = sums((p * by_leaf)[..., None], moves, logp.shape[1]) / reached
-    mean = (p * by_leaf).sum(1, keepdims=True)
-    std = np.sqrt((p * (by_leaf - mean) ** 2).sum(1, keepdims=True))
-    return -(reached ** (1 - alpha)) * group_size**-alpha * (value - mean) / (std + 1e-4) / depth
-
-
-# -- training ------------------------------------------------------------------------------------------------------------
+    """The arm's gradient for the parameters of all runs, in one vector."""
+    if arm == "monte_carlo_prm":
+        values = monte_carlo_values(logp, leaves, by_leaf, rng)
+        return model.gradients(loss_gradient_of_values(values, leaves))
+    if arm not in AT_THE_NORM_OF:
+        return model.gradients(loss_gradient(arm, leaves, rewards, rng))
+    direction, scale = (
+        model.gradients(loss_gradient(name, leaves, rewards, rng)).reshape(len(logp), -1).copy()
+        for name in AT_THE_NORM_OF[arm]
+    )
+    own, wanted = (
+        np.sqrt((g.astype(np.float64) ** 2).sum(1, keepdims=True)) for g in (direction, scale)
+    )
+    return (direction * (wanted / np.maximum(own, 1e-300)).astype(direction.dtype)).ravel()
 
 
 def run_walks(
@@ -216,42 +205,29 @@ def run_walks(
     steps: int = STEPS,
     observe: Callable[..., None] | None = None,
 ) -> list[list[int]]:
-    """Train runs with the seeds first_seed, first_seed + 1, …   -> for each, the target paths drawn in every ten steps
+    """Train runs with the seeds first_seed, first_seed + 1, …
 
-    target: a leaf number for all; None: seed mod 16, so each of the 16 targets as often as any other.
-    policy: "transformer", or "tabular" with the target's probability before training, `start` (None: 1/16).
-    Raises ValueError for another policy, steps that are no multiple of ten, and whatever else is out of range.
+    target: a leaf number for all; None: seed mod 16, so each of the 16 targets as often as any
+    other.  policy: "transformer", or "tabular" with the target's probability before training,
+    `start` (None: 1/16).   -> for each run, the target paths drawn in every ten steps
+    Raises ValueError for what is out of range.
     """
-    if policy not in ("transformer", "tabular") or (start is not None and policy != "tabular"):
-        raise ValueError(
-            f"policy is {policy!r}: choose transformer or tabular, and give a start to the latter alone"
-        )
-    if (
-        steps % BLOCK
-        or n not in range(1, DEPTH)
-        or runs < 1
-        or (start is not None and not 0 < start < 1)
-    ):
-        told = f"steps is {steps}, n {n}, runs {runs}, start {start}"
-        raise ValueError(
-            f"{told}: take a multiple of {BLOCK}, 1 to {DEPTH - 1}, at least 1, and a probability between 0 and 1"
-        )
-    if (
-        target not in (None, *range(2**DEPTH))
-        or optimizer not in ("adamw", "sgd")
-        or not 0 < learning_rate < np.inf
-    ):
-        told = f"target is {target}, optimizer {optimizer!r}, learning_rate {learning_rate}"
-        raise ValueError(
-            f"{told}: take a leaf from 0 to {2**DEPTH - 1} or None, adamw or sgd, and a finite rate above 0"
-        )
+    known = policy in ("transformer", "tabular") and optimizer in ("adamw", "sgd")
+    known = known and target in (None, *range(2**DEPTH)) and 0 < learning_rate < np.inf
+    if start is not None:
+        known = known and policy == "tabular" and 0 < start < 1
+    if not known or steps % BLOCK or n not in range(1, DEPTH) or runs < 1:
+        told = f"policy is {policy!r}, start {start}, steps {steps}, n {n}, runs {runs}"
+        told += f", target {target}, optimizer {optimizer!r}, learning_rate {learning_rate}"
+        take = f"transformer, or tabular with a start between 0 and 1; a multiple of {BLOCK} steps"
+        take += f"; n from 1 to {DEPTH - 1}; at least one run; a target from 0 to {2**DEPTH - 1}"
+        raise ValueError(f"{told}: take {take}; adamw or sgd; a finite rate above 0")
     seeds = range(first_seed, first_seed + runs)
     aim = np.array([seed % 2**DEPTH if target is None else target for seed in seeds])
-    model = (
-        Tabular(runs, DEPTH, target_logits(aim, start))
-        if policy == "tabular"
-        else Transformers(SMALL, seeds, DEPTH)
-    )
+    if policy == "tabular":
+        model = Tabular(runs, DEPTH, target_logits(aim, start))
+    else:
+        model = Transformers(SMALL, seeds, DEPTH)
     hits = train(model, arm, aim, seeds, n, r_neg, optimizer, learning_rate, steps, observe)
     return hits.reshape(runs, -1, BLOCK).sum(2).tolist()
 
@@ -268,14 +244,13 @@ def train(
     steps: int,
     observe: Callable[..., None] | None = None,
 ) -> np.ndarray:
-    """Train a policy's runs, each to its own target.   aim (R,) leaf numbers -> target paths drawn, (R,steps)
+    """Train a policy's runs, each to its own target.   aim (R,) leaves -> targets drawn, (R,steps)
 
-    observe(model, logp, leaves, rewards, aim) is called in every step before the update, and at the end with leaves None.
+    observe(model, logp, leaves, rewards, aim) is called in every step before the update, and at the
+    end with leaves None.
     """
     rngs = [np.random.default_rng(seed) for seed in seeds]
-    extra = np.random.default_rng(
-        (seeds[0], len(seeds))
-    )  # what only some arms need, so that the walks of all arms stay paired
+    extra = np.random.default_rng((seeds[0], len(seeds)))  # so that the walks of arms stay paired
     group_size = MC_GROUP_SIZE if arm == "monte_carlo_prm" else GROUP_SIZE
     by_leaf = leaf_rewards(aim, n, r_neg)
     stepper = SGD(model) if optimizer == "sgd" else AdamW(model)
@@ -287,47 +262,21 @@ def train(
         rewards = np.take_along_axis(by_leaf, leaves, 1)
         if observe:
             observe(model, logp, leaves, rewards, aim)
-        gradients = SimpleNamespace(
-            flat=gradients_of_arm(arm, model, logp, leaves, rewards, by_leaf, extra)
-        )
-        stepper.step(model, gradients, learning_rate)
+        flat = gradients_of_arm(arm, model, logp, leaves, rewards, by_leaf, extra)
+        stepper.step(model, SimpleNamespace(flat=flat), learning_rate)
     if observe:
         observe(model, model.logp(), None, None, aim)
     return hits
 
 
 def target_logits(target: np.ndarray, start: float | None) -> np.ndarray | None:
-    """Logits that give every target the probability `start`, the same for each of its moves.   -> (R,N), or None for None"""
+    """Logits that give every target the probability `start`, each of its moves the same.   -> (R,N)
+
+    None for None.
+    """
     if start is None:
         return None
     p = start ** (1 / DEPTH)
     logits = np.zeros((len(target), n_moves(DEPTH)))
     np.put_along_axis(logits, moves_to(target), np.log(p / (1 - p)), 1)
     return logits
-
-
-def gradients_of_arm(
-    arm: str,
-    model: Policy,
-    logp: np.ndarray,
-    leaves: np.ndarray,
-    rewards: np.ndarray,
-    by_leaf: np.ndarray,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """The arm's gradient for the parameters of all runs.   -> (R·P,)"""
-    if arm == "monte_carlo_prm":
-        return model.gradients(
-            loss_gradient_of_values(monte_carlo_values(logp, leaves, by_leaf, rng), leaves)
-        )
-    if arm not in ("grpo_at_lambda_norm", "lambda_at_grpo_norm"):
-        return model.gradients(loss_gradient(arm, leaves, rewards, rng))
-    names = ("grpo", "lambda_grpo") if arm == "grpo_at_lambda_norm" else ("lambda_grpo", "grpo")
-    direction, scale = (
-        model.gradients(loss_gradient(name, leaves, rewards, rng)).reshape(len(logp), -1).copy()
-        for name in names
-    )
-    own, wanted = (
-        np.sqrt((g.astype(np.float64) ** 2).sum(1, keepdims=True)) for g in (direction, scale)
-    )
-    return (direction * (wanted / np.maximum(own, 1e-300)).astype(direction.dtype)).ravel()

@@ -31,14 +31,14 @@ def run_jobs(
     cache: Path | None = None,
     any_code: bool = False,
 ) -> list[Any]:
-    """[function(**job) for job in jobs], in `processes` processes (all cores if None), in the order of the jobs.
+    """[function(**job) for job in jobs], in parallel processes (one per core if None).
 
-    function must be importable by name, jobs and results JSON-able.  With `cache`, a JSON-lines file, a result is written as
-    soon as it is there and a job found in the file is not run again: stop at any time, start again, get the same list.
-    Results of other code (see `code_of`) stay in the file and are computed again, or with any_code=True are taken; a note says
-    which.
-    Small matrices gain nothing from threads, so every process gets one.  An exception in a job is raised here.
-    Raises ValueError if another process uses the cache, and for a line that was damaged or edited.
+    function must be importable by name, jobs and results JSON-able.  With `cache`, a JSON-lines
+    file, each result is written as soon as it is there, and a job found in the file is not run
+    again: stop at any time, start again, get the same list.  Results of other code (see `code_of`)
+    are computed again, or taken with any_code=True; a note says which.  Small matrices gain
+    nothing from threads, so every process gets one.  An exception in a job is raised here.
+    Raises ValueError if another process uses the cache, and for a damaged or edited line.
     """
     name = [function.__module__, function.__qualname__]
     keys = [json.dumps([*name, job], sort_keys=True, allow_nan=False) for job in jobs]
@@ -68,9 +68,8 @@ def run_jobs(
                 file.flush()
                 os.fsync(file.fileno())
 
-        waiting = [i for i, key in enumerate(keys) if key not in known]
-        own_jobs, own_keys = [jobs[i] for i in waiting], [keys[i] for i in waiting]
-        known |= _run(function, own_jobs, own_keys, title, processes, keep)
+        todo = {key: job for key, job in zip(keys, jobs, strict=True) if key not in known}
+        known |= _run(function, list(todo.values()), list(todo), title, processes, keep)
     finally:
         lock.release()
     return [known[key] for key in keys]
@@ -91,28 +90,24 @@ def _run(
     spawn, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     found = {}
     with parent_alone():  # this starts a process of multiprocessing's own, too
-        pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_one_thread)
+        pool = ProcessPoolExecutor(
+            processes, mp_context=spawn, initializer=threadpool_limits, initargs=(1,)
+        )
     with pool:
         try:
             with parent_alone():
-                futures = {
+                by_future = {
                     pool.submit(function, **job): key for job, key in zip(jobs, keys, strict=True)
                 }
-            done = as_completed(futures)
-            for future in bar(done, title, "run", total=len(jobs)):
-                key = futures[future]
+            for future in bar(as_completed(by_future), title, "run", total=len(jobs)):
+                key = by_future[future]
                 found[key] = future.result()
                 keep(key, found[key])
-        except BaseException:
-            for worker in (
-                set(multiprocessing.active_children()) - others
-            ):  # a job may take minutes; `with` waits for its end
+        except BaseException:  # a job may take minutes, and `with` waits for its end
+            for worker in set(multiprocessing.active_children()) - others:
                 worker.terminate()
             raise
     return found
-
-
-# -- the cache -----------------------------------------------------------------------------------------------------------
 
 
 def code_of(function: Callable[..., Any]) -> str:
@@ -154,10 +149,6 @@ def read_cache(file: Path) -> list[dict[str, Any]]:
 def _checksum(record: dict[str, Any]) -> str:
     text = json.dumps(record, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _one_thread() -> None:
-    threadpool_limits(1)
 
 
 def _cores() -> int:

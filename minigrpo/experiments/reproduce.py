@@ -1,0 +1,72 @@
+"""How every experiment is run: jobs with a cache, then a table, figures and words.
+
+tables = module.run(request)           out/NAME.json
+module.figures(tables)                 out/NAME.png, out/NAME-….png
+module.text(tables)                    for the terminal
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from minigrpo.experiments import EXPERIMENTS
+from minigrpo.experiments.parallel import run_jobs
+from minigrpo.show.plots import save
+from minigrpo.system.files import write_output
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be run, and where.   seeds, processes: None for the experiment's own number."""
+
+    name: str
+    out: Path
+    quick: bool = False
+    seeds: int | None = None
+    processes: int | None = None
+
+    def jobs(
+        self, function: Callable[..., Any], jobs: Sequence[dict], title: str | None = None
+    ) -> list:
+        """[function(**job) for job in jobs]; finished jobs are kept in out/NAME.cache.jsonl."""
+        cache = self.out / f"{self.name}.cache.jsonl"
+        title = title or self.name
+        return run_jobs(function, jobs, title=title, processes=self.processes, cache=cache)
+
+
+def reproduce(name: str, out: Path, **options: Any) -> str:
+    """Run an experiment; write out/NAME.json and its figures.   options: those of Request"""
+    tables = import_module(f"minigrpo.experiments.{EXPERIMENTS[name].module}").run(
+        Request(name, out, **options)
+    )
+    return publish(name, tables, out)
+
+
+def publish(name: str, tables: Any, out: Path) -> str:
+    """Write out/NAME.json and every figure made from it.   -> the experiment's words"""
+    module = import_module(f"minigrpo.experiments.{EXPERIMENTS[name].module}")
+    write_tables(out / f"{name}.json", tables)
+    for file, figure in module.figures(tables).items():
+        save(figure, out / f"{file}.png")
+    return module.text(tables)
+
+
+def write_tables(file: Path, tables: Mapping[str, Sequence] | Sequence) -> None:
+    """Write rows, or tables of rows by name, as JSON, one row per line.
+
+    Raises ValueError for NaN and infinity, which JSON lacks.
+    """
+
+    def lines(rows: Sequence) -> str:
+        return "[\n" + ",\n".join(json.dumps(row, allow_nan=False) for row in rows) + "\n]"
+
+    if isinstance(tables, Mapping):
+        text = "{" + ",\n".join(f'"{name}": {lines(rows)}' for name, rows in tables.items()) + "}"
+    else:
+        text = lines(tables)
+    write_output(file, (text + "\n").encode())
