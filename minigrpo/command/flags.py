@@ -58,6 +58,7 @@ def number_or_none(text: str) -> float | str:
 
 
 def key_value(text: str) -> tuple[str, Any]:
+    """The type of a flag that takes KEY=VALUE; a value that is no JSON is a text."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
