@@ -23,8 +23,8 @@ def refuse(a: argparse.Namespace, names: str, why: str) -> None:
     """
     for name in names.split():
         if getattr(a, name) is not None:
-            flag = name.removesuffix("s") if name == "task_options" else name
-            raise ValueError(f"--{flag.replace('_', '-')} {why}")
+            written = name.replace("task_options", "task_option").replace("_", "-")
+            raise ValueError(f"--{written} {why}")
 
 
 # -- types of flags --------------------------------------------------------------------------------
