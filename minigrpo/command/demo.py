@@ -109,8 +109,9 @@ def _demo(
     prompts = task.prompts(rng, GROUPS, "test")
     rollouts = sample(model, prompts, COMPLETIONS, rng, **sampling_limits(task))
     rewards = check_rewards(task.score(rollouts), rollouts.tree)
-    records = map(json.dumps, sample_records(rollouts, rewards, task, 0))
-    (out / "groups.jsonl").write_text(lines := "\n".join([*records, ""]))
+    records = sample_records(rollouts, rewards, task, 0)
+    lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+    (out / "groups.jsonl").write_text(lines)
     groups = read_groups(lines, unit="characters")
     shown = max(groups, key=_interest)
     stats = tree_statistics([rollouts.tree])  # with EOS, which the groups as texts lack
