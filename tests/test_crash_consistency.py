@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from helpers import WrappedFile
 
 from minigrpo.runs import folder as runs
 from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
@@ -54,24 +55,16 @@ def recorded(folder, monkeypatch):
         if not path.startswith("..") and path != "lock":
             journal.append((event, path, *rest))
 
-    class Recorder:
+    class Recorder(WrappedFile):
         def __init__(self, path, mode):
-            self.path, self.file = path, builtins.open(path, mode)  # noqa: SIM115
+            super().__init__(builtins.open(path, mode))
+            self.path = path
             if mode == "wb" or (mode == "ab" and not self.file.tell()):
                 note("create", path)
 
         def write(self, data):
             note("write", self.path, bytes(data))
             return self.file.write(data)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.file.close()
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
 
     def fsync(descriptor):
         note("sync", os.readlink(f"/proc/self/fd/{descriptor}"))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import WrappedFile
 
 from minigrpo.command.cli import main
 from minigrpo.runs import folder as runs
@@ -302,23 +303,14 @@ def die_at(event):
             before()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    class HalfWriter:
+    class HalfWriter(WrappedFile):
         def __init__(self, *arguments, **options):
             tick()
-            self.file = open(*arguments, **options)  # noqa: SIM115
+            super().__init__(open(*arguments, **options))
 
         def write(self, data):
             tick(lambda: (self.file.write(data[: len(data) // 2]), self.file.flush()))
             return self.file.write(data)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.file.close()
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
 
     def mortal(function):
         return lambda *arguments: (tick(), function(*arguments), tick())
