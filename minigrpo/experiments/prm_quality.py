@@ -291,27 +291,16 @@ def figures(table: t.Tables) -> dict[str, Figure]:
 
 def run(request: Request) -> t.Tables:
     """Everything above and `first_error` (quick: 2 seeds, fewer draws)."""
-    quick, seeds = request.quick, request.seeds or (2 if request.quick else 8)
-
-    def by_steps(function: Any, title: str) -> dict[int, list]:
-        cells = [{"seed": seed, "steps": steps} for steps in STEPS for seed in range(seeds)]
-        rows = request.jobs(function, cells, title)
-        return {steps: rows[i * seeds : (i + 1) * seeds] for i, steps in enumerate(STEPS)}
-
-    errors = by_steps(value_errors, "exact values")
-    tokens = by_steps(equal_tokens, "equal tokens")
+    seeds, by_steps = request.seeds or (2 if request.quick else 8), {x: {"steps": x} for x in STEPS}
+    errors = request.seeded(value_errors, by_steps, seeds, "exact values")
+    tokens = request.seeded(equal_tokens, by_steps, seeds, "equal tokens")
     table = tables({"value_errors": errors, "equal_tokens": tokens})
-    draws = BRUTE_FORCE // (10 if quick else 1)
-    checks = [{"seed": seed, "steps": STEPS[-1], "draws": draws} for seed in range(min(seeds, 4))]
-    checked = request.jobs(brute_force, checks, "a million rollouts")
+    check = {"steps": STEPS[-1], "draws": BRUTE_FORCE // (10 if request.quick else 1)}
+    checked = request.seeded(brute_force, {0: check}, min(seeds, 4), "a million rollouts")[0]
     table["brute_force"] = t.round_rows([row for rows in checked for row in rows], 6)
+
     folders = {w: request.out / f"warm-{w.replace(' ', '-')}" for w in first_error.TASKS}
     warm = warm_policies(first_error.prepare, folders, request.processes)
-    jobs = [
-        {"writing": writing, "folder": folder, "seed": seed, "n_groups": 100}
-        for writing, folder in warm.items()
-        for seed in range(seeds)
-    ]
-    marks = request.jobs(first_error.marks, jobs, "first wrong step")
-    found = {w: marks[i * seeds : (i + 1) * seeds] for i, w in enumerate(warm)}
-    return table | first_error.table(found)
+    jobs = {w: {"writing": w, "folder": warm[w], "n_groups": 100} for w in warm}
+    marks = request.seeded(first_error.marks, jobs, seeds, "first wrong step")
+    return table | first_error.table(marks)
