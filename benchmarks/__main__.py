@@ -1,6 +1,8 @@
-"""python -m benchmarks: all measurements of results/README.md but those on a GPU, in one run; needs PyTorch, and TRL for its part.
+"""python -m benchmarks: all measurements of results/README.md but those on a GPU, in one run; needs
+PyTorch, and TRL for its part.
 
-To measure NumPy at its best, unset OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE where they are set.  Leave the machine alone meanwhile.
+To measure NumPy at its best, unset OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE where they are set.
+Leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
@@ -53,9 +55,8 @@ def main() -> None:
         if not importlib.util.find_spec(name)
     ]
     if missing:
-        sys.exit(
-            f"python -m benchmarks: {', '.join(missing)} is not installed: pip install torch trl, or leave out --parts trl"
-        )
+        way_out = "pip install torch trl, or leave out --parts trl"
+        sys.exit(f"python -m benchmarks: {', '.join(missing)} is not installed: {way_out}")
     import torch
 
     from benchmarks.machine import describe

@@ -1,10 +1,12 @@
-"""python benchmarks/compare.py OTHER: is a training step of this checkout slower than one of another checkout?
+"""python benchmarks/compare.py OTHER: is a training step of this checkout slower than one of
+another checkout?
 
-One process for each checkout takes its turn, in a random order, while the other waits.  So what else the machine does meets
-both, and the ratio of each pair counts: the median with a 95 % bootstrap interval, of the time on the clock and of the
-processor time of all threads.  The processes are started anew several times, since one and the same program is a few percent
-faster in one process than in the next; the interval is over these starts.  Both begin with the same seed and a policy that
-stays as it is, so they do the same work.
+One process for each checkout takes its turn, in a random order, while the other waits.  So what
+else the machine does meets both, and the ratio of each pair counts: the median with a 95 %
+bootstrap interval, of the time on the clock and of the processor time of all threads.  The
+processes are started anew several times, since one and the same program is a few percent faster in
+one process than in the next; the interval is over these starts.  Both begin with the same seed and
+a policy that stays as it is, so they do the same work.
 
 To measure NumPy at its best, unset OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE where they are set.
 """
@@ -32,7 +34,7 @@ NAMES = (
 )  # saved: treewalk, with the run folder that it writes
 WARM_UP = 2  # turns before the first that counts
 STEPS = {"treewalk": 20, "saved": 20}  # of a turn, where one step is too short to be measured
-PAUSE = 0.3  # seconds: the threads of a BLAS go on spinning for a while, and would disturb whoever comes next
+PAUSE = 0.3  # seconds, since the threads of a BLAS go on spinning for a while
 
 
 def main() -> None:
@@ -59,9 +61,8 @@ def main() -> None:
     )
     a = parser.parse_args()
     print(
-        "| workload | threads | ms this, other | time: ratio (95 %) | processor time: ratio (95 %) | peak GFLOP/s |\n"
-        + "|---" * 6
-        + "|"
+        "| workload | threads | ms this, other | time: ratio (95 %) "
+        "| processor time: ratio (95 %) | peak GFLOP/s |\n" + "|---" * 6 + "|"
     )
     for name in a.workloads:
         for threads in a.threads:
@@ -79,7 +80,11 @@ def main() -> None:
 def measure(
     checkouts: tuple[Path, Path], name: str, threads: int, pairs: int, seed: int
 ) -> tuple[np.ndarray, float]:
-    """One start.   -> (pairs, 2 checkouts, 2) seconds on the clock and of the processor; the best rate of a product in GFLOP/s"""
+    """One start.
+
+    Returns (pairs, 2 checkouts, 2) seconds on the clock and of the processor; the best rate of a
+    product in GFLOP/s.
+    """
     variables = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     workers: list[subprocess.Popen] = []
     for checkout in checkouts:
@@ -100,9 +105,8 @@ def measure(
         for which, checkout in enumerate(checkouts):
             found, peak = ask(which)
             if not Path(found).is_relative_to(checkout):
-                sys.exit(
-                    f"python benchmarks/compare.py: {found} was imported, which is not in {checkout}"
-                )
+                why = f"{found} was imported, which is not in {checkout}"
+                sys.exit(f"python benchmarks/compare.py: {why}")
             peaks.append(peak)
         for pair in range(-WARM_UP, pairs):
             for which in rng.permutation(2):
@@ -116,14 +120,14 @@ def measure(
 
 
 def interval(ratios: np.ndarray) -> str:
-    """The median of the ratios, and what it is in 95 % of 4,000 draws of the starts with replacement.   (starts, pairs)"""
+    """The median of the ratios (starts, pairs) with a 95 % bootstrap interval over the starts."""
     starts = np.random.default_rng(1).integers(len(ratios), size=(4000, len(ratios)))
     low, high = np.quantile([np.median(ratios[drawn]) for drawn in starts], [0.025, 0.975])
     return f"{np.median(ratios):.3f} ({low:.3f} … {high:.3f})"
 
 
 def work(name: str) -> None:
-    """A turn for every line of the standard input, then a line with the seconds that a step of it took."""
+    """A turn for every line of the standard input, then a line with the seconds per step."""
     import minigrpo
     from minigrpo.engine.backend import get_backend
     from minigrpo.engine.profiling import Stopwatch, peak_rate

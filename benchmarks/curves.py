@@ -1,4 +1,6 @@
-"""How the time of a step grows: with group size, length, width, and with the share of tokens that completions have in common."""
+"""How the time of a step grows: with group size, length, width, and with the share of tokens that
+completions have in common.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,7 @@ def grow(progress: Any = print, repeats: int = 3) -> dict[str, Rows]:
 
 
 def share(progress: Any = print, repeats: int = 5) -> Rows:
-    """Median seconds of an update, interleaved over how much of their completions the members of a group share."""
+    """Median seconds of an update, by the share that a group's completions have in common."""
     bench = Bench(LONG)
     cases = {s: forced(bench, s) for s in SHARED}
     seconds: dict[float, list[float]] = {s: [] for s in SHARED}
@@ -108,7 +110,7 @@ def slope(x: list[float], y: list[float]) -> float:
 def figure(
     grown: dict[str, Rows], shared: list[dict[str, float]], trees: list[dict[str, Any]], out: Path
 ) -> None:
-    """Three log-log panels: the step, the update against distinct tokens, and building the tree's weights."""
+    """Three log-log panels: the step, the update by distinct tokens, the tree's weights."""
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(13, 3.6), layout="constrained")
         panels = drawn.subplots(1, 3)

@@ -1,12 +1,16 @@
-"""python -m benchmarks.gpu: a full GRPO step on a GPU against PyTorch, eager and compiled, next to what the GPU allows.
+"""python -m benchmarks.gpu: a full GRPO step on a GPU against PyTorch, eager and compiled, next to
+what the GPU allows.
 
-W1, W3 (see `minigrpo bench`) and a model of SmolLM2-135M's shape with random weights, whose prompts share a preamble as in the
-task `sums`.  All sides work in this one process on the same GPU, start from the same weights, and make the same amount of work:
-completions of full length, the same reward, AdamW.  Each takes the micro-batch that is fastest for it, PyTorch its attention
-kernel too.  After a warm-up, rounds of one step each are interleaved and timed with CUDA events, from an idle stream to the last
-kernel, so waiting for the host counts.  The floor is explained in `gpu_floor.py`.
+W1, W3 (see `minigrpo bench`) and a model of SmolLM2-135M's shape with random weights, whose prompts
+share a preamble as in the task `sums`.  All sides work in this one process on the same GPU, start
+from the same weights, and make the same amount of work: completions of full length, the same
+reward, AdamW.  Each takes the micro-batch that is fastest for it, PyTorch its attention kernel too.
+After a warm-up, rounds of one step each are interleaved and timed with CUDA events, from an idle
+stream to the last kernel, so waiting for the host counts.  The floor is explained in
+`gpu_floor.py`.
 
-`--device cpu` runs it all at toy size with NumPy and PyTorch on the CPU: a rehearsal, which tells nothing about speed.
+`--device cpu` runs it all at toy size with NumPy and PyTorch on the CPU: a rehearsal, which tells
+nothing about speed.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ NODES, COMPLETIONS = (2048, 8192, 1 << 20), (None, 64, 16)  # micro-batches to t
 MODES = {"torch": False, "torch compiled": True, "torch graphs": "reduce-overhead"}
 
 
-# -- the sides -------------------------------------------------------------------------------------------------------------
+# -- the sides -------------------------------------------------------------------------------------
 
 
 def peer(ours: Bench, device: str, **options: Any) -> PyTorchGRPO:
@@ -73,7 +77,7 @@ def peer_step(ours: Bench, side: PyTorchGRPO) -> None:
 
 
 def differences(ours: Bench, side: PyTorchGRPO) -> dict[str, float]:
-    """The largest difference of log-probabilities, and of a parameter's gradient ‖g - g'‖/‖g'‖, on the same rollouts."""
+    """On the same rollouts: the largest difference of log p, and ‖g - g'‖/‖g'‖ of a parameter."""
     w, rollouts = ours.workload, ours.sample()
     rewards = np.random.default_rng(0).random((w.n_prompts, w.group_size))
     objective = Objective.preset("grpo", clip_low=None, clip_high=None)
@@ -94,11 +98,11 @@ def differences(ours: Bench, side: PyTorchGRPO) -> dict[str, float]:
     return {"log p": float(np.abs(logp - tree.on_tokens(rollouts.logp)).max()), "gradients": worst}
 
 
-# -- measuring -------------------------------------------------------------------------------------------------------------
+# -- measuring -------------------------------------------------------------------------------------
 
 
 def peak_bytes(backend: Backend | None, step: Callable[[], Any]) -> int | None:
-    """The most device memory that a side's pool holds during a step (with what lasts); None on the CPU."""
+    """The most device memory that a side's pool holds during a step; None on the CPU."""
     if backend is not None and backend.name == "cupy":
         pool = backend.xp.get_default_memory_pool()
         pool.free_all_blocks()
@@ -123,7 +127,8 @@ def release(backend: Backend | None) -> None:
 def choose(
     side: Any, settings: list[dict[str, Any]], step: Callable[[], Any], backend: Backend | None
 ) -> dict[str, Any]:
-    """Give a side the attributes with which a step is fastest, of two tries after a first; what needs too much memory is out.
+    """Give a side the attributes with which a step is fastest, of two tries after a first; what
+    needs too much memory is out.
 
     -> these values
     """
@@ -218,7 +223,7 @@ def measure(
     }
 
 
-# -- telling ---------------------------------------------------------------------------------------------------------------
+# -- telling ---------------------------------------------------------------------------------------
 
 
 def describe(backend: Backend, device: str) -> dict[str, Any]:
@@ -239,7 +244,9 @@ def describe(backend: Backend, device: str) -> dict[str, Any]:
 
 
 def profile(case: Case, backend: Backend) -> str:
-    """Where the time of one step goes: its phases, then its kernels (PyTorch's profiler sees those of the whole process)."""
+    """Where the time of one step goes: its phases, then its kernels (PyTorch's profiler sees those
+    of the whole process).
+    """
     ours, watch = our_side(case, backend), Stopwatch()
     for _ in range(WARM_UP):
         ours.step(Stopwatch())
@@ -288,9 +295,8 @@ def main(argv: list[str] | None = None) -> None:
         os.environ["CUPY_TF32"] = "1"
         torch.set_float32_matmul_precision("high")
     if a.device == "cuda" and not torch.cuda.is_available():
-        sys.exit(
-            "python -m benchmarks.gpu: PyTorch sees no GPU: install its CUDA build, or rehearse with --device cpu"
-        )
+        way_out = "install its CUDA build, or rehearse with --device cpu"
+        sys.exit(f"python -m benchmarks.gpu: PyTorch sees no GPU: {way_out}")
     try:
         backend = get_backend("numpy" if a.device == "cpu" else "cupy")
     except ValueError as error:

@@ -1,6 +1,8 @@
-"""python -m benchmarks.gpu_exactness: how far the GPU's numbers are from NumPy's, and from what they should be, as a short table.
+"""python -m benchmarks.gpu_exactness: how far the GPU's numbers are from NumPy's, and from what
+they should be, as a short table.
 
-The same checks as in the tests, with their numbers; exit code 1 if one is beyond its limit.  Models are small, so it takes seconds.
+The same checks as in the tests, with their numbers; exit code 1 if one is beyond its limit.  Models
+are small, so it takes seconds.
 """
 
 from __future__ import annotations
@@ -30,8 +32,18 @@ from minigrpo.tree import Rollouts
 from minigrpo.verify.equivalence import check_equivalence
 
 CONFIG = TransformerConfig(7, 32, 3, 4, 2, 48, max_seq_len=64, tie_embeddings=False)
-TEN = TrainSettings(task="treewalk", steps=10, dim=16, n_heads=2, n_kv_heads=1, prompts_per_step=2, dtype="float64",
-                    learning_rate=3e-3, objective_options={"beta": 0.04}, checkpoint_every=5)  # fmt: skip
+TEN = TrainSettings(
+    task="treewalk",
+    steps=10,
+    dim=16,
+    n_heads=2,
+    n_kv_heads=1,
+    prompts_per_step=2,
+    dtype="float64",
+    learning_rate=3e-3,
+    objective_options={"beta": 0.04},
+    checkpoint_every=5,
+)
 PROMPTS = [[1, 2, 3], [1, 2], [4]]
 DRAWS = 20_000
 
@@ -157,7 +169,9 @@ def ten_steps(settings: TrainSettings) -> tuple[Rollouts, list[float]]:
 
 
 def moved(one: str, other: str) -> float:
-    """A run that changes its backend half-way, against one that stays: the largest difference of a parameter at the end."""
+    """A run that changes its backend half-way, against one that stays: the largest difference of a
+    parameter at the end.
+    """
     with tempfile.TemporaryDirectory() as folder:
         whole, _ = train(replace(TEN, backend=one), Path(folder) / "run", progress=False)
         checkpoints(Path(folder) / "run")[-1].unlink()

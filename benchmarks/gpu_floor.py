@@ -1,8 +1,10 @@
-"""What `benchmarks.gpu` measures, and what the device allows: workloads, a clock, floors, the table.   Needs no PyTorch.
+"""What `benchmarks.gpu` measures, and what the device allows: workloads, a clock, floors, the
+table.   Needs no PyTorch.
 
-The *floor* of a step is, phase by phase, the larger of its floating-point operations over the rate of a large matrix product and
-its bytes over the bandwidth of a large copy, both measured in the same run.  It counts only traffic that cannot be avoided: weights
-once a pass, gradients written once, and what AdamW reads and writes.
+The *floor* of a step is, phase by phase, the larger of its floating-point operations over the rate
+of a large matrix product and its bytes over the bandwidth of a large copy, both measured in the
+same run.  It counts only traffic that cannot be avoided: weights once a pass, gradients written
+once, and what AdamW reads and writes.
 """
 
 from __future__ import annotations
@@ -48,8 +50,9 @@ CASES = {
 def toy(case: Case) -> Case:
     """The same structure, a thousandth of the work."""
     c, w = case.workload.config, case.workload
-    config = replace(c, vocab_size=32, dim=12 * c.n_heads // c.n_kv_heads, n_layers=2, n_heads=2 * c.n_heads // c.n_kv_heads,
-                     n_kv_heads=2, ffn_dim=32, head_dim=None)  # fmt: skip
+    shared = c.n_heads // c.n_kv_heads
+    sizes = {"dim": 12 * shared, "n_layers": 2, "n_heads": 2 * shared, "n_kv_heads": 2}
+    config = replace(c, vocab_size=32, ffn_dim=32, head_dim=None, **sizes)
     small = replace(
         w,
         config=config,
@@ -73,7 +76,9 @@ def our_side(case: Case, backend: Backend) -> Bench:
 
 
 def seconds_of(do: Callable[[], Any], backend: Backend | None) -> float:
-    """Time of some work: between two CUDA events (CuPy's, or with None PyTorch's); with numpy on the clock."""
+    """Time of some work: between two CUDA events (CuPy's, or with None PyTorch's); with numpy on
+    the clock.
+    """
     if backend is not None and backend.name == "cupy":
         cuda = backend.xp.cuda
         backend.xp.cuda.runtime.deviceSynchronize()
@@ -97,7 +102,7 @@ def seconds_of(do: Callable[[], Any], backend: Backend | None) -> float:
 
 
 def device_rates(backend: Backend, size: int, repeats: int = 20) -> dict[str, float]:
-    """Best rates of a size × size product (operations a second) and of a copy of 4 such matrices (bytes a second)."""
+    """The best rates of a size × size product, per operation, and of a copy, per byte."""
     xp, rng = backend.xp, np.random.default_rng(0)
     a, b = (
         backend.to_device(rng.standard_normal((size, size)), dtype=np.float32) for _ in range(2)
@@ -135,7 +140,8 @@ def table(results: dict[str, Any]) -> Iterator[str]:
     """Markdown lines."""
     rates = results["rates"]
     device = results["machine"]["device"]
-    yield f"{device}: products {rates['operations'] / 1e12:.3g} TFLOP/s, copies {rates['bytes'] / 1e9:.4g} GB/s"
+    products, copies = rates["operations"] / 1e12, rates["bytes"] / 1e9
+    yield f"{device}: products {products:.3g} TFLOP/s, copies {copies:.4g} GB/s"
     yield ""
     titles = [
         "workload",

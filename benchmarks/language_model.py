@@ -1,9 +1,12 @@
-"""python -m benchmarks.language_model: a GRPO step of SmolLM2-135M against the same step with `transformers` and PyTorch.
+"""python -m benchmarks.language_model: a GRPO step of SmolLM2-135M against the same step with
+`transformers` and PyTorch.
 
-The step of `minigrpo train --model smollm2 --task sums`: 8 prompts that share six examples, 8 completions each of at most 5 tokens.
-The peer is what a user would write: `generate` on the padded batch with its KV cache, then one padded forward and backward pass in
-micro-batches with logits for the completions only, and fused AdamW.  Both train the same weights on rollouts of their own;
-gradients are compared on the same rollouts first.  Needs torch, transformers and `minigrpo pull smollm2`.
+The step of `minigrpo train --model smollm2 --task sums`: 8 prompts that share six examples, 8
+completions each of at most 5 tokens. The peer is what a user would write: `generate` on the padded
+batch with its KV cache, then one padded forward and backward pass in micro-batches with logits for
+the completions only, and fused AdamW.  Both train the same weights on rollouts of their own;
+gradients are compared on the same rollouts first.  Needs torch, transformers and `minigrpo pull
+smollm2`.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from minigrpo.tree import Rollouts
 
 PROMPTS, GROUP_SIZE, ROUNDS = 8, 8, 3
 PAUSE = 2.0  # seconds between the two: the threads of a BLAS go on spinning for a while
-RATE = 0.0  # the whole update is computed, but completions agree in every round as much as in the first
+RATE = 0.0  # so that completions agree as much in every round; the whole update is computed
 OBJECTIVE = Objective.preset("lambda_grpo")
 
 
@@ -49,7 +52,10 @@ class Peer:
     def generate(
         self, prompts: list[np.ndarray], max_new_tokens: int, stop: int, eos: int
     ) -> list[list[np.ndarray]]:
-        """GROUP_SIZE completions of every prompt, padded on the left; stop: the token of the line's end."""
+        """GROUP_SIZE completions of every prompt, padded on the left.
+
+        stop: the token of the line's end.
+        """
         width = max(map(len, prompts))
         ids = torch.full((len(prompts), width), self.pad)
         mask = torch.zeros_like(ids)
@@ -78,7 +84,10 @@ class Peer:
         completions: list[list[np.ndarray]],
         weight: list[np.ndarray],
     ) -> None:
-        """Backward of Σ weight·log p over all completion tokens, one row a completion.   weight: one array a completion"""
+        """Backward of Σ weight·log p over all completion tokens, one row a completion.
+
+        weight: one array a completion
+        """
         self.optimizer.zero_grad()
         rows = [(p, c) for p, group in zip(prompts, completions, strict=True) for c in group]
         order = np.argsort([len(p) + len(c) for p, c in rows])
@@ -112,7 +121,9 @@ class Peer:
 def as_rollouts(
     prompts: list[np.ndarray], completions: list[list[np.ndarray]], limit: int
 ) -> Rollouts:
-    """Completions that something else sampled; probabilities are not recorded (at μ = 1 the gradient needs none)."""
+    """Completions that something else sampled; probabilities are not recorded (at μ = 1 the
+    gradient needs none).
+    """
     from minigrpo.tree import PrefixTree
 
     tree = PrefixTree.from_groups(prompts, completions)
@@ -123,7 +134,9 @@ def as_rollouts(
 
 
 def token_weights(rollouts: Rollouts, rewards: np.ndarray) -> list[np.ndarray]:
-    """-a_i / (|λ(i,t)|·Σ|y|) for every token of every completion: λ-GRPO with μ = 1, written out flat."""
+    """-a_i / (|λ(i,t)|·Σ|y|) for every token of every completion: λ-GRPO with μ = 1, written out
+    flat.
+    """
     tree = rollouts.tree
     groups = rewards.reshape(-1, GROUP_SIZE)
     a = (groups - groups.mean(1, keepdims=True)) / (
@@ -157,7 +170,9 @@ def our_gradients(model: Transformer, rollouts: Rollouts, coefficients: Coeffici
 def gradient_difference(
     model: Transformer, peer: Peer, task: Tokenised, rng: np.random.Generator
 ) -> dict[str, float]:
-    """‖g - g'‖/‖g'‖ of tree against flat on the same rollouts: over all parameters, and for the worst parameter alone."""
+    """‖g - g'‖/‖g'‖ of tree against flat on the same rollouts: over all parameters, and for the
+    worst parameter alone.
+    """
     rollouts = sample(model, task.prompts(rng, PROMPTS), GROUP_SIZE, rng, **sampling_limits(task))
     rewards = rng.integers(2, size=len(rollouts.tree.paths)).astype(float)
     our_gradients(model, rollouts, OBJECTIVE.coefficients(rollouts, rewards))

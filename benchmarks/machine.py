@@ -1,4 +1,6 @@
-"""What a benchmark ran on: processor, libraries, and the rate of matrix products of each, measured in the same run."""
+"""What a benchmark ran on: processor, libraries, and the rate of matrix products of each, measured
+in the same run.
+"""
 
 from __future__ import annotations
 

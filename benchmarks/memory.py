@@ -29,7 +29,10 @@ print(before, peak_mib())
 
 
 def peak_mib() -> float:
-    """The largest resident size of this process so far.   (On Linux getrusage would count the parent's too.)"""
+    """The largest resident size of this process so far.
+
+    (On Linux getrusage would count the parent's too.)
+    """
     status = Path("/proc/self/status")
     if status.exists():
         return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) / 1024

@@ -1,15 +1,19 @@
-"""The opponent of the benchmark: one GRPO step in plain PyTorch, in float32, as a competent user would write it.
+"""The opponent of the benchmark: one GRPO step in plain PyTorch, in float32, as a competent user
+would write it.
 
-Everything that helps the usual way is used: prompts are run once and their keys and values copied to the group, the cache is
-allocated once, attention is PyTorch's causal kernel (and plain products for single tokens, where they are faster), Q/K/V and
-gate/up are one matrix each, logits are computed only where they are needed, AdamW is fused, and the update takes micro-batches
-of any size and can be compiled.  What it does not do is what `minigrpo` is about: it computes every completion on its own, also
-where completions agree.
+Everything that helps the usual way is used: prompts are run once and their keys and values copied
+to the group, the cache is allocated once, attention is PyTorch's causal kernel (and plain products
+for single tokens, where they are faster), Q/K/V and gate/up are one matrix each, logits are
+computed only where they are needed, AdamW is fused, and the update takes micro-batches of any size
+and can be compiled.  What it does not do is what `minigrpo` is about: it computes every completion
+on its own, also where completions agree.
 
-The weights are those of a `minigrpo` model, so both compute the same numbers: `python -m benchmarks.peer_pytorch` checks it.
+The weights are those of a `minigrpo` model, so both compute the same numbers: `python -m
+benchmarks.peer_pytorch` checks it.
 
-Shape letters: G prompts, k group size, B = G·k completions, P prompt length, T tokens, D width, H heads, K kv heads, E head width,
-F ffn width, V vocabulary.  Prompts of a batch have the same length here, so nothing needs padding on the left, or a mask.
+Shape letters: G prompts, k group size, B = G·k completions, P prompt length, T tokens, D width, H
+heads, K kv heads, E head width, F ffn width, V vocabulary.  Prompts of a batch have the same length
+here, so nothing needs padding on the left, or a mask.
 """
 
 from __future__ import annotations
@@ -32,7 +36,10 @@ Cache = tuple[Tensor, Tensor]  # keys and values of a layer, (B,K,room,E) each
 
 
 def rope(x: Tensor, turn: Tensor) -> Tensor:
-    """Rotate neighbours, each pair a complex number.   x (B,T,heads,E), turn (T,1,E/2,2) -> (B,T,heads,E)"""
+    """Rotate neighbours, each pair a complex number.
+
+    x (B,T,heads,E), turn (T,1,E/2,2) -> (B,T,heads,E)
+    """
     pairs = x.unflatten(-1, (-1, 2))  # (B,T,heads,E/2,2)
     if (
         torch.compiler.is_compiling()
@@ -66,7 +73,10 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, turn: Tensor, cache: Cache | None = None, start: int = 0
     ) -> Tensor:
-        """x (B,T,D), turn (T,1,E/2,2) -> (B,T,D).   With a cache, T is all of a prompt or one new token after it."""
+        """x (B,T,D), turn (T,1,E/2,2) -> (B,T,D).
+
+        With a cache, T is all of a prompt or one new token after it.
+        """
         (b, t, d), h, k_heads, e = x.shape, self.n_heads, self.n_kv_heads, self.head_dim
         qkv = self.qkv(self.attention_norm(x)).view(b, t, h + 2 * k_heads, e)
         qk, v = qkv.split((h + k_heads, k_heads), dim=2)  # (B,T,H+K,E), (B,T,K,E)
@@ -76,17 +86,14 @@ class Block(nn.Module):
             end = start + t
             cache[0][:, :, start:end], cache[1][:, :, start:end] = k, v
             k, v = cache[0][:, :, :end], cache[1][:, :, :end]
-        if (
-            t == 1
-        ):  # one new token sees the whole cache: two products without a mask are faster than the fused kernel here
-            q = (
-                q.reshape(b, k_heads, h // k_heads, e) * e**-0.5
-            )  # the H/K queries of a kv head are rows of one product
+        if t == 1:
+            # One new token sees the whole cache, so two products without a mask do, and are faster
+            # than the fused kernel here; the H/K queries of a kv head are rows of one product.
+            q = q.reshape(b, k_heads, h // k_heads, e) * e**-0.5
             y = (torch.softmax(q @ k.transpose(2, 3), -1) @ v).view(b, 1, d)
         else:
-            y = F.scaled_dot_product_attention(
-                q, k, v, is_causal=True, enable_gqa=h != k_heads
-            )  # (B,H,T,E)
+            options = {"is_causal": True, "enable_gqa": h != k_heads}
+            y = F.scaled_dot_product_attention(q, k, v, **options)  # (B,H,T,E)
             y = y.transpose(1, 2).reshape(b, t, d)
         x = x + self.o(y)
         gate, up = self.gate_up(self.ffn_norm(x)).chunk(2, dim=-1)  # (B,T,F) each
@@ -153,8 +160,10 @@ class PyTorchGRPO:
     parameters: a mapping name -> NumPy array such as `minigrpo.Transformer.parameters` (copied).
     micro_batch: completions that go forward and backward at a time; None for all.
     eos: the token that ends a completion; None for completions of full length.
-    attention: the update's kernel, "fused" (PyTorch's own choice) or "plain" (products and a softmax); either may be faster.
-    compile: compile the update's forward and backward (needs a C++ compiler; the first update takes about a minute); or its mode.
+    attention: the update's kernel, "fused" (PyTorch's own choice) or "plain" (products and a
+    softmax); either may be faster.
+    compile: compile the update's forward and backward (needs a C++ compiler; the first update takes
+    about a minute); or its mode.
     device: where the model is, "cpu" or "cuda"; tokens, rewards and generators are there too.
     """
 
@@ -192,10 +201,13 @@ class PyTorchGRPO:
         generator: torch.Generator | None = None,
         forced: Tensor | None = None,
     ) -> Tensor:
-        """group_size completions of every prompt.   prompts (G,P) -> (B,P+T) int64, each prompt with its completion
+        """group_size completions of every prompt.
 
-        After an EOS a row is filled up with EOS; T is max_new_tokens, or less if all rows ended before.
-        forced (B,P+T): compute and draw as always, but go on with these tokens instead of those drawn.
+        prompts (G,P) -> (B,P+T) int64, each prompt with its completion
+
+        After an EOS a row is filled up with EOS; T is max_new_tokens, or less if all rows ended
+        before. forced (B,P+T): compute and draw as always, but go on with these tokens instead of
+        those drawn.
         """
         model, config = self.model, self.model.config
         prompts = torch.as_tensor(np.asarray(prompts), dtype=torch.int64).to(self.device)
@@ -232,7 +244,10 @@ class PyTorchGRPO:
 
     @staticmethod
     def _expand(part: Tensor, group_size: int, room: int) -> Tensor:
-        """Keys or values of the prompts, copied to every completion, with room for what is to come.   -> (B,K,P+room,E)"""
+        """Keys or values of the prompts, copied to every completion, with room for what is to come.
+
+        Returns (B,K,P+room,E).
+        """
         n, kv_heads, width, e = part.shape
         out = part.new_empty(n * group_size, kv_heads, width + room, e)
         out[:, :, :width] = part.repeat_interleave(group_size, 0)
@@ -241,9 +256,12 @@ class PyTorchGRPO:
     def update(
         self, tokens: Tensor, rewards: Tensor, prompt_length: int, old_logp: Tensor | None = None
     ) -> float:
-        """One step of AdamW on the GRPO loss.   tokens (B,P+T) as from `sample`, rewards (G,k) -> the loss
+        """One step of AdamW on the GRPO loss.
 
-        old_logp (B,T): under the policy that sampled; None if that is the policy as it is now, which saves computing it.
+        tokens (B,P+T) as from `sample`, rewards (G,k) -> the loss
+
+        old_logp (B,T): under the policy that sampled; None if that is the policy as it is now,
+        which saves computing it.
         """
         loss = self.backward(tokens, rewards, prompt_length, old_logp)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
@@ -255,7 +273,8 @@ class PyTorchGRPO:
     ) -> float:
         """The loss, with its gradient left in the parameters.   Arguments as for `update`.
 
-        loss = -1/G Σ_groups 1/(tokens of the group) Σᵢₜ aᵢ·ratioᵢₜ,   aᵢ = (rᵢ - mean) / (std + 1e-4)
+        loss = -1/G Σ_groups 1/(tokens of the group) Σᵢₜ aᵢ·ratioᵢₜ,   aᵢ = (rᵢ - mean) / (std +
+        1e-4)
         """
         target = tokens[:, prompt_length:]  # (B,T)
         advantage = (rewards - rewards.mean(1, keepdim=True)) / (
@@ -300,9 +319,11 @@ class PyTorchGRPO:
 
 
 def check(tolerance: float = 1e-4) -> dict[str, float]:
-    """Hold this file against minigrpo, both in float32: logits, log-probabilities, sampling with the cache, all gradients.
+    """Hold this file against minigrpo, both in float32: logits, log-probabilities, sampling with
+    the cache, all gradients.
 
-    Returns the largest difference of each; gradients relative to each parameter's norm.  Raises AssertionError above tolerance.
+    Returns the largest difference of each; gradients relative to each parameter's norm.  Raises
+    AssertionError above tolerance.
     """
     worst: dict[str, float] = {}
 

@@ -1,14 +1,18 @@
-"""The other opponent of the benchmark: a step of TRL's `GRPOTrainer` on the same workload, on the CPU in float32.
+"""The other opponent of the benchmark: a step of TRL's `GRPOTrainer` on the same workload, on the
+CPU in float32.
 
-TRL trains Hugging Face models on text.  So the model is a random `LlamaForCausalLM` of the given sizes, token i is the word "i"
-of a word-level tokenizer, and a prompt of 16 tokens is a text of 16 words.  Whatever a benchmark can switch off is off: no
-logging, saving or reporting, no gradient checkpointing (on by default), no bfloat16 (on by default), no reference model.
+TRL trains Hugging Face models on text.  So the model is a random `LlamaForCausalLM` of the given
+sizes, token i is the word "i" of a word-level tokenizer, and a prompt of 16 tokens is a text of 16
+words.  Whatever a benchmark can switch off is off: no logging, saving or reporting, no gradient
+checkpointing (on by default), no bfloat16 (on by default), no reference model.
 
-Completions always have full length: the tokenizer's EOS has an id one past the vocabulary, which the model cannot draw, so
-nothing has to suppress it (`min_new_tokens` would cost a pass over the logits for each token).
+Completions always have full length: the tokenizer's EOS has an id one past the vocabulary, which
+the model cannot draw, so nothing has to suppress it (`min_new_tokens` would cost a pass over the
+logits for each token).
 
-A step is everything that the trainer does for one update, generation and reward included: generation happens between two steps'
-callbacks (in `_prepare_inputs`), so a step is timed from the end of one to the end of the next.
+A step is everything that the trainer does for one update, generation and reward included:
+generation happens between two steps' callbacks (in `_prepare_inputs`), so a step is timed from the
+end of one to the end of the next.
 """
 
 from __future__ import annotations
@@ -91,18 +95,20 @@ def trl_step_times(
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> list[float]:
-    """Seconds of each of `steps` full steps, after `warmup` others.   A step samples n_prompts · group_size completions.
+    """Seconds of each of `steps` full steps, after `warmup` others.
 
-    micro_batch: completions that go forward and backward at a time (gradient accumulation; sampling is always done for all
-    at once); None for all.  Threads are what `torch.set_num_threads` says.
-    Raises ValueError if micro_batch does not divide the batch or warmup < 1, RuntimeError if a completion is not of full length.
+    A step samples n_prompts · group_size completions.
+
+    micro_batch: completions that go forward and backward at a time (gradient accumulation; sampling
+    is always done for all at once); None for all.  Threads are what `torch.set_num_threads` says.
+    Raises ValueError if micro_batch does not divide the batch or warmup < 1, RuntimeError if a
+    completion is not of full length.
     """
     batch = n_prompts * group_size
     micro_batch = micro_batch or batch
     if batch % micro_batch or warmup < 1:
-        raise ValueError(
-            f"micro_batch {micro_batch} must divide the batch of {batch}, and warmup ({warmup}) be at least 1"
-        )
+        wanted = f"divide the batch of {batch}, and warmup ({warmup}) be at least 1"
+        raise ValueError(f"micro_batch {micro_batch} must {wanted}")
 
     def share_of_even(completion_ids: list[list[int]], **_: object) -> list[float]:
         ids = np.array(completion_ids)  # (B,T), or ragged, which raises

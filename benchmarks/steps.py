@@ -1,6 +1,8 @@
-"""W1, W2 and W3: a full GRPO step of minigrpo against PyTorch's, interleaved in one process; and TRL's on W1.
+"""W1, W2 and W3: a full GRPO step of minigrpo against PyTorch's, interleaved in one process; and
+TRL's on W1.
 
-The peers start from the same weights and prompts and do the same amount of work: full-length completions, the same reward, AdamW.
+The peers start from the same weights and prompts and do the same amount of work: full-length
+completions, the same reward, AdamW.
 """
 
 from __future__ import annotations
@@ -13,18 +15,20 @@ import numpy as np
 from minigrpo.runs.bench import WORKLOADS, Bench, Workload, unique_share
 from minigrpo.tree import PrefixTree
 
-PAUSE = 0.5  # seconds: the threads of a BLAS go on spinning for a while, and would disturb whoever comes next
+PAUSE = 0.5  # seconds, since the threads of a BLAS go on spinning for a while
 
 
 def compare(name: str, rounds: int, progress: Any = print) -> dict[str, Any]:
-    """Interleaved rounds of one step each.   -> medians in seconds, ratios of each round's pair, distance from the floor"""
+    """Interleaved rounds of one step each.
+
+    Returns medians in seconds, ratios of each round's pair, distance from the floor.
+    """
     workload = WORKLOADS[name]
     ours, peer = Bench(workload), TorchStep(workload)
     peer.model_from(ours)
     peer.choose(ours)
-    progress(
-        f"{name}: PyTorch is fastest with micro_batch={peer.peer.micro_batch}, attention={peer.attention}"
-    )
+    best = f"micro_batch={peer.peer.micro_batch}, attention={peer.attention}"
+    progress(f"{name}: PyTorch is fastest with {best}")
     rows: list[dict[str, float]] = []
     for i in range(rounds + 1):
         time.sleep(PAUSE)
@@ -57,9 +61,8 @@ def compare(name: str, rounds: int, progress: Any = print) -> dict[str, Any]:
                 "tree and weights": (tree + spent["score"]) / (spent["sample"] + update),
             }
         )
-        progress(
-            f"  round {i}: minigrpo {rows[-1]['minigrpo step']:.3f} s, PyTorch {rows[-1]['torch step']:.3f} s"
-        )
+        told = [f"{who} {rows[-1][f'{who} step']:.3f} s" for who in ("minigrpo", "torch")]
+        progress(f"  round {i}: {', '.join(told)}")
     found: dict[str, Any] = {key: float(np.median([row[key] for row in rows])) for key in rows[0]}
     found |= {"best peak GFLOP/s": max(row["peak GFLOP/s"] for row in rows), "rounds": rounds}
     found |= {"torch micro_batch": peer.peer.micro_batch, "torch attention": peer.attention}
@@ -118,12 +121,16 @@ class TorchStep:
 def text(name: str, found: dict[str, Any]) -> str:
     """A Markdown row."""
     f = found
-    times = f"{f['minigrpo sample']:.3f} + {f['minigrpo update']:.3f} | {f['torch sample']:.3f} + {f['torch update']:.3f}"
+    ours, theirs = (
+        f"{f[f'{who} sample']:.3f} + {f[f'{who} update']:.3f}" for who in ("minigrpo", "torch")
+    )
     ratio = f"{f['torch / minigrpo']:.2f} ({f['ratio lowest']:.2f} … {f['ratio highest']:.2f})"
-    return f"| {name} | {f['distinct share']:.2f} | {times} | **{ratio}** | {f['step / floor']:.2f} | {f['update / floor']:.2f} |"
+    floors = f"{f['step / floor']:.2f} | {f['update / floor']:.2f}"
+    return f"| {name} | {f['distinct share']:.2f} | {ours} | {theirs} | **{ratio}** | {floors} |"
 
 
 HEADER = (
-    "| workload | distinct / all tokens | minigrpo: sample + update, s | PyTorch: sample + update, s | PyTorch / minigrpo (range) "
+    "| workload | distinct / all tokens | minigrpo: sample + update, s "
+    "| PyTorch: sample + update, s | PyTorch / minigrpo (range) "
     "| step / floor | update / floor |\n|---|---|---|---|---|---|---|"
 )

@@ -1,4 +1,6 @@
-"""The tree and its weights 1/|λ|: how the time grows with tokens; against the definition and, if given, the authors' code."""
+"""The tree and its weights 1/|λ|: how the time grows with tokens; against the definition and, if
+given, the authors' code.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ BY_DEFINITION = 36 * 4096  # tokens up to which the definition is tried: it take
 
 
 def group(k: int, n: int, seed: int = 0) -> list[np.ndarray]:
-    """k completions of n tokens that agree for a random part of their length with one of the earlier ones, as rollouts do."""
+    """k completions of n tokens that agree for a random part of their length with one of the
+    earlier ones, as rollouts do.
+    """
     rng = np.random.default_rng(seed)
     rows = rng.integers(32_000, size=(k, n))
     for i in range(1, k):
@@ -80,7 +84,10 @@ def slope(found: list[dict[str, Any]]) -> float:
 
 
 def load_authors(file: str) -> Any:
-    """Their function from sequences to weights.   (Their module imports peft for a type alone: a stand-in will do.)"""
+    """Their function from sequences to weights.
+
+    (Their module imports peft for a type alone: a stand-in will do.)
+    """
     import torch
 
     sys.modules.setdefault("peft", SimpleNamespace(PeftModel=object))

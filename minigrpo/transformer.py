@@ -1,11 +1,8 @@
 """A Llama-shaped transformer over the nodes of a prefix tree, forward and backward by hand.
 
-RMSNorm, rotary positions, grouped-query attention, SwiGLU, no biases, optional tied embeddings.  A
-node stands for a whole prefix: running the model on the nodes of a tree gives, for every
-completion, the numbers that running it on each completion alone would give.
-
-The operations are in `ops.py`, the parameters in `engine/parameters.py`; which nodes attend to
-which, and where logits are wanted, is planned by `engine/plan.py`.
+A node stands for a whole prefix: on the nodes of a tree the model gives, for every completion, the
+numbers that it gives on each completion alone.  The operations are in `ops.py`, the parameters in
+`engine/parameters.py`; who attends to whom, and who predicts, is planned by `engine/plan.py`.
 """
 
 from __future__ import annotations
@@ -58,29 +55,11 @@ class Transformer:
         self.gradients = Parameters(config.shapes(), self.backend.xp, self.dtype)
         if seed is not None:
             self.parameters.start(config, np.random.default_rng(seed), self.backend)
-        self._turns = self._rotations(FIRST_TURNS)
+        self._turns: Array = ()  # rotations of the first positions, see `check`
+        self.check(np.array([]), 1)
         self._plans: WeakKeyDictionary[PrefixTree, TreePlan] = WeakKeyDictionary()
         self._saved: tuple | None = None
         self._replicas: list[Transformer] = []
-
-    def settings(self) -> dict[str, Any]:
-        """The config as a plain dict, to be written down and given to TransformerConfig again."""
-        return asdict(self.config)
-
-    @property
-    def lanes(self) -> int:
-        """How many lanes may divide its work (see `engine`): 1 on a GPU, or for a large model."""
-        small = self.parameters.flat.size <= MAX_LANE_PARAMETERS
-        return LANES if self.backend.name == "numpy" and small else 1
-
-    def replicas(self, n: int) -> list[Transformer]:
-        """n models with the same parameters, each with its own gradients; the first is this one."""
-        while len(self._replicas) < n - 1:
-            replica = copy(self)
-            replica.gradients = Parameters(self.config.shapes(), self.backend.xp, self.dtype)
-            replica._plans, replica._saved, replica._replicas = WeakKeyDictionary(), None, []
-            self._replicas.append(replica)
-        return [self, *self._replicas[: n - 1]]
 
     # -- over a tree -------------------------------------------------------------------------------
 
@@ -88,13 +67,13 @@ class Transformer:
     def forward(self, tree: PrefixTree, temperature: float = 1.0, keep: bool = True) -> np.ndarray:
         """log p(token | its prefix) per scored node, 0 elsewhere.   -> (N,) on the host
 
-        keep=True saves what `backward` needs.  Raises ValueError for a token outside the
-        vocabulary, a completion's token that cannot be drawn, and a path longer than max_seq_len;
-        DivergenceError for an overflow.
+        keep=True saves what `backward` needs.  Raises ValueError for a token that the model does
+        not have or cannot draw and for a path beyond max_seq_len, DivergenceError for overflow.
         """
         plan = self._plan(tree)
         x, saved = self._body(plan.token, plan.position, plan.attend, keep)  # (M,D)
-        h, norm = self._norm(x[plan.predictor])  # (predictors,D)
+        weight, eps = self.parameters["model.norm.weight"], self.config.norm_eps
+        h, norm = ops.rmsnorm(x[plan.predictor], weight, eps)  # (predictors,D)
         logp, softmax = np.zeros(tree.n_nodes, dtype=self.dtype), None
         for p in plan.predictions:
             chosen, softmax = self._predict(h, p, temperature)  # (C,)
@@ -110,8 +89,8 @@ class Transformer:
     def backward(self, dlogp: np.ndarray, add: bool = True) -> Parameters:
         """Add d loss / d parameters to `gradients`, given d loss / d logp.   dlogp (N,) on the host
 
-        add=False overwrites what `gradients` held, which is faster than setting it to 0 first.
-        Undoes the last `forward`; raises RuntimeError if there is none to undo.
+        add=False overwrites them, which is faster than setting them to 0 first.  Undoes the last
+        `forward`; raises RuntimeError if there is none to undo.
         """
         if self._saved is None:
             raise RuntimeError("backward needs a forward (with keep=True), one for each backward")
@@ -128,9 +107,8 @@ class Transformer:
             sums = (self.backend.to_device(x, self.dtype) for x in p.sums(dlogp / temperature))
             row_sum, pair_sum = sums
             cache = softmax or self._predict(h, p, temperature)[1]
-            dlogits = ops.log_softmax_gather_backward(
-                row_sum, p.pair_row, p.pair_token, pair_sum, cache
-            )  # (predictors,V)
+            pairs = p.pair_row, p.pair_token, pair_sum
+            dlogits = ops.log_softmax_gather_backward(row_sum, *pairs, cache)  # (predictors,V)
             head = h[p.rows], self._head(self.parameters)
             dh[p.rows] = ops.linear_backward(dlogits, head, self._head(gradients), add or i > 0)
         dx = xp.zeros((len(plan.token), self.config.dim), dtype=self.dtype)
@@ -222,21 +200,40 @@ class Transformer:
 
     # -- the head ----------------------------------------------------------------------------------
 
-    def _norm(self, x: Array) -> tuple[Array, ops.Cache]:
-        return ops.rmsnorm(x, self.parameters["model.norm.weight"], self.config.norm_eps)
-
     def _head(self, parameters: Parameters) -> Array:
         """The rows whose tokens can be drawn: all logits come from them.   -> (V,D)"""
         return parameters[self.config.head][: self.config.n_logits]
 
     def _logits(self, x: Array) -> Array:
-        return ops.linear(self._norm(x)[0], self._head(self.parameters))[0]
+        h, _ = ops.rmsnorm(x, self.parameters["model.norm.weight"], self.config.norm_eps)
+        return ops.linear(h, self._head(self.parameters))[0]
 
     def _predict(self, h: Array, p: Predictions, temperature: float) -> tuple[Array, ops.Cache]:
         logits, _ = ops.linear(h[p.rows], self._head(self.parameters))  # (predictors,V)
         if temperature != 1:
             logits /= temperature
         return ops.log_softmax_gather(logits, p.child_row, p.child_token)
+
+    # -- for runs and lanes ------------------------------------------------------------------------
+
+    def settings(self) -> dict[str, Any]:
+        """The config as a plain dict, to be written down and given to TransformerConfig again."""
+        return asdict(self.config)
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes may divide its work (see `engine`): 1 on a GPU, or for a large model."""
+        small = self.parameters.flat.size <= MAX_LANE_PARAMETERS
+        return LANES if self.backend.name == "numpy" and small else 1
+
+    def replicas(self, n: int) -> list[Transformer]:
+        """n models with the same parameters, each with its own gradients; the first is this one."""
+        while len(self._replicas) < n - 1:
+            replica = copy(self)
+            replica.gradients = Parameters(self.config.shapes(), self.backend.xp, self.dtype)
+            replica._plans, replica._saved, replica._replicas = WeakKeyDictionary(), None, []
+            self._replicas.append(replica)
+        return [self, *self._replicas[: n - 1]]
 
     # -- what must hold ----------------------------------------------------------------------------
 
@@ -262,13 +259,9 @@ class Transformer:
                 f"(max_seq_len) holds {context}: shorten the prompt or max_new_tokens"
             )
         if length > len(self._turns):
-            self._turns = self._rotations(2 * length)
-
-    def _rotations(self, length: int) -> Array:
-        """Those of the positions below `length` and within the context.   -> (T,1,E/2)"""
-        position = np.arange(min(length, self.config.max_seq_len))
-        turns = ops.rotation(position, self.config.head_dim, self.config.rope_base)[:, None]
-        return self.backend.to_device(turns, np.result_type(self.dtype, np.complex64))
+            position = np.arange(min(max(2 * length, FIRST_TURNS), context))
+            turns = ops.rotation(position, self.config.head_dim, self.config.rope_base)[:, None]
+            self._turns = self.backend.to_device(turns, np.result_type(self.dtype, np.complex64))
 
     def check_weights(self) -> None:
         """Raise DivergenceError if parameters are not finite, or so large that a trial overflows.

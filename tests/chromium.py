@@ -13,7 +13,9 @@ from minigrpo.show.explorer import explorer_page
 
 
 def find_chromium():
-    """The path of a Chromium or Chrome that starts, or None (some distributions install a stub in its name)."""
+    """The path of a Chromium or Chrome that starts, or None (some distributions install a stub in
+    its name).
+    """
     for path in filter(
         None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))
     ):
@@ -29,8 +31,12 @@ in_browser = pytest.mark.skipif(
 
 
 def browse(folder, page, script):
-    """Run a script, the body of a function, at the end of a page; files go into the folder.   -> what the script returns"""
-    report = "document.body.innerHTML = '<pre id=out></pre>'; document.body.firstChild.textContent = JSON.stringify(out)"
+    """Run a script, the body of a function, at the end of a page; files go into the folder.
+
+    Returns what the script returns.
+    """
+    report = "document.body.innerHTML = '<pre id=out></pre>'; "
+    report += "document.body.firstChild.textContent = JSON.stringify(out)"
     attempt = f"""
         let out, problem = null; // errors in the page's own listeners are problems too
         addEventListener("error", (event) => (problem = event.message));

@@ -1,9 +1,10 @@
-"""Mutated logs, read, counted and drawn: nothing but ValueError may be raised, and no completion may get lost.
+"""Mutated logs, read, counted and drawn: only ValueError is raised, and no completion gets lost.
 
     python tests/fuzz_logs.py --n 60000 --seed 1      # about five minutes
 
-The short form is in test_logs.py.  Every completion that is written carries a mark of its own, so it can be found again in the
-groups; a document whose mutation may have spoilt marks is only read, counted and drawn.
+The short form is in test_logs.py.  Every completion that is written carries a mark of its own, so
+it can be found again in the groups; a document whose mutation may have spoilt marks is only read,
+counted and drawn.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from minigrpo.logs.files import NAMES, read_log
-from minigrpo.logs.formats import choose_steps, read_completions
+from minigrpo.logs.grouping import choose_steps, read_completions
 from minigrpo.logs.groups import group_statistics, make_groups, statistics_text
+from minigrpo.logs.rows import NAMES, read_log
 from minigrpo.show.drawing import tree_text
 
 ODD = [
@@ -87,7 +88,10 @@ FIELDS = [
 
 
 def document(rng: np.random.Generator) -> tuple[list[dict], str]:
-    """Rows of a plausible log, each completion with its mark.   -> objects, "rows", "groups" or "columns" """
+    """Rows of a plausible log, each completion with its mark.
+
+    -> objects, "rows", "groups" or "columns"
+    """
     count, n = int(rng.integers(1, 4)), int(rng.integers(1, 5))
     style = ["rows", "rows", "groups", "columns"][rng.integers(4)]
     objects: list[dict] = []
@@ -221,7 +225,9 @@ def spoil(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def run_one(rng: np.random.Generator, folder: Path) -> str:
-    """Read a mutated log and draw it.   -> "accepted" or "refused"; AssertionError if a completion is lost"""
+    """Read a mutated log and draw it.   -> "accepted" or "refused";
+    AssertionError if a completion is lost
+    """
     objects, style = document(rng)
     whole = mutate(objects, rng)
     data, suffix = written(objects, style, rng)
@@ -270,7 +276,9 @@ def run_one(rng: np.random.Generator, folder: Path) -> str:
 
 
 def fuzz(n: int, seed: int, seconds: int = 0) -> Counter:
-    """n mutated logs.   -> how many were accepted, refused, or failed by which error; the first of each kind is printed"""
+    """n mutated logs.   -> how many were accepted, refused, or failed by which error;
+    the first of each kind is printed
+    """
     counts: Counter = Counter()
     alarm = seconds > 0 and hasattr(signal, "SIGALRM")  # a case that takes longer counts as hanging
     if alarm:
@@ -282,7 +290,8 @@ def fuzz(n: int, seed: int, seconds: int = 0) -> Counter:
             try:
                 counts[run_one(np.random.default_rng([seed, i]), Path(folder))] += 1
             except Exception as error:
-                kind = f"{type(error).__name__} at {traceback.extract_tb(error.__traceback__)[-1].name}: {str(error)[:60]}"
+                place = traceback.extract_tb(error.__traceback__)[-1].name
+                kind = f"{type(error).__name__} at {place}: {str(error)[:60]}"
                 if kind not in counts:
                     print(f"case {i} of seed {seed}: {kind}")
                     traceback.print_exception(error)

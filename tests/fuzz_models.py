@@ -1,7 +1,10 @@
-"""Damaged model files by the thousand: each is loaded as it means, or refused with a ValueError or an OSError.
+"""Damaged model files by the thousand: each is loaded as it means, or refused.
+
+What refuses is a ValueError or an OSError.
 
 python tests/fuzz_models.py --n 20000 --seed 1
-`test_fuzz_models.py` runs a few hundred.  Every case is its own seed, so that one can be looked at again: --only NUMBER.
+`test_fuzz_models.py` runs a few hundred.  Every case is its own seed, so that one can be looked at
+again: --only NUMBER.
 """
 
 from __future__ import annotations
@@ -46,18 +49,21 @@ NUMBERS = (
     2**64 - 1,
 )
 NASTY: tuple[Any, ...] = (
-    *NUMBERS, -(2**63), 10**400, 0.5, -0.0, 1e-320, 1e-30, 1e30, 1e308, float("nan"), float("inf"), -float("inf"),
-    True, False, None, "", "x", "\x00", "2", "nan", "silu", "linear", "é\n\ud800", "y" * 10_000, "../a",
-    [], [1], [2, 3], [[]], ["a"], {}, {"a": 1}, {"type": "yarn"},
+    *NUMBERS, -(2**63), 10**400, 0.5, -0.0, 1e-320, 1e-30, 1e30, 1e308, float("nan"), float("inf"),
+    -float("inf"), True, False, None, "", "x", "\x00", "2", "nan", "silu", "linear", "é\n\ud800",
+    "y" * 10_000, "../a", [], [1], [2, 3], [[]], ["a"], {}, {"a": 1}, {"type": "yarn"},
 )  # fmt: skip
 KEYS = (
-    "rope_scaling", "rope_parameters", "rope_theta", "head_dim", "sliding_window", "tie_word_embeddings", "eos_token_id",
-    "attention_multiplier", "logit_scale", "partial_rotary_factor", "num_key_value_heads", "mlp_bias", "auto_map", "foo", "_foo",
+    "rope_scaling", "rope_parameters", "rope_theta", "head_dim", "sliding_window",
+    "tie_word_embeddings", "eos_token_id", "attention_multiplier", "logit_scale",
+    "partial_rotary_factor", "num_key_value_heads", "mlp_bias", "auto_map", "foo", "_foo",
 )  # fmt: skip
 GGUF_KEYS = (
-    "llama.rope.scaling.type", "llama.rope.scaling.factor", "llama.rope.scale_linear", "llama.expert_count", "split.count",
-    "llama.logit_scale", "llama.attention.clamp_kqv", "tokenizer.ggml.add_bos_token", "tokenizer.ggml.bos_token_id",
-    "tokenizer.ggml.add_space_prefix", "general.alignment", "general.name", "general.type", "llama.vocab_size", "foo.bar",
+    "llama.rope.scaling.type", "llama.rope.scaling.factor", "llama.rope.scale_linear",
+    "llama.expert_count", "split.count", "llama.logit_scale", "llama.attention.clamp_kqv",
+    "tokenizer.ggml.add_bos_token", "tokenizer.ggml.bos_token_id",
+    "tokenizer.ggml.add_space_prefix", "general.alignment", "general.name", "general.type",
+    "llama.vocab_size", "foo.bar",
 )  # fmt: skip
 SCALARS = (
     "BbHhIif?  Qqd"  # struct letters of GGUF's types 0 … 12, of which 8 is a string and 9 an array
@@ -69,11 +75,13 @@ class Hangs(KeyboardInterrupt):
     """A case took too long."""
 
 
-# -- any file --------------------------------------------------------------------------------------------------------------
+# -- any file --------------------------------------------------------------------------------------
 
 
 def any_bytes(data: bytes, rng: random.Random, end: int | None = None) -> bytes:
-    """Flipped bits, nasty numbers, parts cut out, doubled or lost; the first `end` bytes (a header) are hit more often."""
+    """Flipped bits, nasty numbers, parts cut out, doubled or lost;
+    the first `end` bytes (a header) are hit more often.
+    """
     out = bytearray(data)
     place = lambda: rng.randrange(  # noqa: E731
         min(end or len(out), len(out)) if rng.random() < 0.8 else len(out)
@@ -146,7 +154,7 @@ def to_json(value: Any, rng: random.Random) -> bytes:
     return any_bytes(data, rng) if rng.random() < 0.1 else data
 
 
-# -- GGUF ------------------------------------------------------------------------------------------------------------------
+# -- GGUF ------------------------------------------------------------------------------------------
 
 
 def gguf_value(value: Any, rng: random.Random) -> bytes:
@@ -269,7 +277,7 @@ def any_gguf(base: bytes, rng: random.Random) -> bytes:
     return file.joined()
 
 
-# -- Hugging Face folders --------------------------------------------------------------------------------------------------
+# -- Hugging Face folders --------------------------------------------------------------------------
 
 
 def any_safetensors(base: bytes, rng: random.Random) -> bytes:
@@ -339,7 +347,7 @@ def any_folder(base: dict[str, bytes], rng: random.Random) -> dict[str, bytes]:
     return files
 
 
-# -- the run ---------------------------------------------------------------------------------------------------------------
+# -- the run ---------------------------------------------------------------------------------------
 
 
 def bases(folder: Path) -> tuple[list[bytes], list[dict[str, bytes]]]:

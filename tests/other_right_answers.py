@@ -1,4 +1,7 @@
-"""Right answers to some exercises by other ways than the solutions', for the checks must not insist on one.   <function>__<way>"""
+"""Right answers to some exercises by other ways than those of the solutions: <function>__<way>.
+
+The checks must accept them all.
+"""
 
 import math
 import re

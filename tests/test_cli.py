@@ -1,4 +1,6 @@
-"""The command line: what every command prints and writes, and one clear line with exit code 2 for bad input."""
+"""The command line: what every command prints and writes, and one clear line with exit code 2 for
+bad input.
+"""
 
 import io
 import json
@@ -12,7 +14,7 @@ from matplotlib.image import imread
 
 from minigrpo.command.cli import main
 from minigrpo.runs.stored_settings import read_settings
-from minigrpo.show import plots
+from minigrpo.show import comparison
 from minigrpo.system.files import read_records
 
 TINY = ["--dim", "8", "--n-layers", "1", "--n-heads", "2", "--group-size", "4", "--steps", "4"]
@@ -113,7 +115,7 @@ def stored(tmp_path_factory):
     return where
 
 
-# -- what the commands do ------------------------------------------------------------------------------------------------
+# -- what the commands do --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -353,10 +355,10 @@ def test_plot(run, stored, tmp_path, monkeypatch):
     runs, drawn, draw = (
         [stored / name for name in ("one", "two", "three")],
         [],
-        plots.learning_curves,
+        comparison.learning_curves,
     )
     monkeypatch.setattr(
-        plots,
+        comparison,
         "learning_curves",
         lambda curves, **options: drawn.append(curves) or draw(curves, **options),
     )
@@ -376,7 +378,7 @@ def test_plot(run, stored, tmp_path, monkeypatch):
 
 
 def test_as_a_program_without_a_terminal(tmp_path, stored):
-    """Nothing but results on standard output, nothing at all (no progress bars) on standard error."""
+    """Standard output has nothing but results, standard error nothing at all, so no bars."""
 
     def program(*arguments, stdin=None):
         command = [sys.executable, "-m", "minigrpo", *map(str, arguments)]

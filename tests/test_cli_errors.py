@@ -1,4 +1,6 @@
-"""Bad input on the command line: exit code 2 and exactly one line that says what was wrong and what to do."""
+"""Bad input on the command line: exit code 2 and exactly one line that says what was wrong and what
+to do.
+"""
 
 # ruff: noqa: F811 (a fixture that is imported and an argument have the same name)
 

@@ -1,6 +1,8 @@
-"""The exercises of the course: a check fails on the stub and on every wrong answer, in words, and passes on the solution.
+"""The exercises of the course: a check fails on the stub and on every wrong answer, with a message
+that says what is wrong, and passes on the solution.
 
-Wrong answers are in `wrong_answers/chNN.py`: functions <function>__<mistake>, whose docstrings hold what the message must say.
+Wrong answers are in `wrong_answers/chNN.py`: functions <function>__<mistake>, whose docstrings have
+the texts that the message must contain.
 """
 
 # ruff: noqa: F811 (a fixture that is imported and an argument have the same name)
@@ -16,7 +18,7 @@ import other_right_answers
 import pytest
 from test_cli import run  # noqa: F401
 
-from minigrpo.course.grading import WrongAnswer, ask, compare, compare_rows, text
+from minigrpo.course.grading import Answer, WrongAnswer, text
 from minigrpo.course.runner import CHAPTERS, RIGHT, TO_DO, WRONG, check, load, tasks_of, verdict
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +55,7 @@ def graded(chapter, n, task, function):
     )
 
 
-# -- stubs, solutions, wrong answers -------------------------------------------------------------------------------------
+# -- stubs, solutions, wrong answers ---------------------------------------------------------------
 
 
 def test_there_is_enough_to_do():
@@ -131,7 +133,7 @@ def test_the_examples_of_the_stubs_are_true(chapter, answers):
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_files_are_short_and_of_one_shape(chapter, answers):
-    """Stubs and solutions have the same functions with the same arguments; no stub holds anything else."""
+    """Stubs and solutions have the same functions with the same arguments, and nothing else."""
     stubs = load(STUBS / f"{chapter}.py")
     names = [task.function for task in tasks_of(chapter)]
     tree = ast.parse((STUBS / f"{chapter}.py").read_text(encoding="utf-8"))
@@ -162,45 +164,19 @@ def test_answers_may_do_what_they_like_to_their_arguments(answers):
 @pytest.mark.parametrize(("chapter", "n", "task"), TASKS, ids=identity)
 def test_any_kind_of_answer_gets_a_message(chapter, n, task):
     """Whatever a function returns, no check stops with an error of its own."""
-    kinds = [
-        None,
-        "x",
-        b"x",
-        3,
-        0.5,
-        1j,
-        True,
-        [],
-        (),
-        {},
-        {1},
-        [[]],
-        [None],
-        [[1], [2, 3]],
-        ("a", "b"),
-        (None, None),
-        ([], []),
-        object(),
-    ]
-    kinds += [
-        np.zeros((2, 3)),
-        np.array(np.nan),
-        np.array(["a"]),
-        (1.0, [1.0]),
-        ([[1], [2], [3]], ["a", "b", "c"]),
-        [(1, 2)],
-        ([[1]] * 9, 7),
-    ]
+    kinds = [None, "x", b"x", 3, 0.5, 1j, True, [], (), {}, {1}, [[]], [None], [[1], [2, 3]]]
+    kinds += [("a", "b"), (None, None), ([], []), object(), np.zeros((2, 3)), np.array(np.nan)]
+    kinds += [np.array(["a"]), (1.0, [1.0]), ([[1], [2], [3]], ["a", "b", "c"]), [(1, 2)]]
+    kinds += [([[1]] * 9, 7)]
     for kind in kinds:
-        if not (
-            task.function == "verify" and isinstance(kind, int)
-        ):  # sometimes right: it fails on another text
+        # For "verify" a number is right on some texts: it fails on another one.
+        if not (task.function == "verify" and isinstance(kind, int)):
             got = graded(chapter, n, task, lambda *arguments, kind=kind: kind)
             assert got.state == WRONG, kind
             assert "expected" in got.message.lower(), kind
 
 
-# -- what the comparison says --------------------------------------------------------------------------------------------
+# -- messages of the comparison --------------------------------------------------------------------
 
 
 def said(call, *arguments, **options):
@@ -227,48 +203,42 @@ def said(call, *arguments, **options):
     ],
 )
 def test_common_mistakes_are_recognised(got, words):
-    message = said(
-        compare,
-        got,
-        [1.0, 2.0, 4.0],
-        "something",
-        axes=("place",),
-        hints={"you took 7.": [1.0, 7.0, 4.0]},
-    )
+    answer = Answer(lambda: got, ("place",), {"seven": "you took 7."})
+    message = said(answer.check, "something", (), np.array([1.0, 2.0, 4.0]), seven=[1.0, 7.0, 4.0])
     assert message.startswith("Given something:\n")
     assert words in message
 
 
-def test_rows_of_different_lengths():
+@pytest.mark.parametrize(
+    ("got", "words"),
+    [
+        (3, "Expected a list with an array for each completion, got int"),
+        ([[1, 1], []], "list of 3 arrays, got 2"),
+        ([[1, 1], [], [0, 1]], "2 needs one number per token: expected shape (3,), got shape (2,)"),
+        ([[1, 1], [], [0, 5, 2]], "At completion 2, position 1: expected 1, got 5"),
+    ],
+)
+def test_rows_of_different_lengths(got, words):
     right = [np.ones(2), np.zeros(0), np.arange(3.0)]
-    compare_rows([[1, 1], [], [0, 1, 2]], right, "")
-    assert "Expected a list with an array for each completion, got int" in said(
-        compare_rows, 3, right, ""
-    )
-    assert "list of 3 arrays, got 2" in said(compare_rows, right[:2], right, "")
-    assert "Completion 2 needs one number a token: expected shape (3,), got shape (2,)" in said(
-        compare_rows, [*right[:2], [0, 1]], right, ""
-    )
-    assert "At completion 2, position 1: expected 1, got 5" in said(
-        compare_rows, [*right[:2], [0, 5, 2]], right, ""
-    )
+    Answer(lambda: [[1, 1], [], [0, 1, 2]]).check("", (), right)
+    assert words in said(Answer(lambda: got).check, "", (), right)
 
 
 def test_what_stops_or_returns_nothing():
     def divides(n):
         return 1 / n
 
-    assert "got None.\nHint: does the function end with" in said(ask, lambda: None, given="")
-    message = said(ask, divides, 0, given="n = 0")
+    assert "got None.\nHint: does the function end with" in said(Answer(lambda: None).ask, "")
+    message = said(Answer(divides).ask, "n = 0", 0)
     assert "got ZeroDivisionError: division by zero (line " in message
     assert "return 1 / n" in message
     assert "can be 0" in message
-    assert "got SystemExit: 0 (line " in said(ask, lambda: exit(0), given="")
-    assert "keep the arguments of the stub" in said(ask, lambda: 1, 2, given="")
+    assert "got SystemExit: 0 (line " in said(Answer(lambda: exit(0)).ask, "")
+    assert "keep the arguments of the stub" in said(Answer(lambda: 1).ask, "", 2)
     assert text([True, -0.0, (1.23456789, "a")]) == "[True, 0, (1.2346, 'a')]"
 
 
-# -- the command ---------------------------------------------------------------------------------------------------------
+# -- the command -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -299,7 +269,7 @@ def test_check_one_task_while_it_is_being_done(run, desk):
     todo = '    raise NotImplementedError("ch04 task 4: dead groups")'
     assert todo in stub
     for line, code, words in (
-        ("    return (rewards == 0).all(1)", 1, "as dead as one whose completions are all wrong"),
+        ("    return (rewards == 0).all(1)", 1, "as dead as one where all are wrong"),
         (
             "    return (rewards == rewards[:, :1]).all(1)",
             0,
@@ -307,9 +277,8 @@ def test_check_one_task_while_it_is_being_done(run, desk):
         ),
         ("    return rewards.shape(1)", 1, "TypeError: 'tuple' object is not callable (line"),
     ):
-        file.write_text(
-            stub.replace(todo, line), encoding="utf-8"
-        )  # at once, so a cached file would be noticed
+        # The file is written again at once, so a cached module would be noticed.
+        file.write_text(stub.replace(todo, line), encoding="utf-8")
         got = run("check", "ch04", "--task", 4)
         assert (got[0], got[2]) == (code, "")
         assert words in got[1]
@@ -410,12 +379,7 @@ def test_an_answer_that_cannot_be_shown_does_not_end_the_chapter(error, run, des
     code, out, err = run("check", "ch05", file)
     assert (code, err) == (1, "")
     said = " ".join(out.split())
-    assert (
-        "task 1: process sets by hand … not right yet Expected an answer that can be looked at and compared, got "
-        in said
-    )
-    assert (
-        "(line 2 of ch05.py, in __repr__: def" in said
-        and "ch05 task 6" in said
-        and out.count("… right") == 5
-    )
+    assert "task 1: process sets by hand … not right yet Expected an answer that can be" in said
+    assert "looked at and compared, got " in said
+    assert "(line 2 of ch05.py, in __repr__: def" in said and "ch05 task 6" in said
+    assert out.count("… right") == 5

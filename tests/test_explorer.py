@@ -1,4 +1,6 @@
-"""The explorer's numbers against the package, on random groups in headless Chromium; which groups it offers, and the command."""
+"""The explorer's numbers against the package, on random groups in headless Chromium; which groups
+it offers, and the command.
+"""
 
 import io
 import json
@@ -20,11 +22,13 @@ from minigrpo.show.explorer import MAX_TOKENS, PRESETS, explorer_page
 N_GROUPS = 200
 
 
-# -- numbers -------------------------------------------------------------------------------------------------------------
+# -- numbers ---------------------------------------------------------------------------------------
 
 
 def random_objects(rng, n):
-    """Groups of characters, words, token ids and token texts in turn; rewards of several kinds, all equal now and then."""
+    """Groups of characters, words, token ids and token texts in turn; rewards of several kinds, all
+    equal now and then.
+    """
     alphabets = [list("a</😀 "), [" so", " so", "\n=", "  12"], None, ["un", " un", "\n", ""]]
     for g in range(n):
         k = int(rng.integers(2, 10))
@@ -64,15 +68,19 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
         groups += read_groups(json.dumps(item), unit=("characters", "words", "auto", "auto")[kind])
     of_everyone = """
         const along = (name) => current.paths.map((path) => path.map((node) => node[name]));
-        const shown = (step) => [...step.querySelectorAll(".count, .numbers span, .pushes span")].map((s) => s.textContent);
+        const numbers = ".count, .numbers span, .pushes span";
+        const shown = (step) => [...step.querySelectorAll(numbers)].map((s) => s.textContent);
         return Array.from({length: N}, (_, g) => {
           choose(g);
           const names = ["count", "value", "advantage", "grpo", "lambda"];
-          const steps = current.steps.slice(1).map((s) => [s.members, s.nodes[0].depth - 1, s.nodes.at(-1).depth]);
+          const place = (s) => [s.members, s.nodes[0].depth - 1, s.nodes.at(-1).depth];
+          const steps = current.steps.slice(1).map(place);
           const boxes = [...document.querySelectorAll("#tree .step:not(.prompt)")].map(shown);
           const said = document.getElementById("statement").textContent;
-          return {said, ...Object.fromEntries(names.map((name) => [name, along(name)])), steps, boxes, sums: current.pathSums,
-                  a: current.advantages, ends: document.querySelectorAll("#tree .end").length};
+          const along_paths = Object.fromEntries(names.map((name) => [name, along(name)]));
+          const ends = document.querySelectorAll("#tree .end").length;
+          const {pathSums: sums, advantages: a} = current;
+          return {said, ...along_paths, steps, boxes, sums, a, ends};
         });"""
     found = browse(tmp_path, explorer_page(*groups), of_everyone.replace("N}", f"{N_GROUPS}}}"))
     seen = dict.fromkeys(
@@ -145,7 +153,9 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
 
 @in_browser
 def test_rounding_has_no_colour_and_no_reward_is_too_large_to_compare(tmp_path):
-    """A step that all share has Â = 0; rewards that differ in late digits only differ; those whose squares overflow are refused."""
+    """A step that all share has Â = 0; rewards that differ in late digits only differ; those whose
+    squares overflow are refused.
+    """
     items = [
         (["a", "a"], [1, 0.3]),
         (["a", "a", "a"], [0.1, 1, 0.3]),
@@ -158,7 +168,8 @@ def test_rounding_has_no_colour_and_no_reward_is_too_large_to_compare(tmp_path):
     script = """
         const out = [0, 1, 2, 3].map((g) => {
           choose(g);
-          return {a: current.advantages, tints: [...document.querySelectorAll("#tree .step")].map((s) => s.getAttribute("style"))};
+          const boxes = [...document.querySelectorAll("#tree .step")];
+          return {a: current.advantages, tints: boxes.map((s) => s.getAttribute("style"))};
         });
         state.rewards[0] = 1e101;
         update();
@@ -230,7 +241,7 @@ def test_the_notes_of_the_presets_are_true():
     assert len(group.tree.steps()) > 3 and np.ptp(group.rewards) == 0
 
 
-# -- the file ------------------------------------------------------------------------------------------------------------
+# -- the file --------------------------------------------------------------------------------------
 
 
 def test_one_small_file_that_asks_nothing_of_a_network():
@@ -246,16 +257,19 @@ def test_one_small_file_that_asks_nothing_of_a_network():
 
 def test_its_parts_are_installed_with_the_package():
     root = Path(mg.__file__).parent
-    project = tomllib.loads(
-        (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
-    )
-    listed = project["tool"]["setuptools"]["package-data"]["minigrpo"]
-    assert sorted(listed) == sorted(
-        f.name for f in root.iterdir() if f.is_file() and f.suffix != ".py"
-    )
+    project = tomllib.loads((root.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    data = project["tool"]["setuptools"]["package-data"]
+    listed = {
+        file
+        for package, patterns in data.items()
+        for pattern in patterns
+        for file in root.joinpath(*package.split(".")[1:]).glob(pattern)
+    }
+    files = {file for file in root.rglob("*") if file.suffix not in (".py", ".pyc", ".md", "")}
+    assert files == listed and root / "py.typed" in files
 
 
-# -- which groups --------------------------------------------------------------------------------------------------------
+# -- which groups ----------------------------------------------------------------------------------
 
 
 def offered(page):
@@ -318,7 +332,5 @@ def test_the_command(capsys, monkeypatch, tmp_path):
     assert names[:3] == ["q", "r", PRESETS[0]["name"]]  # p has one completion
     code, _, err = run('{"completions": ["ab"]}')
     assert code == 2
-    assert (
-        err
-        == "minigrpo tree: Your group: one completion has nothing to be compared with, so the explorer needs at least two\n"
-    )
+    why = "one completion has nothing to be compared with, so the explorer needs at least two"
+    assert err == f"minigrpo tree: Your group: {why}\n"

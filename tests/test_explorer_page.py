@@ -1,4 +1,6 @@
-"""The explorer's page in headless Chromium: what it says, editing, keys and pointer, strange texts, narrow screens."""
+"""The explorer's page in headless Chromium: what it says, editing, keys and pointer, strange texts,
+narrow screens.
+"""
 
 import json
 
@@ -13,13 +15,17 @@ from minigrpo.show.explorer import PRESETS, explorer_page
 SENTENCES = {
     "A sum in steps": ["The same text: y0 and y2.", "no other way at a fork is pushed up harder"],
     "Exploration": [
-        "y0 is the best completion, yet its “R” is pushed down: the 4 that share it did worse than the group.",
-        "GRPO pushes it 4 times as hard as λ-GRPO: −2.62 against −0.65. The last token of y0 gets +0.98 from both.",
+        "y0 is the best completion, yet its “R” is pushed down: "
+        "the 4 that share it did worse than the group.",
+        "GRPO pushes it 4 times as hard as λ-GRPO: −2.62 against −0.65. "
+        "The last token of y0 gets +0.98 from both.",
         "Σ along y0: −1.85 under GRPO, +0.22 under λ-GRPO.",
     ],
     "The paper’s example": [
-        "y2 is the best completion, yet its “J” is pushed down: the 3 that share it did worse than the group.",
-        "GRPO pushes it 3 times as hard as λ-GRPO: −0.66 against −0.22. The last token of y2 gets +1.55 from both.",
+        "y2 is the best completion, yet its “J” is pushed down: "
+        "the 3 that share it did worse than the group.",
+        "GRPO pushes it 3 times as hard as λ-GRPO: −0.66 against −0.22. "
+        "The last token of y2 gets +1.55 from both.",
         "Σ along y2: −0.44 under GRPO, +0.89 under λ-GRPO.",
     ],
     "Exploitation": [
@@ -36,7 +42,8 @@ SENTENCES = {
 
 @in_browser
 def test_what_is_said_of_the_presets(tmp_path):
-    script = "return choices.map((c, i) => { choose(i); return [c.name, document.getElementById('statement').textContent]; });"
+    script = "return choices.map((c, i) => { choose(i); "
+    script += "return [c.name, document.getElementById('statement').textContent]; });"
     said = {
         name: text.replace("\u2060", "") for name, text in browse(tmp_path, explorer_page(), script)
     }
@@ -48,13 +55,19 @@ def test_what_is_said_of_the_presets(tmp_path):
         assert ("at a fork 2" in said[name]) == (name == "Exploitation")
 
 
-# -- editing, keys, pointer ----------------------------------------------------------------------------------------------
+# -- editing, keys, pointer ------------------------------------------------------------------------
 
 HANDS = """
     const $$ = (what) => [...document.querySelectorAll(what)];
-    const type = (input, value) => { input.value = value; input.dispatchEvent(new Event("input", {bubbles: true})); };
-    const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
-    const boxes = () => $$("#tree .step:not(.prompt)").map((s) => s.querySelector(".tokens").textContent);
+    const send = (to, event) => to.dispatchEvent(event);
+    const type = (input, value) => {
+      input.value = value;
+      send(input, new Event("input", {bubbles: true}));
+    };
+    const press = (key) =>
+      send(document.activeElement, new KeyboardEvent("keydown", {key, bubbles: true}));
+    const boxes = () =>
+      $$("#tree .step:not(.prompt)").map((s) => s.querySelector(".tokens").textContent);
     const texts = () => $$("#rows input.text"), rewards = () => $$("#rows input[type=number]");
 """
 
@@ -115,8 +128,10 @@ def test_keys_and_pointer_highlight_the_members(tmp_path):
     script = """
         const seen = () => {
           const here = $$("#tree .here > .step .tokens").map((t) => t.textContent);
-          const rows = $$("#rows .row.on b").map((b) => b.textContent), ends = $$("#tree .end.on b").map((b) => b.textContent);
-          return [here, rows, ends, $("details").textContent, getComputedStyle($("pointed")).display];
+          const rows = $$("#rows .row.on b").map((b) => b.textContent);
+          const ends = $$("#tree .end.on b").map((b) => b.textContent);
+          const display = getComputedStyle($("pointed")).display;
+          return [here, rows, ends, $("details").textContent, display];
         };
         const out = {stops: $$("#tree [tabindex='0']").length};
         document.querySelector("#tree [tabindex='0']").focus();
@@ -128,7 +143,8 @@ def test_keys_and_pointer_highlight_the_members(tmp_path):
         $("tree").dispatchEvent(new PointerEvent("pointerleave"));
         out.away = seen();
         box.click();
-        out.click = [seen(), document.activeElement.getAttribute("aria-label"), $$("#tree [tabindex='0']").length];
+        const label = document.activeElement.getAttribute("aria-label");
+        out.click = [seen(), label, $$("#tree [tabindex='0']").length];
         return out;"""
     out = browse(
         tmp_path, page_of({"completions": ["ab", "ac", "b"], "rewards": [1, 0, 0]}), HANDS + script
@@ -153,7 +169,7 @@ def test_keys_and_pointer_highlight_the_members(tmp_path):
     assert out["click"][2] == 1
 
 
-# -- strange texts, strange screens --------------------------------------------------------------------------------------
+# -- strange texts, strange screens ----------------------------------------------------------------
 
 NASTY = [
     "</script><script>window.pwned = 1</script>",
@@ -172,12 +188,14 @@ def test_texts_are_only_texts(tmp_path, unit):
     )
     assert page.count("<script") == explorer_page().count("<script") == page.count("</script")
     script = """
-        const out = {values: texts().map((t) => t.value), states: state.completions, name: $$("#choices button")[0].textContent};
+        const name = $$("#choices button")[0].textContent;
+        const out = {values: texts().map((t) => t.value), states: state.completions, name};
         for (const input of texts()) type(input, input.value);
         $$("#tree .branch").forEach((b) => b.focus());
         out.tokens = $$("#tree .token").map((t) => t.textContent).join("");
         out.kept = state.completions;
-        out.foreign = $$("img, iframe, [onerror], [onfocus], [autofocus], script:not(#groups)").length;
+        const foreign = "img, iframe, [onerror], [onfocus], [autofocus], script:not(#groups)";
+        out.foreign = $$(foreign).length;
         out.pwned = window.pwned ?? null;
         return out;"""
     out = browse(tmp_path, page, HANDS + script)
@@ -192,15 +210,21 @@ def test_texts_are_only_texts(tmp_path, unit):
 
 @in_browser
 def test_it_fits_the_screen(tmp_path):
-    """Nothing but the tree itself may be wider than the screen, and no box smaller than what is in it."""
+    """Nothing but the tree itself may be wider than the screen, and no box smaller than what is in
+    it.
+    """
     measure = """
         return choices.map((c, i) => {
           choose(i);
           const steps = [...document.querySelectorAll("#tree .step:not(.prompt)")];
-          const spills = steps.filter((s) => s.scrollHeight > s.clientHeight + 1 || s.scrollWidth > s.clientWidth + 1);
-          const rows = steps.map((s) => (s.offsetHeight + 4) / current.steps[s.parentElement.dataset.step].count); // margins: 4
-          const columns = getComputedStyle(document.querySelector("main")).gridTemplateColumns.split(" ").length;
-          return [document.documentElement.scrollWidth, spills.length, Math.max(...rows) - Math.min(...rows), columns];
+          const spills = steps.filter((s) =>
+            s.scrollHeight > s.clientHeight + 1 || s.scrollWidth > s.clientWidth + 1);
+          const count = (s) => current.steps[s.parentElement.dataset.step].count;
+          const rows = steps.map((s) => (s.offsetHeight + 4) / count(s)); // margins: 4
+          const grid = getComputedStyle(document.querySelector("main")).gridTemplateColumns;
+          const range = Math.max(...rows) - Math.min(...rows);
+          const width = document.documentElement.scrollWidth;
+          return [width, spills.length, range, grid.split(" ").length];
         });"""
     inner = explorer_page().replace(
         "</body>", f"<script>window.found = (() => {{ {measure} }})()</script></body>"

@@ -1,6 +1,8 @@
-"""Random command lines: whatever is typed, a command ends soon, without a traceback, with an exit code that has a meaning.
+"""Random command lines: whatever is typed, a command ends soon, without a traceback, with an exit
+code that has a meaning.
 
-python tests/test_fuzz_flags.py 2000 [SEED]     # more of them; prints what went wrong and how often each code came
+python tests/test_fuzz_flags.py 2000 [SEED]     # more of them; prints what went wrong and how often
+each code came
 """
 
 import argparse
@@ -149,9 +151,8 @@ def outcome(line, folder):
         place = error.__traceback__
         while place.tb_next:
             place = place.tb_next
-        return f"{type(error).__name__}: {error} ({place.tb_frame.f_code.co_filename}:{place.tb_lineno})"[
-            :400
-        ]
+        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}"
+        return f"{type(error).__name__}: {error} ({where})"[:400]
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, previous)

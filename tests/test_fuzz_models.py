@@ -1,4 +1,6 @@
-"""A few hundred damaged model files (`fuzz_models.py` makes as many as one likes): each is loaded or refused, nothing else."""
+"""A few hundred damaged model files (`fuzz_models.py` makes as many as one likes):
+each is loaded or refused, nothing else.
+"""
 
 import json
 import subprocess
@@ -12,7 +14,9 @@ pytest.importorskip("resource", reason="alarms that end what hangs are there on 
 
 
 def test_damaged_models_are_loaded_or_refused() -> None:
-    """In a process of its own, whose memory is limited; a panic of the tokenizers package may write to stderr."""
+    """In a process of its own, whose memory is limited;
+    a panic of the tokenizers package may write to stderr.
+    """
     command = [
         sys.executable,
         str(Path(__file__).parent / "fuzz_models.py"),

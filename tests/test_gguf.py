@@ -1,4 +1,6 @@
-"""GGUF files: the same model as the Hugging Face folder they were made from; damaged and foreign ones are refused."""
+"""GGUF files: the same model as the Hugging Face folder they were made from;
+damaged and foreign ones are refused.
+"""
 
 import json
 import struct
@@ -36,7 +38,7 @@ def test_the_same_model(shape: str, tmp_path: Path) -> None:
     [("F16", 5e-4), ("BF16", 4e-3), ("Q8_0", 5e-3), ("Q4_0", 0.1), ("Q4_1", 0.08), ("Q5_0", 0.05)],
 )
 def test_quantisations(kind: str, error: float, tmp_path: Path) -> None:
-    """Dequantised weights are those of the gguf package's own reader, and near the ones that were quantised."""
+    """Dequantised weights are those of the gguf package's own reader, and near the original."""
     model, _ = make("gqa_untied")
     path = write_gguf(tmp_path / "m.gguf", model, kind)
     loaded, _ = load_model(path)
@@ -100,22 +102,12 @@ ADDED = ["<think>", "  ", "<é>", "<end>", "<start>"]  # 260 … 264
 ADDED_TYPES = [1] * (len(TOKENS) - 1) + [4, 4, 4, 3, 3]
 
 
-def with_tokens(
-    path: Path,
-    tokens: list = [*TOKENS[:-1], *ADDED],
-    types: list = ADDED_TYPES,
-    **keys,  # noqa: B006
-) -> Path:
-    metadata = {
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.eos_token_id": 263,
-    }
-    return write_gguf(
-        path,
-        make()[0],
-        metadata=metadata | {f"tokenizer.ggml.{key}": value for key, value in keys.items()},
-    )
+def with_tokens(path: Path, **keys) -> Path:
+    """A file whose tokenizer has the added tokens.   keys: of its header, in place of these"""
+    keys = {"tokens": [*TOKENS[:-1], *ADDED], "types": ADDED_TYPES, "eos_token_id": 263} | keys
+    keys["token_type"] = keys.pop("types")
+    metadata = {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
+    return write_gguf(path, make()[0], metadata=metadata)
 
 
 def test_tokens_of_the_user_are_found_in_a_text(tmp_path: Path) -> None:
@@ -185,7 +177,9 @@ def test_a_tokenizer_beside_the_file_that_is_not_its_own_is_refused(
 
 @pytest.mark.parametrize("what", ["a norm's weight", "all weights", "a layer's matrices"])
 def test_finite_weights_whose_products_overflow_are_refused(what: str, tmp_path: Path) -> None:
-    """A norm divides what has overflowed by infinity: the logits would be 0 or NaN, and no weight shows it."""
+    """A norm divides what has overflowed by infinity:
+    the logits would be 0 or NaN, and no weight shows it.
+    """
     model, _ = make()
     if what == "a norm's weight":
         model.parameters["model.layers.1.post_attention_layernorm.weight"][3] = 1e18
@@ -515,7 +509,7 @@ def test_quantisations_that_are_not_supported(tmp_path: Path) -> None:
             GGUFFile(path)
 
 
-# -- damaged and malicious files -------------------------------------------------------------------------------------------
+# -- damaged and malicious files -------------------------------------------------------------------
 
 
 def test_cut_short_anywhere(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Reading groups in every format, each error message, the drawing in a terminal against numbers worked out by hand, statistics."""
+"""Reading groups in every format, each error message, the drawing in a terminal against numbers
+worked out by hand, statistics.
+"""
 
 import json
 import math
@@ -21,7 +23,7 @@ def lines(*objects):
     return "\n".join(json.dumps(o) for o in objects)
 
 
-# -- formats -----------------------------------------------------------------------------------------------------------
+# -- formats ---------------------------------------------------------------------------------------
 
 
 def test_one_object_with_texts():
@@ -80,7 +82,9 @@ def test_logged_completions_are_grouped_by_prompt_step_and_group():
 
 
 def test_trl_tables_add_up_their_reward_columns():
-    """Their sum agrees with the advantages, no column alone does; more of this is in test_logs.py."""
+    """Their sum agrees with the advantages, no column alone does;
+    more of this is in test_logs.py.
+    """
     row = {"step": "5", "prompt": "p", "completion": "x", "unused": None}
     rows = [
         row | {"accuracy": a, "format": f, "advantage": a + f}
@@ -94,15 +98,6 @@ def test_trl_tables_add_up_their_reward_columns():
     assert (
         read_groups('{"completion": "x", "length": 3}')[0].rewards is None
     )  # a number in any other log is not taken for a reward
-
-
-def test_chats_are_joined():
-    chat = {
-        "prompt": [{"role": "user", "content": "hi"}],
-        "completion": [{"role": "assistant", "content": "ho"}],
-    }
-    (group,) = read_groups(lines(chat, chat))
-    assert group.prompt == "hi" and group.texts == ["ho", "ho"]
 
 
 def test_units():
@@ -125,7 +120,7 @@ def test_texts_are_joined_back_exactly(texts, unit):
         assert read_groups(text, unit=unit)[0].texts == texts
 
 
-# -- errors ------------------------------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -209,11 +204,14 @@ def test_errors_name_the_place(text, message):
         read_groups(text)
 
 
-# -- drawing -----------------------------------------------------------------------------------------------------------
+# -- drawing ---------------------------------------------------------------------------------------
 
 
 def test_tree_text_of_a_group_worked_out_by_hand():
-    """mean 1/2, std 1/sqrt(3); a: λ = {0,1,2}, R̂ = 2/3, Â = (1/6)·sqrt(3) = 0.29; ab: R̂ = 1, Â = sqrt(3)/2 = 0.87."""
+    """mean 1/2, std 1/sqrt(3).
+
+    a: λ = {0,1,2}, R̂ = 2/3, Â = (1/6)·sqrt(3) = 0.29; ab: R̂ = 1, Â = sqrt(3)/2 = 0.87.
+    """
     (group,) = read_groups(json.dumps(SMALL))
     assert tree_text(group.tree, group.rewards, group.labels, prompt=group.prompt) == "\n".join(
         [
@@ -349,11 +347,14 @@ def test_spaces_and_tokens_without_text_are_shown():
     assert [s.text for s in steps] == ["(nothing shared)", "thex∎", "␣x", "x␣"]
 
 
-# -- statistics --------------------------------------------------------------------------------------------------------
+# -- statistics ------------------------------------------------------------------------------------
 
 
 def test_statistics_worked_out_by_hand():
-    """Group 0: a(3) b(2) c(1) b(1): depths 1 1 1 0, proportions 1/2 1/2 1/2 0.  Group 1 is flat.  Group 2 has one completion."""
+    """Group 0: a(3) b(2) c(1) b(1): depths 1 1 1 0, proportions 1/2 1/2 1/2 0.  Group 1 is flat.
+
+    Group 2 has one completion.
+    """
     stats = group_statistics(
         read_groups(lines(SMALL, {"completions": ["x", "yz"]}, {"completions": ["x"]}))
     )

@@ -1,4 +1,6 @@
-"""What comes from outside steers no terminal: whatever a command prints, only line ends and tabs are left of control characters."""
+"""What comes from outside steers no terminal: whatever a command prints, only line ends and tabs
+are left of control characters.
+"""
 
 # ruff: noqa: F811 (a fixture that is imported and an argument have the same name)
 
@@ -16,8 +18,10 @@ from minigrpo.experiments import parallel
 from minigrpo.runs.checkpoint import checkpoints
 from minigrpo.system import terminal
 
-# A colour, the title of the window, C1's CSI, a bell, backspaces, a line that is written over, text that runs backwards, nothing.
-NASTY = "\x1b[31m\x1b]0;owned\x07\x9b2J\x07ab\b\bcd\rover\u202egnp.exe\u2066x\u200b\ufeff\u2028y\x7f\x00"
+# A colour, the title of the window, C1's CSI, a bell, backspaces, a line that is written over, text
+# that runs backwards, nothing.
+NASTY = "\x1b[31m\x1b]0;owned\x07\x9b2J\x07ab\b\bcd\rover"
+NASTY += "\u202egnp.exe\u2066x\u200b\ufeff\u2028y\x7f\x00"
 ON_DISK = os.fsdecode(NASTY.replace("\x00", "").encode())  # also where this process has ASCII alone
 TASK = f"""
 from minigrpo.tasks.treewalk import TreeWalk
@@ -150,7 +154,7 @@ class Screen(io.StringIO):
 
 
 def test_bars_alone_move_the_cursor(foreign, monkeypatch):
-    """On a terminal, a bar begins its line anew; its title, and what is printed above it, do not."""
+    """A bar on a terminal begins its line anew, but not its title or what is printed above."""
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
     words = [

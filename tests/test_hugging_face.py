@@ -1,4 +1,4 @@
-"""Hugging Face folders: what is written is read back in the same bits, and what is not supported is refused."""
+"""Hugging Face folders: what is written is read back in the same bits, other kinds are refused."""
 
 import json
 import struct
@@ -134,24 +134,29 @@ def test_one_rotary_base(folder: Path) -> None:
 
 # what transformers' to_dict() wrote in its versions, and others beside it
 HARMLESS: dict = {
-    "_name_or_path": "x/y", "_attn_implementation_autoset": True, "_commit_hash": None, "add_cross_attention": False,
-    "architectures": ["LlamaForCausalLM"], "attention_dropout": 0.0, "bad_words_ids": None, "begin_suppress_tokens": None,
-    "bos_token_id": 1, "chunk_size_feed_forward": 0, "cross_attention_hidden_size": None, "decoder_start_token_id": None,
-    "diversity_penalty": 0.0, "do_sample": False, "early_stopping": False, "encoder_no_repeat_ngram_size": 0,
-    "exponential_decay_length_penalty": None, "finetuning_task": None, "forced_bos_token_id": None,
-    "forced_eos_token_id": None, "id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "initializer_range": 0.02,
-    "is_decoder": False, "is_encoder_decoder": False, "is_llama_config": True, "label2id": {"LABEL_0": 0, "LABEL_1": 1},
-    "length_penalty": 1.0, "max_length": 20, "max_sequence_length": 2048, "min_length": 0, "name_or_path": "x/y",
-    "no_repeat_ngram_size": 0, "num_beam_groups": 1, "num_beams": 1, "num_return_sequences": 1, "output_attentions": False,
-    "output_hidden_states": False, "output_scores": False, "pad_token_id": 0, "prefix": None, "pretraining_tp": 1,
-    "problem_type": None, "pruned_heads": {}, "remove_invalid_values": False, "repetition_penalty": 1.0, "return_dict": True,
-    "return_dict_in_generate": False, "rope_interleaved": False, "sep_token_id": None, "sliding_window": None,
-    "suppress_tokens": None, "task_specific_params": None, "temperature": 1.0, "tf_legacy_loss": False,
-    "tie_encoder_decoder": False, "tokenizer_class": None, "top_k": 50, "top_p": 1.0, "torch_dtype": "bfloat16",
-    "torchscript": False, "transformers.js_config": {"dtype": "q4"}, "transformers_version": "4.48.0", "typical_p": 1.0,
-    "unsloth_version": "2025.1.1", "use_bfloat16": False, "use_cache": True, "use_sliding_window": False,
-    "embedding_multiplier": 1.0, "residual_multiplier": 1, "logits_scaling": 1.0, "attention_multiplier": None,
-    "hidden_act": "swish", "quantization_config": None, "rope_scaling": None, "anything": None,
+    "_name_or_path": "x/y", "_attn_implementation_autoset": True, "_commit_hash": None,
+    "add_cross_attention": False, "architectures": ["LlamaForCausalLM"], "attention_dropout": 0.0,
+    "bad_words_ids": None, "begin_suppress_tokens": None, "bos_token_id": 1,
+    "chunk_size_feed_forward": 0, "cross_attention_hidden_size": None, "decoder_start_token_id":
+    None, "diversity_penalty": 0.0, "do_sample": False, "early_stopping": False,
+    "encoder_no_repeat_ngram_size": 0, "exponential_decay_length_penalty": None, "finetuning_task":
+    None, "forced_bos_token_id": None, "forced_eos_token_id": None, "id2label": {"0": "LABEL_0",
+    "1": "LABEL_1"}, "initializer_range": 0.02, "is_decoder": False, "is_encoder_decoder": False,
+    "is_llama_config": True, "label2id": {"LABEL_0": 0, "LABEL_1": 1}, "length_penalty": 1.0,
+    "max_length": 20, "max_sequence_length": 2048, "min_length": 0, "name_or_path": "x/y",
+    "no_repeat_ngram_size": 0, "num_beam_groups": 1, "num_beams": 1, "num_return_sequences": 1,
+    "output_attentions": False, "output_hidden_states": False, "output_scores": False,
+    "pad_token_id": 0, "prefix": None, "pretraining_tp": 1, "problem_type": None, "pruned_heads":
+    {}, "remove_invalid_values": False, "repetition_penalty": 1.0, "return_dict": True,
+    "return_dict_in_generate": False, "rope_interleaved": False, "sep_token_id": None,
+    "sliding_window": None, "suppress_tokens": None, "task_specific_params": None, "temperature":
+    1.0, "tf_legacy_loss": False, "tie_encoder_decoder": False, "tokenizer_class": None, "top_k":
+    50, "top_p": 1.0, "torch_dtype": "bfloat16", "torchscript": False, "transformers.js_config":
+    {"dtype": "q4"}, "transformers_version": "4.48.0", "typical_p": 1.0, "unsloth_version":
+    "2025.1.1", "use_bfloat16": False, "use_cache": True, "use_sliding_window": False,
+    "embedding_multiplier": 1.0, "residual_multiplier": 1, "logits_scaling": 1.0,
+    "attention_multiplier": None, "hidden_act": "swish", "quantization_config": None,
+    "rope_scaling": None, "anything": None,
 }  # fmt: skip
 
 
@@ -256,10 +261,8 @@ def test_buffers_of_the_rotary_positions_are_no_parameters(folder: Path) -> None
         half_split(model) | {"model.rotary_emb.inv_freqs": np.ones(4)},
         "F32",
     )
-    with pytest.raises(
-        ValueError,
-        match=r"has 1 tensors that a plain Llama model has not, such as model\.rotary_emb\.inv_freqs",
-    ):
+    told = "has 1 tensors that a plain Llama model has not, such as model.rotary_emb.inv_freqs"
+    with pytest.raises(ValueError, match=told):
         load_model(folder)
 
 
@@ -307,7 +310,7 @@ def test_indexes_that_are_wrong(index: object, message: str, folder: Path) -> No
 
 
 def test_an_index_that_maps_to_the_wrong_part(folder: Path) -> None:
-    """Every tensor of every part is taken, as transformers takes them, wherever the index says it is."""
+    """Every tensor of every part is taken, as transformers does, whatever the index says."""
     model, _ = make()
     weights = list(half_split(model).items())
     (folder / "model.safetensors").unlink()
@@ -519,7 +522,9 @@ def test_a_shorter_context(folder: Path) -> None:
 
 @pytest.mark.parametrize("prefix", ["2", "ab", "é"])
 def test_a_prefix_of_subwords_that_merges_lack_is_refused(prefix: str, folder: Path) -> None:
-    """The tokenizers package would cut a merge inside a character, and end the process: hence another process."""
+    """The tokenizers package would cut a merge inside a character, and end the process:
+    hence another process.
+    """
     file = folder / "tokenizer.json"
     stored = json.loads(file.read_text())
     stored["model"]["continuing_subword_prefix"] = prefix

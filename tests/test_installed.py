@@ -1,6 +1,8 @@
-"""The package as others get it: what its wheel and its source distribution hold, and the wheel alone at work.
+"""The package as others get it: what its wheel and its source distribution hold, and the wheel
+alone at work.
 
-Both are built here, as the build backend builds them (needs setuptools).  CI installs them in new environments as well.
+Both are built here, as the build backend builds them (needs setuptools).  CI installs them in new
+environments as well.
 """
 
 import importlib.metadata
@@ -46,7 +48,8 @@ def built(tmp_path_factory):
     (copy / "results/half.cache.jsonl").write_text("{}")
     (copy / "tests/__pycache__").mkdir()
     (copy / "tests/__pycache__/x.pyc").write_bytes(b"x")
-    code = "import setuptools.build_meta as b; print(b.build_sdist('dist')); print(b.build_wheel('dist'))"
+    code = "import setuptools.build_meta as b; "
+    code += "print(b.build_sdist('dist')); print(b.build_wheel('dist'))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=copy, capture_output=True, text=True, check=False
     )
@@ -76,7 +79,9 @@ def sources(built, tmp_path_factory):
 
 
 def tracked():
-    """The repository's files, as git knows them; without git, those of the folders that must be there."""
+    """The repository's files, as git knows them; without git, those of the folders that must be
+    there.
+    """
     done = (
         subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
         if shutil.which("git")
@@ -180,7 +185,8 @@ def test_the_wheel_alone(wheel, tmp_path):
         "results/smollm2-sums.json",
         "benchmarks/results.json",
     ]
-    code = f"import json; from minigrpo.experiments import committed; print(json.dumps([committed(n) for n in {names}]))"
+    code = "import json; from minigrpo.experiments import committed; "
+    code += f"print(json.dumps([committed(n) for n in {names}]))"
     assert json.loads(alone(wheel, tmp_path, "-c", code)[1]) == [
         json.loads((ROOT / name).read_text("utf-8")) for name in names
     ]
@@ -259,7 +265,7 @@ def test_the_lowest_versions_that_ci_installs_are_those_that_are_allowed():
 
 @pytest.mark.parametrize("name", ["gguf", "tokenizers", "pyarrow"])
 def test_a_package_of_an_extra_that_cannot_be_imported_is_an_error(name, tmp_path):
-    """In place of tests that are skipped without a word, where it imports what it does not ask for."""
+    """Where it imports what it does not ask for, tests would be skipped without a word."""
     (tmp_path / f"{name}.py").write_text("import what_is_not_there\n")
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     command = [

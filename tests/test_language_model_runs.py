@@ -1,4 +1,6 @@
-"""Training, evaluating, sampling and exporting a pretrained language model, on one of a few thousand weights."""
+"""Training, evaluating, sampling and exporting a pretrained language model, on one of a few
+thousand weights.
+"""
 
 import json
 import re
@@ -52,7 +54,7 @@ def train(model_folder: Path, out: Path, *more: str) -> int:
 TASK = Path(__file__).parent / "text_task.py"
 
 
-# -- text tasks ------------------------------------------------------------------------------------------------------------
+# -- text tasks ------------------------------------------------------------------------------------
 
 
 def test_sums() -> None:
@@ -98,10 +100,8 @@ def test_largest() -> None:
 
 def test_a_task_and_a_model_must_fit() -> None:
     tokenizer = make()[1]
-    with pytest.raises(
-        ValueError,
-        match="task 'sums' is made of text, for a language model: give one, such as --model smollm2",
-    ):
+    told = "task 'sums' is made of text, for a language model: give one, such as --model smollm2"
+    with pytest.raises(ValueError, match=told):
         load_task("sums")
     with pytest.raises(
         ValueError,
@@ -157,12 +157,14 @@ def test_completions_are_judged_up_to_the_stop_string() -> None:
     assert {text.split("+")[0] for text in texts} == set(seen)
 
 
-# -- stop strings in the sampler -------------------------------------------------------------------------------------------
+# -- stop strings in the sampler -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stop", ["+", "ab"])
 def test_sampling_ends_at_the_stop_string_and_draws_the_same_tokens(stop: str) -> None:
-    """Against the same draw without it, cut by hand at the first token that completes the string; some span two tokens."""
+    """Against the same draw without it, cut by hand at the first token that completes the string;
+    some span two tokens.
+    """
     model, tokenizer = talkative()
     prompt, ends = [tokenizer.encode("x")], (EOS, tokenizer.stops_at(stop))
     free, held = (
@@ -209,7 +211,7 @@ def test_the_tokenizer() -> None:
     assert tokenizer.encode("").shape == (0,)
 
 
-# -- runs ------------------------------------------------------------------------------------------------------------------
+# -- runs ------------------------------------------------------------------------------------------
 
 
 def test_a_run_that_is_cut_off_and_resumed_ends_in_the_same_bits(
@@ -295,7 +297,7 @@ def test_sampling_and_evaluating_without_a_run(
     capsys.readouterr()
     for arguments, message in (
         (["sample", "--model", str(model_folder)], "give the text to go on from"),
-        (["evaluate"], "give the folder of a run, or a pretrained model with --model"),
+        (["evaluate"], "give either the folder of a run or a pretrained model with --model"),
         (
             ["evaluate", "--model", str(model_folder)],
             "a pretrained model needs a task: give --task sums",

@@ -1,4 +1,6 @@
-"""Numbers that cannot be meant, flags that would be ignored, and places that cannot be written to: one line each, exit code 2."""
+"""Numbers that cannot be meant, flags that would be ignored, and places that cannot be written to:
+one line each, exit code 2.
+"""
 
 # ruff: noqa: F811 (a fixture that is imported and an argument have the same name)
 
@@ -18,8 +20,8 @@ import pytest
 from test_cli import TINY, run, stored  # noqa: F401
 from test_fuzz_flags import parsers
 
-from minigrpo.command import cli
 from minigrpo.command.cli import main
+from minigrpo.command.flags import key_value
 from minigrpo.objectives import Objective
 from minigrpo.runs import folder as runs
 from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
@@ -36,7 +38,7 @@ def refused(done):
     return err
 
 
-# -- numbers -------------------------------------------------------------------------------------------------------------
+# -- numbers ---------------------------------------------------------------------------------------
 
 WHOLE = ("1e20", "1e3", "1.5", "10" + "0" * 18, "-1", "nan", "inf", "true", "")
 REAL = ("-1", "nan", "inf", "-inf", "true", "", "1e400")
@@ -53,7 +55,7 @@ def numeric_flags():
     """Every flag of every command that takes a number, with what it cannot mean."""
     for command, parser in parsers().items():
         for action in parser._actions:
-            if action.option_strings and action.type not in (None, str, cli._key_value):
+            if action.option_strings and action.type not in (None, str, key_value):
                 whole = action.type is int or getattr(action.type, "__name__", "") == "count"
                 for value in WHOLE if whole else REAL:
                     yield command, action.option_strings[0], value
@@ -154,7 +156,7 @@ def test_numbers_of_objectives(field):
             Objective.preset("grpo", **{field: value})
 
 
-# -- what would be ignored -----------------------------------------------------------------------------------------------
+# -- what would be ignored -------------------------------------------------------------------------
 
 IGNORED = {
     "evaluate {one} --task treewalk": "--task goes with --model",
@@ -169,11 +171,11 @@ IGNORED = {
     "sample --model gone.gguf one --task-option n=1": "--task-option is of a task",
     "equivalence {one} --task treewalk": "--task goes without RUN",
     "train {tiny} --checkpoint-every 1": "--checkpoint-every is of what is written: give --out too",
-    "train {tiny} --log-samples-every 1": "--log-samples-every is of what is written: give --out too",
-    "train {tiny} --warm-start-batch 3": "--warm-start-batch is of a warm start: give --warm-start-steps too",
+    "train {tiny} --log-samples-every 1": "--log-samples-every is of what is written",
+    "train {tiny} --warm-start-batch 3": "--warm-start-batch is of a warm start: give --warm",
     "train {tiny} --warm-start-learning-rate 0.1": "--warm-start-learning-rate is of a warm start",
     "train {tiny} --eval-prompts 3": "--eval-prompts is of evaluations: give --eval-every too",
-    "train {tiny} --init {one} --warm-start-steps 2": "--warm-start-steps is of a warm start, but --init",
+    "train {tiny} --init {one} --warm-start-steps 2": "of a warm start, but --init",
     "train {tiny} --init {one} --warm-start-batch 2": "--init brings the weights",
     "train --task sums --model gone.gguf --dim 8": "--dim is of a new model",
     "train {tiny} --optimizer sgd --weight-decay 0.1": "weight_decay is of adamw",
@@ -212,7 +214,7 @@ def test_no_time_of_no_steps(stored, run):
     )
 
 
-# -- places --------------------------------------------------------------------------------------------------------------
+# -- places ----------------------------------------------------------------------------------------
 
 WRITERS = {
     "train": "train {tiny} --out {out}",

@@ -1,4 +1,6 @@
-"""Logs as other programs write them: which lines are a group, which number is the reward, and what is refused."""
+"""Logs as other programs write them:
+which lines are a group, which number is the reward, and what is refused.
+"""
 
 import csv
 import io
@@ -13,9 +15,9 @@ from fuzz_logs import fuzz
 
 from minigrpo.command.cli import main
 from minigrpo.logs import groups as groups_module
-from minigrpo.logs.files import NAMES, parse, read_log
-from minigrpo.logs.formats import choose_steps, read_completions
+from minigrpo.logs.grouping import choose_steps, read_completions
 from minigrpo.logs.groups import make_groups, read_groups
+from minigrpo.logs.rows import NAMES, parse, read_log
 
 PROMPTS, TEXTS = (
     ["2+2=", "3+3="],
@@ -185,7 +187,7 @@ def test_formats(name, tmp_path):
 
 
 def test_columns_of_lists_with_advantages(tmp_path):
-    """ms-swift's first form: Accuracy and Accuracy + Format agree with the advantages, entropy does not."""
+    """ms-swift's first form: Accuracy, and Accuracy + Format, agree with the advantages."""
     (tmp_path / "completions.jsonl").write_text(lines(MS_SWIFT))
     with pytest.raises(
         ValueError,
@@ -222,7 +224,7 @@ def test_parquet(tmp_path):
     assert "chats.parquet" in read(tmp_path)[1][0]  # left out of the folder, and said
 
 
-# -- which number is the reward ------------------------------------------------------------------------------------------
+# -- which number is the reward --------------------------------------------------------------------
 
 
 def trl(advantage, prompt="p", **cols):
@@ -323,7 +325,10 @@ def test_rewards_that_the_advantages_do_not_show_are_refused(rows, named, tmp_pa
 
 
 def test_no_accepted_reward_has_other_advantages_than_the_log():
-    """Random tables, some with weights (which no reading knows): refused, or to the same advantages; without weights, the truth."""
+    """Random tables, some with weights, which no reading knows.
+
+    They are refused, or read to the same advantages; without weights, to the truth.
+    """
     accepted = 0
     for seed in range(150):
         rng = np.random.default_rng(seed)
@@ -499,7 +504,7 @@ def test_numbers_beyond_all_bounds(number, tmp_path, capsys):
     assert main(["tree", str(tmp_path / "log.json")]) == (2 if len(number) > 4300 else 0)
 
 
-# -- which lines are a group ---------------------------------------------------------------------------------------------
+# -- which lines are a group -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["group", "uid", "group_id", "prompt_idx", "example_id"])
@@ -567,8 +572,9 @@ def test_what_differs_in_the_prompt_or_the_step_is_another_group():
 
 def test_a_chat_says_all_that_it_says():
     calls = [
-        [{"role": "assistant", "content": None, "tool_calls": [{"name": name}]}]
+        [{"role": "assistant", "tool_calls": [{"name": name}]} | content]
         for name in ("f", "g")
+        for content in ({"content": None}, {})
     ]
     thought = [
         {"role": "assistant", "content": "yes", "reasoning_content": "hm"},
@@ -580,7 +586,7 @@ def test_a_chat_says_all_that_it_says():
         ),
         unit="words",
     )
-    assert len(set(group.texts)) == 4 and group.texts[2:] == ["hm\nyes\n", "yes"]
+    assert len(set(group.texts)) == 4 and group.texts[4:] == ["hm\nyes\n", "yes"]
     with pytest.raises(
         ValueError, match=r"neither .completions. nor .completion., only .messages."
     ):
@@ -592,7 +598,7 @@ def test_a_chat_says_all_that_it_says():
 
 
 def test_folders(tmp_path):
-    """verl's STEP.jsonl in the order of their numbers, and prime-rl's step_N/…, whose lines have no step."""
+    """verl's STEP.jsonl in numerical order; prime-rl's step_N/…, whose lines have no step."""
     for step in (9, 10):
         own = [
             row
@@ -620,16 +626,14 @@ def test_folders(tmp_path):
         read(tmp_path / "verl")[1][0]
         == 'left out, as without completions: metadata.jsonl ("run_name", "model_name")'
     )
-    with pytest.raises(
-        ValueError,
-        match=r'without completions_\*.parquet.*left out, as without completions: other.json \("a"\)',
-    ):
-        (tmp_path / "none").mkdir()
-        (tmp_path / "none" / "other.json").write_text('{"a": 1}')
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "other.json").write_text('{"a": 1}')
+    left_out = r'left out, as without completions: other.json \("a"\)'
+    with pytest.raises(ValueError, match=rf"without completions_\*.parquet.*{left_out}"):
         read(tmp_path / "none")
 
 
-# -- names, steps, encodings ---------------------------------------------------------------------------------------------
+# -- names, steps, encodings -----------------------------------------------------------------------
 
 
 def test_names_of_fields(tmp_path, capsys):
@@ -709,7 +713,7 @@ def test_encodings(codec, name, tmp_path, monkeypatch, capsys):
     assert main(["tree", "-"]) == 0 and "ä" in capsys.readouterr().out
 
 
-# -- what strangers' logs held ---------------------------------------------------------------------------------------------
+# -- what strangers' logs held ---------------------------------------------------------------------
 
 
 def noted(rows, **names):
@@ -755,36 +759,25 @@ def test_the_number_of_a_file_may_have_a_point(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "cells",
-    [
-        ["[1, 2]", "[1, 2, 3]"],
-        ["[1 2]", "[1\n 2 3]"],
-        ["array([1, 2])", "torch.tensor([1, 2, 3])"],
-        ["[1.0]", "[]"],
-    ],
-)
-@pytest.mark.parametrize(
     ("field", "name"), [("completion_ids", None), ("completion", None), ("own", "own")]
 )
-def test_ids_as_texts_are_ids(cells, field, name, tmp_path):
-    names = {"completion": name} if name else {}
-    (tmp_path / "a.csv").write_text(
-        table([{"prompt": "p", field: cell} for cell in cells]), newline=""
-    )
+def test_ids_as_texts_are_ids(field, name, tmp_path):
+    names, cells = {"completion": name} if name else {}, ["[1, 2]", "[1,2, 3]", "[]"]
+    rows = [{"prompt": "p", field: cell} for cell in cells]
+    (tmp_path / "a.csv").write_text(table(rows), newline="")
     (group,), notes = read(tmp_path / "a.csv", **names)
     assert group.labels is None and group.unit == "tokens" and "token ids" in " ".join(notes)
-    assert group.sequences == ([[1], []] if "[]" in cells else [[1, 2], [1, 2, 3]])
-    (tmp_path / "a.json").write_text(json.dumps([{field: cell} for cell in cells]))
+    assert group.sequences == [[1, 2], [1, 2, 3], []]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
     assert read(tmp_path / "a.json", **names)[0][0].sequences == group.sequences
 
 
-@pytest.mark.parametrize("cell", ["[1, 2, ..., 9]", "['a', 'b']", "[1.5]", "[-1]", "[1e99]"])
+@pytest.mark.parametrize("cell", ["[1, 2, ..., 9]", "[1 2]", "['a']", "[1.5]", "[-1]", "[1e99]"])
 def test_ids_as_texts_that_are_no_ids_are_refused(cell):
-    if "..." in cell:
+    lists_of_numbers = ["completion"] if cell in ("[1, 2, ..., 9]", "[1 2]") else []
+    for field in ["completion_ids", *lists_of_numbers]:
         with pytest.raises(ValueError, match=r"line 2.* token id"):
-            read_groups(lines([{"completion": "[1, 2]"}, {"completion": cell}]))
-    with pytest.raises(ValueError, match=r"line 2.* token id"):
-        read_groups(lines([{"completion_ids": "[1, 2]"}, {"completion_ids": cell}]))
+            read_groups(lines([{field: "[1, 2]"}, {field: cell}]))
 
 
 @pytest.mark.parametrize(
@@ -854,16 +847,12 @@ def test_readings_that_cannot_be_told_apart_are_refused(rows):
 
 
 def test_dicts_with_totals():
-    rows = [
-        {"completion": c, "rewards": {"accuracy": a, "format": 0.5, "total": a + 0.5}}
-        for c, a in (("x", 1), ("y", 0))
-    ]
-    assert noted(rows)[0] == [[1.5, 0.5]]
-    rows = trl(scaled(TOTAL))
-    rows = [
-        row | {"rewards": {"accuracy": a, "format": b, "total": a + b}}
-        for row, a, b in zip(rows, A, B, strict=True)
-    ]
+    """Without advantages a total is refused; with them it is not added to its parts."""
+    rewards = [{"accuracy": a, "format": b, "total": a + b} for a, b in zip(A, B, strict=True)]
+    rows = [{"prompt": "p", "completion": "x", "rewards": r} for r in rewards]
+    with pytest.raises(ValueError, match="'total' seems to be made of others"):
+        noted(rows)
+    rows = [row | {"rewards": r} for row, r in zip(trl(scaled(TOTAL)), rewards, strict=True)]
     assert noted(rows)[0] == [TOTAL]
 
 
@@ -900,78 +889,51 @@ def test_rewards_that_are_no_numbers_are_said(value, stated):
         in noted(rows)[1]
     )
     rows = [{"completion": c, "advantage": 0.5, "acc": "x"} for c in "ab"]
-    assert "no rewards: there is 'advantage'" in noted(rows)[1]
+    assert "no rewards: no field but 'advantage' holds a number" in noted(rows)[1]
 
 
 def test_files_of_a_folder_that_are_other_logs(tmp_path):
     rows = [{"step": 1, "prompt": "p", "completion": c} for c in "abcd"]
-    for name in (
-        "a/x.jsonl",
-        "b/samples.jsonl",
-        "b/y.jsonl",
-        "c/train.jsonl",
-        "c/eval.jsonl",
-        "d/part-0.jsonl",
-        "d/part-1.jsonl",
-    ):
+    names = ["a/x", "b/y", "c/train", "c/eval", "d/part-0", "d/part-1", "b/samples"]
+    for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(lines(rows))
-    groups, notes = read(tmp_path)
-    assert [len(g.sequences) for g in groups] == [4, 4, 4, 4, 8] and notes[
-        0
-    ] == f"left out, beside samples.jsonl: {Path('b/y.jsonl')}"
+        (tmp_path / f"{name}.jsonl").write_text(lines(rows))
+        groups, notes = read(tmp_path)
+        if name == "d/part-1":  # parts of one log; the others are logs of their own
+            assert [len(g.sequences) for g in groups] == [4, 4, 4, 4, 8]
+    assert [len(g.sequences) for g in groups] == [4]
+    beside = ", ".join(str(Path(f"{name}.jsonl")) for name in sorted(names[:-1]))
+    assert notes[0] == f"left out, beside samples.jsonl: {beside}"
 
 
-OF_PANDAS = {k: {str(i): row[k] for i, row in enumerate(ROWS)} for k in ROWS[0]}
-ORDINARY = {
-    "pandas.json": json.dumps(OF_PANDAS),
-    "index.json": json.dumps({str(i): row for i, row in enumerate(ROWS)}),
-    "named index.json": json.dumps({f"r{i}": row for i, row in enumerate(ROWS)}),
-    "table.json": json.dumps({"schema": {"fields": []}, "data": ROWS}),
-    "capitals.jsonl": lines({k.capitalize(): v for k, v in row.items()} for row in ROWS),
-    "CAPITALS.csv": table([{k.upper(): v for k, v in row.items()} for row in ROWS]),
-    "excel.csv": "sep=;\r\n" + table(ROWS, ";"),
-    "excel comma.csv": "\ufeffsep=,\n" + table(ROWS),
-    "spaces.csv": table(ROWS).replace(",", ", "),
-    "spaces.tsv": table(ROWS, "\t").replace("\t", "\t "),
-    "lists.jsonl": lines(
-        row | {"reward": [row["reward"]], "advantage": [2 * row["reward"] - 1]} for row in ROWS
-    ),
-    "turns.jsonl": lines(
-        {
-            "step": r["step"],
-            "reward": r["reward"],
-            "messages": [*r["prompt"], *CHATS[0]["completion"], *r["prompt"], *r["completion"]],
-        }
+def test_the_last_of_several_turns_is_the_completion(tmp_path):
+    rows = [
+        {"step": r["step"], "reward": r["reward"]}
+        | {"messages": [*r["prompt"], *CHATS[0]["completion"], *r["prompt"], *r["completion"]]}
         for r in CHATS
-    ),
-}
-
-
-@pytest.mark.parametrize("name", ORDINARY)
-def test_ordinary_files(name, tmp_path):
-    (tmp_path / name).write_text(ORDINARY[name], encoding="utf-8", newline="")
-    groups, _ = read(tmp_path / name)
+    ]
+    (tmp_path / "turns.jsonl").write_text(lines(rows))
+    groups, _ = read(tmp_path / "turns.jsonl")
     assert shape(groups) == FOUR and groups[0].texts == TEXTS[:4]
 
 
-def test_lines_of_excel_are_counted():
-    with pytest.raises(ValueError, match="line 3 has 1 fields"):
-        read_groups("sep=;\ncompletion;reward\na\n")
+NOT_READ = {  # each is refused with what was found, or with the line
+    "pandas.json": json.dumps({k: {str(i): row[k] for i, row in enumerate(ROWS)} for k in ROWS[0]}),
+    "index.json": json.dumps({str(i): row for i, row in enumerate(ROWS)}),
+    "schema.json": json.dumps({"schema": {"fields": []}, "data": ROWS}),
+    "capitals.jsonl": lines({k.capitalize(): v for k, v in row.items()} for row in ROWS),
+    "CAPITALS.csv": table([{k.upper(): v for k, v in row.items()} for row in ROWS]),
+    "excel.csv": "sep=;\r\n" + table(ROWS, ";"),
+    "spaces.csv": table(ROWS).replace(",", ", "),
+    "lists.jsonl": lines(row | {"reward": [row["reward"]]} for row in ROWS),
+}
 
 
-def test_a_name_in_both_cases_stays_two():
-    assert read_groups(lines([{"completion": "a", "Completion": "b"}]))[0].texts == ["a"]
-    assert noted(
-        [{"Text": "a", "Reward": 1}, {"Text": "b", "Reward": 0}], completion="Text", reward="Reward"
-    )[0] == [[1, 0]]
-
-
-def test_chosen_names_keep_their_capitals():
-    rows = [{"Completion": c, "Reward": 1, "Format": 0.5} for c in "ab"]
-    assert noted(rows, reward="Reward")[0] == [[1, 1]] and noted(rows, reward="Reward, Format:2")[
-        0
-    ] == [[2, 2]]
+@pytest.mark.parametrize("name", NOT_READ)
+def test_other_forms_are_refused(name, tmp_path):
+    (tmp_path / name).write_text(NOT_READ[name], encoding="utf-8", newline="")
+    with pytest.raises(ValueError, match=r"completion-name|token ids|reward of line 1"):
+        read(tmp_path / name)
 
 
 def test_messages_in_a_folder(tmp_path):
@@ -984,11 +946,6 @@ def test_messages_in_a_folder(tmp_path):
         )
     groups, notes = read(tmp_path)
     assert [g.texts for g in groups] == [["a", "a"]] and 'b.jsonl ("messages")' in notes[0]
-
-
-def test_calls_of_tools_without_content():
-    calls = [[{"role": "assistant", "tool_calls": [{"name": name}]}] for name in ("f", "g")]
-    assert len(set(read_groups(lines({"completion": c} for c in calls))[0].texts)) == 2
 
 
 def test_a_huge_part_of_rewards_is_refused_as_a_number():
@@ -1012,7 +969,7 @@ def test_the_field_that_tells_all_apart_is_named(kind, name, tmp_path, capsys):
     assert main(["tree", str(tmp_path / "log.jsonl"), f"--{kind}-name", "q"]) == 0
 
 
-# -- errors --------------------------------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -1082,21 +1039,18 @@ def test_errors_name_file_line_and_keys(name, text, message, tmp_path):
 def test_a_tree_that_no_memory_holds_is_refused(monkeypatch):
     monkeypatch.setattr(groups_module, "MAX_CELLS", 100)
     read_groups(json.dumps({"completions": ["a" * 50, "b"]}))
-    with pytest.raises(
-        ValueError,
-        match="the 2 completions from completion 0 of the group on are too long for one tree: 102 places",
-    ):
+    told = "the 2 completions from completion 0 of the group on are too long for one tree"
+    with pytest.raises(ValueError, match=f"{told}: 102 places"):
         read_groups(json.dumps({"completions": ["a" * 51, "b"]}))
 
 
 def test_matplotlib_is_only_imported_for_a_figure(tmp_path):
     (tmp_path / "log.jsonl").write_text(lines(ROWS))
-    code = "import sys; from minigrpo.command.cli import main; main(sys.argv[1:]); sys.exit('matplotlib' in sys.modules)"
+    code = "import sys; from minigrpo.command.cli import main; main(sys.argv[1:]); "
+    code += "sys.exit('matplotlib' in sys.modules)"
     command = [sys.executable, "-c", code, "tree", str(tmp_path / "log.jsonl")]
-    assert (
-        subprocess.run(command, capture_output=True, cwd=Path(__file__).parent.parent).returncode
-        == 0
-    )
+    root = Path(__file__).parent.parent
+    assert subprocess.run(command, capture_output=True, cwd=root).returncode == 0
 
 
 def test_mutated_logs_are_read_or_refused(capsys):

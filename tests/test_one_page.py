@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -346,3 +347,15 @@ def test_the_report(page, capsys):
     gain = share[1, :, 50:].mean(1) - share[0, :, 50:].mean(1)
     half = 1.96 * gain.std(ddof=1) / np.sqrt(2)
     assert f"ahead by {gain.mean():.3f} ± {half:.3f} (95 % interval)" in text
+
+
+# -- chapter 0 -------------------------------------------------------------------------------------
+
+
+def test_the_code_that_chapter_0_shows_is_the_pages():
+    notebook = json.loads((FILE.parent / "00_one_page.ipynb").read_text(encoding="utf-8"))
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
+    texts = ["".join(output.get("data", {}).get("text/markdown", "")) for output in outputs]
+    shown = [line for text in texts if text for line in text.splitlines()[1:-1]]
+    assert len(shown) > 70
+    assert not set(shown) - set(FILE.read_text(encoding="utf-8").splitlines())

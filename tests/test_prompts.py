@@ -1,4 +1,6 @@
-"""Prompts are what the task wrote: the reward, the logs and the drawings get its own text, never one decoded from token ids."""
+"""Prompts are what the task wrote:
+the reward, the logs and the drawings get its own text, never one decoded from token ids.
+"""
 
 import json
 
@@ -24,18 +26,24 @@ from minigrpo.tree import Rollouts
 
 QUESTION = "Zwei  Fragen: größer, 大きい, 🙂?\n\tIs 3 > 2 "  # two spaces, a tab, a space at the end
 TEMPLATES = {
-    "chatml": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\nno<|im_end|>\n"
+    "chatml": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{q}<|im_end|>\n"
+    "<|im_start|>assistant\nno<|im_end|>\n"
     "<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n",
-    "llama2": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n{q} [/INST] no </s><s>[INST] Sure? [/INST]",
+    "llama2": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n{q} [/INST] no "
+    "</s><s>[INST] Sure? [/INST]",
     "llama3": "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{q}<|eot_id|>"
-    "<|start_header_id|>assistant<|end_header_id|>\n\nno<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    "<|start_header_id|>assistant<|end_header_id|>\n\nno<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n",
     "mistral": "<s>[INST] {q} [/INST] no</s>[INST] Sure? [/INST]",
-    "gemma": "<bos><start_of_turn>user\n{q}<end_of_turn>\n<start_of_turn>model\nno<end_of_turn>\n<start_of_turn>model\n",
+    "gemma": "<bos><start_of_turn>user\n{q}<end_of_turn>\n<start_of_turn>model\nno<end_of_turn>\n"
+    "<start_of_turn>model\n",
     "phi": "<|user|>\n{q}<|end|>\n<|assistant|>\nno<|end|>\n<|endoftext|><|assistant|>\n",
     "zephyr": "<|system|>\nBe brief.</s>\n<|user|>\n{q}</s>\n<|assistant|>\n",
-    "alpaca": "### Instruction:\n{q}\n\n### Response:\nno</s>\n\n### Instruction:\nSure?\n\n### Response:\n",
+    "alpaca": "### Instruction:\n{q}\n\n### Response:\nno</s>\n\n"
+    "### Instruction:\nSure?\n\n### Response:\n",
     "vicuna": "A chat. USER: {q} ASSISTANT: no</s>USER: Sure? ASSISTANT:",
-    "deepseek": "<｜begin▁of▁sentence｜><｜User｜>{q}<｜Assistant｜>no<｜end▁of▁sentence｜><｜User｜>Sure?<｜Assistant｜>",
+    "deepseek": "<｜begin▁of▁sentence｜><｜User｜>{q}<｜Assistant｜>no<｜end▁of▁sentence｜>"
+    "<｜User｜>Sure?<｜Assistant｜>",
 }
 ENDS = {  # what ends a completion under each template
     "chatml": "<|im_end|>",
@@ -78,7 +86,9 @@ def byte_level(eos, bos=None):
 
 
 def sentencepiece(eos, bos="<s>", normaliser=None):
-    """As Llama 2 has it: a space before the first word, which the decoder drops; bytes for what is no piece."""
+    """As Llama 2 has it: a space before the first word, which the decoder drops;
+    bytes for what is no piece.
+    """
     pieces = [
         "▁",
         *"0123456789abcdefghijklmnopqrstuvwxyzABIRSUE?:.[]/#<>\n",
@@ -128,15 +138,20 @@ def metaspace(eos):
     return TextTokenizer(core, len(pieces), SPECIAL.index(eos))
 
 
+LOSSY = tokenizers.normalizers.Sequence(
+    [
+        tokenizers.normalizers.Lowercase(),
+        tokenizers.normalizers.Replace(tokenizers.Regex(" +"), " "),
+    ]
+)
 MAKERS = {
     "byte level": byte_level,
     "BOS is EOS": lambda eos: byte_level(eos, eos),
     "sentencepiece": sentencepiece,
     "sentencepiece, BOS is EOS": lambda eos: sentencepiece(eos, eos),
     "metaspace": metaspace,
-    "lossy": lambda eos: sentencepiece(eos, normaliser=tokenizers.normalizers.Sequence([
-        tokenizers.normalizers.Lowercase(), tokenizers.normalizers.Replace(tokenizers.Regex(" +"), " ")])),
-}  # fmt: skip
+    "lossy": lambda eos: sentencepiece(eos, normaliser=LOSSY),
+}
 
 
 class Chat:
@@ -168,7 +183,7 @@ def rollouts_for(prompts, completions):
     return Rollouts(prompts, completions, None, none, none, none, 1.0, 9)
 
 
-# -- the prompt ------------------------------------------------------------------------------------------------------------
+# -- the prompt ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -280,7 +295,7 @@ def test_texts_come_in_whatever_holds_n(give):
     assert [p.text for p in task.prompts(np.random.default_rng(0), 3)] == ["a", "b", "c"]
 
 
-# -- the completion --------------------------------------------------------------------------------------------------------
+# -- the completion --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "metaspace", "byte level", "BOS is EOS"])
@@ -306,7 +321,7 @@ def test_the_space_before_the_first_word_of_a_completion_stays():
     "stop", [(" no",), ("\n",), ("no",), ("o\n",), ("?", " no"), ("zz", "3 n")]
 )
 def test_a_completion_ends_where_a_stop_string_appears(kind, stop):
-    """The rule fires with the token that completes a string, and the reward gets what is before the first."""
+    """The rule fires with the token that completes a string; the reward gets what is before it."""
     tokenizer = MAKERS[kind]("</s>")
     pieces = [
         tokenizer.encode_after("a", text)
@@ -353,7 +368,7 @@ def test_without_a_stop_string_only_eos_ends(stop):
     assert sampling_limits(Tokenised(Chat(["q"], stop), tokenizer))["eos"] == (tokenizer.eos, None)
 
 
-# -- demonstrations --------------------------------------------------------------------------------------------------------
+# -- demonstrations --------------------------------------------------------------------------------
 
 
 class Shown(Chat):
@@ -456,17 +471,17 @@ def test_a_pretrained_model_is_trained_gently_by_a_task_that_recommends_nothing(
     assert TrainSettings.for_task(bare).learning_rate == TrainSettings.learning_rate
 
 
-# -- runs ------------------------------------------------------------------------------------------------------------------
+# -- runs ------------------------------------------------------------------------------------------
 
 CHAT_TASK = """
+START = "<|im_start|>system\\nYes or no.<|im_end|>\\n<|im_start|>user\\nIs "
 class Even:
     max_new_tokens = 3
     stop = None
     def texts(self, rng, n, split="train"):
-        system, user = "<|im_start|>system\\nYes or no.<|im_end|>\\n", "<|im_start|>user\\nIs {} even?<|im_end|>\\n"
-        return [system + user.format(i) for i in rng.integers(3, size=n)]
+        return [START + f"{i} even?<|im_end|>\\n" for i in rng.integers(3, size=n)]
     def reward(self, prompt, completion):
-        assert prompt.startswith("<|im_start|>system\\nYes or no.<|im_end|>\\n<|im_start|>user\\nIs ")
+        assert prompt.startswith(START)
         assert prompt.endswith(" even?<|im_end|>\\n"), prompt
         return len(set(completion)) / 9
     def demonstrations(self, rng, n):
@@ -480,8 +495,8 @@ def test_a_chat_run_trains_resumes_evaluates_and_samples(kind, tmp_path, capsys,
     tokenizer = MAKERS[kind]("<|im_end|>")
     save_hugging_face(model_for(tokenizer), tokenizer, tmp_path / "model")
     (tmp_path / "chat.py").write_text(CHAT_TASK)
-    small = "--steps 4 --checkpoint-every 2 --group-size 3 --prompts-per-step 4 --eval-every 2 --eval-prompts 3 --log-samples-every 1"
-    small += " --warm-start-steps 2 --warm-start-batch 2"
+    small = "--steps 4 --checkpoint-every 2 --group-size 3 --prompts-per-step 4 --eval-every 2"
+    small += " --eval-prompts 3 --log-samples-every 1 --warm-start-steps 2 --warm-start-batch 2"
     assert (
         main(
             ["train", "--model", "model", "--task", "chat.py:Even", "--out", "run", *small.split()]

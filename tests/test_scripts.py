@@ -1,4 +1,6 @@
-"""Completions in any script: aligned and harmless in a terminal, and in figures the letters or their escapes, never boxes."""
+"""Completions in any script: aligned and harmless in a terminal, and in figures the letters or
+their escapes, never boxes.
+"""
 
 import json
 import re
@@ -15,8 +17,9 @@ from test_plots import written
 
 from minigrpo.logs.groups import read_groups
 from minigrpo.show.drawing import tree_text
+from minigrpo.show.fonts import fonts_for, printed
 from minigrpo.show.plots import learning_curves
-from minigrpo.show.tree_plots import draw_tree, draw_trees_page, fonts_for, printed
+from minigrpo.show.tree_plots import draw_tree, draw_trees_page
 from minigrpo.system.text import columns, shorten, visible
 
 WORDS = {
@@ -64,7 +67,7 @@ def after_columns(line, n):
     return next((line[i:] for i in range(len(line) + 1) if columns(line[:i]) == n), None)
 
 
-# -- terminals -----------------------------------------------------------------------------------------------------------
+# -- terminals -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("text", "wanted"), WIDE.items())
@@ -119,7 +122,7 @@ def test_shortened_texts_are_cut_between_characters():
         )
 
 
-# -- figures -------------------------------------------------------------------------------------------------------------
+# -- figures ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("script", WORDS)
@@ -161,7 +164,9 @@ def make_font(path, name, letters, advance):
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Install fonts for a test: name, letters, advance of each letter in thousandths of the font's size."""
+    """Install fonts for a test: name, letters, advance of each letter in thousandths of the font's
+    size.
+    """
     manager = matplotlib.font_manager.fontManager
     monkeypatch.setattr(manager, "ttflist", list(manager.ttflist))
     return lambda name, letters, advance=1000: manager.addfont(
@@ -220,7 +225,7 @@ def test_boxes_are_as_wide_as_the_letters_of_any_font(install, advance):
     )
 
 
-# -- what is not drawn needs no matplotlib -------------------------------------------------------------------------------
+# -- what is not drawn needs no matplotlib ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -231,8 +236,10 @@ def test_matplotlib_is_only_imported_to_draw(arguments, tmp_path):
     (tmp_path / "group.json").write_text(
         json.dumps({"completions": ["ab", "ac", "b"], "rewards": [1, 0, 0]})
     )
-    code = "import sys, contextlib\nfrom minigrpo.command.cli import main\nwith contextlib.suppress(SystemExit):\n    main(sys.argv[1:])\n"
-    code += "print(*(name for name in sys.modules if name.split('.')[0] == 'matplotlib'), sep='', end='', file=sys.stderr)"
+    code = "import sys, contextlib\nfrom minigrpo.command.cli import main\n"
+    code += "with contextlib.suppress(SystemExit):\n    main(sys.argv[1:])\n"
+    code += "found = [name for name in sys.modules if name.split('.')[0] == 'matplotlib']\n"
+    code += "print(*found, sep='', end='', file=sys.stderr)"
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=tmp_path,

@@ -1,4 +1,5 @@
-"""Ctrl-C, SIGTERM and SIGHUP at any moment: one line, the exit code of a shell, nothing lost and nothing half-written.
+"""Ctrl-C, SIGTERM and SIGHUP at any moment: one line, the exit code of a shell, nothing lost and
+nothing half-written.
 
 Signals in the middle of a run are in test_resume.py.
 """
@@ -50,7 +51,7 @@ def by(name):
     return "interrupted" if name == "INT" else f"interrupted by SIG{name}"
 
 
-# -- before, beside and after the steps ----------------------------------------------------------------------------------
+# -- before, beside and after the steps ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,7 +59,8 @@ def test_while_the_program_is_being_loaded(name, tmp_path):
     (tmp_path / "numpy.py").write_text(
         f"import os, signal, time; os.kill(os.getpid(), signal.SIG{name}); time.sleep(60)"
     )
-    code = "import sys; from minigrpo.__main__ import main; sys.exit(main())"  # as the script that pip makes
+    # As the script that pip makes.
+    code = "import sys; from minigrpo.__main__ import main; sys.exit(main())"
     for words in (["-m", "minigrpo", "--help"], ["-c", code, "train"]):
         process = subprocess.Popen(
             [sys.executable, *words],
@@ -72,7 +74,8 @@ def test_while_the_program_is_being_loaded(name, tmp_path):
 
 
 def test_nothing_large_is_loaded_before_a_signal_has_an_answer():
-    code = "import sys, minigrpo.__main__; print(*(m for m in sys.modules if m.startswith('minigrpo') or m == 'numpy'))"
+    code = "import sys, minigrpo.__main__; "
+    code += "print(*(m for m in sys.modules if m.startswith('minigrpo') or m == 'numpy'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = ["minigrpo", "minigrpo.system", "minigrpo.system.signals", "minigrpo.__main__"]
     assert done.stdout.split() == loaded
@@ -132,7 +135,7 @@ def test_a_signal_leaves_the_handlers_as_they_were(run, monkeypatch):
     assert sys.unraisablehook is hook
 
 
-# -- in the steps --------------------------------------------------------------------------------------------------------
+# -- in the steps ----------------------------------------------------------------------------------
 
 
 TASK = {
@@ -205,7 +208,9 @@ def test_under_nohup_a_hangup_is_nothing(where, tmp_path):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a terminal is made as on Linux")
 def test_a_terminal_that_closes(where, tmp_path):
-    """The bar of progress, the messages and the end all go to a terminal that is gone: the run is saved all the same."""
+    """The bar of progress, the messages and the end all go to a terminal that is gone: the run is
+    saved all the same.
+    """
     ours, theirs = os.openpty()
 
     def controlled():
@@ -231,7 +236,7 @@ def test_a_terminal_that_closes(where, tmp_path):
     assert [file.stem[-6:] for file in checkpoints(tmp_path / "run")] == ["000000", "000002"]
 
 
-# -- what Python and processes make of it --------------------------------------------------------------------------------
+# -- what Python and processes make of it ----------------------------------------------------------
 
 
 def test_a_burst_does_not_disturb_the_tidying_up(monkeypatch):
@@ -250,7 +255,7 @@ def test_a_burst_does_not_disturb_the_tidying_up(monkeypatch):
 
 
 def test_a_signal_that_python_drops_comes_again():
-    """What is raised in a __del__ or by the callback of a weak reference is printed and forgotten."""
+    """Python prints and forgets what a __del__ or a weak reference's callback raises."""
 
     class Dying:
         def __del__(self):
@@ -277,9 +282,12 @@ def job(where, i):
 
 
 def test_workers_end_with_their_parent(tmp_path):
-    """Ctrl-C of a terminal goes to the workers, too: they must not see it, which would be a traceback each, and be gone."""
+    """Ctrl-C of a terminal goes to the workers, too: they must not see it, which would be a
+    traceback each, and be gone.
+    """
     (tmp_path / "jobs.py").write_text(JOBS)
-    code = "import sys; from minigrpo.command import cli; from minigrpo.experiments.parallel import run_jobs; from jobs import job; "
+    code = "import sys; from minigrpo.command import cli; "
+    code += "from minigrpo.experiments.parallel import run_jobs; from jobs import job; "
     code += f"jobs = [{{'where': {str(tmp_path)!r}, 'i': i}} for i in range(8)]; "
     code += "cli.commands.run_reproduce = lambda _: run_jobs(job, jobs, title='', processes=2); "
     code += "sys.exit(cli.main(['reproduce', 'theorem']))"
@@ -331,9 +339,11 @@ def test_a_scorers_processes_end_when_they_are_told_to(tmp_path):
 
 
 def test_the_names_of_the_package_come_when_they_are_asked_for():
-    code = "import minigrpo as mg, sys; assert 'numpy' not in sys.modules; assert set(mg.__all__) <= set(dir(mg)); "
-    code += "[getattr(mg, name) for name in mg.__all__]; from minigrpo import *; assert PrefixTree is mg.tree.PrefixTree; "
-    code += "import pickle; assert pickle.loads(pickle.dumps(mg.Objective)) is Objective; print(hasattr(mg, 'nothing'))"
+    code = "import minigrpo as mg, sys; assert 'numpy' not in sys.modules; "
+    code += "assert set(mg.__all__) <= set(dir(mg)); [getattr(mg, name) for name in mg.__all__]; "
+    code += "from minigrpo import *; assert PrefixTree is mg.tree.PrefixTree; import pickle; "
+    code += "assert pickle.loads(pickle.dumps(mg.Objective)) is Objective; "
+    code += "print(hasattr(mg, 'nothing'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("False\n", "")
 

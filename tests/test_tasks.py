@@ -1,4 +1,4 @@
-"""Tests of the tasks: tokenizer, splits, loading, and for each built-in task its rewards, its demonstrations and its verifier."""
+"""Tests of the tasks: tokenizer, splits, loading; each one's rewards, demonstrations, verifier."""
 
 import ast
 import operator
@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 
 from minigrpo.tasks import CharTokenizer, draw_problems, in_test_split, load_task, score_texts
 from minigrpo.tasks import countdown as countdown_module
-from minigrpo.tasks.arithmetic import Arithmetic, first_wrong_step, outcome, write_steps
+from minigrpo.tasks.arithmetic import Arithmetic, first_wrong_step, write_steps
 from minigrpo.tasks.countdown import Countdown, evaluate_expression, random_expression
 from minigrpo.tasks.treewalk import TreeWalk
 
 
 def rollouts_of(tokenizer, prompts, completions):
-    """What the sampler would return, as far as `score` looks at it; texts in, G prompts and G lists of completions."""
+    """What the sampler would return, as far as `score` looks at it;
+    texts in, G prompts and G lists of completions.
+    """
     encoded = [[tokenizer.encode(text) for text in group] for group in completions]
     return SimpleNamespace(
         prompts=[tokenizer.encode(text) for text in prompts], completions=encoded
@@ -30,7 +32,7 @@ def texts(task, ids):
     return [task.tokenizer.decode(i) for i in ids]
 
 
-# -- tokenizer and scoring by text ---------------------------------------------------------------------------------------
+# -- tokenizer and scoring by text -----------------------------------------------------------------
 
 
 def test_tokenizer_round_trip_and_eos_is_the_last_id():
@@ -88,7 +90,7 @@ def test_score_texts_refuses_rewards_that_are_no_finite_numbers(bad):
         )
 
 
-# -- splits, demonstrations, determinism ---------------------------------------------------------------------------------
+# -- splits, demonstrations, determinism -----------------------------------------------------------
 
 ONE_DIGIT = Arithmetic(digits=1, test_share=0.3)
 TASKS = [
@@ -178,7 +180,7 @@ def test_split_errors():
     assert draw_problems(rng, 3, "train", lambda rng: 7, str, 0.0) == [7, 7, 7]
 
 
-# -- treewalk ------------------------------------------------------------------------------------------------------------
+# -- treewalk --------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -290,7 +292,7 @@ def test_treewalk_refuses_what_is_no_path():
         task.score(SimpleNamespace(prompts=[np.array([0])], completions=[[np.array([0, 1, 2, 0])]]))
 
 
-# -- arithmetic ----------------------------------------------------------------------------------------------------------
+# -- arithmetic ------------------------------------------------------------------------------------
 
 
 def test_arithmetic_written_steps_of_known_sums():
@@ -298,7 +300,7 @@ def test_arithmetic_written_steps_of_known_sums():
     assert write_steps(999, 999) == "9+9=18;9+9+1=19;9+9+1=19;1998"
     assert write_steps(100, 100) == "0+0=0;0+0=0;1+1=2;200"
     assert write_steps(7, 8) == "7+8=15;15"
-    # The pupil forgets the carry into the tens, but goes on from what he wrote: 11 carries into the hundreds.
+    # The pupil forgets the carry into the tens, but goes on from what he wrote: 11 carries on.
     assert write_steps(358, 467, [False, True, False]) == "8+7=15;5+6=11;3+4+1=8;815"
     # Here what he wrote (9, not 10) no longer carries.
     assert write_steps(345, 457, [False, True, False]) == "5+7=12;4+5=9;3+4=7;792"
@@ -338,7 +340,10 @@ def test_arithmetic_scores_of_known_texts():
 
 
 def test_arithmetic_greedy_base_rate_is_exactly_as_documented():
-    """A greedy copy of the pupil forgets every carry.  The leading digits cannot matter, so 100 … 199 stand for all operands."""
+    """A greedy copy of the pupil forgets every carry.
+
+    The leading digits cannot matter, so 100 … 199 stand for all operands.
+    """
     always = [True, True, True]
     right = [
         write_steps(a, b, always).endswith(f";{a + b}")
@@ -387,7 +392,9 @@ def test_arithmetic_pupil_forgets_as_often_as_documented():
 
 
 def test_arithmetic_sampled_rate_of_the_docstring():
-    """0.4 a carry remembered, over all problems: the mean of P(right) by enumeration of what can be forgotten."""
+    """0.4 a carry remembered, over all problems:
+    the mean of P(right) by enumeration of what can be forgotten.
+    """
     total = 0.0
     for x, y in product(range(100), repeat=2):
         units = x % 10 + y % 10 >= 10
@@ -430,7 +437,9 @@ def test_arithmetic_first_wrong_step(completion, wrong):
 
 @pytest.mark.parametrize("prompt", ["6+8=", "1+1=", "15+27=", "358+467="])
 def test_arithmetic_whatever_ends_wrong_has_a_wrong_step(prompt):
-    """Right texts with characters added, left out or changed, cut anywhere: outcome 0 means that some step is wrong."""
+    """Right texts with characters added, left out or changed, cut anywhere:
+    outcome 0 means that some step is wrong.
+    """
     rng, a, b = np.random.default_rng(0), *map(int, prompt[:-1].split("+"))
     right, seen = write_steps(a, b), [0, 0]
     assert first_wrong_step(prompt, right) is None
@@ -445,7 +454,7 @@ def test_arithmetic_whatever_ends_wrong_has_a_wrong_step(prompt):
             wrong = first_wrong_step(prompt, written)
             steps = written.count(";") + 1
             assert wrong is None or 0 <= wrong <= min(steps, right.count(";") + 1)
-            assert outcome(prompt, written) == 1.0 or wrong is not None
+            assert Arithmetic().outcome(prompt, written) == 1.0 or wrong is not None
             seen[wrong is None] += 1
     assert seen[0] > 200
 
@@ -466,7 +475,7 @@ def test_arithmetic_errors():
             first_wrong_step(prompt, "825")
 
 
-# -- countdown -----------------------------------------------------------------------------------------------------------
+# -- countdown -------------------------------------------------------------------------------------
 
 BINARY = {
     ast.Add: operator.add,
@@ -477,7 +486,7 @@ BINARY = {
 
 
 def by_python(text):
-    """Value and numbers by Python's own grammar, or None for what is not made of whole numbers, + - * / and parentheses alone."""
+    """Value and numbers by Python's grammar; None where there is more than numbers, +-*/ and ()."""
     numbers = []
 
     def value(node):
@@ -520,7 +529,9 @@ def test_the_parser_agrees_with_pythons_on_expressions(text):
 @settings(max_examples=500, deadline=None)
 @given(st.text("0123456789+-*/()", max_size=9))
 def test_the_parser_accepts_exactly_what_it_should(text):
-    """Any text at all of these characters: accepted with Python's value, or refused where Python's grammar refuses it too."""
+    """Any text at all of these characters:
+    accepted with Python's value, or refused where Python's grammar refuses it too.
+    """
     try:
         found = evaluate_expression(text)
     except ValueError:
@@ -671,7 +682,7 @@ def test_countdown_errors():
             task.score(rollouts_of(task.tokenizer, [prompt], [["1"]]))
 
 
-# -- loading -------------------------------------------------------------------------------------------------------------
+# -- loading ---------------------------------------------------------------------------------------
 
 USER_TASK = '''
 """Count the letters b of a word: written by a user."""
@@ -691,7 +702,9 @@ class CountB:
         return [self.tokenizer.encode(word + "=") for word in words]
 
     def score(self, rollouts):
-        return score_texts(rollouts, self.tokenizer, lambda prompt, text: float(text == str(prompt.count("b"))))
+        return score_texts(rollouts, self.tokenizer, self.reward)
+
+    def reward(self, prompt, text): return float(text == str(prompt.count("b")))
 '''
 
 
@@ -732,7 +745,7 @@ def test_loading_errors_say_what_is_wrong(tmp_path):
         f"{tmp_path}/notes.txt:CountB": "is no .py file",
         f"{file}:CountC": "no class 'CountC': it has CountB",
         f"{file}:": "no class ''",
-        f"{broken}:X": "cannot be imported: ModuleNotFoundError: No module named 'no_such_module_anywhere'",
+        f"{broken}:X": "cannot be imported: ModuleNotFoundError: No module named 'no_such",
     }
     for name, message in cases.items():
         with pytest.raises(ValueError, match=message):

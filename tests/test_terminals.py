@@ -1,4 +1,6 @@
-"""Odd terminals and other systems: missing characters, closed pipes, closed streams, and what Windows and macOS do differently."""
+"""Odd terminals and other systems: missing characters, closed pipes, closed streams, and what
+Windows and macOS do differently.
+"""
 
 # ruff: noqa: F811 (a fixture that is imported and an argument have the same name)
 
@@ -93,7 +95,7 @@ def test_standard_input_is_utf8_in_any_locale(monkeypatch, capsys):
     assert "λ" in capsys.readouterr().out
 
 
-# -- pipes and closed streams, in processes of their own -----------------------------------------------------------------
+# -- pipes and closed streams, in processes of their own -------------------------------------------
 
 
 def program(arguments, **options):
@@ -154,7 +156,7 @@ def test_without_a_home_folder(run, monkeypatch):
     assert "Could not determine home directory. Write the path without ~." in err
 
 
-# -- Windows -------------------------------------------------------------------------------------------------------------
+# -- Windows ---------------------------------------------------------------------------------------
 
 
 def test_a_folder_that_cannot_be_opened_needs_no_sync(tmp_path, monkeypatch, run):
@@ -283,7 +285,7 @@ def test_windows_waits_for_61_processes_at_most(asked, monkeypatch):
     assert started == [(min(asked or 128, 61), "spawn")]
 
 
-# -- macOS, and line ends ------------------------------------------------------------------------------------------------
+# -- macOS, and line ends --------------------------------------------------------------------------
 
 
 def test_lanes_without_a_known_blas(monkeypatch):
@@ -321,7 +323,7 @@ def test_files_with_windows_line_ends(stored, run, tmp_path):
     assert [v.state for v in check("ch05", str(tmp_path / "exercises"))] == ["to do"] * 6
 
 
-# -- the demo ------------------------------------------------------------------------------------------------------------
+# -- the demo --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -354,15 +356,16 @@ def test_the_exercises_are_written_and_found(run, tmp_path, monkeypatch):
     code, out, err = run("exercises")
     assert (code, err) == (0, "")
     assert out.startswith(
-        "8 files with exercises are written to exercises: fill them in, then minigrpo check ch01 exercises"
+        "8 files with exercises are written to exercises: "
+        "fill them in, then minigrpo check ch01 exercises"
     )
     assert sorted(path.stem for path in (tmp_path / "exercises").iterdir()) == list(CHAPTERS)
     assert run("check", "ch05")[1].endswith("0 of 6 tasks are right; 6 to do (exercises/ch05.py)\n")
     (tmp_path / "exercises/ch01.py").write_text("mine = 1\n")
     (tmp_path / "exercises/ch02.py").unlink()
     assert (
-        "1 files with exercises are written to exercises; 7 that were there already are as they were"
-        in run("exercises")[1]
+        "1 files with exercises are written to exercises; "
+        "7 that were there already are as they were" in run("exercises")[1]
     )
     assert (tmp_path / "exercises/ch01.py").read_text() == "mine = 1\n"
     monkeypatch.chdir(tmp_path / "exercises")
@@ -383,7 +386,8 @@ def test_the_program_says_its_version(run):
 
 
 def test_a_closed_standard_input_is_no_input():
-    closed = "import sys; sys.stdin = None\nfrom minigrpo.command.cli import main; sys.exit(main(['tree', '-']))"
+    closed = "import sys; sys.stdin = None\n"
+    closed += "from minigrpo.command.cli import main; sys.exit(main(['tree', '-']))"
     done = subprocess.run(
         [sys.executable, "-c", closed], capture_output=True, text=True, timeout=60
     )
@@ -394,7 +398,8 @@ def test_a_closed_standard_input_is_no_input():
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the full device of Linux")
 @pytest.mark.parametrize("code", [0, 1])
 def test_what_a_full_device_swallows_is_told_whatever_the_command_found(code):
-    command = f"import sys; from minigrpo.system.terminal import on_any_terminal as run; sys.exit(run(lambda: print('rows') or {code}))"
+    command = "import sys; from minigrpo.system.terminal import on_any_terminal as run; "
+    command += f"sys.exit(run(lambda: print('rows') or {code}))"
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-c", command],

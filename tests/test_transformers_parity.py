@@ -1,6 +1,9 @@
-"""Against `transformers` and PyTorch, where they are installed: the same logits, gradients, tokens and continuations.
+"""Against `transformers` and PyTorch, where they are installed.
 
-pip install torch transformers && minigrpo pull smollm2 && python -m pytest tests/test_transformers_parity.py
+Logits, gradients, tokens and continuations are the same.
+
+pip install torch transformers && minigrpo pull smollm2
+python -m pytest tests/test_transformers_parity.py
 """
 
 from __future__ import annotations
@@ -86,8 +89,8 @@ def logits_of(theirs, sequence: list[int]) -> np.ndarray:
 def test_checkpoints_in_16_bits(dtype: str, llama, tmp_path: Path) -> None:
     """The rounded weights are the same bits, and so float32 computes the same.
 
-    A model that was itself moved to 16 bits and back differs: that rounds the frequencies of its rotary positions, which are no
-    weights and are not stored.
+    A model that was itself moved to 16 bits and back differs: that rounds the frequencies of its
+    rotary positions, which are no weights and are not stored.
     """
     theirs, _ = llama
     rounded = theirs.to(getattr(torch, dtype))
@@ -113,7 +116,9 @@ def test_checkpoints_in_16_bits(dtype: str, llama, tmp_path: Path) -> None:
 
 
 def test_what_transformers_loads_is_loaded(llama, tmp_path: Path) -> None:
-    """Buffers of the rotary positions, an index that was left over, unknown keys that transformers does not read either."""
+    """Buffers of the rotary positions, an index that was left over, unknown keys that transformers
+    does not read either.
+    """
     theirs, _ = llama
     pretrained(theirs, tmp_path)
     file = tmp_path / "model.safetensors"
@@ -204,7 +209,9 @@ def test_logits(llama) -> None:
 
 
 def test_every_gradient(llama) -> None:
-    """Of a random weighting of the log-probabilities of all tokens after the first, on the tree against one sequence at a time."""
+    """Of a random weighting of the log-probabilities of all tokens after the first, on the tree
+    against one sequence at a time.
+    """
     theirs, ours = llama
     rng, loss = np.random.default_rng(0), 0.0
     weights = [rng.standard_normal(len(s) - 1) for s in SEQUENCES]
@@ -246,7 +253,7 @@ def test_what_is_exported_is_loaded_again(llama, tmp_path: Path) -> None:
         )
 
 
-# -- SmolLM2 ---------------------------------------------------------------------------------------------------------------
+# -- SmolLM2 ---------------------------------------------------------------------------------------
 
 PROMPTS = (
     "The capital of France is",
@@ -264,7 +271,9 @@ PROMPTS = (
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory: pytest.TempPathFactory):
-    """The pulled model in both packages: theirs reads the same file with its own dequantisation and permutation."""
+    """The pulled model in both packages:
+    theirs reads the same file with its own dequantisation and permutation.
+    """
     try:
         path = cached("smollm2")
     except ValueError as error:
@@ -309,7 +318,9 @@ def test_smollm2_exported_folder(smollm2) -> None:
 
 
 def test_smollm2_tokenizer_on_a_thousand_strings(smollm2) -> None:
-    """Theirs: the GPT-2 tokenizer of transformers from vocabulary and merges, each digit split off first as SmolLM2 does."""
+    """Theirs: the GPT-2 tokenizer of transformers from vocabulary and merges, each digit split off
+    first as SmolLM2 does.
+    """
     _, tokenizer, _, folder = smollm2
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     rng = np.random.default_rng(0)

@@ -1,4 +1,7 @@
-"""λ-GRPO in TRL against our own: one batch, the same weights in both libraries.   Skipped where the extra "trl" is missing."""
+"""λ-GRPO in TRL against our own: one batch, the same weights in both libraries.
+
+Skipped where the extra "trl" is missing.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,9 @@ def both(
     alpha: float = 1.0,
     **options,
 ):
-    """Loss and gradients of one batch, TRL's and ours, with a policy away from both the old and the reference policy."""
+    """Loss and gradients of one batch, TRL's and ours, with a policy away from both the old and the
+    reference policy.
+    """
     n = len(prompts) * K
     trainer = make_trainer(
         folder,
@@ -244,7 +249,7 @@ def test_eval_has_its_own_group_size(tmp_path: Path) -> None:
     [
         (
             {"loss_type": "luspo"},
-            "loss_type 'luspo' is not checked with process weights: choose from dapo, bnpo, grpo, dr_grpo",
+            "loss_type 'luspo' is not checked with process weights: choose from dapo, bnpo, grpo",
         ),
         ({"loss_type": "vespo"}, "loss_type 'vespo'"),
         ({"loss_type": "cispo"}, "loss_type 'cispo'"),

@@ -1,4 +1,6 @@
-"""λ-GRPO in TRL while it trains: weights on the right tokens through shuffling, splitting, masking, epochs, eval and processes."""
+"""λ-GRPO in TRL while it trains: weights on the right tokens through shuffling, splitting, masking,
+epochs, eval and processes.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def brute_loss(
     advantages: torch.Tensor,
     weights: torch.Tensor,
 ):
-    """The loss from scratch: a completion's advantage in the clipped term, D beside it, and the whole of it times 1/|λ|."""
+    """The loss from scratch: a completion's advantage in the clipped term, D beside it, and the
+    whole of it times 1/|λ|.
+    """
     a, mask = trainer.args, inputs["completion_mask"]
     mode, rows, width = ("train" if model.training else "eval"), *mask.shape
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
@@ -91,7 +95,9 @@ def brute_loss(
 
 
 class Checked(LambdaGRPOTrainer):
-    """Keeps all groups as the reward function sees them, and recomputes every loss from them by brute force."""
+    """Keeps all groups as the reward function sees them, and recomputes every loss from them by
+    brute force.
+    """
 
     worst = 0.0
     shared = 0  # tokens with |λ| > 1 that counted
@@ -139,7 +145,8 @@ class Checked(LambdaGRPOTrainer):
         return loss
 
 
-HARD = {  # groups of 4 on micro-batches of 3, three to a generation batch, each batch used for two epochs of two updates
+# Groups of 4 on micro-batches of 3, three to a generation batch; two epochs of two updates each.
+HARD = {
     "per_device_train_batch_size": 3,
     "gradient_accumulation_steps": 2,
     "steps_per_generation": 4,
@@ -165,7 +172,9 @@ HARD = {  # groups of 4 on micro-batches of 3, three to a generation batch, each
     ids=lambda options: "-".join(map(str, options.values())),
 )
 def test_weights_sit_on_the_right_tokens(options: dict, tmp_path: Path) -> None:
-    """Against a brute-force recomputation in every loss, of training and of eval (which has groups of 2)."""
+    """Against a brute-force recomputation in every loss, of training and of eval (which has groups
+    of 2).
+    """
     prompts = ["0", "1", "2 3", "3 2 1", "2", "3"]
     evaluated = {
         "eval_strategy": "steps",
@@ -216,7 +225,7 @@ def test_without_weights_it_is_grpo_trainer_to_the_bit(options: dict, tmp_path: 
     assert sum("tree/unique_tokens" in log for log in none_logs) > 1
 
 
-# -- splits --------------------------------------------------------------------------------------------------------------
+# -- splits ----------------------------------------------------------------------------------------
 
 
 class Gradients(TrainerCallback):
@@ -232,7 +241,9 @@ class Gradients(TrainerCallback):
 def first_update(
     folder: Path, micro_batch: int, accumulation: int, **options: object
 ) -> tuple[dict, list[dict]]:
-    """Gradients and logs of one update on 12 completions, three groups of 4, by a policy that is away from its reference."""
+    """Gradients and logs of one update on 12 completions, three groups of 4, by a policy that is
+    away from its reference.
+    """
     callback = Gradients()
     trainer = make_trainer(
         folder,
@@ -268,7 +279,7 @@ def test_micro_batches_do_not_change_the_gradient(options: dict, tmp_path: Path)
 
 
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
-    """Six completions each: the second group of four lies half in one process, half in the other."""
+    """Six completions each: half of the second group of four lies in the other process."""
     one = [first_update(tmp_path, 12, 1, **options) for options in SPLITS]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
@@ -312,7 +323,7 @@ def two_processes(folder: Path) -> None:
             )
 
 
-# -- what one sees of it ---------------------------------------------------------------------------------------------------
+# -- what one sees of it ---------------------------------------------------------------------------
 
 
 def test_completions_that_trl_logs_are_read(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

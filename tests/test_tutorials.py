@@ -1,4 +1,4 @@
-"""The tutorials' stored outputs belong to the code beside them, and the check that says so can fail."""
+"""The tutorials' stored outputs belong to their code, and the check of this can fail."""
 
 import base64
 import importlib.util
@@ -59,7 +59,7 @@ def small(tmp_path):
     return notebook, write
 
 
-# -- the chapters --------------------------------------------------------------------------------------------------------
+# -- the chapters ----------------------------------------------------------------------------------
 
 
 def shown_code(notebook):
@@ -136,7 +136,7 @@ def test_a_changed_cell_is_found(file, tmp_path):
     assert [line for line in tool.check(changed) if "out of step" in line]
 
 
-# -- the tool ------------------------------------------------------------------------------------------------------------
+# -- the tool --------------------------------------------------------------------------------------
 
 
 def test_what_passes(small):
@@ -281,7 +281,7 @@ def test_run_stamps_executes_and_strips(small):
 
 
 def places(root):
-    """(name, text) of the repository's documents, pages and sources, and of notebooks with outputs."""
+    """(name, text) of documents, pages and sources, and of notebooks with outputs."""
     folders = ("minigrpo", "tests", "tutorials", "benchmarks", ".ci")
     files = {file for name in folders for file in (root / name).rglob("*")} | set(root.glob("*.*"))
     for file in sorted(files):

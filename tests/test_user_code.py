@@ -1,4 +1,6 @@
-"""Files that a user brings are run from their source: as last saved, with their neighbours, and nothing is left beside them."""
+"""Files that a user brings are run from their source: as last saved, with their neighbours, and
+nothing is left beside them.
+"""
 
 import os
 import subprocess
@@ -89,7 +91,9 @@ def test_a_file_that_fails_leaves_no_module_behind(tmp_path):
 
 
 def test_the_suite_hides_no_bytecode(tmp_path):
-    """A task file named on the command line leaves nothing beside it, in a process with an ordinary user's environment."""
+    """A task file named on the command line leaves nothing beside it, in a process with an ordinary
+    user's environment.
+    """
     save(tmp_path / "mine.py", "from helper_beside import MyTask\n")
     (tmp_path / "helper_beside.py").write_text(
         "from minigrpo.tasks.treewalk import TreeWalk\nclass MyTask(TreeWalk): pass\n"

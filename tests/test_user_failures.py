@@ -11,7 +11,7 @@ import pytest
 from test_cli import run  # noqa: F401
 from test_cli_errors import one_line
 
-from minigrpo.course.grading import WrongAnswer, ask
+from minigrpo.course.grading import Answer, WrongAnswer
 from minigrpo.runs.checkpoint import checkpoints
 from minigrpo.runs.folder import read_metrics
 from minigrpo.runs.settings import TrainSettings
@@ -491,9 +491,9 @@ def test_exercises_fail_in_the_students_place(tmp_path):
         WrongAnswer,
         match=r"got BaseException: two lines \(line 2 of beside.py, in f: raise BaseException",
     ):
-        ask(load(file).answer, 1, given="")
+        Answer(load(file).answer).ask("", 1)
     with pytest.raises(KeyboardInterrupt):
-        ask(lambda: (_ for _ in ()).throw(KeyboardInterrupt), given="")
+        Answer(lambda: (_ for _ in ()).throw(KeyboardInterrupt)).ask("")
 
 
 def test_what_fails_without_the_users_file_is_not_the_users(fails, run, monkeypatch):

@@ -1,4 +1,4 @@
-"""A text task as a user would write it: completions earn by how many different characters they have."""
+"""A text task as a user would write it: completions of many different characters earn more."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Spaces:
-    """Longer texts of many different characters earn more, so that rewards differ within a group."""
+    """Texts of more different characters earn more, so that rewards differ within a group."""
 
     max_new_tokens = 5
     stop = "\n"

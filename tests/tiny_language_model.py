@@ -90,7 +90,9 @@ def write_gguf(
     metadata: dict | None = None,
     extra: dict | None = None,
 ) -> Path:
-    """A GGUF file as llama.cpp's converter writes it.   metadata: values to add or, if None, to leave out."""
+    """A GGUF file as llama.cpp's converter writes it.   metadata:
+    values to add or, if None, to leave out.
+    """
     c = model.config
     values = {
         "llama.block_count": c.n_layers,

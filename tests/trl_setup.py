@@ -1,4 +1,6 @@
-"""What the tests of λ-GRPO in TRL share: a tiny Llama with opinions in both worlds, groups that branch, brute-force weights."""
+"""What the tests of λ-GRPO in TRL share: a tiny Llama with opinions in both worlds, groups that
+branch, brute-force weights.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ PROMPTS = ["0", "1 2", "2 3 1", "3 3"]
 K = 4
 SHAPE = {"vocab_size": VOCAB, "seed": 3, "dtype": "float32"}
 
-# Completions that branch, end early, are copies or beginnings of others; a few are cut off by the limit of 6 tokens.
+# Completions that branch, end early, are copies or beginnings of others; a few are cut off by the
+# limit of 6 tokens.
 GROUPS = {
     "0": [[1, 2, 3, 1, EOS], [1, 2, 3, 2, 0, 1], [1, 2, EOS], [0, EOS]],
     "1 2": [[2, 2, 2, EOS], [2, 2, 2, EOS], [2, 2, 2, 2, 2, 2], [2, 2, 3, 3, 3, EOS]],
@@ -109,7 +112,9 @@ def stored_model(folder: Path) -> str:
 
 
 def fixed_groups(prompts: list[str], trainer: LambdaGRPOTrainer) -> dict[str, list]:
-    """A rollout function that deals out GROUPS: the row's place among those of all processes says which completion it is."""
+    """A rollout function that deals out GROUPS: the row's place among those of all processes says
+    which completion it is.
+    """
     first = trainer.accelerator.process_index * len(prompts)
     completions = [GROUPS[prompt][(first + i) % K] for i, prompt in enumerate(prompts)]
     prompt_ids = [[int(word) for word in prompt.split()] for prompt in prompts]
@@ -126,7 +131,10 @@ def make_trainer(
     prompts: list[str] | None = None,
     **options: object,
 ):
-    """A trainer on the CPU in float32, without anything that only costs time.   options: of the trainer or of GRPOConfig"""
+    """A trainer on the CPU in float32, without anything that only costs time.
+
+    options: of the trainer or of GRPOConfig
+    """
     own = {
         name: options.pop(name)
         for name in ("alpha", "rollout_func", "callbacks", "eval_dataset")
@@ -163,7 +171,8 @@ def make_trainer(
 
 
 def brute_weights(group: list[list[int]], masked: bool = False) -> list[np.ndarray]:
-    """1/|λ(i,t)| as it is defined: one over how many completions begin as completion i does up to and including token t.
+    """1/|λ(i,t)| as it is defined: one over how many completions begin as completion i does up to
+    and including token t.
 
     masked: those that did not end with EOS do not count, neither here nor in the loss.
     """

@@ -1,11 +1,11 @@
-"""Run the tutorials and store their outputs; check that what is stored belongs to the code beside it.
+"""Run the tutorials and store their outputs, or check that stored outputs belong to the code.
 
-    python tutorials/notebooks.py run [FILES]      # stamp the setup cell, run in a clean kernel, store outputs and hash
-    python tutorials/notebooks.py check [FILES]    # exit code 1 and one line for each thing that is wrong
+    python tutorials/notebooks.py run [FILES]      # run in a clean kernel, store outputs and a hash
+    python tutorials/notebooks.py check [FILES]    # exit code 1 and one line per problem
 
-Without FILES all notebooks of this folder.  `run` needs the package's `tutorials` extra, `check` only Python.  Neither compares
-outputs with what a new run would give: pictures and last digits differ between machines.  That every cell still runs is CI's
-to say (pytest --nbmake).
+Without FILES, all notebooks of this folder.  `run` also writes the setup cell; it needs the
+package's `tutorials` extra, `check` only Python.  Neither compares outputs with those of a new run,
+because pictures and last digits differ between machines.  CI runs every cell (pytest --nbmake).
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
-REPOSITORY: str | None = (
-    None  # "https://…/minigrpo.git": the setup cell installs from there; None: from the package's name
-)
+# The setup cell installs from this "https://…/minigrpo.git", or, if None, by the package's name.
+REPOSITORY: str | None = None
 LARGEST = 1_000_000  # bytes of a notebook with its outputs
 SETUP = """\
-# Installs the package where it is missing (in Colab, say); REPOSITORY is set in tutorials/notebooks.py.
+# Installs the package where it is missing, for example in Colab.
 import importlib.util
 
 if importlib.util.find_spec("minigrpo") is None:
@@ -75,7 +74,7 @@ def is_setup(cell: dict[str, Any]) -> bool:
 
 
 def clean(notebook: dict[str, Any]) -> None:
-    """Take away, in place, what tells of the machine and not of the subject: paths, addresses, versions, times."""
+    """Remove, in place, what depends on the machine: paths, addresses, versions, times."""
     notebook["metadata"]["language_info"] = {"name": "python"}
     for cell in notebook["cells"]:
         for name in ("execution", "collapsed", "scrolled"):
@@ -116,7 +115,10 @@ def smaller(png: str) -> str:
 
 
 def run(file: Path, timeout: int = 300) -> None:
-    """Stamp the setup cell, execute all cells in a new kernel, store outputs and hash.   Raises nbclient's CellExecutionError."""
+    """Write the setup cell, execute all cells in a new kernel, store outputs and hash.
+
+    Raises nbclient's CellExecutionError.
+    """
     import nbformat
     from nbclient import NotebookClient
 
@@ -139,7 +141,7 @@ def run(file: Path, timeout: int = 300) -> None:
 
 
 def check(file: Path) -> list[str]:
-    """What is wrong with a stored notebook, a line each; an empty list if nothing is."""
+    """The problems of a stored notebook, one line each."""
     try:
         notebook = json.loads(file.read_text(encoding="utf-8"))
         cells, stored = code_cells(notebook), notebook["metadata"].get("minigrpo", {}).get("sha256")
@@ -147,13 +149,9 @@ def check(file: Path) -> list[str]:
         return [f"cannot be read as a notebook ({type(error).__name__}: {error})"]
     wrong = []
     if (size := file.stat().st_size) > LARGEST:
-        wrong.append(
-            f"has {size / 1e6:.2f} MB, more than {LARGEST / 1e6:g} MB: draw fewer or smaller figures"
-        )
-    if (
-        text(next((cell for _, cell in cells if is_setup(cell)), {"source": ""})["source"])
-        != setup_source()
-    ):
+        limit = f"{LARGEST / 1e6:g} MB: draw fewer or smaller figures"
+        wrong.append(f"has {size / 1e6:.2f} MB, more than {limit}")
+    if setup_source() not in [text(cell["source"]) for _, cell in cells if is_setup(cell)]:
         wrong.append("its setup cell is missing or not the one of notebooks.py")
     wrong += [f"cell {i} has not been run" for i, cell in cells if cell["execution_count"] is None]
     if not any(cell["outputs"] for _, cell in cells):
@@ -161,15 +159,11 @@ def check(file: Path) -> list[str]:
     for i, cell in cells:
         for output in cell["outputs"]:
             if output["output_type"] == "error":
-                wrong.append(
-                    f"cell {i} ends in an error: {output['ename']}: {output['evalue']}".splitlines()[
-                        0
-                    ]
-                )
+                error = f"{output['ename']}: {output['evalue']}".splitlines()[0]
+                wrong.append(f"cell {i} ends in an error: {error}")
     if stored != digest(notebook):
-        wrong.append(
-            f"its code and its stored outputs are out of step: python tutorials/notebooks.py run {file.name}"
-        )
+        run_it = f"python tutorials/notebooks.py run {file.name}"
+        wrong.append(f"its code and its stored outputs are out of step: {run_it}")
     return wrong
 
 
@@ -190,10 +184,8 @@ def main(arguments: list[str] | None = None) -> int:
             try:
                 run(file)
             except Exception as error:  # whatever a cell raises
-                print(
-                    f"{file.name}: {re.sub(COLOUR, '', str(error)).strip().splitlines()[-1]}",
-                    file=sys.stderr,
-                )
+                last = re.sub(COLOUR, "", str(error)).strip().splitlines()[-1]
+                print(f"{file.name}: {last}", file=sys.stderr)
                 failed = True
                 continue
             print(f"{file.name}: run, {file.stat().st_size / 1e3:.0f} kB")

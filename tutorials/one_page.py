@@ -4,6 +4,7 @@ A group of completions is graded at the end only.  But completions share prefixe
 a tree, and over this tree GRPO is exactly an objective with a reward for every step: Theorem 1 of
 Sullivan & Koller (ICML 2026, arXiv:2509.21154).  The tree also shows a flaw: GRPO counts a step as
 often as it was sampled.  λ-GRPO is the fix: one division, and every step counts once.
+
 Shapes: k completions in a group, T tokens, D model width.  dx stands for d loss / d x.
 """
 
@@ -61,8 +62,7 @@ def forward(W, tokens):
     h3, norm3_backward = rmsnorm(x2)
     moves = softmax(h3 @ W[EMBED, :2].T)  # (k,T,2) The head is the embedding of L and R.
 
-    def backward(dlogits):
-        """The chain rule, from the last line above to the first.   (k,T,2) -> dW (8,D,D)"""
+    def backward(dlogits):  # (k,T,2) -> dW (8,D,D): the chain rule, from the last line above up
         dx2 = norm3_backward(dlogits @ W[EMBED, :2])
         dhidden = dx2 @ W[DOWN]
         dgate = dhidden * up * sigmoid * (1 + gate * (1 - sigmoid))
@@ -102,8 +102,7 @@ def process_sets(y):
     return np.logical_and.accumulate(y[:, None] == y[None], axis=-1)
 
 
-def draw_tree(y, label, group, t=0):
-    """A line for each distinct walk of a group; what walks share is written once."""
+def draw_tree(y, label, group, t=0):  # -> a line for each distinct walk; shared steps stand once
     lines, fork = [], len(set(y[group, t])) == 2
     for move in sorted(set(y[group, t])):
         child = group[y[group, t] == move]
@@ -116,7 +115,7 @@ def draw_tree(y, label, group, t=0):
 
 # == 5. Process rewards ============================================================================
 def process_rewards(y, r):
-    """Those that GRPO gives silently.   y (k,T), r (k,) -> |λ|, R̂, Â (k,T) and GRPO's a (k,1)"""
+    """|λ|, R̂ and Â (k,T) of the step of each token, and GRPO's a (k,1).   y (k,T), r (k,)"""
     members = process_sets(y)
     count = members.sum(1)  # |λ|
     R = (members * r[:, None]).sum(1) / count  # R̂: the mean outcome of all who took this step
@@ -125,8 +124,9 @@ def process_rewards(y, r):
 
 
 # == 6. Theorem 1 ==================================================================================
-# An objective gives each token an advantage: GRPO its completion's a, the hidden PRM its step's Â.
-# (The paper's KL term is the same in both, and is left out here.)
+# An objective gives each token an advantage: GRPO the a of its walk, the hidden PRM the Â of its
+# step.  This is the same, for the members of λ share ρ, and their a add up to |λ|·Â.  (The paper's
+# KL term, which is the same in both, is left out.)
 def objective(W, y, advantage, old=None):
     """loss = -mean(ρ · advantage), ρ = π/π_old; its gradient; log π.   advantage (k,1) or (k,T)"""
     moves, backward = forward(W, np.insert(y[:, :-1], 0, BOS, axis=1))
@@ -138,7 +138,8 @@ def objective(W, y, advantage, old=None):
 
 
 # == 7. The flaw and its fix =======================================================================
-def train(run, fix, n=2, r_neg=-1.0, lr=1e-3, steps=250):  # lr: of five, the best for both
+# So GRPO gives a step the weight |λ|: it counts as often as it was sampled.  λ-GRPO divides by |λ|.
+def train(run, fix, n=2, r_neg=-1.0, lr=1e-3, steps=250):  # Of five rates, both do best at this.
     """GRPO, or λ-GRPO if fix.   -> (steps,) the share of the target among the walks of each step"""
     rng = np.random.default_rng(run)  # the same start and the same draws for both
     W, target = START * rng.standard_normal((8, D, D)), run // np.array([8, 4, 2, 1]) % 2
@@ -146,7 +147,7 @@ def train(run, fix, n=2, r_neg=-1.0, lr=1e-3, steps=250):  # lr: of five, the be
     for step in range(1, steps + 1):
         y = sample(W, rng)
         count, _, _, a = process_rewards(y, outcome_rewards(y, target, n, r_neg))
-        _, dW, _ = objective(W, y, a / count if fix else a)  # The fix is this division.
+        _, dW, _ = objective(W, y, a / count if fix else a)  # the one division
         m = m + 0.1 * (dW - m)  # Adam: means of dW and dW², corrected for their start at 0
         v = v + 0.001 * (dW * dW - v)
         W -= lr * m / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
@@ -188,7 +189,7 @@ def main(runs=32, seed=2, **setting):
     share = np.array([[train(run, fix, **setting) for run in range(runs)] for fix in (False, True)])
     for name, part in zip(("GRPO  ", "λ-GRPO"), share, strict=True):
         print(f"    {name}  {part.reshape(runs, -1, 50).mean((0, 2)).round(3)}")
-    gain = np.subtract(*share[::-1, :, -50:].mean(-1))  # (runs,) in the last 50 steps
+    gain = share[1, :, -50:].mean(-1) - share[0, :, -50:].mean(-1)  # (runs,)
     half = 1.96 * gain.std(ddof=1) / runs**0.5
     print(f"    In the last 50, λ-GRPO is ahead by {gain.mean():.3f} ± {half:.3f} (95 % interval).")
     print("    Look: if this interval holds 0, nothing is decided.  Try lr=3e-4, or n=1, in train.")

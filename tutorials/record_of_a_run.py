@@ -1,11 +1,12 @@
-"""Make the record that chapter 8 is drawn from where the model is absent: results/smollm2-sums.json.
+"""Make results/smollm2-sums.json, the record from which chapter 8 is drawn without the model.
 
     minigrpo pull smollm2
-    minigrpo train --model smollm2 --task sums --objective lambda_grpo --log-samples-every 1 --out RUN
+    minigrpo train --model smollm2 --task sums --objective lambda_grpo \\
+        --log-samples-every 1 --out RUN
     python tutorials/record_of_a_run.py RUN          # a few minutes; needs the extra `lm`
 
-It holds the run's metrics and the texts it sampled, its first and last batch as tokens, greedy answers to all problems before and
-after, groups of held-out problems before and after, and what the file of the model says of itself.
+It holds the run's metrics and sampled texts, its first and last batch as tokens, greedy answers to
+all problems and groups of held-out problems, both before and after, and facts of the model's file.
 """
 
 from __future__ import annotations
@@ -107,22 +108,22 @@ def logged(run: Path) -> list[list[dict[str, Any]]]:
 
 
 def last_batch(task: Tokenised, groups: list[dict[str, Any]], distinct: int) -> Groups:
-    """The last step's groups in tokens again.   Raises ValueError if their tree is not of the size that was logged."""
+    """The last step's groups in tokens.   Raises ValueError if their tree has another size."""
     shown = few_shot(task.task.solved, "")
     completions = [[task.tokenizer.encode(text) for text in g["completions"]] for g in groups]
     if PrefixTree.from_groups([()] * len(groups), completions).n_nodes != distinct:
         raise ValueError(
-            "the texts of the last step are not made of the tokens that were sampled: train with another seed"
+            "the texts of the last step encode to other tokens: train with another seed"
         )
-    prompts = [task.tokenizer.encode(shown + g["question"]) for g in groups]
-    return [
-        as_group(task, p, cs, g["rewards"])
-        for p, cs, g in zip(prompts, completions, groups, strict=True)
-    ]
+    found = []
+    for group, texts in zip(groups, completions, strict=True):
+        prompt = task.tokenizer.encode(shown + group["question"])
+        found.append(as_group(task, prompt, texts, group["rewards"]))
+    return found
 
 
 def file_of_the_model() -> dict[str, Any]:
-    """Bytes; kind of storage -> tensors, numbers, bytes; the root mean square of a level of a Q4_1 block."""
+    """Bytes; kind of storage -> tensors, numbers, bytes; the rms of a level of a Q4_1 block."""
     file, kinds = GGUFFile(cached("smollm2")), defaultdict(lambda: [0, 0, 0])
     levels = []
     for name, info in file.tensors.items():
@@ -164,11 +165,10 @@ def main() -> None:
     record["last batch"] = last_batch(
         task, record["training"][-1], metrics[-1]["tree/unique_tokens"]
     )
-    if [g["rewards"] for g in record["first batch"]] != [
-        g["rewards"] for g in record["training"][0]
-    ]:
+    again, trained = record["first batch"], record["training"][0]
+    if [group["rewards"] for group in again] != [group["rewards"] for group in trained]:
         raise ValueError(
-            "the first step was not sampled as it was in the run: make the record on the machine that trained"
+            "the first step was sampled otherwise in the run: make the record on the same machine"
         )
     problems = task.prompts(np.random.default_rng(PROBLEMS_SEED), GROUPS, "test")
     for name in ("before", "after"):

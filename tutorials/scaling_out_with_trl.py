@@ -1,19 +1,23 @@
-"""λ-GRPO for models that outgrow this package: TRL's trainer, with one factor more.
+"""λ-GRPO for models that are too large for this package: TRL's trainer, with one factor more.
 
-On a laptop, as it stands: GRPO and λ-GRPO on a tree walk, with a random Llama of 25 thousand parameters.  It prints the metrics
-of the tree that TRL logs, and how often each policy walks to the target in the end (about a minute).  It is an easier walk than
-the paper's: the target is RRRR in every run, and the root is the move L.
+Without a model's name it runs GRPO and λ-GRPO on a tree walk on a laptop, with a random Llama of 25
+thousand parameters.  It prints the metrics of the tree that TRL logs, and how often each policy
+walks to the target in the end (about a minute).  The walk is easier than the paper's: the target is
+RRRR in every run, and the root is the move L.
 
     pip install -e ".[trl]"
     python tutorials/scaling_out_with_trl.py
 
-On GPUs, any model that TRL can train, with the settings of the paper's section 5 as far as they are known to us.  This second
-half HAS NOT BEEN RUN HERE: it is where to start, not a result.
+With a model's name it trains any model that TRL can train on GPUs, with the settings of the paper's
+section 5 as far as they are known to us.  This second half HAS NOT BEEN RUN HERE: it is a start,
+not a result.
 
     pip install -e ".[trl]" peft math-verify
-    accelerate launch tutorials/scaling_out_with_trl.py --model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --beta 0.04
+    accelerate launch tutorials/scaling_out_with_trl.py \\
+        --model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --beta 0.04
 
-Afterwards `minigrpo tree FOLDER` draws the trees of the completions that TRL logged: the hidden process rewards of your own run.
+Afterwards `minigrpo tree FOLDER` draws the trees of the completions that TRL logged, with their
+hidden process rewards.
 """
 
 from __future__ import annotations
@@ -33,37 +37,23 @@ from trl import GRPOConfig
 from minigrpo.integrations.trl import LambdaGRPOTrainer
 from minigrpo.tasks.treewalk import TreeWalk
 
-METRICS = (
-    "reward",
-    "tree/unique_tokens",
-    "tree/mean_count",
-    "tree/path_depth",
-    "tree/flat_fraction",
-)
+METRICS = ("reward", "tree/unique_tokens", "tree/mean_count", "tree/path_depth")
+METRICS += ("tree/flat_fraction",)
 
 
-# -- small: the tree walk on a CPU -----------------------------------------------------------------------------------------
+# -- small: the tree walk on a CPU -----------------------------------------------------------------
 
 
 def tiny_llama() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """A policy over two moves, L = 0 and R = 1.  EOS, which is padding too, is a token that the model cannot draw."""
+    """A policy over the moves L = 0 and R = 1.  It cannot draw EOS, which is padding, too."""
     words = Tokenizer(models.WordLevel({"L": 0, "R": 1, "<eos>": 2}))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token="<eos>", pad_token="<eos>", padding_side="left"
-    )
+    options = {"eos_token": "<eos>", "pad_token": "<eos>", "padding_side": "left"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **options)
     torch.manual_seed(0)
-    shape = {
-        "hidden_size": 32,
-        "intermediate_size": 88,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=2, tie_word_embeddings=True, bos_token_id=None, eos_token_id=None, **shape
-        )
-    )
+    shape = {"hidden_size": 32, "intermediate_size": 88, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 2, "vocab_size": 2, "tie_word_embeddings": True}
+    model = LlamaForCausalLM(LlamaConfig(bos_token_id=None, eos_token_id=None, **shape))
     model.config.eos_token_id = model.generation_config.eos_token_id = 2
     return model.float(), tokenizer
 
@@ -71,13 +61,12 @@ def tiny_llama() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 def walk(
     alpha: float, steps: int, learning_rate: float, seed: int, out: str
 ) -> tuple[list[dict], np.ndarray]:
-    """Train on the tree walk.   -> TRL's logs, and how often the target was walked to in each step"""
+    """Train on the tree walk.   -> TRL's logs, and how often each step reached the target"""
     task, found = TreeWalk(depth=4, n=1, r_neg=-1.0, root="L", target="RRRR"), []
 
     def leaf_reward(completion_ids: list[list[int]], **_: object) -> list[float]:
-        leaves = np.array(completion_ids) @ (
-            2 ** np.arange(task.depth)[::-1]
-        )  # a path read as a binary number
+        # A path is read as a binary number.
+        leaves = np.array(completion_ids) @ (2 ** np.arange(task.depth)[::-1])
         rewards = task.path_rewards()[leaves]
         found.append(task.is_correct(rewards).mean())
         return rewards.tolist()
@@ -92,7 +81,7 @@ def walk(
         learning_rate=learning_rate,
         lr_scheduler_type="constant",
         max_grad_norm=0.0,  # do not clip
-        loss_type="dapo",  # the mean over all tokens; here a batch is one group, so it is the paper's
+        loss_type="dapo",  # the mean over all tokens, here of one group, as in the paper
         seed=seed,
         logging_steps=10,
         use_cpu=True,
@@ -124,14 +113,12 @@ def small(steps: int, learning_rate: float, seed: int, out: str) -> None:
         print(f"\n{name}\n  step  " + "  ".join(metric.rjust(18) for metric in METRICS))
         for log in logs[:: max(len(logs) // 5, 1)]:
             print(f"  {log['step']:4}  " + "  ".join(f"{log[metric]:18.3f}" for metric in METRICS))
-        seconds = time.perf_counter() - started
-        print(
-            f"  target path in the last 50 of {steps} steps: {found[-50:].mean():.3f}   ({seconds:.0f} s)"
-        )
+        seconds, last = time.perf_counter() - started, found[-50:].mean()
+        print(f"  target path in the last 50 of {steps} steps: {last:.3f}   ({seconds:.0f} s)")
     print("\nOne seed is an example, not evidence: results/README.md has many.")
 
 
-# -- large: the paper's section 5.  NOT RUN HERE --------------------------------------------------------------------------
+# -- large: the paper's section 5.  NOT RUN HERE ---------------------------------------------------
 
 
 def large(model: str, beta: float, learning_rate: float, alpha: float, out: str) -> None:
@@ -142,44 +129,38 @@ def large(model: str, beta: float, learning_rate: float, alpha: float, out: str)
     instruction = "Let's think step by step and output the final answer within \\boxed{}."
 
     def as_chat(example: dict) -> dict:
-        return {
-            "prompt": [
-                {"role": "system", "content": instruction},
-                {"role": "user", "content": example["problem"]},
-            ]
-        }
+        messages = ("system", instruction), ("user", example["problem"])
+        return {"prompt": [{"role": role, "content": content} for role, content in messages]}
 
     settings = GRPOConfig(
         output_dir=out,
         max_steps=1000,
         num_generations=6,  # k
         per_device_train_batch_size=1,
-        steps_per_generation=24,  # on one GPU: four prompts an update; divide by the number of processes
+        steps_per_generation=24,  # four prompts per update; divide by the number of processes
         gradient_accumulation_steps=24,
         temperature=0.75,
         max_completion_length=4096,
         beta=beta,  # the paper has 0 and 0.04
         use_bias_correction_kl=False,  # D as in the paper, without TRL's factor ρ
-        learning_rate=learning_rate,  # 1e-6 is the default of the authors' code; what each run of the paper had, we do not know
+        # 1e-6 is the default of the authors' code; we do not know the rates of the paper's runs.
+        learning_rate=learning_rate,
         lr_scheduler_type="constant",
-        loss_type="grpo",  # the default of the authors' code: a mean for each completion.  Their "dapo" is the theorem's token-mean
+        # The authors' default, a mean per completion; "dapo" is the theorem's token-mean.
+        loss_type="grpo",
         log_completions=True,  # `minigrpo tree` reads them
         logging_steps=10,
         save_steps=100,
         bf16=True,
     )
+    sizes = {"r": 64, "lora_alpha": 128, "lora_dropout": 0.05}
+    lora = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", **sizes)
     trainer = LambdaGRPOTrainer(
         model=model,
         reward_funcs=accuracy_reward,  # reads the data set's column "solution"
         args=settings,
         train_dataset=load_dataset("knoveleng/open-rs", split="train").map(as_chat),
-        peft_config=LoraConfig(
-            r=64,
-            lora_alpha=128,
-            lora_dropout=0.05,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        ),
+        peft_config=lora,
         alpha=alpha,
     )
     trainer.train()
@@ -188,24 +169,16 @@ def large(model: str, beta: float, learning_rate: float, alpha: float, out: str)
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description="λ-GRPO in TRL: tiny on a CPU as it stands; with --model on GPUs (not run here)"
+        description="λ-GRPO in TRL: tiny on a CPU; with --model on GPUs (not run here)"
     )
-    parser.add_argument(
-        "--model", help="name or folder of a Hugging Face model: train it on OpenRS"
-    )
-    parser.add_argument("--out", default="runs/trl", help="TRL's output folder (default: runs/trl)")
-    parser.add_argument("--steps", type=int, default=250, help="of the tree walk (default: 250)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--beta", type=float, default=0.0, help="weight of the KL term with --model (default: 0)"
-    )
-    parser.add_argument("--learning-rate", type=float, help="default: 3e-4, with --model 1e-6")
-    parser.add_argument(
-        "--alpha",
-        type=float,
-        default=1.0,
-        help="with --model: weights |λ|^-alpha (default: 1, λ-GRPO; 0: GRPO)",
-    )
+    add = parser.add_argument
+    add("--model", help="name or folder of a Hugging Face model: train it on OpenRS")
+    add("--out", default="runs/trl", help="TRL's output folder (default: runs/trl)")
+    add("--steps", type=int, default=250, help="of the tree walk (default: 250)")
+    add("--seed", type=int, default=0)
+    add("--beta", type=float, default=0.0, help="weight of the KL term with --model (default: 0)")
+    add("--learning-rate", type=float, help="default: 3e-4, with --model 1e-6")
+    add("--alpha", type=float, default=1.0, help="with --model: weights |λ|^-alpha (default: 1)")
     a = parser.parse_args()
     if a.model:
         large(a.model, a.beta, a.learning_rate or 1e-6, a.alpha, a.out)

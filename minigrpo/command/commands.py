@@ -78,9 +78,9 @@ def _sample_text(a: argparse.Namespace) -> None:
 
 def run_tree(a: argparse.Namespace) -> None:
     """Draw groups that somebody typed or logged."""
-    from minigrpo.logs.files import NAMES, read_log
-    from minigrpo.logs.formats import check_not_alone, choose_steps, read_completions
+    from minigrpo.logs.grouping import check_not_alone, choose_steps, read_completions
     from minigrpo.logs.groups import group_statistics, make_groups, statistics_text
+    from minigrpo.logs.rows import NAMES, read_log
     from minigrpo.runs.folder import SAMPLES, check_records
 
     given = Path(a.file).resolve()
@@ -206,7 +206,8 @@ def run_exercises(a: argparse.Namespace) -> None:
 def run_plot(a: argparse.Namespace) -> None:
     """Metrics of runs as a figure."""
     from minigrpo.runs.folder import METRICS, check_records, read_metrics
-    from minigrpo.show.plots import compare_runs, metrics_figure, run_settings, save, task_name
+    from minigrpo.show.comparison import compare_runs, run_settings, task_name
+    from minigrpo.show.plots import metrics_figure, save
 
     paths = map(Path, a.path)
     folders = [path.resolve().parent if path.is_file() else path for path in paths]

@@ -54,7 +54,7 @@ def number_or_none(text: str) -> float | str:
     return text if text == "none" else float(text)
 
 
-def _key_value(text: str) -> tuple[str, Any]:
+def key_value(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
@@ -118,7 +118,7 @@ def setting(f: Field) -> Flag:
 
 def several(name: str, text: str, dest: str) -> Flag:
     """A flag KEY=VALUE that may be repeated."""
-    return flag(name, text, dest=dest, action="append", type=_key_value, metavar="KEY=VALUE")
+    return flag(name, text, dest=dest, action="append", type=key_value, metavar="KEY=VALUE")
 
 
 SEED = flag("--seed", "of all random draws", 0, type=seed)

@@ -1,6 +1,7 @@
-"""Checks of the course's exercises: `minigrpo check ch05`.
+"""The checks of the course's exercises: `minigrpo check ch05` says in words what is wrong.
 
-`runner.py` finds a student's file and runs its checks; `grading.py` compares an answer with the right one and says in words what is
-wrong; `chNN.py` has the tasks of a chapter.  What is right comes from the package's own functions, from definitions, or from data
-that was worked out by hand; no file here holds an answer that could be copied.
+`runner.py` finds a student's file and runs its checks.  `grading.py` compares an answer with the
+right one.  `example_groups.py` has the groups of completions on which answers are tried, and
+`chNN.py` has the tasks of a chapter.  The right answers come from the package's own functions, from
+definitions, or from tables worked out by hand; no file here holds an answer that could be copied.
 """

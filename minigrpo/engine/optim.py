@@ -7,8 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from minigrpo.engine.backend import array_module
-from minigrpo.engine.backend import Array
+from minigrpo.engine.backend import Array, array_module
 from minigrpo.engine.lanes import LANES, run_lanes
 from minigrpo.transformer import Parameters
 

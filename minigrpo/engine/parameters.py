@@ -60,14 +60,12 @@ class TransformerConfig:
             heads = f"{self.n_heads} heads cannot share {self.n_kv_heads} key/value heads"
             raise ValueError(f"{heads}: take a divisor")
         if not (self.rope_base > 0 and self.norm_eps >= 0):
-            found = f"rope_base {self.rope_base} and norm_eps {self.norm_eps}"
-            raise ValueError(f"{found} must be above 0 and at least 0")
-        drawable = self.n_drawable
-        if drawable is not None and (
-            type(drawable) is not int or not 1 <= drawable < self.vocab_size
-        ):
+            found = f"rope_base is {self.rope_base} and norm_eps {self.norm_eps}"
+            raise ValueError(f"{found}: they must be above 0 and at least 0")
+        n = self.n_drawable
+        if n is not None and (type(n) is not int or not 1 <= n < self.vocab_size):
             allowed = f"a whole number from 1 to {self.vocab_size}, the vocabulary"
-            raise ValueError(f"n_drawable is {drawable!r}: it must be {allowed}")
+            raise ValueError(f"n_drawable is {n!r}: it must be {allowed}")
 
     @property
     def n_logits(self) -> int:
@@ -80,10 +78,7 @@ class TransformerConfig:
         return EMBEDDING if self.tie_embeddings else "lm_head.weight"
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every parameter, in the order of the flat vector.
-
-        Matrices are (outputs, inputs).
-        """
+        """Name and shape of every parameter in the order of `flat`; matrices (outputs, inputs)."""
         d, f = self.dim, self.ffn_dim
         q, kv = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocab_size, d)}
@@ -183,10 +178,7 @@ class Layer(NamedTuple):
 
 
 def rotate_neighbours(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """Rows of a Hugging Face Q or K projection in this model's order, j and j + E/2 as 2j and 2j+1.
-
-    (H·E,D) -> (H·E,D)
-    """
+    """Rows j and j + E/2 of each head of a Hugging Face Q or K projection become 2j and 2j+1."""
     heads = weight.reshape(n_heads, 2, -1, weight.shape[1])  # (H,2,E/2,D)
     return heads.swapaxes(1, 2).reshape(weight.shape)
 

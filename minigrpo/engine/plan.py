@@ -114,9 +114,7 @@ def plan_attention(
         return ()
     start, end = start[rows], end[rows]
     n_queries = end - start
-    before = np.where(
-        start > 0, tree.rows[rows, start - 1], -1
-    )  # the node that each row forks from
+    before = np.where(start > 0, tree.rows[rows, start - 1], -1)  # the node before each row's own
     length_class = _log2(n_queries)
 
     def n_pairs(chosen: np.ndarray) -> int:
@@ -194,8 +192,8 @@ def split_tree(
 
     Returns [(part, nodes)], where `nodes` maps a part's nodes to the tree's.  A node of a
     completion is scored in exactly one part, so sums over scored nodes, and gradients, add up to
-    those of the whole tree.  No row is cut. With several lanes, a tree that is worth it has an even
-    number of parts of like size. Raises ValueError if max_nodes < 1.
+    those of the whole tree.  No row is cut.  With several lanes, a tree that is worth it has an
+    even number of parts of like size.  Raises ValueError if max_nodes < 1.
     """
     if max_nodes < 1:
         raise ValueError(f"max_nodes is {max_nodes}: a part needs at least one node")

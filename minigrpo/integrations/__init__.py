@@ -1,1 +1,1 @@
-"""λ-GRPO inside other people's training libraries.   Each needs an extra: `pip install "minigrpo[trl]"` for `integrations.trl`."""
+"""λ-GRPO inside other people's training libraries; `trl.py` needs `pip install "minigrpo[trl]"`."""

@@ -1,16 +1,20 @@
-"""λ-GRPO in TRL: `GRPOTrainer` with the weight 1/|λ| on every token, for models and machines that this package is not made for.
+"""λ-GRPO in TRL: `GRPOTrainer` with the weight 1/|λ| on every token, for larger models.
 
     from minigrpo.integrations.trl import LambdaGRPOTrainer
-    trainer = LambdaGRPOTrainer(model, reward_funcs, args=GRPOConfig(...), train_dataset=dataset)      # all else as in TRL
 
-TRL generates, scores, shuffles, splits, clips and takes the mean; what this adds is one factor.  Its loss takes advantages of
-shape (B,), or (B,T) from a subclass.  A weight is positive, so min(ρ·a, clip(ρ)·a)·w = min(ρ·aw, clip(ρ)·aw): multiplying the
-advantages is enough.  The KL term stands apart from them, so its coefficient gets the same weights.  Groups may lie across
-processes: their token ids are gathered as TRL gathers their rewards.  |λ| counts the completions of a group that count in the
-loss, so not those that `mask_truncated_completions` leaves out, and prefixes with the results of tools in them.
+    args = GRPOConfig(...)  # everything else is as in TRL
+    trainer = LambdaGRPOTrainer(model, reward_funcs, args=args, train_dataset=dataset)
 
-What it leaves out: |λ| is by token ids, so tools that answer with images are refused.  Run with plain PyTorch, in one process and
-in several; vLLM, DeepSpeed, FSDP and PEFT act above or below these few lines, but have not been run with them.
+TRL generates, scores, shuffles, splits, clips and takes the mean; this adds one factor.  A weight
+is positive, so min(ρ·a, clip(ρ)·a)·w = min(ρ·aw, clip(ρ)·aw): it is enough to multiply the
+advantages, which TRL's loss takes with shape (B,T) as well as (B,).  The KL term stands apart from
+them, so its coefficient gets the same weights.  Groups may lie across processes: their token ids
+are gathered as TRL gathers their rewards.  |λ| counts the completions of a group that count in the
+loss, so not those that `mask_truncated_completions` leaves out, and prefixes with the results of
+tools in them.
+
+|λ| is by token ids, so tools that answer with images are refused.  This was run with plain PyTorch,
+in one process and in several, not with vLLM, DeepSpeed, FSDP or PEFT.
 """
 
 from __future__ import annotations
@@ -23,11 +27,9 @@ from minigrpo.objectives import Objective
 from minigrpo.trainer import tree_metrics
 from minigrpo.tree import PrefixTree
 
-TESTED = (
-    "1.14",
-    "1.16",
-)  # versions of TRL that the tests have run on, as in pyproject.toml; 1.15 needs Triton
-LOSS_TYPES = ("dapo", "bnpo", "grpo", "dr_grpo")
+TESTED = "1.14", "1.16"  # versions of TRL, as in pyproject.toml; 1.15 needs Triton
+LOSS_TYPES = "dapo", "bnpo", "grpo", "dr_grpo"
+INSTALL = 'pip install "minigrpo[trl]"'
 
 try:
     import torch
@@ -36,26 +38,24 @@ try:
     from transformers import ProcessorMixin
     from trl import GRPOConfig, GRPOTrainer
 except ImportError as error:
-    raise ImportError(
-        f'minigrpo.integrations.trl needs TRL ({error}): pip install "minigrpo[trl]"'
-    ) from error
+    raise ImportError(f"minigrpo.integrations.trl needs TRL ({error}): {INSTALL}") from error
 
 if ".".join(trl.__version__.split(".")[:2]) not in TESTED:
-    raise ImportError(
-        f"minigrpo.integrations.trl is tested with TRL {' and '.join(TESTED)}, but {trl.__version__} is installed: "
-        'pip install "minigrpo[trl]"'
-    )
+    versions = f"{' and '.join(TESTED)}, but {trl.__version__} is installed"
+    raise ImportError(f"minigrpo.integrations.trl is tested with TRL {versions}: {INSTALL}")
 
 
 class LambdaGRPOTrainer(GRPOTrainer):
     """TRL's GRPOTrainer with process weights and the tree's metrics in its logs.
 
-        J = Σᵢ cᵢ Σₜ w(i,t) · ( min(ρ·aᵢ, clip(ρ)·aᵢ) - β·D ),   w(i,t) = |λ(i,t)|^-α, and cᵢ by TRL's loss_type
+        J = Σᵢ cᵢ Σₜ w(i,t) · ( min(ρ·aᵢ, clip(ρ)·aᵢ) - β·D ),   w(i,t) = |λ(i,t)|^-α
 
-    alpha: 1 is λ-GRPO; 0 is bit for bit what GRPOTrainer does, with the metrics of the tree; other powers are ours.
-    loss_type: "dapo" (TRL's default) is our batch_token_mean, and the paper's mean where an update has one group; "grpo" is
-    sequence_mean; "dr_grpo" is constant; "bnpo" is the mean over the tokens of a micro-batch.  The rest is as in GRPOTrainer.
-    Raises ValueError for settings under which w would not be what the paper means.  (Paper, section 4.)
+    alpha: 1 is λ-GRPO; 0 is bit for bit what GRPOTrainer does, with the metrics of the tree; other
+    powers are ours.  cᵢ is by TRL's loss_type: "dapo" (TRL's default) is our batch_token_mean, and
+    the paper's mean if an update has one group; "grpo" is sequence_mean; "dr_grpo" is constant;
+    "bnpo" is the mean over the tokens of a micro-batch.  The rest is as in GRPOTrainer.
+    Raises ValueError for settings under which w would not be what the paper means.  (Paper,
+    section 4.)
     """
 
     def __init__(
@@ -72,45 +72,36 @@ class LambdaGRPOTrainer(GRPOTrainer):
             _check(args)
         super().__init__(model, reward_funcs, args, *others, **options)
         if alpha and self.tools and isinstance(self.processing_class, ProcessorMixin):
-            raise ValueError(
-                "tools may answer with images, and |λ| cannot tell two images apart: leave out the tools"
-            )
+            why = "tools may answer with images, and |λ| cannot tell two images apart"
+            raise ValueError(f"{why}: leave out the tools")
 
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: list[list[int]]
     ) -> torch.Tensor:
-        """TRL's own; on the way the token ids of all processes are gathered, in the order of the rewards that it returns."""
+        """TRL's own; the token ids of all processes are gathered, in the order of the rewards."""
         self._sequences = gather_object(completion_ids_list)
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's own, with advantages (B,T) in place of (B,)."""
         output = super()._generate_and_score_completions(inputs)
-        mode, k = (
-            ("train", self.num_generations)
-            if self.model.training
-            else ("eval", self.num_generations_eval)
-        )
+        training = self.model.training
+        mode = "train" if training else "eval"
+        k = self.num_generations if training else self.num_generations_eval
         groups = [self._sequences[i : i + k] for i in range(0, len(self._sequences), k)]
         tree = PrefixTree.from_groups([()] * len(groups), groups)
         for name, value in tree_metrics(tree).items():
             self._metrics[mode][name].append(value)
         if not self.alpha:
             return output
-        rows, width = output[
-            "completion_ids"
-        ].shape  # of this process, padded; the tree's rows are those of all processes
-        count = tree.sum_over_members(
-            self.accelerator.gather(output["completion_mask"].any(1)).cpu().numpy()
-        )
-        own = tree.on_tokens(np.maximum(count, 1) ** -self.alpha)[
-            self.accelerator.process_index * rows :
-        ][:rows, :width]
-        advantages = output["advantages"]
-        weights = advantages.new_tensor(
-            np.pad(own, ((0, 0), (0, width - own.shape[1])))
-        )  # (B,T), 0 on padding
-        output["advantages"] = advantages.unsqueeze(1) * weights
+        mask = output["completion_mask"]  # of this process, padded; the tree has the rows of all
+        counts_in_loss = self.accelerator.gather(mask.any(1)).cpu().numpy()
+        count = tree.sum_over_members(counts_in_loss)
+        first, (rows, width) = self.accelerator.process_index * len(mask), mask.shape
+        own = tree.on_tokens(np.maximum(count, 1) ** -self.alpha)[first:][:rows, :width]
+        padded = np.pad(own, ((0, 0), (0, width - own.shape[1])))
+        weights = output["advantages"].new_tensor(padded)  # (B,T), 0 on padding
+        output["advantages"] = output["advantages"].unsqueeze(1) * weights
         if self.beta:
             output["process_weights"] = weights
         return output
@@ -123,16 +114,15 @@ class LambdaGRPOTrainer(GRPOTrainer):
         try:
             loss = super()._compute_loss(model, inputs)
             if self.beta.uses != 1:
-                raise RuntimeError(
-                    f"TRL {trl.__version__} does not multiply its KL term by beta once: set beta to 0"
-                )
+                why = f"TRL {trl.__version__} does not multiply its KL term by beta once"
+                raise RuntimeError(f"{why}: set beta to 0")
         finally:
             self.beta = plain
         return loss
 
 
 class _WeightedBeta(float):
-    """β, a plain number in all but one thing: `beta * per_token_kl`, as TRL writes it, is β·w·KL."""
+    """β, a plain number but that `beta * per_token_kl`, as TRL writes it, is β·w·KL."""
 
     def __new__(cls, beta: float, weights: torch.Tensor) -> _WeightedBeta:
         self = super().__new__(cls, beta)
@@ -145,16 +135,13 @@ class _WeightedBeta(float):
 
 
 def _check(args: GRPOConfig) -> None:
-    """Refuse what does not go with process weights: alpha=0 takes it all."""
+    """Refuse what does not go with process weights; alpha=0 takes it all."""
     if args.loss_type not in LOSS_TYPES:
-        raise ValueError(
-            f"loss_type {args.loss_type!r} is not checked with process weights: choose from {', '.join(LOSS_TYPES)}"
-        )
+        why = f"loss_type {args.loss_type!r} is not checked with process weights"
+        raise ValueError(f"{why}: choose from {', '.join(LOSS_TYPES)}")
     if args.importance_sampling_level != "token":
-        raise ValueError(
-            "ratios of whole completions differ within a process step: take importance_sampling_level='token'"
-        )
+        why = "ratios of whole completions differ within a process step"
+        raise ValueError(f"{why}: take importance_sampling_level='token'")
     if args.entropy_coef or args.use_adaptive_entropy:
-        raise ValueError(
-            "an entropy bonus counts a shared step |λ| times: leave entropy_coef at 0, use_adaptive_entropy off"
-        )
+        why = "an entropy bonus counts a shared step |λ| times"
+        raise ValueError(f"{why}: leave entropy_coef at 0, use_adaptive_entropy off")

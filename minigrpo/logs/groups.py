@@ -1,8 +1,7 @@
-"""Groups that people typed or logged, as trees, without any model: reading them, and the paper's statistics over them.
+"""Groups that people typed or logged, as trees, without any model, and the paper's statistics.
 
-A *unit* is what a node stands for: a token id or token as given, or a character or word of a text (words keep the white space
-before them, so joining them gives the text back).  Completions are numbered from 0 within their group, as everywhere in this
-package.  What this leaves out: drawing (`show`), and the formats of files (`logs.py`).
+A *unit* is what a node stands for: a token as it was given, or a character or word of a text (words
+keep the white space before them, so joining them gives the text back).
 """
 
 from __future__ import annotations
@@ -16,14 +15,12 @@ from functools import cached_property
 import numpy as np
 
 from minigrpo.engine.tree_statistics import intermediate_proportion, path_depth
-from minigrpo.logs.files import NAMES, parse
-from minigrpo.logs.formats import Completion, read_completions
+from minigrpo.logs.grouping import Completion, read_completions
+from minigrpo.logs.rows import NAMES, parse
 from minigrpo.system.text import TO_ASCII
 from minigrpo.tree import PrefixTree
 
-MAX_CELLS = (
-    2**25
-)  # completions times the longest of a group: a quarter of a GB for each array over them
+MAX_CELLS = 2**25  # completions times the longest of a group: 256 MB per array over them
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,43 +50,38 @@ class Group:
         ]
 
 
-# -- reading -----------------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
 
 def read_groups(text: str, *, unit: str = "auto", reward_name: str | None = None) -> list[Group]:
-    """Read groups from JSON, JSON lines, CSV or TSV.   -> groups in order of appearance
+    """Groups out of JSON, JSON lines, CSV or TSV, in order of appearance.
 
-    Each object is a group {"prompt", "completions", "rewards"} or a logged completion {"prompt", "completion", "reward"}, or has
-    these under the names that `logs.py` knows; logged ones form a group if they have the same prompt (and step and group, where
-    present), next to each other or not.  Only the completions are required.  A completion is a text, a list of token ids, a list
-    of token texts, or a chat (its contents joined).  A reward is a number up to 1e100; true counts 1, false 0.
-    unit: "characters" or "words" to split texts into; "auto" is words if any text of the input holds a space.
+    Each object is a group {"prompt", "completions", "rewards"} or a logged completion {"prompt",
+    "completion", "reward"}, under any names that `rows.py` knows; completions with the same prompt,
+    step and group form a group.  Only the completions are required.  A completion is a text, a list
+    of token ids, a list of token texts, or a chat.  A reward is a number up to 1e100.
+    unit: "characters" or "words" to split texts into; "auto" is words if any text holds a space.
     reward_name: the field of a completion's reward, or several with commas, which are added.
     Raises ValueError, naming line or group and completion, for anything else.
     """
     names = NAMES | ({"reward": (reward_name,)} if reward_name else {})
-    return make_groups(read_completions([(*item, "") for item in parse(text)], names)[0], unit=unit)
+    return make_groups(read_completions([(*row, "") for row in parse(text)], names)[0], unit=unit)
 
 
 def make_groups(found: Sequence[Sequence[Completion]], *, unit: str = "auto") -> list[Group]:
-    """Groups of completions, as `read_completions` returns them, with their texts split into units.
+    """Groups of completions, as `read_completions` returns them, with their texts in units.
 
-    Raises ValueError for a unit that is none, for texts among token ids, and for rewards that are no numbers or too few.
+    Raises ValueError for a unit that is none, for texts among token ids, and for rewards that are
+    no numbers or too few.
     """
     if unit not in ("auto", "characters", "words"):
         raise ValueError(f"unit is {unit!r}: choose auto, characters or words")
+    texts = [c.content for group in found for c in group if isinstance(c.content, str)]
     if unit == "auto":
-        unit = (
-            "words"
-            if any(
-                isinstance(c.content, str) and " " in c.content for group in found for c in group
-            )
-            else "characters"
-        )
+        unit = "words" if any(" " in text for text in texts) else "characters"
     split = [[_split(c.content, unit) for c in group] for group in found]
-    vocabulary = tuple(
-        sorted({t for pieces in split for piece in pieces for t in piece if isinstance(t, str)})
-    )
+    tokens = {t for pieces in split for piece in pieces for t in piece if isinstance(t, str)}
+    vocabulary = tuple(sorted(tokens))
     index = {token: i for i, token in enumerate(vocabulary)}
     groups = []
     for group, pieces in zip(found, split, strict=True):
@@ -98,15 +90,13 @@ def make_groups(found: Sequence[Sequence[Completion]], *, unit: str = "auto") ->
             if piece and type(piece[0]) is not kind:
                 raise ValueError(f"{c.where}: a group holds texts or token ids, not both")
         if (size := len(pieces) * max(map(len, pieces))) > MAX_CELLS:
-            raise ValueError(
-                f"the {len(group)} completions from {group[0].where} on are too long for one tree: {size:,} places"
-            )
+            told = f"the {len(group)} completions from {group[0].where} on"
+            raise ValueError(f"{told} are too long for one tree: {size:,} places")
         sequences = [list(piece) if kind is int else [index[t] for t in piece] for piece in pieces]
         own_unit = unit if any(isinstance(c.content, str) for c in group) else "tokens"
-        labels = None if kind is int else vocabulary
-        groups.append(
-            Group(group[0].prompt, sequences, _rewards(group), labels, own_unit, group[0].step)
-        )
+        labels, first = None if kind is int else vocabulary, group[0]
+        own = Group(first.prompt, sequences, _rewards(group), labels, own_unit, first.step)
+        groups.append(own)
     return groups
 
 
@@ -121,38 +111,35 @@ def _rewards(group: Sequence[Completion]) -> np.ndarray | None:
         return None
     for c in group:
         if c.reward is None:
-            raise ValueError(
-                f"{c.where} has no reward, but others of its group do: give all or none"
-            )
+            told = f"{c.where} has no reward, but others of its group do"
+            raise ValueError(f"{told}: give all or none")
         if not isinstance(c.reward, int | float) or not abs(c.reward) <= 1e100:
-            raise ValueError(
-                f"the reward of {c.where} is {json.dumps(c.reward)[:60]}: it must be a finite number up to 1e100"
-            )
+            told = f"the reward of {c.where} is {json.dumps(c.reward)[:60]}"
+            raise ValueError(f"{told}: it must be a finite number up to 1e100")
     return np.array([c.reward for c in group], dtype=np.float64)
 
 
-# -- statistics --------------------------------------------------------------------------------------------------------
+# -- statistics ------------------------------------------------------------------------------------
 
 
 def group_statistics(groups: Sequence[Group]) -> dict:
     """`tree_statistics` of groups as `read_groups` returns them, with their unit under "unit"."""
     units = {g.unit for g in groups}
-    return {
-        "unit": units.pop() if len(units) == 1 else "tokens",
-        **tree_statistics(PrefixTree.from_sequences(g.sequences) for g in groups),
-    }
+    unit = units.pop() if len(units) == 1 else "tokens"
+    trees = (PrefixTree.from_sequences(g.sequences) for g in groups)
+    return {"unit": unit} | tree_statistics(trees)
 
 
 def tree_statistics(trees: Iterable[PrefixTree]) -> dict:
-    """The paper's section 3.2 over all groups of some trees: how much tree is there?   -> numbers and lists, ready for JSON
+    """The paper's section 3.2 over all groups of some trees: how much tree is there?
 
-    groups, completions, flat_groups, flat_share    a group is flat if no two of its completions begin with the same token
-    path_depth, path_depth_mean, path_depth_median  a completion's number of process sets between root and leaf
-    intermediate_proportion, …_mean                 share of a completion's tokens in non-leaf steps
-    count_histogram                                 {n: number of tokens (i,t) with |λ(i,t)| = n}
-    flat_tokens, unique_tokens                      tokens of all completions, and distinct ones, which the trees hold
-    skipped_groups                                  groups with k = 1, left out of everything else
-    Means are over completions.  Raises ValueError if no group has two completions.
+    groups, completions     how many there are with k > 1; skipped_groups: those with k = 1
+    flat_groups, flat_share a group is flat if no two of its completions begin with the same token
+    path_depth              process sets between root and leaf, per completion; …_mean, …_median
+    intermediate_proportion share of tokens in non-leaf steps, per completion; …_mean
+    count_histogram         {n: number of tokens (i,t) with |λ(i,t)| = n}
+    flat_tokens             tokens of all completions; unique_tokens: those that the trees hold
+    -> numbers and lists, ready for JSON.  Raises ValueError if no group has two completions.
     """
     depth, inner, flat, counts, unique, skipped = [], [], [], [], 0, 0
     for tree in trees:
@@ -165,9 +152,8 @@ def tree_statistics(trees: Iterable[PrefixTree]) -> dict:
         counts.append(tree.on_tokens(tree.count)[rows].ravel())
         unique += int(use[tree.group[tree.group >= 0]].sum())
     if not flat:
-        raise ValueError(
-            f"no group has two completions ({skipped} groups of one): log several completions of each prompt"
-        )
+        told = f"no group has two completions ({skipped} groups of one)"
+        raise ValueError(f"{told}: log several completions of each prompt")
     sizes, tokens = np.unique(np.concatenate(counts), return_counts=True)
     histogram = {n: c for n, c in zip(sizes.tolist(), tokens.tolist(), strict=True) if n > 0}
     return {
@@ -189,27 +175,25 @@ def tree_statistics(trees: Iterable[PrefixTree]) -> dict:
 
 def statistics_text(stats: dict, *, ascii_only: bool = False) -> str:
     """The statistics as a small table for a terminal."""
-    unit = stats.get("unit", "tokens")
-    flat, unique = stats["flat_tokens"], stats["unique_tokens"]
-    skipped = (
-        f" (and {stats['skipped_groups']} of one completion, left out)"
-        if stats["skipped_groups"]
-        else ""
-    )
-    depth = f"{stats['path_depth_mean']:.2f} process sets between root and leaf, median {stats['path_depth_median']:g}"
-    lines = [
-        f"groups                   {stats['groups']} with {stats['completions']} completions{skipped}",
-        f"flat groups              {stats['flat_groups']} ({stats['flat_share']:.1%}): no two completions begin alike",
-        f"path depth               {depth}",
-        f"intermediate proportion  {stats['intermediate_proportion_mean']:.1%} of a completion's {unit} are before its leaf",
-        f"{unit:<24} {flat}, of which {unique} distinct ({(flat - unique) / max(flat, 1):.1%} shared)",
-        "",
-        f"|λ|   {unit:>10}   share",
-    ]
-    for size, tokens in stats["count_histogram"].items():
+    s, unit = stats, stats.get("unit", "tokens")
+    flat, skipped = s["flat_tokens"], s["skipped_groups"]
+    left_out = f" (and {skipped} of one completion, left out)" if skipped else ""
+    shared = f"({(flat - s['unique_tokens']) / max(flat, 1):.1%} shared)"
+    flat_groups = f"{s['flat_groups']} ({s['flat_share']:.1%})"
+    depth = f"{s['path_depth_mean']:.2f} process sets between root and leaf"
+    inner = f"{s['intermediate_proportion_mean']:.1%} of a completion's {unit}"
+    rows = {
+        "groups": f"{s['groups']} with {s['completions']} completions{left_out}",
+        "flat groups": f"{flat_groups}: no two completions begin alike",
+        "path depth": f"{depth}, median {s['path_depth_median']:g}",
+        "intermediate proportion": f"{inner} are before its leaf",
+        unit: f"{flat}, of which {s['unique_tokens']} distinct {shared}",
+    }
+    lines = [*(f"{name:<24} {value}" for name, value in rows.items()), ""]
+    lines.append(f"|λ|   {unit:>10}   share")
+    for size, tokens in s["count_histogram"].items():
         share = tokens / flat
-        lines.append(
-            f"{size:>3}   {tokens:>10}   {share:>5.1%}  {'█' * round(40 * share)}".rstrip()
-        )
+        bar = "█" * round(40 * share)
+        lines.append(f"{size:>3}   {tokens:>10}   {share:>5.1%}  {bar}".rstrip())
     out = "\n".join(lines)
     return out.translate(TO_ASCII) if ascii_only else out

@@ -1,7 +1,8 @@
-"""Pretrained language models: loaded from Hugging Face folders and GGUF files, fetched by name, saved again.
+"""Pretrained language models: Hugging Face folders and GGUF files, fetched by name, saved again.
 
-They need the extra `lm` (safetensors, tokenizers, gguf).  Left out: any architecture but Llama's, rotary scalings, mixtures of
-experts, quantised training.  What is not supported is refused with a sentence, never computed wrongly.
+They need the extra `lm` (safetensors, tokenizers, gguf).  Left out: any architecture but Llama's,
+rotary scalings, mixtures of experts, quantised training.  What is not supported is refused with a
+sentence, never computed wrongly.
 """
 
 from __future__ import annotations
@@ -18,15 +19,8 @@ from minigrpo.models.pull import KNOWN, cached, pull
 from minigrpo.models.text_tokenizer import TextTokenizer
 from minigrpo.transformer import Transformer
 
-__all__ = [
-    "KNOWN",
-    "TextTokenizer",
-    "cached",
-    "load_model",
-    "load_tokenizer",
-    "pull",
-    "save_hugging_face",
-]
+__all__ = ["KNOWN", "TextTokenizer", "cached", "load_model", "load_tokenizer", "pull"]
+__all__ += ["save_hugging_face"]
 
 
 def load_model(
@@ -35,10 +29,10 @@ def load_model(
     dtype: str = "float32",
     max_seq_len: int | None = None,
 ) -> tuple[Transformer, TextTokenizer]:
-    """A pretrained model and its tokenizer, from a pulled name ("smollm2"), a .gguf file or a Hugging Face folder.
+    """A pretrained model and its tokenizer: a pulled name, a .gguf file or a Hugging Face folder.
 
-    max_seq_len shortens the context.  Raises ValueError for what is missing, damaged, not supported or too large for the memory,
-    and for weights that are not finite in dtype, or too large to compute with.
+    max_seq_len shortens the context.  Raises ValueError for what is missing, damaged, not supported
+    or too large for the memory, and for weights that are not finite, or too large to compute with.
     """
     source = _open(name)
     config = source.config(max_seq_len)
@@ -53,9 +47,8 @@ def load_model(
             array = np.asarray(source.read(parameter, config), dtype=model.dtype)
             fits = np.maximum(array.max(), -array.min()) < limit
         if not fits:
-            raise ValueError(
-                f"{name} is damaged: {parameter} has a weight that is not finite, or too large to be squared"
-            )
+            told = f"{name} is damaged: {parameter} has a weight that is not finite"
+            raise ValueError(f"{told}, or too large to be squared")
         view[...] = model.backend.to_device(array)
     try:
         with np.errstate(all="ignore"):
@@ -73,13 +66,12 @@ def load_tokenizer(name: str | Path) -> TextTokenizer:
 
 def _tokenizer(source: GGUFFile | HuggingFaceFolder, vocab_size: int) -> TextTokenizer:
     beside = source.path.parent / "tokenizer.json"
-    if isinstance(source, GGUFFile) and beside.exists():
-        found = TextTokenizer.from_file(
-            beside, vocab_size, source.metadata.get("tokenizer.ggml.eos_token_id")
-        )
-        source.check_tokenizer(found)
-        return found
-    return source.tokenizer()
+    if not isinstance(source, GGUFFile) or not beside.exists():
+        return source.tokenizer()
+    eos = source.metadata.get("tokenizer.ggml.eos_token_id")
+    found = TextTokenizer.from_file(beside, vocab_size, eos)
+    source.check_tokenizer(found)
+    return found
 
 
 def _open(name: str | Path) -> GGUFFile | HuggingFaceFolder:
@@ -90,6 +82,5 @@ def _open(name: str | Path) -> GGUFFile | HuggingFaceFolder:
         return HuggingFaceFolder(path)
     if path.is_file():
         return GGUFFile(path)
-    raise ValueError(
-        f"there is no model {str(name)!r}: give {', '.join(KNOWN)}, a .gguf file, or the folder of a Hugging Face model"
-    )
+    known = f"give {', '.join(KNOWN)}, a .gguf file, or the folder of a Hugging Face model"
+    raise ValueError(f"there is no model {str(name)!r}: {known}")

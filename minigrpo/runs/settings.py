@@ -12,8 +12,7 @@ from typing import Any
 from minigrpo.engine.optim import learning_rate_at
 from minigrpo.objectives import Objective
 from minigrpo.sampler import check_temperature
-from minigrpo.tasks import find_task
-from minigrpo.tasks.task import optional, whole_number
+from minigrpo.tasks import find_task, optional, whole_number
 
 MAY_BE_0 = ("seed", "steps", "warm_start_steps", "eval_every", "warmup_steps")
 AT_MOST = {

@@ -1,1 +1,1 @@
-"""The operating system and other people's code: files, signals, the terminal."""
+"""The operating system and other people's code: files, signals, the terminal, text."""

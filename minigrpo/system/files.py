@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens, and folders that one process writes to at a time."""
+"""Files that are whole or absent, and folders that one process writes to at a time."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ NO_SYNC = errno.EINVAL, errno.ENOTSUP, errno.EBADF  # of file systems that canno
 NO_LOCKS = errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK
 
 
+# -- writing and reading ---------------------------------------------------------------------------
+
+
 def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """Write a file that is whole or absent: temporary file, sync, rename, sync of the folder."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -42,7 +45,7 @@ def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
 
 
 def write_output(path: Path, data: bytes) -> None:
-    """Write what a command was asked for: whole or not at all, behind a symbolic link, and into a device as it is."""
+    """Write what a command was asked for, whole or not at all; a link or a device stays one."""
     path = path.resolve()
     if not path.exists() or path.is_file():
         return write_atomically(path, [data])
@@ -52,7 +55,7 @@ def write_output(path: Path, data: bytes) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An OSError inside names this file: of a disk that is full, Python does not say which file it was."""
+    """An OSError inside names this file: when a disk is full, Python does not say which it was."""
     try:
         yield
     except OSError as error:
@@ -61,7 +64,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def shorten_to(path: Path, kept: bytes) -> None:
-    """Shorten a file to `kept`, which is what it begins with, but perhaps for line ends."""
+    """Shorten a file to `kept`, its beginning (whose line ends may be others in the file)."""
     if path.read_bytes().startswith(kept) and path.stat().st_nlink == 1:
         os.truncate(path, len(kept))  # takes no room, even on a full disk
     else:
@@ -69,13 +72,13 @@ def shorten_to(path: Path, kept: bytes) -> None:
 
 
 def remove_left_overs(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in a folder; call this as the only one who writes there."""
+    """Remove the temporary files of killed processes; only the folder's one writer may do so."""
     for file in folder.glob(".*.*.tmp"):
         file.unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, and sync them, so that no power cut takes them with what is in them."""
+    """Make a folder and those above it, and sync them, so that they survive a power cut."""
     new = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in reversed(new):
@@ -83,13 +86,13 @@ def make_folder(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Have what was written to a file on the disk."""
+    """Wait until what was written to a file is on the disk."""
     with open(path, "r+b") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
-    """Have the names of new, renamed and removed files of a folder on the disk."""
+    """Wait until the names of a folder's new, renamed and removed files are on the disk."""
     try:
         folder = os.open(path, os.O_RDONLY)
     except PermissionError:
@@ -104,7 +107,7 @@ def sync_folder(path: Path) -> None:
 
 
 def replace(source: Path, target: Path) -> None:
-    """os.replace, tried again for a second: on Windows it fails while another program has the target open."""
+    """os.replace, tried for a second: Windows refuses it while another program reads the target."""
     for wait in (0.05, 0.2, 0.75, None):
         try:
             return os.replace(source, target)
@@ -115,14 +118,14 @@ def replace(source: Path, target: Path) -> None:
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; a last line that was cut short, and so has no end, is left out."""
+    """The records of a JSON-lines file, without a last line that was cut short and has no end.
+
+    Raises ValueError for any other line that is not JSON.
+    """
+    text = Path(path).read_bytes().decode("utf-8", errors="replace")  # a cut may split a character
+    # str.splitlines would cut at U+2028, which a completion may hold.
+    lines = text.removesuffix("\n").split("\n") if text else []
     records = []
-    text = (
-        Path(path).read_bytes().decode("utf-8", errors="replace")
-    )  # the cut may go through a character
-    lines = (
-        text.removesuffix("\n").split("\n") if text else []
-    )  # splitlines would cut at U+2028 in a completion
     for number, line in enumerate(lines, 1):
         try:
             records.append(json.loads(line))
@@ -132,11 +135,14 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
+# -- one writer per folder -------------------------------------------------------------------------
+
+
 class Lock:
     """The right to write to a folder, until `release` or the end of the process, however it ends.
 
-    Raises ValueError if another process (or another Lock of this one) has it.  The operating system drops the
-    lock when the process ends; that the file `name` stays means nothing.
+    Raises ValueError if another process (or another Lock of this one) has it.  The operating system
+    drops the lock when the process ends; that the file `name` stays means nothing.
     """
 
     def __init__(self, folder: Path, name: str = "lock") -> None:
@@ -150,14 +156,11 @@ class Lock:
                 self._file.seek(0)
                 owner = self._file.read(20).decode("ascii", "replace")
                 self._file.close()
-                who = f"another process (pid {owner})" if owner.isdigit() else "another process"
-                raise ValueError(
-                    f"{folder} is in use by {who}: wait until that has ended, or give another folder"
-                ) from None
-            print(
-                f"note: the file system of {folder} has no locks: see to it that nobody else writes there",
-                file=sys.stderr,
-            )
+                who = "another process" + (f" (pid {owner})" if owner.isdigit() else "")
+                way_out = "wait until that has ended, or give another folder"
+                raise ValueError(f"{folder} is in use by {who}: {way_out}") from None
+            note = "has no locks: see to it that nobody else writes there"
+            print(f"note: the file system of {folder} {note}", file=sys.stderr)
         self._file.truncate(0)
         self._file.write(str(os.getpid()).encode())
         self._file.flush()
@@ -169,11 +172,8 @@ class Lock:
         except OSError:
             there = False
         if not there:
-            raise OSError(
-                errno.ESTALE,
-                "the folder was removed or replaced while it was in use",
-                str(self._path.parent),
-            )
+            why = "the folder was removed or replaced while it was in use"
+            raise OSError(errno.ESTALE, why, str(self._path.parent))
 
     def release(self) -> None:
         """Let others have it."""
@@ -191,7 +191,6 @@ def _lock(file: IO[bytes]) -> None:
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
 
-if hasattr(
-    os, "register_at_fork"
-):  # a child that outlives this process must not keep its folders locked
+if hasattr(os, "register_at_fork"):
+    # A child that outlives this process must not keep its folders locked.
     os.register_at_fork(after_in_child=lambda: [lock.release() for lock in _held])

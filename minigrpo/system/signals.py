@@ -1,7 +1,8 @@
-"""What ends a command from outside: Ctrl-C, SIGTERM and SIGHUP.   Loads nothing large: it stands before everything else.
+"""What ends a command from outside: Ctrl-C, SIGTERM and SIGHUP.
 
-A signal that was ignored at the start, such as SIGHUP under nohup, stays ignored.  The exit code is 128 + the signal's number, as
-shells have it; a KeyboardInterrupt that this module raises holds the number as its argument.
+This module loads nothing large, as it is loaded before everything else.  A signal that was ignored
+at the start, such as SIGHUP under nohup, stays ignored.  The exit code is 128 plus the signal's
+number, as in shells; a KeyboardInterrupt raised here holds the number as its argument.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-ENDING = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]  # Windows has no SIGHUP
+NAMES = "SIGINT", "SIGTERM", "SIGHUP"  # Windows has no SIGHUP
+ENDING = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 BURST = 1.0  # seconds; a terminal that closes, or a hand that shakes, sends several signals at once
 
 Handler = Callable[[int, FrameType | None], None]
@@ -27,13 +27,16 @@ _ours: list[Handler] = []  # handlers that are in place
 
 @contextmanager
 def handled(handler: Handler) -> Iterator[dict[int, Handler]]:
-    """Give all signals that end a program to `handler` for a while, if this is the main thread.   -> the handlers until then"""
+    """Give all signals that end a program to `handler` for a while.   -> the handlers until then
+
+    Only the main thread can do so; in another nothing changes.
+    """
     was = {}
     if threading.current_thread() is threading.main_thread():
-        was = {number: signal.getsignal(number) for number in ENDING}
-        was = {
-            number: old for number, old in was.items() if old not in (signal.SIG_IGN, None)
-        }  # None: it is not Python's
+        for number in ENDING:
+            old = signal.getsignal(number)
+            if old not in (signal.SIG_IGN, None):  # None: the handler is not Python's
+                was[number] = old
     _ours.append(handler)
     try:
         for number in was:
@@ -46,7 +49,7 @@ def handled(handler: Handler) -> Iterator[dict[int, Handler]]:
 
 
 def _in_a_child() -> None:
-    """A forked process, of a scorer's pool say, ends when it is told to, and leaves Ctrl-C to its parent."""
+    """A forked process, as of a scorer's pool, leaves Ctrl-C and SIGHUP to its parent."""
     for number in ENDING:
         if signal.getsignal(number) in (end_at_once, *_ours):
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
@@ -65,8 +68,11 @@ def end_at_once(number: int, _: FrameType | None = None) -> None:
 
 @contextmanager
 def interrupting() -> Iterator[None]:
-    """Signals raise KeyboardInterrupt inside.   What follows is tidying up, which a burst of signals does not disturb; a signal
-    later than that ends the process at once."""
+    """Signals raise KeyboardInterrupt inside.
+
+    A burst of signals does not disturb the tidying up that follows; a signal later than that ends
+    the process at once.
+    """
     first: list[float] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -77,7 +83,7 @@ def interrupting() -> Iterator[None]:
             end_at_once(number)
 
     def swallowed(lost: sys.UnraisableHookArgs) -> None:
-        """Python drops what is raised in a __del__ or by the callback of a weak reference: then the signal comes once more."""
+        """Python drops what a __del__ or a weak reference's callback raises: send it once more."""
         if isinstance(lost.exc_value, KeyboardInterrupt):
             first.clear()
             threading.Timer(0.01, _send_again, [_number(lost.exc_value)]).start()
@@ -94,9 +100,12 @@ def interrupting() -> Iterator[None]:
 
 @contextmanager
 def stopping_between_steps() -> Iterator[list[int]]:
-    """A list that holds a signal's number after the first one: the loop inside then finishes its step, saves and leaves, and
-    KeyboardInterrupt is raised here, in one place, however late the signal came.   A second one interrupts at once, unless it is
-    SIGHUP, which a terminal that closes sends twice."""
+    """A list that holds a signal's number after the first one.
+
+    The loop inside then finishes its step, saves and leaves, and KeyboardInterrupt is raised here,
+    in one place, however late the signal came.  A second signal interrupts at once, unless it is
+    SIGHUP, which a terminal that closes sends twice.
+    """
     stopped: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -116,7 +125,10 @@ def stopping_between_steps() -> Iterator[list[int]]:
 
 @contextmanager
 def parent_alone() -> Iterator[None]:
-    """Processes that are started inside do not see Ctrl-C and SIGHUP, which a terminal sends to all: their parent ends them."""
+    """Processes started inside do not see Ctrl-C and SIGHUP, which a terminal sends to all.
+
+    Their parent ends them.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -128,30 +140,25 @@ def parent_alone() -> Iterator[None]:
 
 
 def tell(line: str) -> None:
-    """A line on stderr, below the ^C or the bar of progress that a terminal shows.   Nothing fails where nobody can read it."""
-    with suppress(OSError, RuntimeError):  # the terminal has gone; or it was just being written to
+    """Print a line on stderr, below the ^C or the bar of progress that a terminal shows."""
+    with suppress(OSError, RuntimeError):  # the terminal has gone, or was just being written to
         print(("\n" if sys.stderr.isatty() else "") + line, file=sys.stderr, flush=True)
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
-    """Of a command that a signal ended."""
+    """The exit code of a command that a signal ended."""
     return 128 + _number(error)
 
 
 def reason(by: int | KeyboardInterrupt) -> str:
     """ "interrupted" by Ctrl-C, "interrupted by SIGTERM"."""
     number = by if isinstance(by, int) else _number(by)
-    return (
-        "interrupted"
-        if number == signal.SIGINT
-        else f"interrupted by {signal.Signals(number).name}"
-    )
+    is_ctrl_c = number == signal.SIGINT
+    return "interrupted" if is_ctrl_c else f"interrupted by {signal.Signals(number).name}"
 
 
 def _send_again(number: int) -> None:
-    if hasattr(
-        signal, "pthread_kill"
-    ):  # it wakes the main thread, should that be waiting for input
+    if hasattr(signal, "pthread_kill"):  # it wakes a main thread that waits for input, too
         signal.pthread_kill(threading.main_thread().ident, number)
     else:
         _thread.interrupt_main(number)

@@ -1,4 +1,4 @@
-"""The terminal: all that a command writes goes through here, and nothing that it reads elsewhere can steer the terminal.
+"""The terminal: all that a command writes goes through here, and no text can steer the terminal.
 
 Characters that the terminal's encoding lacks are replaced, and a reader may leave early.
 """
@@ -17,12 +17,9 @@ from typing import Any
 
 from minigrpo.system.text import escape, plain, visible
 
-STEERING = (
-    "Cc",
-    "Cf",
-    "Zl",
-    "Zp",
-)  # Unicode's categories: control, bidirectional or of no width, separators of lines
+# Unicode's categories of control characters, of what has no width or another direction, and of
+# separators of lines.
+STEERING = "Cc", "Cf", "Zl", "Zp"
 WAY_OUT = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
@@ -39,7 +36,7 @@ WAY_OUT = {
 
 
 class Cleaned:
-    """A stream of text that writes what could steer a terminal as an escape, such as \\x1b, but for line ends and tabs."""
+    """A stream of text that writes what could steer a terminal as an escape, such as \\x1b."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -60,7 +57,7 @@ class Cleaned:
 
 
 def clean(text: str) -> str:
-    """The text with escapes for what moves the cursor, changes a terminal's state, or hides or turns around what stands there."""
+    """The text with escapes for what moves the cursor or hides text, but for line ends and tabs."""
     if text.isprintable():
         return text
     return "".join(
@@ -69,19 +66,11 @@ def clean(text: str) -> str:
 
 
 def bar(items: Iterable[Any], title: str, unit: str, wanted: bool = True, **more: Any) -> Any:
-    """A bar of progress on stderr while the items are gone through, where that is a terminal.   It alone moves the cursor."""
+    """A bar of progress on stderr while the items are gone through, if that is a terminal."""
     from tqdm import tqdm
 
-    shown = wanted and sys.stderr.isatty()
-    return tqdm(
-        items,
-        desc=visible(title),
-        unit=unit,
-        disable=not shown,
-        dynamic_ncols=True,
-        file=_stderr(),
-        **more,
-    )
+    more |= {"disable": not (wanted and sys.stderr.isatty()), "dynamic_ncols": True}
+    return tqdm(items, desc=visible(title), unit=unit, file=_stderr(), **more)
 
 
 def say(text: str, file: Any = None) -> None:
@@ -93,6 +82,7 @@ def say(text: str, file: Any = None) -> None:
 
 
 def _stderr() -> Any:
+    """The stream itself: a bar of progress may move the cursor."""
     return sys.stderr.stream if isinstance(sys.stderr, Cleaned) else sys.stderr
 
 
@@ -105,32 +95,27 @@ def quoted(path: str) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """An error in one line, with the file and the way out where the operating system refused something."""
+    """An error in one line; if the system refused something, with the file and the way out."""
     told = str(error)
     if isinstance(error, OSError) and error.strerror:
-        told = (
-            f"{error.strerror}: {visible(str(error.filename))}"
-            if error.filename
-            else error.strerror
-        )
+        told = error.strerror + (f": {visible(str(error.filename))}" if error.filename else "")
         told += f" ({WAY_OUT[error.errno]})" if error.errno in WAY_OUT else ""
     return " ".join(told.split())
 
 
 def on_any_terminal(command: Callable[[], int]) -> int:
-    """Run a command.   -> its exit code; 141 where nobody reads its output any more (`| head`), as programs of a shell have it"""
-    codecs.register_error(
-        "minigrpo", lambda error: (plain(error.object[error.start : error.end]), error.end)
-    )
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed before the start
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        elif hasattr(getattr(sys, name), "reconfigure"):
-            getattr(sys, name).reconfigure(errors="minigrpo")
-    if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
-    if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(encoding="utf-8")  # what we read is JSON, in any locale
+    """Run a command.   -> its exit code; 141, as in a shell, if nobody reads its output any more"""
+
+    def as_ascii(error: UnicodeEncodeError) -> tuple[str, int]:
+        return plain(error.object[error.start : error.end]), error.end
+
+    codecs.register_error("minigrpo", as_ascii)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # it was closed before the start
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(getattr(sys, name), "reconfigure"):  # what we read is JSON, in any locale
+            options = {"encoding": "utf-8"} if mode == "r" else {"errors": "minigrpo"}
+            getattr(sys, name).reconfigure(**options)
     code, streams = 2, (sys.stdout, sys.stderr)
     sys.stdout, sys.stderr = map(Cleaned, streams)
     try:
@@ -141,7 +126,7 @@ def on_any_terminal(command: Callable[[], int]) -> int:
                 stream.flush()
         return code
     except OSError as error:  # of a stream: commands report all others themselves
-        for stream in streams:  # else Python tries once more at its end
+        for stream in streams:  # or Python would try once more at its end
             with suppress(OSError):
                 stream.flush()
                 continue
@@ -159,11 +144,6 @@ def on_any_terminal(command: Callable[[], int]) -> int:
 
 
 def is_closed_pipe(error: BaseException) -> bool:
-    """Whether this is how writing to a pipe without a reader fails; Windows calls it an invalid argument."""
-    on_windows = (
-        os.name == "nt"
-        and isinstance(error, OSError)
-        and error.errno == errno.EINVAL
-        and not error.filename
-    )
-    return isinstance(error, BrokenPipeError) or on_windows
+    """Whether nobody reads a pipe any more; Windows calls that an invalid argument."""
+    is_invalid = isinstance(error, OSError) and error.errno == errno.EINVAL and not error.filename
+    return isinstance(error, BrokenPipeError) or (os.name == "nt" and is_invalid)

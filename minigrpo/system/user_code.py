@@ -1,7 +1,8 @@
-"""Python files that a user brings, such as a task or answers to exercises: always run from their source.
+"""Python files that a user brings, such as a task or answers to exercises: always run from source.
 
-Python's own import would read and write bytecode beside the file, and bytecode is stale where a file is saved again within the
-same second.  The file may import its neighbours, as a script may.  What fails inside is reported in the user's place.
+Python's own import would read and write bytecode beside the file, and bytecode is stale if a file
+is saved again within the same second.  The file may import its neighbours, as a script may.  What
+fails inside is reported with the place in the user's code.
 """
 
 from __future__ import annotations
@@ -24,15 +25,10 @@ from minigrpo.engine.backend import ran_out_of_memory
 
 _last_on_path: list[str] = []  # the folder of the file that was run last
 _last_run = [""]  # the file itself, then its neighbours
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
 _LIBRARIES = [path for name, path in sysconfig.get_paths().items() if name.endswith("lib")]
-INSTALLED = tuple(
-    os.path.join(path, "") for path in (os.path.dirname(os.path.dirname(__file__)), *_LIBRARIES)
-)  # this package's folder first
-OURS = (
-    ValueError,
-    OSError,
-    FloatingPointError,
-)  # what this package raises of its own accord, with a sentence
+INSTALLED = tuple(os.path.join(path, "") for path in (_PACKAGE, *_LIBRARIES))
+OURS = ValueError, OSError, FloatingPointError  # which this package raises itself, with a sentence
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 90
 shown = _SHORT.repr  # a value as short text without line breaks or control characters
@@ -40,22 +36,22 @@ shown = _SHORT.repr  # a value as short text without line breaks or control char
 
 class _FromSource(SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType:
-        """Without a look at bytecode, which the base class would take where it is as old as the file."""
+        """The base class would take bytecode if it is as old as the file."""
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def run_file(path: Path, name: str) -> ModuleType:
-    """Run a Python file as the module `name`.   -> the module.   Raises whatever the file raises, SyntaxError if it is no Python.
+    """Run a Python file as the module `name`.   -> the module
 
-    Its folder comes first on the search path while it runs, and last afterwards, for imports inside its functions, until another
-    file is run.  Neighbours of an earlier run are imported anew.
+    Its folder comes first on the search path while it runs, and last afterwards, for imports inside
+    its functions, until another file is run.  Neighbours of an earlier run are imported anew.
+    Raises whatever the file raises, SyntaxError if it is no Python.
     """
     path = Path(path).resolve()
     folder = str(path.parent)
-    for neighbour in [
-        n for n, m in list(sys.modules.items()) if getattr(m, "__minigrpo_neighbour__", False)
-    ]:
-        del sys.modules[neighbour]
+    for neighbour, module in list(sys.modules.items()):
+        if getattr(module, "__minigrpo_neighbour__", False):
+            del sys.modules[neighbour]
     spec = spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
     module = module_from_spec(spec)
     _last_run[:] = [str(path)]
@@ -91,20 +87,21 @@ def _stands_in(module: ModuleType | None, folder: Path) -> bool:
     return folder in [Path(place).parent for place in places]
 
 
-# -- what fails, in the user's place -----------------------------------------------------------------------------------
+# -- what fails, with the place in the user's code -------------------------------------------------
 
 
 def explain(error: BaseException, file: str, subject: Any = None) -> str:
     """ "KeyError: 'x' (line 3 of mine.py, in f: return d['x'])", on one line, whatever was raised.
 
-    The place is the last one in the user's file or beside it, else in a file of theirs elsewhere, else that of `subject`, else the
-    last one outside of this package.
+    The place is the last one in the user's file or beside it, else in a file of theirs elsewhere,
+    else that of `subject`, else the last one outside of this package.
     """
     text, place, frames = "", "", _frames(error)
+    folder = os.path.dirname(file)
     beside = [
         f
         for f in frames
-        if f.filename in (file, *_last_run) or os.path.dirname(f.filename) == os.path.dirname(file)
+        if f.filename in (file, *_last_run) or os.path.dirname(f.filename) == folder
     ]
     with suppress(Exception):  # a user's __str__ may raise, too, and not every subject has source
         text = _one_line(str(error), 300)
@@ -121,21 +118,23 @@ def explain(error: BaseException, file: str, subject: Any = None) -> str:
 
 
 def _frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """The outermost first; of a StopIteration that left a generator, its own come last."""
+    """The frames, outermost first; a StopIteration that left a generator has its own last."""
     inner = error.__cause__ if error.args == ("generator raised StopIteration",) else None
-    return traceback.extract_tb(error.__traceback__) + traceback.extract_tb(
-        getattr(inner, "__traceback__", None)
-    )
+    last = traceback.extract_tb(getattr(inner, "__traceback__", None))
+    return traceback.extract_tb(error.__traceback__) + last
 
 
 def _is_foreign(frame: traceback.FrameSummary) -> bool:
-    """Whether it is in the user's file, or in one that is neither installed nor of this package nor Python's own."""
+    """Whether a frame is in the user's file, or in one that is neither installed nor Python's."""
     return frame.filename in _last_run or not frame.filename.startswith((*INSTALLED, "<"))
 
 
 def _by_user(error: BaseException) -> bool:
-    """Whether the user's code raised, or, where a file of theirs was run, something did that is no error of this package's own.
-    A command of this package never exits by itself, either."""
+    """Whether the user's code raised, not this package.
+
+    A command never exits by itself.  If a file of the user was run, any error is theirs that this
+    package does not raise itself.
+    """
     if isinstance(error, SystemExit) or _last_run[0] == "":
         return isinstance(error, SystemExit)
     return not isinstance(error, OURS) or any(map(_is_foreign, _frames(error)))
@@ -148,7 +147,7 @@ def _one_line(text: str, limit: int) -> str:
 
 @contextmanager
 def named(what: str = "", subject: Any = None) -> Iterator[None]:
-    """Whatever is raised inside, but for Ctrl-C and want of memory, is a ValueError with its place.
+    """Whatever is raised inside is a ValueError with its place, but for Ctrl-C and lack of memory.
 
     Without `what`, only what the user's code led to, or a library in its place.
     """

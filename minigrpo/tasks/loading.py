@@ -12,64 +12,54 @@ from pathlib import Path
 from typing import Any
 
 from minigrpo.system.user_code import explain, named, run_file
-from minigrpo.tasks.task import Task, Tokenizer, optional, whole_number
+from minigrpo.tasks.task import Task, Tokenizer, optional
 from minigrpo.tasks.text import Tokenised, stop_strings
+from minigrpo.tasks.tools import whole_number
 
-BUILT_IN = {
-    "arithmetic": "Arithmetic",
-    "countdown": "Countdown",
-    "largest": "Largest",
-    "sums": "Sums",
-    "treewalk": "TreeWalk",
-}
-METHODS = {
-    "prompts": 3,
-    "texts": 3,
-    "score": 1,
-    "reward": 2,
-    "demonstrations": 2,
-    "is_correct": 1,
-}  # with their arguments
-METHODS["for_run"] = 1
+BUILT_IN = {"arithmetic": "Arithmetic", "countdown": "Countdown", "largest": "Largest"}
+BUILT_IN |= {"sums": "Sums", "treewalk": "TreeWalk"}
+TASK_PARTS = ("tokenizer", "max_new_tokens", "prompts", "score")
+TEXT_TASK_PARTS = ("max_new_tokens", "stop", "texts", "reward")
+TOKENIZER_PARTS = ("encode", "decode", "vocab_size", "eos")
+ARGUMENTS = {"prompts": 3, "texts": 3, "score": 1, "reward": 2}  # of each method, how many
+ARGUMENTS |= {"demonstrations": 2, "is_correct": 1, "for_run": 1}
 
 
 def load_task(name: str, tokenizer: Tokenizer | None = None, **options: Any) -> Task:
     """The task of a built-in name, or of "path/to/file.py:MyTask"; options go to its constructor.
 
-    tokenizer: of a language model, for a task that is made of text.  Raises ValueError as `find_task` does, and for a task of text
-    without a tokenizer or the other way round.
+    tokenizer: of a language model, for a task that is made of text.  Raises ValueError as
+    `find_task` does, and for a task of text without a tokenizer or the other way round.
     """
     task = find_task(name, **options)
-    if (optional(task, "texts") is not None) != (tokenizer is not None):
-        if tokenizer is None:
-            raise ValueError(
-                f"task {name!r} is made of text, for a language model: give one, such as --model smollm2"
-            )
-        raise ValueError(
-            f"task {name!r} has tokens of its own, not a language model's: leave out --model, or take sums or largest"
-        )
-    return task if tokenizer is None else Tokenised(task, tokenizer)
+    is_text = optional(task, "texts") is not None
+    if is_text and tokenizer is None:
+        told = f"task {name!r} is made of text, for a language model"
+        raise ValueError(f"{told}: give one, such as --model smollm2")
+    if tokenizer is not None and not is_text:
+        told = f"task {name!r} has tokens of its own, not a language model's"
+        raise ValueError(f"{told}: leave out --model, or take sums or largest")
+    return Tokenised(task, tokenizer) if is_text else task
 
 
 def find_task(name: str, **options: Any) -> Any:
     """As `load_task`, but a task that is made of text comes as it is, a `text.TextTask`.
 
-    The file is run as Python: name only files that you trust.  Raises ValueError for an unknown name, a file or class that is not
-    there, a file that fails to import, an option the constructor does not have, and a class that lacks a part of a task.  What a
-    user's class raises, whatever its type, is a ValueError that names the line.
+    The file is run as Python: name only files that you trust.  Raises ValueError for an unknown
+    name, a file or class that is not there, a file that fails to import, an option the constructor
+    does not have, and a class that lacks a part of a task.  What a user's class raises, whatever
+    its type, is a ValueError that names the line.
     """
     if name in BUILT_IN:
         cls = getattr(importlib.import_module(f"minigrpo.tasks.{name}"), BUILT_IN[name])
         _check_options(name, cls, options)
         return cls(**options)
-    elif name.endswith(".py"):
+    if name.endswith(".py"):
         raise ValueError(f"{name!r} names a file but no class in it: write {name}:MyTask")
-    elif ":" in name:
-        path, cls = _class_in_file(*name.rsplit(":", 1))
-    else:
-        raise ValueError(
-            f"there is no task {name!r}: choose {', '.join(sorted(BUILT_IN))}, or path/to/file.py:MyTask"
-        )
+    if ":" not in name:
+        known = f"choose {', '.join(sorted(BUILT_IN))}, or path/to/file.py:MyTask"
+        raise ValueError(f"there is no task {name!r}: {known}")
+    path, cls = _class_in_file(*name.rsplit(":", 1))
     _check_options(name, cls, options)
     with named(f"task {name!r} cannot be made", cls):
         task = cls(**options)
@@ -80,70 +70,60 @@ def find_task(name: str, **options: Any) -> Any:
 def _class_in_file(file: str, class_name: str) -> tuple[Path, Callable[..., Task]]:
     path = Path(file).expanduser().resolve()
     if not path.is_file():
-        raise ValueError(
-            f"there is no task file {file!r}: check the path (a relative one is taken from the current folder)"
-        )
+        advice = "check the path (a relative one is taken from the current folder)"
+        raise ValueError(f"there is no task file {file!r}: {advice}")
     if path.suffix != ".py":
         raise ValueError(f"the task file {file!r} is no .py file: name one")
     module_name = f"minigrpo_task_{path.stem}_{zlib.crc32(os.fsencode(path)):08x}"
     with named(f"the task file {file!r} cannot be imported"):
         module = run_file(path, module_name)
-    if not callable(getattr(module, class_name, None)):
-        classes = [
-            key
-            for key, value in vars(module).items()
-            if inspect.isclass(value) and value.__module__ == module_name
-        ]
-        raise ValueError(
-            f"the task file {file!r} has no class {class_name!r}: it has {', '.join(classes) or 'none'}"
-        )
-    return path, getattr(module, class_name)
+    if not callable(found := getattr(module, class_name, None)):
+        found = {key: value for key, value in vars(module).items() if inspect.isclass(value)}
+        classes = [key for key, value in found.items() if value.__module__ == module_name]
+        told = f"the task file {file!r} has no class {class_name!r}"
+        raise ValueError(f"{told}: it has {', '.join(classes) or 'none'}")
+    return path, found
 
 
 def _check_options(name: str, cls: Callable[..., Task], options: dict[str, Any]) -> None:
     parameters = inspect.signature(cls).parameters.values()
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    known = [p.name for p in named]
+    accepted = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    known = [p.name for p in accepted]
     listed = f"its options are {', '.join(known)}" if known else "it has no options"
     unknown = sorted(set(options) - set(known))
     if unknown and not any(p.kind == p.VAR_KEYWORD for p in parameters):
         raise ValueError(f"task {name!r} has no option {unknown[0]!r}: {listed}")
-    missing = [p.name for p in named if p.default is p.empty and p.name not in options]
-    if missing:
-        raise ValueError(f"task {name!r} needs the option {missing[0]!r}: {listed}")
+    for p in accepted:
+        if p.default is p.empty and p.name not in options:
+            raise ValueError(f"task {name!r} needs the option {p.name!r}: {listed}")
 
 
 def _check_parts(name: str, task: Any, file: str) -> None:
-    parts, kind = ("max_new_tokens", "stop", "texts", "reward"), "a text task"
-    if optional(task, "texts") is None:
-        parts, kind = ("tokenizer", "max_new_tokens", "prompts", "score"), "a task"
-    for part in parts:
-        if not hasattr(task, part) and not hasattr(
-            type(task), part
-        ):  # else a property that fails, which is told below
-            needs = f"{', '.join(parts[:-1])} and {parts[-1]}"
-            raise ValueError(f"task {name!r} has no attribute {part!r}: {kind} needs {needs}")
-    for part in ("encode", "decode", "vocab_size", "eos") if kind == "a task" else ():
-        if not hasattr(task.tokenizer, part):
-            needs = "it needs encode, decode, vocab_size and eos"
-            raise ValueError(f"the tokenizer of task {name!r} has no attribute {part!r}: {needs}")
+    is_text = optional(task, "texts") is not None
+    parts, kind = (TEXT_TASK_PARTS, "a text task") if is_text else (TASK_PARTS, "a task")
+    for part in parts:  # a property that fails is there, and is told below
+        if not hasattr(task, part) and not hasattr(type(task), part):
+            needs = f"{kind} needs {', '.join(parts[:-1])} and {parts[-1]}"
+            raise ValueError(f"task {name!r} has no attribute {part!r}: {needs}")
     whole_number(f"max_new_tokens of task {name!r}", task.max_new_tokens, 1)
-    if kind == "a text task":
+    if is_text:
         stop_strings(task.stop)
     else:
+        for part in TOKENIZER_PARTS:
+            if not hasattr(task.tokenizer, part):
+                told = f"the tokenizer of task {name!r} has no attribute {part!r}"
+                raise ValueError(f"{told}: it needs encode, decode, vocab_size and eos")
         size = whole_number(f"vocab_size of task {name!r}", task.tokenizer.vocab_size, 1)
         whole_number(f"eos of task {name!r}", task.tokenizer.eos or 0, 0, size - 1)
         if optional(task, "n_drawable") is not None:
             whole_number(f"n_drawable of task {name!r}", task.n_drawable, 1, size)
-    for part, n in METHODS.items():
-        if part in parts or optional(task, part) is not None:
-            try:
-                with suppress(
-                    ValueError
-                ):  # where Python does not know the arguments, as of some functions written in C
-                    inspect.signature(getattr(task, part)).bind(*range(n))
-            except TypeError as error:
-                told = explain(error, file, getattr(task, part))
-                raise ValueError(
-                    f"{part} of task {name!r} cannot be called with {n} arguments: {told}"
-                ) from None
+    for part, n in ARGUMENTS.items():
+        if part not in parts and optional(task, part) is None:
+            continue
+        try:
+            with suppress(ValueError):  # Python does not know the arguments of some C functions
+                inspect.signature(getattr(task, part)).bind(*range(n))
+        except TypeError as error:
+            told = explain(error, file, getattr(task, part))
+            failed = f"{part} of task {name!r} cannot be called with {n} arguments"
+            raise ValueError(f"{failed}: {told}") from None

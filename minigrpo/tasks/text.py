@@ -1,12 +1,14 @@
-"""Tasks made of text, for pretrained language models: prompts and rewards are strings, the model brings the tokenizer.
+"""Tasks of text for pretrained language models: prompts and rewards are strings.
 
-A text task of your own is a class with the attributes of `TextTask`, named as "path/to/file.py:MyTask" like any other:
+A text task of your own is a class with the attributes of `TextTask`, named like any other:
 
     class Capitals:
         max_new_tokens = 6
         stop = "\\n"
-        def texts(self, rng, n, split="train"): return [f"Q: the capital of {c}? A:" for c in rng.choice(COUNTRIES[split], n)]
-        def reward(self, prompt, completion): return float(CAPITALS[prompt] in completion)
+        def texts(self, rng, n, split="train"):
+            return [f"Q: the capital of {c}? A:" for c in rng.choice(COUNTRIES[split], n)]
+        def reward(self, prompt, completion):
+            return float(CAPITALS[prompt] in completion)
 """
 
 from __future__ import annotations
@@ -19,31 +21,21 @@ import numpy as np
 
 from minigrpo.sampler import Stop
 from minigrpo.system.user_code import shown
-from minigrpo.tasks.task import exactly, pairs, score_texts
-
-FEW_SHOT_SETTINGS = {  # for a model of SmolLM2's size and prompts that share their examples
-    "steps": 30,
-    "group_size": 8,
-    "prompts_per_step": 8,
-    "learning_rate": 1e-5,
-    "warmup_steps": 0,
-    "schedule": "cosine",
-    "eval_every": 10,
-    "eval_prompts": 100,
-    "log_samples_every": 1,
-}
+from minigrpo.tasks.task import exactly, pairs
+from minigrpo.tasks.tools import score_texts
 
 
 class TextTask(Protocol):
     """What training a language model needs of a task.
 
-    texts(rng, n, split)          n prompts, of the "train" or the "test" split; all randomness comes from rng
-    reward(prompt, completion)    the outcome reward of one completion, without the stop string
-    stop                          a completion ends where this string, or one of several, appears
-                                  (None: only at EOS or the length limit)
-    max_new_tokens                the length limit, in tokens
+    texts(rng, n, split)        n prompts, of the "train" or the "test" split; all randomness comes
+                                from rng
+    reward(prompt, completion)  the outcome reward of one completion, without the stop string
+    stop                        a completion ends where this string, or one of several, appears
+                                (None: only at EOS or the length limit)
+    max_new_tokens              the length limit, in tokens
 
-    Optional: `is_correct(rewards)`, `for_run(seed)` and `defaults`, as in `tasks.Task`; `demonstrations(rng, n)`, n
+    Optional: `is_correct`, `for_run` and `defaults`, as in `Task`; `demonstrations(rng, n)`, n
     pairs of texts (prompt, completion), for a supervised warm start.
     """
 
@@ -57,7 +49,7 @@ class TextTask(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Tokenised:
-    """A text task as a `tasks.Task`: over the tokens of one tokenizer."""
+    """A text task as a `Task`: over the tokens of one tokenizer."""
 
     task: TextTask
     tokenizer: Any  # models.TextTokenizer
@@ -92,17 +84,15 @@ class Tokenised:
         self, rng: np.random.Generator, n: int
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of a task that has some: n pairs of token ids, ended as sampling ends them."""
-        stops, eos = stop_strings(self.task.stop), self.tokenizer.eos
-        end = [eos] if not stops and eos is not None else []
+        stops, tokenizer = stop_strings(self.task.stop), self.tokenizer
+        end = [tokenizer.eos] if not stops and tokenizer.eos is not None else []
 
         def as_ids(prompt: Any, completion: Any) -> tuple[np.ndarray, np.ndarray]:
             prompt, completion = (_text(text, "demonstrations") for text in (prompt, completion))
             text = _until(completion, stops) + (stops[0] if stops else "")
-            ids = np.append(self.tokenizer.encode_after(prompt, text), end).astype(np.int64)
-            ends = np.flatnonzero(
-                np.isin(ids, self.tokenizer.ends)
-            )  # sampling would draw nothing after the first
-            return self.tokenizer.encode(prompt), ids[: ends[0] + 1] if len(ends) else ids
+            ids = np.append(tokenizer.encode_after(prompt, text), end).astype(np.int64)
+            ends = np.flatnonzero(np.isin(ids, tokenizer.ends))  # sampling stops at the first
+            return tokenizer.encode(prompt), ids[: ends[0] + 1] if len(ends) else ids
 
         return [as_ids(*pair) for pair in pairs(n, self.task.demonstrations(rng, n))]
 
@@ -111,9 +101,8 @@ def stop_strings(stop: Any) -> tuple[str, ...]:
     """A task's stop as texts, none for None.   Raises ValueError for what is no text, or empty."""
     stops = () if stop is None else (stop,) if isinstance(stop, str) else stop
     if not isinstance(stops, tuple | list) or not all(isinstance(s, str) and s for s in stops):
-        raise ValueError(
-            f"stop is {shown(stop)}: it must be a text that is not empty, several, or None"
-        )
+        allowed = "it must be a text that is not empty, several, or None"
+        raise ValueError(f"stop is {shown(stop)}: {allowed}")
     return tuple(stops)
 
 
@@ -125,8 +114,3 @@ def _text(value: Any, method: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{method} of the task gave {shown(value)} where a text is wanted")
     return str.__str__(value)  # of a subclass, such as an Enum's, the characters and not its name
-
-
-def few_shot(examples: Sequence[tuple[str, str]], question: str) -> str:
-    """Solved examples, a line each, then the question: what a base model needs to see to know what is asked."""
-    return "".join(f"{asked} {answer}\n" for asked, answer in examples) + question

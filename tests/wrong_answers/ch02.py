@@ -1,4 +1,7 @@
-"""Wrong answers to the exercises of chapter 2.   <function>__<mistake>; the docstring: what the message must say, parted by |."""
+"""Wrong answers to the exercises of chapter 2: functions <function>__<mistake>.
+
+The docstring has the texts that the message must contain, separated by |.
+"""
 
 import numpy as np
 

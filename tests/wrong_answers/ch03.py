@@ -1,4 +1,7 @@
-"""Wrong answers to the exercises of chapter 3.   <function>__<mistake>; the docstring: what the message must say, parted by |."""
+"""Wrong answers to the exercises of chapter 3: functions <function>__<mistake>.
+
+The docstring has the texts that the message must contain, separated by |.
+"""
 
 import re
 
@@ -45,12 +48,12 @@ def completion_logps__no_temperature(logits, tokens, n_prompt, temperature):
 
 
 def completion_logps__no_eos(logits, tokens, n_prompt, temperature):
-    """expected shape (4,), got shape (3,) | the last (the EOS) token has no score"""
+    """expected shape (4,), got shape (3,) | one missing"""
     return _score(logits[n_prompt - 1 : -2] / temperature, tokens[n_prompt:-1])
 
 
 def completion_logps__first_token_lost(logits, tokens, n_prompt, temperature):
-    """the first token has no score"""
+    """one missing"""
     return _score(logits[n_prompt:-1] / temperature, tokens[n_prompt + 1 :])
 
 

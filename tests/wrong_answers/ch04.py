@@ -1,4 +1,7 @@
-"""Wrong answers to the exercises of chapter 4.   <function>__<mistake>; the docstring: what the message must say, parted by |."""
+"""Wrong answers to the exercises of chapter 4: functions <function>__<mistake>.
+
+The docstring has the texts that the message must contain, separated by |.
+"""
 
 import numpy as np
 
@@ -124,7 +127,7 @@ def token_weights__swapped(lengths, aggregation, limit):
 
 
 def token_weights__divides_by_0(lengths, aggregation, limit):
-    """[2, 0, 5, 1] | must not divide by 0"""
+    """[2, 0, 5, 1] | a 0/0"""
     k = len(lengths)
     names = {"group_token_mean": np.full(k, 1 / lengths.sum()), "sequence_mean": 1 / (k * lengths)}
     return names.get(aggregation, np.full(k, 1 / (k * limit)))

@@ -1,4 +1,7 @@
-"""Wrong answers to the exercises of chapter 7.   <function>__<mistake>; the docstring: what the message must say, parted by |."""
+"""Wrong answers to the exercises of chapter 7: functions <function>__<mistake>.
+
+The docstring has the texts that the message must contain, separated by |.
+"""
 
 import numpy as np
 
@@ -43,7 +46,7 @@ def two_sums__size(paths, advantages, n_nodes):
 
 
 def two_sums__means(paths, advantages, n_nodes):
-    """in positive: | sums are asked for"""
+    """in positive: | a sum is asked for"""
     n = _sum(paths, np.ones(len(advantages)), n_nodes)
     return _sum(paths, np.maximum(advantages, 0), n_nodes) / n, _sum(
         paths, np.minimum(advantages, 0), n_nodes
@@ -51,7 +54,7 @@ def two_sums__means(paths, advantages, n_nodes):
 
 
 def clipped_tree_loss__one_sum(paths, advantages, logp, old, low, high):
-    """in loss: | one sum a node | clipped on different sides"""
+    """in loss: | one sum per node | clipped on different sides"""
     whole, n, ratio = _sum(paths, advantages, len(logp)), (paths >= 0).sum(), np.exp(logp - old)
     plain, clipped = ratio * whole, np.clip(ratio, 1 - low, 1 + high) * whole
     return -np.minimum(plain, clipped).sum() / n, -np.where(plain <= clipped, plain, 0) / n

@@ -1,20 +1,25 @@
-"""Exercises of chapter 6, the flaw and the fix.   Fill in the functions, then run: minigrpo check ch06
+"""Exercises of chapter 6, the flaw and the fix.
 
-A group is k completions, each a list of tokens (ints), and k rewards, not all equal.  a_i = (r_i - mean) / (std + 1e-4) with the
-sample std (ddof=1).  "A list of arrays" has one array for each completion, with a number for each of its tokens.
+Fill in the functions, then run: minigrpo check ch06
+
+A group has k completions, each a list of tokens (ints), and k rewards, not all equal.
+a_i = (r_i - mean) / (std + 1e-4) with the sample std (ddof=1).  "A list of arrays" has one array
+per completion, with one number per token.
 """
 
 import numpy as np  # noqa: F401 (you will need it)
 
 
 def push(completions, rewards):
-    """ch06 task 1: push on a token.   completions k lists of tokens, rewards (k,) -> list of k arrays
+    """ch06 task 1: push on a token.   completions k lists of tokens, rewards (k,)
+    -> list of k arrays
 
     The push of GRPO on token t of completion i, at the sampling policy and leaving out 1/Σ|y|, is
 
         Σ a_j  over all j in λ(i,t)
 
-    since log π of this token stands in the objective once for each member.  Above 0 it makes the token likelier.
+    since log π of this token is in the objective once per member.  A positive push makes the token
+    likelier.
 
     >>> [p.round(3).tolist() for p in push([[1, 2], [1, 3], [4]], np.array([1.0, 0.0, 0.0]))]
     [[0.577, 1.155], [0.577, -0.577], [-0.577]]
@@ -25,7 +30,8 @@ def push(completions, rewards):
 def lambda_weights(completions):
     """ch06 task 2: weights of λ-GRPO.   completions k lists of tokens -> list of k arrays
 
-    1/|λ(i,t)|: the term of each token is divided by how many completions share it, so that a shared step counts once.
+    1/|λ(i,t)|: the term of each token is divided by the number of completions that share it, so
+    that a shared step counts once.
 
     >>> [w.tolist() for w in lambda_weights([[1, 2], [1, 3], [4]])]
     [[0.5, 1.0], [0.5, 1.0], [1.0]]
@@ -36,24 +42,28 @@ def lambda_weights(completions):
 def flawed_group():
     """ch06 task 3: a group that shows the flaw.   -> (completions, rewards)
 
-    Make up a group of 3 to 16 completions (lists of ints) in which the completion with the highest reward (a single one) is
+    Make up a group of 3 to 16 completions (lists of ints) in which the completion with the highest
+    reward (a single one) is
 
     - pushed down as a whole by GRPO: the pushes of task 1, added up over its tokens, are below 0;
     - pushed up as a whole by λ-GRPO: the pushes, each divided by |λ|, add up to more than 0.
 
-    So GRPO makes the best completion less likely, and only because of how often its beginning was sampled.
+    So GRPO makes the best completion less likely, only because its beginning was sampled often.
     """
     raise NotImplementedError("ch06 task 3: a group that shows the flaw")
 
 
 def placebo_weights(completions, rng):
-    """ch06 task 4: a placebo.   completions k lists of tokens, rng a numpy Generator -> list of k arrays
+    """ch06 task 4: a placebo.   completions k lists of tokens, rng a numpy Generator
+    -> list of k arrays
 
-    Is it the *place* of the weights that helps, or only their size?  Take the weights 1/|λ| of all tokens of the group and shuffle
-    them over all tokens of the group: every weight is used once, and may land on any token of any completion.  Shuffle with rng,
-    so that the same seed gives the same placebo.
+    Does it matter which token has which weight, or only that the weights differ?  Take the weights
+    1/|λ| of all tokens of the group and shuffle them over all tokens of the group: every weight is
+    used once, and may go to any token of any completion.  Shuffle with rng, so that the same seed
+    gives the same placebo.
 
-    >>> sorted(np.concatenate(placebo_weights([[1, 2], [1, 3], [4]], np.random.default_rng(0))).tolist())
+    >>> weights = placebo_weights([[1, 2], [1, 3], [4]], np.random.default_rng(0))
+    >>> sorted(np.concatenate(weights).tolist())
     [0.5, 0.5, 1.0, 1.0, 1.0]
     """
     raise NotImplementedError("ch06 task 4: a placebo")
@@ -71,9 +81,9 @@ def pushed_down(completions, rewards):
     down is the list of the completions, counted from 0, that share a token which is pushed down:
     |λ| of 2 or more and Â < 0.
 
-    The group below is the one of the paper's authors.  JKL is shared by three completions with a mean
-    reward of 0.33, where the group has 0.42; so all three are pushed down there, completion 2 with
-    them, which has the highest reward of all.  Added up over its tokens, GRPO pushes even this best
+    The group below is that of the paper's authors.  Three completions share JKL; their mean reward
+    is 0.33, and that of the group is 0.42.  So all three are pushed down there, even completion 2,
+    which has the highest reward of all.  Added up over its tokens, GRPO pushes even this best
     completion down, and λ-GRPO up.
 
     >>> texts = ("ABCD", "ABEFHI", "JKLM", "JKLNQST", "JKLNQU", "VWYZ")

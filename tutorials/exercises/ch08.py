@@ -1,6 +1,9 @@
-"""Exercises of chapter 8, a real language model.   Fill in the functions, then run: minigrpo check ch08
+"""Exercises of chapter 8, a real language model.
 
-Shapes: V vocabulary, D model width, H heads, K key/value heads, E = D/H head width, F ffn width, N rows.
+Fill in the functions, then run: minigrpo check ch08
+
+Shapes: V vocabulary, D model width, H heads, K key/value heads, E = D/H head width, F ffn width, N
+rows.
 """
 
 import numpy as np  # noqa: F401 (you will need it)
@@ -9,8 +12,9 @@ import numpy as np  # noqa: F401 (you will need it)
 def to_neighbouring_pairs(weight, n_heads):
     """ch08 task 1: rotary layouts.   weight (n_heads·E, D), n_heads an int -> (n_heads·E, D)
 
-    A Hugging Face checkpoint rotates element j of a head together with element j + E/2 (j < E/2); we rotate neighbours, 2j with
-    2j + 1.  Permute the rows of Q or K so that row 2j of every head is its old row j, and row 2j + 1 its old row j + E/2.
+    A Hugging Face checkpoint rotates element j of a head together with element j + E/2 (j < E/2);
+    we rotate neighbours, 2j with 2j + 1.  Permute the rows of Q or K so that row 2j of every head
+    is its old row j, and row 2j + 1 its old row j + E/2.
 
     >>> to_neighbouring_pairs(np.arange(8)[:, None], 2)[:, 0].tolist()
     [0, 2, 1, 3, 4, 6, 5, 7]
@@ -21,8 +25,9 @@ def to_neighbouring_pairs(weight, n_heads):
 def tokens_until_stop(tokens, pieces, stop):
     """ch08 task 2: stop strings.   tokens a list of ints, pieces a list of bytes, stop a str -> int
 
-    pieces[v] is what token v stands for: bytes, which may be a part of a character.  Return how many tokens to keep: the least n
-    for which the text of the first n tokens contains stop (as UTF-8 bytes); all of them if it never does.
+    pieces[v] are the bytes of token v, which may be a part of a character.  Return how many tokens
+    to keep: the smallest n for which the text of the first n tokens contains stop (as UTF-8 bytes);
+    all of them if it never does.
 
     >>> tokens_until_stop([0, 1, 2, 0], [b"a", b"a#", b"#b"], "##")
     3
@@ -33,8 +38,9 @@ def tokens_until_stop(tokens, pieces, stop):
 def n_parameters(vocab_size, dim, n_layers, n_heads, n_kv_heads, ffn_dim, tied):
     """ch08 task 3: number of parameters.   ints, tied a bool -> int
 
-    Embedding (V,D).  Each layer: RMSNorm (D), Q (D,D), K and V (K·E,D) each, O (D,D); RMSNorm (D), gate and up (F,D) each,
-    down (D,F).  At last RMSNorm (D) and the head (V,D), which is the embedding itself if they are tied.  No biases.
+    Embedding (V,D).  Each layer: RMSNorm (D), Q (D,D), K and V (K·E,D) each, O (D,D); RMSNorm (D),
+    gate and up (F,D) each, down (D,F).  At the end RMSNorm (D) and the head (V,D), which is the
+    embedding itself if they are tied.  No biases.
 
     >>> n_parameters(10, 4, 1, 2, 1, 8, True)
     196
@@ -45,9 +51,9 @@ def n_parameters(vocab_size, dim, n_layers, n_heads, n_kv_heads, ffn_dim, tied):
 def step_memory(n_parameters, n_inner, vocab_size, bytes_per_number, reference):
     """ch08 task 4: memory of a training step.   ints, reference a bool -> int, in bytes
 
-    Count the parameters, their gradients, the two moments of AdamW, and the logits of the n_inner inner nodes (V numbers each).
-    A frozen reference policy for the KL term, if there is one, has parameters and nothing else.  (The rest of the activations
-    is left out.)
+    Count the parameters, their gradients, the two moments of AdamW, and the logits of the n_inner
+    inner nodes (V numbers each). A frozen reference policy for the KL term, if there is one, has
+    parameters and nothing else.  (The rest of the activations is left out.)
 
     >>> step_memory(1000, 10, 50, 4, False)
     18000
@@ -56,14 +62,17 @@ def step_memory(n_parameters, n_inner, vocab_size, bytes_per_number, reference):
 
 
 def blockwise_logp(hidden, head, token, block):
-    """ch08 task 5: log-softmax by blocks.   hidden (N,D), head (V,D), token (N,) int, block an int -> (N,)
+    """ch08 task 5: log-softmax by blocks.   hidden (N,D), head (V,D), token (N,) int, block an int
+    -> (N,)
 
-    logp[n] = log softmax(hidden[n] @ headᵀ)[token[n]].  With a vocabulary of 150,000 the logits (N,V) are what fills the memory, so
-    never hold more than `block` columns of them: go through the rows of head block by block (the last one may be smaller) and
-    keep, for every n, the largest logit so far and the sum of exp(logit - largest).  When the largest grows, the sum must be
-    rescaled.  Logits may be in the hundreds.
+    logp[n] = log softmax(hidden[n] @ headᵀ)[token[n]].  With a vocabulary of 150,000 the logits
+    (N,V) fill the memory, so never hold more than `block` columns of them: go through the rows of
+    head block by block (the last one may be smaller) and keep, for every n, the largest logit so
+    far and the sum of exp(logit - largest).  When the largest grows, the sum must be rescaled.
+    Logits may be in the hundreds.
 
-    >>> blockwise_logp(np.ones((1, 1)), np.log(np.array([[1.0], [2.0], [1.0]])), np.array([1]), 2).round(6).tolist()
+    >>> head = np.log(np.array([[1.0], [2.0], [1.0]]))
+    >>> blockwise_logp(np.ones((1, 1)), head, np.array([1]), 2).round(6).tolist()
     [-0.693147]
     """
     raise NotImplementedError("ch08 task 5: log-softmax by blocks")

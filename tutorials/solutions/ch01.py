@@ -9,7 +9,7 @@ def _softmax(logits):
 
 
 def expected_reward_gradient(logits, rewards):
-    """dπ_b/dθ_a = π_b (1[a=b] - π_a), hence dJ/dθ_a = π_a (r_a - J): the baseline J comes by itself."""
+    """dπ_b/dθ_a = π_b (1[a=b] - π_a), hence dJ/dθ_a = π_a (r_a - J), with J as the baseline."""
     p = _softmax(logits)
     return p * (rewards - p @ rewards)
 
@@ -21,7 +21,7 @@ def reinforce(logits, actions, rewards):
 
 
 def best_baseline(logits, rewards):
-    """The variance is E[(r-b)²|∇log π|²] - |mean|².  Its derivative in b is 0 at b = E[r|∇log π|²] / E[|∇log π|²]."""
+    """E[(r-b)²|∇log π|²] - |mean|² has its minimum at b = E[r|∇log π|²] / E[|∇log π|²]."""
     p = _softmax(logits)
     squares = ((np.eye(len(p)) - p) ** 2).sum(1)  # (A,) |∇log π(a)|²
     return float((p * squares) @ rewards / (p @ squares))

@@ -34,7 +34,7 @@ def rope_backward(dy, position, base):
 
 
 def attention_backward(do, q, k, v):
-    """o = p v;  p = softmax(s);  s = q kᵀ / √E, undone in reverse.  Where p is 0 by the mask, ds is 0 by itself."""
+    """o = p v;  p = softmax(s);  s = q kᵀ / √E, in reverse.  Where the mask makes p 0, ds is 0."""
     time, width = q.shape
     s = q @ k.T / np.sqrt(width)
     s[np.triu(np.ones((time, time), dtype=bool), 1)] = -np.inf

@@ -12,13 +12,12 @@ def draw(logits, temperature, uniform):
     p = np.exp(z - z.max(-1, keepdims=True))
     cumulative = np.cumsum(p / p.sum(-1, keepdims=True), axis=-1)  # (n,V)
     token = (cumulative <= uniform[:, None]).sum(-1)
-    return np.minimum(
-        token, logits.shape[1] - 1
-    )  # the last cumulative probability may be rounded below 1
+    # The last cumulative probability may be rounded below 1.
+    return np.minimum(token, logits.shape[1] - 1)
 
 
 def completion_logps(logits, tokens, n_prompt, temperature):
-    """The logits at position t - 1 score the token at t; those after the last token score nothing."""
+    """The logits at position t - 1 score the token at t; the last logits score nothing."""
     z = logits[n_prompt - 1 : -1] / temperature
     z = z - z.max(-1, keepdims=True)
     logp = z - np.log(np.exp(z).sum(-1, keepdims=True))
@@ -34,16 +33,13 @@ def completion_mask(tokens, eos):
 
 
 def verify(text, answer):
-    """One line, and nothing in it but the number.   [0-9] and not \\d, which also matches other scripts' digits."""
-    claims = [
-        line.removeprefix("answer:") for line in text.split("\n") if line.startswith("answer:")
-    ]
-    found = re.fullmatch(r" *(-?)0*([0-9]+) *", claims[0]) if len(claims) == 1 else None
-    return float(
-        found is not None and found[1] + found[2] == str(answer)
-    )  # texts, as int() refuses very long ones
+    """One line with nothing but the number.   [0-9], as \\d matches digits of other scripts."""
+    claims = [line for line in text.split("\n") if line.startswith("answer:")]
+    found = re.fullmatch(r"answer: *(-?)0*([0-9]+) *", claims[0]) if len(claims) == 1 else None
+    # Texts are compared, because int() refuses very long ones.
+    return float(found is not None and found[1] + found[2] == str(answer))
 
 
 def pass_at_k(n, correct, k):
-    """1 - (ways to draw k wrong ones) / (ways to draw k).   math.comb is 0 where there are too few wrong ones."""
+    """1 - (ways to draw k wrong ones) / (ways to draw k).   math.comb is 0 if too few are wrong."""
     return 1 - math.comb(n - correct, k) / math.comb(n, k)

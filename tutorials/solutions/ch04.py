@@ -30,7 +30,7 @@ def dead_groups(rewards):
 
 
 def token_weights(lengths, aggregation, limit):
-    """Only the first one depends on the completion's own length: long wrong answers are punished less a token."""
+    """Only the first depends on the completion's own length: long answers count less per token."""
     k = len(lengths)
     if aggregation == "sequence_mean":
         return 1 / (k * np.maximum(lengths, 1))

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def process_sets_by_hand():
-    """ "a" ends completion 3, but it is a step of all who begin with it; 0 and 2 are equal and share a leaf."""
+    """ "a" ends completion 3, but all that begin with it share this step; 0 and 2 share a leaf."""
     return [
         ([0, 1, 2, 3, 4], 0, 0),
         ([0, 1, 2, 3], 0, 1),  # a
@@ -47,8 +47,5 @@ def theorem_terms(completions, rewards, ratios):
     n = sum(len(c) for c in completions)
     a = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
     grpo = [ratio * a_i / n for ratio, a_i in zip(ratios, a, strict=True)]
-    prm = [
-        ratio * a_hat / n
-        for ratio, a_hat in zip(ratios, step_advantages(completions, rewards), strict=True)
-    ]
-    return grpo, prm
+    hat = step_advantages(completions, rewards)
+    return grpo, [ratio * a_hat / n for ratio, a_hat in zip(ratios, hat, strict=True)]

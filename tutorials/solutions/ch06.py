@@ -22,7 +22,7 @@ def lambda_weights(completions):
 
 
 def flawed_group():
-    """The best completion has a rare end behind a beginning that many bad ones share; others, elsewhere, are fairly good."""
+    """The best completion has a rare end after a beginning that many bad completions share."""
     return [[1, 2], [1, 3], [1, 4], [1, 5], [6], [7]], np.array([1.0, -1.0, -1.0, -1.0, 0.7, 0.7])
 
 

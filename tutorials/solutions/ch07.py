@@ -23,12 +23,9 @@ def clipped_tree_loss(paths, advantages, logp, old, low, high):
     positive, negative = two_sums(paths, advantages, len(logp))
     n_tokens = (paths >= 0).sum()
     ratio = np.exp(logp - old)
-    loss = (
-        -(positive * np.minimum(ratio, 1 + high) + negative * np.maximum(ratio, 1 - low)).sum()
-        / n_tokens
-    )
+    terms = positive * np.minimum(ratio, 1 + high) + negative * np.maximum(ratio, 1 - low)
     dlogp = -ratio * (positive * (ratio <= 1 + high) + negative * (ratio >= 1 - low)) / n_tokens
-    return float(loss), dlogp
+    return -float(terms.sum() / n_tokens), dlogp
 
 
 def cost(prompt, completions):
@@ -39,7 +36,7 @@ def cost(prompt, completions):
 
 
 def logits_gradient(dlogp, token, parent, logits):
-    """Each child adds c at its token; the softmax is taken off once, with the sum of the children's c."""
+    """Each child adds c at its token; the softmax is subtracted once, times the children's Σ c."""
     p = np.exp(logits - logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     child = parent >= 0

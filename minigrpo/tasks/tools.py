@@ -1,0 +1,131 @@
+"""What tasks are made of: a tokenizer of characters, scores by text, checks of options."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minigrpo.rewards import numbers
+from minigrpo.system.user_code import shown
+from minigrpo.tasks.task import Tokenizer
+
+
+@dataclass(frozen=True)
+class CharTokenizer:
+    """One token per character: its id is its position in the alphabet; EOS is the last id, if any.
+
+    Pass eos=True (default) or False; the attribute `eos` is then the id len(alphabet), or None.
+    Raises ValueError for an alphabet that is empty or has a character twice.
+    """
+
+    alphabet: str
+    eos: int | bool | None = True
+
+    def __post_init__(self) -> None:
+        if not self.alphabet or len(set(self.alphabet)) < len(self.alphabet):
+            told = f"the alphabet {self.alphabet!r} must have at least one character"
+            raise ValueError(f"{told}, and none twice")
+        has_eos = self.eos is not None and self.eos is not False
+        object.__setattr__(self, "eos", len(self.alphabet) if has_eos else None)
+
+    @property
+    def vocab_size(self) -> int:
+        """V, EOS included."""
+        return len(self.alphabet) + (self.eos is not None)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Text -> (len(text),) int64, without EOS.   Raises ValueError for a foreign character."""
+        if foreign := set(text).difference(self.alphabet):
+            told = f"character {min(foreign)!r} is not in the alphabet {self.alphabet!r}"
+            raise ValueError(f"{told}: leave it out")
+        return np.array([self.alphabet.index(character) for character in text], dtype=np.int64)
+
+    def encode_with_eos(self, text: str) -> np.ndarray:
+        """As `encode`, with EOS at the end if the tokenizer has one: a finished completion."""
+        return self.encode(text) if self.eos is None else np.append(self.encode(text), self.eos)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Token ids -> text, cut before the first EOS.   Raises ValueError for a foreign id."""
+        tokens = np.asarray(ids).tolist()
+        if self.eos in tokens:
+            tokens = tokens[: tokens.index(self.eos)]
+        if tokens and not 0 <= min(tokens) <= max(tokens) < len(self.alphabet):
+            told = f"token ids {min(tokens)} … {max(tokens)} do not fit a vocabulary of"
+            raise ValueError(f"{told} {self.vocab_size}: decode with the tokenizer that made them")
+        return "".join([self.alphabet[token] for token in tokens])
+
+
+def score_texts(
+    rollouts: Any, tokenizer: Tokenizer, reward: Callable[[str, str], float]
+) -> np.ndarray:
+    """Outcome rewards by text: reward(prompt, completion), once per distinct pair.  -> (B,) float
+
+    rollouts needs `prompts` (G arrays) and `completions` (G lists of arrays).  A completion that
+    the length limit cut is judged by what is there.  Raises ValueError, naming prompt and
+    completion, for a reward that is not a finite number.
+    """
+    known: dict[tuple[str, str], float] = {}
+    rewards: list[float] = []
+    for prompt, group in zip(rollouts.prompts, rollouts.completions, strict=True):
+        text = prompt_text(tokenizer, prompt)
+        for completion in group:
+            pair = text, tokenizer.decode(completion)
+            if pair not in known:
+                known[pair] = _finite_reward(reward, *pair)
+            rewards.append(known[pair])
+    return np.array(rewards, dtype=np.float64)
+
+
+def prompt_text(tokenizer: Tokenizer, prompt: np.ndarray) -> str:
+    """The text that a prompt was made of; of one given as ids, their text, <eos> for each EOS."""
+    if getattr(prompt, "text", None) is not None:
+        return prompt.text
+    ids = np.asarray(prompt)
+    pieces = np.split(ids, np.flatnonzero(ids == tokenizer.eos))  # all but the first begin with EOS
+    return "<eos>".join(tokenizer.decode(piece[i > 0 :]) for i, piece in enumerate(pieces))
+
+
+def _finite_reward(reward: Callable[[str, str], float], prompt: str, completion: str) -> float:
+    pair = f"completion {shown(completion)} to prompt {shown(prompt)}"
+    try:
+        value = reward(prompt, completion)
+    except BaseException as error:
+        error.add_note(f"at {pair}")
+        raise
+    number = math.nan
+    with suppress(ValueError):
+        number = float(numbers([value], 1, "rewards")[0])
+    if not math.isfinite(number):
+        raise ValueError(f"the reward of {pair} is {shown(value)}: return a finite number")
+    return number
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """value as an int.   Raises ValueError unless it is a whole number in [low, high]."""
+    number = None
+    with suppress(TypeError):
+        number = None if isinstance(value, bool) else operator.index(value)
+    if number is None or number < low or (high is not None and number > high):
+        allowed = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} is {value!r}: it must be a whole number {allowed}")
+    return number
+
+
+def real_number(name: str, value: Any, low: float, high: float) -> float:
+    """value as a float.   Raises ValueError unless it is a finite number in [low, high]."""
+    number = math.nan
+    with suppress(TypeError, ValueError, OverflowError):
+        number = math.nan if isinstance(value, str | bool | np.bool_) else float(value)
+    if not (math.isfinite(number) and low <= number <= high):
+        allowed = f" from {low:g} to {high:g}" if math.isfinite(high - low) else ""
+        raise ValueError(f"{name} is {value!r}: it must be a finite number{allowed}")
+    return number
