@@ -1,8 +1,8 @@
 """How good is the PRM hidden in GRPO?   (results/README.md, "How good is the hidden PRM?")
 
 Ours: the paper leaves it open.  On `treewalk` (n = 1, r_neg = -1, a target drawn for each seed) a
-policy has 2**D paths, so the value of every prefix, the mean outcome of those who go on from it, is
-a finite sum.  Against these exact values: the error of R̂ by depth and group size, before and during
+policy has 2**depth paths, so the value of every prefix, the mean outcome of those who go on from
+it, is a finite sum.  Against these exact values: the error of R̂ by depth and group size, before and during
 training; the same for a Monte-Carlo PRM that spends its tokens on a smaller group and on extra
 rollouts; and how step advantages go with exact ones.  The exact values themselves are checked
 against a million rollouts.
@@ -50,14 +50,14 @@ BRUTE_FORCE = 1_000_000  # rollouts
 
 
 def path_probabilities(model: Transformer, task: TreeWalk) -> np.ndarray:
-    """The probability of each of `task.paths()`, by one pass over their tree.   -> (2**D,)"""
+    """The probability of each of `task.paths()`, by one pass over their tree.   -> (2**depth,)"""
     tree = PrefixTree.from_groups(task.prompts(np.random.default_rng(0), 1), [task.paths()])
     p = np.exp(tree.on_tokens(np.asarray(model.forward(tree, keep=False), dtype=np.float64)).sum(1))
     return p / p.sum()
 
 
 def means_below(p: np.ndarray, outcome: np.ndarray) -> np.ndarray:
-    """The conditional mean of a number on paths given each prefix.   (2**D,) -> (2**(D+1) - 1,)
+    """The conditional mean of a number on paths given each prefix.   -> (2**(depth+1) - 1,)
 
     Prefixes are in heap order: that of length d which reads b as a binary number is 2**d - 1 + b.
     """
@@ -176,7 +176,7 @@ def equal_tokens(seed: int, steps: int, n_groups: int = 128) -> list[t.Row]:
     VinePPO does; the error of such an estimate is known, Var(outcome | prefix) / m, and not
     sampled).  tokens: sampled in all for a group; rmse: over the inner nodes that the k completions
     visit, each once.  hidden_rmse: that of R̂ on nodes drawn alike, those that the first k members
-    of a group of hidden_k = tokens / D visit.
+    of a group of hidden_k = tokens / depth visit.
     """
     model, task = policy(seed, steps)
     exact, spread = exact_moments(model, task)
