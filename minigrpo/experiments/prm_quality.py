@@ -2,9 +2,9 @@
 
 Ours: the paper leaves it open.  On `treewalk` (n = 1, r_neg = -1, a target drawn for each seed) a
 policy has 2**depth paths, so the value of every prefix, the mean outcome of those who go on from
-it, is a finite sum.  Against these exact values: the error of R̂ by depth and group size, before and during
-training; the same for a Monte-Carlo PRM that spends its tokens on a smaller group and on extra
-rollouts; and how step advantages go with exact ones.  The exact values themselves are checked
+it, is a finite sum.  Against these exact values: the error of R̂ by depth and group size, before and
+during training; the same for a Monte-Carlo PRM that spends its tokens on a smaller group and on
+extra rollouts; and how step advantages go with exact ones.  The exact values themselves are checked
 against a million rollouts.
 
 Is R̂ biased?  A prefix is looked at only where somebody has visited it, and by groups that hold the
