@@ -307,14 +307,12 @@ def figures(tables: t.Tables) -> dict[str, Figure]:
 
 def text(tables: t.Tables) -> str:
     """The tables of training for a terminal."""
-    about = "n trained_with steps seeds hits"
-    of_training = [f"{name}±" for name in OF_TRAINING]
-    by_objective = [f"{name}_{o}±" for name in OF_OBJECTIVE for o in OBJECTIVES]
-    columns = {
-        "training": " ".join([about, *of_training, *by_objective]),
-        "differences": " ".join(["n steps seeds", *of_training, *(f"{x}±" for x in OF_OBJECTIVE)]),
-    }
-    return t.show(tables, columns)
+    about, own = "n trained_with steps seeds hits", [f"{name}±" for name in OF_TRAINING]
+    columns = {"training": " ".join([about, *own])}
+    for name in OF_OBJECTIVE:
+        columns[name] = " ".join(["n trained_with steps", *(f"{name}_{x}±" for x in OBJECTIVES)])
+    columns["differences"] = " ".join(["n steps", *own, *(f"{name}±" for name in OF_OBJECTIVE)])
+    return t.show(dict.fromkeys(OF_OBJECTIVE, tables["training"]) | tables, columns)
 
 
 def run(request: Request) -> t.Tables:

@@ -85,10 +85,9 @@ def measure(request: Request, keys: list[Key], seeds: int) -> dict[Key, list[Run
     """The runs of all keys and seeds, those of a task from one warm-started policy."""
     tasks = {key[0]: request.out / f"warm-{key[0]}" for key in keys}
     warm = warm_policies(prepare, tasks, request.processes)
-    names = ("task", "arm", "beta", "learning_rate", "seed", "warm")
-    every = [(*key, seed, warm[key[0]]) for key in keys for seed in range(seeds)]
-    found = request.jobs(learn, [dict(zip(names, job, strict=True)) for job in every])
-    return {key: found[i * seeds : (i + 1) * seeds] for i, key in enumerate(keys)}
+    names = ("task", "arm", "beta", "learning_rate")
+    jobs = {key: dict(zip(names, key, strict=True)) | {"warm": warm[key[0]]} for key in keys}
+    return request.seeded(learn, jobs, seeds)
 
 
 def summary(run: Run) -> dict[str, float]:
