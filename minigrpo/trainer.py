@@ -74,32 +74,52 @@ def grpo_step(
     Raises ValueError for rewards that are no finite numbers, DivergenceError if training diverges.
     """
     model, objective, temperature = state.model, state.objective, state.temperature
-    how = {"temperature": temperature, **limits}
-    rollouts = sample(model, prompts, state.group_size, state.rng, **how)
-    rewards = check_rewards(score(rollouts), rollouts.tree)
-    limit_again()  # the scorer may have changed the threads
-    coefficients = objective.coefficients(rollouts, rewards)  # per node, before any split
-    needed = coefficients if state.inner_epochs == 1 and state.reference is None else None
-    parts = parts_to_learn_from(model, rollouts.tree, needed, state.micro_batch_tokens)
-    state.updating, old, ref = True, rollouts.logp, None
-    if state.reference is not None:
-        with with_parameters(model, state.reference):
-            ref = log_probabilities(model, parts, temperature, len(old))
+    rollouts = sample(
+        model, prompts, state.group_size, state.rng, temperature=temperature, **limits
+    )
+    rewards = check_rewards(score(rollouts), rollouts.tree)  # the outcome reward model
+    coefficients = objective.coefficients(rollouts, rewards)  # what is added up at each node
+    parts, ref = _prepare(state, rollouts, coefficients)
     for _ in range(state.inner_epochs):
-        loss, logp = compute_gradients(model, parts, objective, coefficients, temperature, old, ref)
-        grad_norm = clip_gradient(model.gradients, state.max_grad_norm)
-        if coefficients.weight.any():  # else all completions are masked, and nothing may move
-            state.optimizer.step(model.parameters, model.gradients, learning_rate)
-            model.check_weights()
+        loss, logp = compute_gradients(
+            model, parts, objective, coefficients, temperature, rollouts.logp, ref
+        )
+        grad_norm = _update(state, coefficients, learning_rate)
     state.step += 1
-    state.num_tokens += sum(map(len, prompts)) * state.group_size
-    state.num_tokens += int(rollouts.tree.lengths.sum())
+    state.num_tokens += sum(map(len, prompts)) * state.group_size + int(rollouts.tree.lengths.sum())
     metrics = {"step": state.step, "loss": loss, "grad_norm": grad_norm}
     metrics |= {"learning_rate": learning_rate, "num_tokens": state.num_tokens}
-    metrics |= objective.metrics(coefficients, logp, old, ref) | rollout_metrics(rollouts, rewards)
+    metrics |= objective.metrics(coefficients, logp, rollouts.logp, ref)
+    metrics |= rollout_metrics(rollouts, rewards)
     for name, value in metrics.items():
         check_finite(value, f"metric {name}")
     return Step(metrics, rollouts, rewards)
+
+
+def _prepare(
+    state: TrainState, rollouts: Rollouts, coefficients: Coefficients
+) -> tuple[Parts, np.ndarray | None]:
+    """The parts of the tree that the model computes one by one, and log p under the reference."""
+    limit_again()  # the scorer may have changed the number of BLAS threads
+    first_update_only = state.inner_epochs == 1 and state.reference is None
+    needed = coefficients if first_update_only else None
+    parts = parts_to_learn_from(state.model, rollouts.tree, needed, state.micro_batch_tokens)
+    state.updating = True
+    if state.reference is None:
+        return parts, None
+    with with_parameters(state.model, state.reference):
+        n_nodes = rollouts.tree.n_nodes
+        return parts, log_probabilities(state.model, parts, state.temperature, n_nodes)
+
+
+def _update(state: TrainState, coefficients: Coefficients, learning_rate: float) -> float:
+    """Clip the gradient and let the optimiser step.   -> the gradient's norm before clipping"""
+    model = state.model
+    grad_norm = clip_gradient(model.gradients, state.max_grad_norm)
+    if coefficients.weight.any():  # else all completions are masked, and nothing may move
+        state.optimizer.step(model.parameters, model.gradients, learning_rate)
+        model.check_weights()
+    return grad_norm
 
 
 def parts_to_learn_from(
