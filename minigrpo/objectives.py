@@ -137,10 +137,9 @@ class Coefficients:
     tokens_up: Array  # (N,) of these, members with aᵢ > 0, or all if Â > 0
     tokens_down: Array  # (N,) of these, members with aᵢ < 0, or all if Â < 0
 
-    def only_counted(self, *logps: Array | None) -> list[Array | None]:
+    def only_counted(self, logp: Array) -> Array:
         """Log-probabilities in float64; 0 where no member counts, so that nothing overflows."""
-        at = self.tokens > 0
-        return [None if x is None else np.where(at, x, 0.0).astype(np.float64) for x in logps]
+        return np.where(self.tokens > 0, logp, 0.0).astype(np.float64)
 
     def for_part(self, nodes: Array, scored: Array) -> Coefficients:
         """Those of a part of the tree (`plan.split_tree`), 0 where it does not score the node."""
@@ -170,10 +169,10 @@ class Objective:
             _check_choice(field, getattr(self, field))
         for field in NUMBERS:
             value = getattr(self, field)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if value is None and field.startswith("clip"):
                 continue
-            if not (is_number and 0 <= value <= LARGEST):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is None or not (is_number and 0 <= value <= LARGEST):
                 allowed = f"a finite number, at least 0 and at most {LARGEST:g}"
                 raise ValueError(f"{field} is {value!r}: it must be {allowed}")
         if self.process_reward == "tree" and (self.baseline != "group_mean" or self.mask_truncated):
@@ -245,7 +244,7 @@ class Objective:
         reference, which beta > 0 needs (else ValueError).
         """
         c, (low, high) = coefficients, self.clip_range
-        logp, old, ref = c.only_counted(logp, old, ref)
+        logp, old = c.only_counted(logp), c.only_counted(old)
         ratio = np.exp(logp - old)
         value = c.positive * np.minimum(ratio, high) + c.negative * np.maximum(ratio, low)
         slope = ratio * (c.positive * (ratio <= high) + c.negative * (ratio >= low))
@@ -253,7 +252,7 @@ class Objective:
         if self.beta:
             if ref is None:
                 raise ValueError("beta > 0 needs the log-probabilities of a reference policy")
-            divergence, d_divergence = kl_estimate(self.kl, logp, ref)
+            divergence, d_divergence = kl_estimate(self.kl, logp, c.only_counted(ref))
             loss += self.beta * (c.weight * divergence).sum()
             dlogp += self.beta * c.weight * d_divergence
         return float(loss), dlogp
@@ -269,14 +268,14 @@ class Objective:
     ) -> dict[str, float]:
         """Shares of tokens clipped on either side; with ref, the mean k3 estimate of the KL."""
         c, (low, high) = coefficients, self.clip_range
-        logp, old, ref = c.only_counted(logp, old, ref)
+        logp, old = c.only_counted(logp), c.only_counted(old)
         ratio, tokens = np.exp(logp - old), max(c.tokens.sum(), 1)
         sums = {
             "clip_ratio/low_mean": c.tokens_down * (ratio < low),
             "clip_ratio/high_mean": c.tokens_up * (ratio > high),
         }
         if ref is not None:
-            sums["kl"] = c.tokens * kl_estimate("k3", logp, ref)[0]
+            sums["kl"] = c.tokens * kl_estimate("k3", logp, c.only_counted(ref))[0]
         return {name: float(values.sum() / tokens) for name, values in sums.items()}
 
 

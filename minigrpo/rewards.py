@@ -37,7 +37,7 @@ def check_rewards(rewards: ArrayLike, tree: PrefixTree | Array) -> Array:
     Raises ValueError if there is not one for each completion, or if one is not finite or above
     1e100 in size (naming it).
     """
-    group = getattr(tree, "completion_group", tree)
+    group = tree.completion_group if isinstance(tree, PrefixTree) else tree
     rewards = numbers(rewards, len(group), "rewards")
     bad = np.flatnonzero(~(np.abs(rewards) <= LARGEST))
     if len(bad):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ LANE_ROWS = 128  # with fewer distinct prefixes, the matrix products of a lane a
 TEMPERATURES = 1e-6, 1e6  # the lowest and the highest one
 # A rule that ends completions: their tokens so far (n,t) -> which of them end with the newest (n,).
 Stop = Callable[[np.ndarray], np.ndarray]
-End = int | Stop | None  # what ends a completion: a token, a rule, or nothing but its length
+End = int | Stop  # what ends a completion, before its length does: a token, or a rule
 
 
 # What overflows is refused in one sentence, without warnings before it.
@@ -46,7 +47,7 @@ def sample(
     rng: np.random.Generator,
     *,
     max_new_tokens: int,
-    eos: End | tuple[End, ...] = None,
+    eos: End | tuple[End | None, ...] | None = None,
     temperature: float = 1.0,
 ) -> Rollouts:
     """Draw group_size completions of every prompt.
@@ -144,7 +145,7 @@ def _checked(
         raise ValueError("every prompt needs at least one token (and sampling at least one prompt)")
     model.check(np.concatenate(arrays), max(map(len, arrays)) + max_new_tokens)
     model.check_weights()
-    pairs = zip(prompts, arrays, strict=True)  # a prompt made from a text remembers it
+    pairs: Any = zip(prompts, arrays, strict=True)  # a prompt made from a text remembers it
     return [(prompt if hasattr(prompt, "text") else ids).copy() for prompt, ids in pairs]
 
 

@@ -56,7 +56,7 @@ class Transformer:
         self.gradients = Parameters(config.shapes(), self.backend.xp, self.dtype)
         if seed is not None:
             self.parameters.start(config, np.random.default_rng(seed), self.backend)
-        self._turns: Array = ()  # rotations of the first positions, see `check`
+        self._turns: Any = ()  # rotations of the first positions, see `check`
         self.check(np.array([]), 1)
         self._plans: WeakKeyDictionary[PrefixTree, TreePlan] = WeakKeyDictionary()
         self._saved: tuple | None = None

@@ -16,8 +16,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-Array = Any  # numpy.ndarray or cupy.ndarray
+Array = NDArray[Any]  # or a cupy.ndarray, which has the same methods
 
 INSTALL = 'pip install "minigrpo[gpu]" (CUDA 12) or "minigrpo[gpu-cuda13]"'
 NO_DEVICE = "the driver shows no GPU: see nvidia-smi, and whether CUDA_VISIBLE_DEVICES hides it"

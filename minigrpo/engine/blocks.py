@@ -78,7 +78,7 @@ def block_attention_backward(
     do = array_module(do).ascontiguousarray(do.transpose(0, 3, 4, 1, 2, 5))  # (S,K,H/K,R,Q,E)
     # ds = p · (dp - Σ p·dp), where the sum runs over the keys of the prefix and of the row.
     ds_own = do @ v_own.swapaxes(-1, -2)  # (S,K,H/K,R,Q,Q), so far d loss / d p
-    total = (ds_own * p_own).sum(-1, keepdims=True)
+    total, ds_prefix = (ds_own * p_own).sum(-1, keepdims=True), p_prefix
     if n_prefix:
         ds_prefix = do.reshape(*flat, width) @ v_prefix.swapaxes(-1, -2)  # (S,K,H/K·R·Q,P)
         total += (ds_prefix * p_prefix).sum(-1).reshape(total.shape)

@@ -7,6 +7,8 @@ beside a likely one keep their share.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from minigrpo.engine.backend import Array, Backend, array_module
@@ -38,8 +40,9 @@ def draw_tokens(
     if temperature > 0:
         cumulative = xp.cumsum(mass, axis=-1)[where]  # (n, stretches)
         threshold = device(uniform)[:, None] * cumulative[:, -1:]
-        chosen = 0 if vocab_size == stretch else first_above(cumulative, threshold)  # (n,)
+        chosen: Any = 0  # the stretch; of several (n,)
         if vocab_size > stretch:
+            chosen = first_above(cumulative, threshold)
             threshold -= xp.take_along_axis(cumulative - mass[where], chosen[:, None], 1)
         within = first_above(xp.cumsum(p[where, chosen], axis=-1, dtype=np.float64), threshold)
         token = chosen * stretch + within

@@ -25,6 +25,9 @@ SIZES = "vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "ma
 SWAPPED = 1 << 20  # parameters that change places at a time
 
 
+DERIVED: Any = None  # a size that follows from others: the config has it as a number
+
+
 @dataclass(frozen=True)
 class TransformerConfig:
     """The shape of a model.  Raises ValueError if the numbers do not fit together."""
@@ -33,13 +36,13 @@ class TransformerConfig:
     dim: int = 128  # D
     n_layers: int = 4  # L
     n_heads: int = 4  # H
-    n_kv_heads: int | None = None  # K; None: as many as heads
-    ffn_dim: int | None = None  # F; None: 8/3 of dim, rounded up to a multiple of 8
+    n_kv_heads: int = DERIVED  # K; None: as many as heads
+    ffn_dim: int = DERIVED  # F; None: 8/3 of dim, rounded up to a multiple of 8
     max_seq_len: int = 1024
     rope_base: float = 10_000.0
     norm_eps: float = 1e-5
     tie_embeddings: bool = True
-    head_dim: int | None = None  # E; None: D / H
+    head_dim: int = DERIVED  # E; None: D / H
     n_drawable: int | None = None  # only tokens below it can be drawn; None: all
 
     def __post_init__(self) -> None:

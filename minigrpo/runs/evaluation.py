@@ -31,9 +31,10 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 def is_correct(task: Task, rewards: np.ndarray) -> np.ndarray:
     """Which completions are right: by the task's `is_correct`, else a reward ≥ 1.   (B,) -> (B,)"""
-    if optional(task, "is_correct") is None:
+    own = optional(task, "is_correct")
+    if own is None:
         return rewards >= 1
-    right = numbers(task.is_correct(rewards), len(rewards), "truth values of is_correct")
+    right = numbers(own(rewards), len(rewards), "truth values of is_correct")
     if not np.isin(right, (0, 1)).all():
         way_out = "return a truth value for each completion"
         raise ValueError(f"is_correct of the task gave {right}: {way_out}")

@@ -40,9 +40,10 @@ def make_policy(settings: TrainSettings, task: Task | None = None) -> tuple[Tran
 def make_task(settings: TrainSettings, tokenizer: Any = None) -> Task:
     """The task of these settings: `load_task`, then its own `for_run`, if any, with their seed."""
     task = load_task(settings.task, tokenizer, **settings.task_options)
-    if optional(task, "for_run") is None:
+    for_run = optional(task, "for_run")
+    if for_run is None:
         return task
-    own = task.for_run(settings.seed)
+    own = for_run(settings.seed)
     if type(own) is not type(task):
         gave = f"for_run of task {settings.task!r} gave {shown(own)}"
         raise ValueError(f"{gave}: it must return a task of the same class")
@@ -83,11 +84,12 @@ def warm_start(
     progress: bool = False,
 ) -> None:
     """Supervised learning on the task's demonstrations.   Raises ValueError if it has none."""
-    if optional(task, "demonstrations") is None:
+    demonstrations = optional(task, "demonstrations")
+    if demonstrations is None:
         raise ValueError(f"task {settings.task} has no demonstrations: set warm_start_steps to 0")
     s, n = settings, settings.warm_start_batch
     rest = s.warm_start_steps, s.warm_start_learning_rate, s.micro_batch_tokens, progress
-    imitate(model, lambda: pairs(n, task.demonstrations(rng, n)), *rest)
+    imitate(model, lambda: pairs(n, demonstrations(rng, n)), *rest)
 
 
 def load_run(path: str | Path, **changes: Any) -> tuple[Transformer, Task, TrainSettings]:

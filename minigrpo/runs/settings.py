@@ -65,7 +65,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            self._check(f.name, f.type)
+            self._check(f.name, str(f.type))
         if self.group_size * self.prompts_per_step > 10**6:
             product = f"{self.group_size} × {self.prompts_per_step}"
             raise ValueError(f"{product} completions a step are more than a million: take fewer")
@@ -88,10 +88,11 @@ class TrainSettings:
 
     def _check(self, name: str, kind: str) -> None:
         """Refuse a value of another kind than the field's, or outside its range."""
-        value, what = getattr(self, name), kind.removesuffix(" | None")
+        value: Any = getattr(self, name)
+        what = kind.removesuffix(" | None")
         if value is None and kind != what:
             return
-        if not isinstance(value, KINDS[what]) or isinstance(value, bool):
+        if value is None or not isinstance(value, KINDS[what]) or isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}: it must be {kind}")
         if name == "temperature":
             check_temperature(value)

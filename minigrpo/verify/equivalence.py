@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from minigrpo.objectives import Coefficients, Objective
+from minigrpo.objectives import Objective
 from minigrpo.transformer import Transformer
 from minigrpo.tree import Array, PrefixTree, Rollouts
 from minigrpo.verify.padded import padded_loss
@@ -115,8 +115,8 @@ def check_equivalence(
         c = prm.coefficients(rollouts, rewards if prm_rewards is None else prm_rewards)
         if count_of_node is not None:
             factor = count_of_node / tree.count
-            sums = (factor * x for x in (c.positive, c.negative, c.weight))
-            c = Coefficients(*sums, c.tokens, c.tokens_up, c.tokens_down)
+            sums = {"positive": c.positive, "negative": c.negative, "weight": c.weight}
+            c = replace(c, **{name: factor * values for name, values in sums.items()})
         prm_loss, dlogp = prm.evaluate(c, logp, old, ref)
         right = gradient(tree, dlogp)
     finally:

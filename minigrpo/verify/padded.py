@@ -91,6 +91,8 @@ def padded_loss(
     loss = -(term_weight * np.minimum(plain, clipped)).sum()
     dlogp = -term_weight * np.where(plain <= clipped, plain, 0.0)
     if o.beta:
+        if ref is None:
+            raise ValueError("beta > 0 needs the log-probabilities of a reference policy")
         x = np.where(mask, ref, 0.0) - logp
         divergence = {"k1": -x, "k2": x**2 / 2, "k3": np.exp(x) - x - 1}[o.kl]
         derivative = {"k1": np.ones_like(x), "k2": -x, "k3": 1 - np.exp(x)}[o.kl]
