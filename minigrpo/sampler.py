@@ -23,6 +23,7 @@ from minigrpo.engine.divergence import OVERFLOW, DivergenceError
 from minigrpo.engine.draw import draw_tokens
 from minigrpo.engine.kv_cache import KVCache
 from minigrpo.engine.lanes import limited, run_lanes
+from minigrpo.engine.profiling import count_passes, timed
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree, Rollouts, Tokens, token_arrays
 
@@ -35,6 +36,7 @@ End = int | Stop | None  # what ends a completion: a token, a rule, or nothing b
 
 
 # What overflows is refused in one sentence, without warnings before it.
+@timed("sample")
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 @limited
 def sample(
@@ -97,6 +99,7 @@ def sample(
     parts = [row[:n] for row, n in zip(tokens, present.sum(1).tolist(), strict=True)]
     completions = [parts[i : i + group_size] for i in range(0, len(parts), group_size)]
     tree = PrefixTree.from_groups(prompts, completions)
+    count_passes(model.config, [(tree, np.arange(tree.n_nodes))], sample=1)
     on_nodes = np.zeros((2, tree.n_nodes))
     on_nodes[:, tree.paths[tree.paths >= 0]] = logp[present], entropy[present]
     return Rollouts(

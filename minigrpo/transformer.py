@@ -23,6 +23,7 @@ from minigrpo.engine.divergence import OVERFLOW, DivergenceError
 from minigrpo.engine.lanes import LANES, limited
 from minigrpo.engine.parameters import EMBEDDING, Parameters, TransformerConfig
 from minigrpo.engine.plan import Predictions, TreePlan, plan_tree
+from minigrpo.engine.profiling import timed
 from minigrpo.tree import PrefixTree
 
 MAX_LANE_PARAMETERS = 8_000_000  # each lane has gradients of its own
@@ -63,6 +64,7 @@ class Transformer:
 
     # -- over a tree -------------------------------------------------------------------------------
 
+    @timed("forward")
     @limited
     def forward(self, tree: PrefixTree, temperature: float = 1.0, keep: bool = True) -> np.ndarray:
         """log p(token | its prefix) per scored node, 0 elsewhere.   -> (N,) on the host
@@ -85,6 +87,7 @@ class Transformer:
             self._saved = plan, temperature, saved, norm, h, softmax
         return logp
 
+    @timed("backward")
     @limited
     def backward(self, dlogp: np.ndarray, add: bool = True) -> Parameters:
         """Add d loss / d parameters to `gradients`, given d loss / d logp.   dlogp (N,) on the host

@@ -26,6 +26,22 @@ def tiny_model(vocab_size=5, seed=0, dtype="float64", max_seq_len=64, **shape):
     return model
 
 
+class WrappedFile:
+    """A file whose `write` a subclass replaces."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
 def random_group(rng, k, length=8, vocab_size=3):
     """k completions of 0 to `length` tokens; some are copies or beginnings of earlier ones."""
     group = []

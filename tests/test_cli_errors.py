@@ -233,6 +233,10 @@ BAD = {
         "reproduce table1 --seeds 1 --out {new}",
         "1 seeds give no interval: take at least 2",
     ),
+    "more seeds than targets": (
+        "reproduce smollm2-walk --seeds 17 --out {new}",
+        "17 seeds, but there are 16 targets, each run once: take at most 16",
+    ),
     "an experiment in a place that is none": (
         "reproduce table1 --quick --out {group}/below",
         "Not a directory",

@@ -26,18 +26,13 @@ from minigrpo.command.demo import (
 from minigrpo.experiments.many_walks import BLOCK, GROUP_SIZE, LAST, run_walks
 from minigrpo.experiments.table1 import frequency, summary
 from minigrpo.logs.groups import group_statistics, read_groups
-from minigrpo.runs.settings import TrainSettings
-from minigrpo.runs.train import train
-from minigrpo.system.files import read_records
 from minigrpo.verify.equivalence import Equivalence
 
 FIGURES = [
     "tree.png",
     "trees.png",
-    "statistics.png",
     "curves-n1.png",
     "curves-n2.png",
-    "metrics.png",
 ]
 DATA = [
     "explorer.html",
@@ -45,7 +40,6 @@ DATA = [
     "equivalence.json",
     "table.json",
     "curves.json",
-    "metrics.jsonl",
 ]
 STEPS, SEEDS = 60, 18
 KEYS = [(n, rate, objective) for n in (1, 2) for rate in RATES for objective in NAMES]
@@ -195,18 +189,6 @@ def test_the_table_is_the_mean_of_the_curves_and_the_curves_are_the_runs(made):
     assert curves[KEYS.index((2, RATES[0], "lambda_grpo"))]["target_frequency"][17] == [
         h / BLOCK / GROUP_SIZE for h in again[0]
     ]
-
-
-def test_the_metrics_are_those_of_a_run(made):
-    metrics = read_records(made[0] / "metrics.jsonl")
-    assert len(metrics) == STEPS
-    settings = TrainSettings.for_task(
-        "treewalk", objective="lambda_grpo", learning_rate=RATES[-1], steps=3
-    )
-    _, again = train(settings, progress=False)
-    assert [m["loss"] for m in metrics[:3]] == pytest.approx(
-        [m["loss"] for m in again], rel=1e-4, abs=1e-6
-    )
 
 
 def test_the_readme_shows_what_the_demo_prints():

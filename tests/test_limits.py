@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import WrappedFile
 from test_cli import TINY, run, stored  # noqa: F401
 from test_fuzz_flags import parsers
 
@@ -279,22 +280,10 @@ def test_places_that_cannot_be_written_to(writer, place, stored, without_drawabl
 def full(monkeypatch, which, code=errno.ENOSPC):
     """Let the first bytes of a file whose name `which` takes be written, and no more."""
 
-    class Full:
-        def __init__(self, file):
-            self.file = file
-
+    class Full(WrappedFile):
         def write(self, data):
             self.file.write(data[: len(data) // 2])
             raise OSError(code, os.strerror(code))
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.file.close()
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
 
     def opened(path, mode="r", *arguments, **options):
         file = builtins.open(path, mode, *arguments, **options)  # noqa: SIM115

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 
-from minigrpo.logs.groups import group_statistics, read_groups, statistics_text, tree_statistics
+from minigrpo.logs.groups import read_groups, statistics_text, tree_statistics
 from minigrpo.show.drawing import drawn_steps
 from minigrpo.show.plots import (
     METRICS,
@@ -23,7 +23,6 @@ from minigrpo.show.plots import (
     learning_curves,
     metrics_figure,
     save,
-    statistics_figure,
 )
 from minigrpo.show.tree_plots import draw_tree, draw_trees_page
 from minigrpo.tree import PrefixTree
@@ -131,7 +130,6 @@ def test_draw_tree_without_rewards_or_with_one_completion():
     )
     assert "k = 2, 0 tokens of which 0 distinct (0% shared): flat" in texts(draw_tree(nothing))
     assert "0, of which 0 distinct (0.0% shared)" in statistics_text(tree_statistics([nothing]))
-    statistics_figure(tree_statistics([nothing]))
     with pytest.raises(ValueError, match="group 2 is not in the tree"):
         draw_tree(tree, group=2)
 
@@ -303,25 +301,6 @@ def test_metrics_figure():
         metrics_figure([])
     with pytest.raises(ValueError, match='record 1 has no "step"'):
         metrics_figure([{"step": 0, "kl": 1}, {"kl": 2}])
-
-
-def test_statistics_figure_shows_the_statistics():
-    stats = group_statistics(
-        read_groups("\n".join(json.dumps(g) for g in (SMALL, {"completions": ["x", "yz"]})))
-    )
-    for given in (stats, json.loads(json.dumps(stats))):
-        figure = statistics_figure(given)
-        bars = [[p.get_height() for p in ax.patches] for ax in figure.axes]
-        assert bars[0] == [5, 2, 3] and bars[1] == [3, 3] and sum(bars[2]) == 6
-        shown = texts(figure)
-        assert {
-            "10 characters, of which 7 distinct",
-            "mean 0.50; 50.0% of 2 groups are flat",
-            "mean 25.0% (dashed)",
-        } <= set(shown)
-        assert not any(
-            "$" in text for text in shown
-        )  # ticks are not typeset, so they must be plain numbers
 
 
 # -- files -----------------------------------------------------------------------------------------

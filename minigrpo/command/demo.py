@@ -30,23 +30,16 @@ from minigrpo.experiments.table1 import summary
 from minigrpo.logs.groups import Group, read_groups, statistics_text, tree_statistics
 from minigrpo.rewards import check_rewards
 from minigrpo.runs.evaluation import evaluate
-from minigrpo.runs.policy import make_model
+from minigrpo.runs.policy import make_model, warm_start
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.runs.train import sample_records, train
+from minigrpo.runs.train import sample_records
 from minigrpo.sampler import sample
 from minigrpo.show.drawing import tree_text
 from minigrpo.show.explorer import explorer_page
-from minigrpo.show.plots import (
-    bootstrap_interval,
-    learning_curves,
-    metrics_figure,
-    save,
-    statistics_figure,
-)
+from minigrpo.show.plots import bootstrap_interval, learning_curves, save
 from minigrpo.show.tree_plots import draw_tree, draw_trees_page
 from minigrpo.system.files import replace
 from minigrpo.tasks import load_task, sampling_limits
-from minigrpo.trainer import warm_start
 from minigrpo.verify.equivalence import Equivalence, check_equivalence
 
 ARITHMETIC = TrainSettings(
@@ -115,9 +108,10 @@ def _demo(
     prompts = task.prompts(rng, GROUPS, "test")
     rollouts = sample(model, prompts, COMPLETIONS, rng, **sampling_limits(task))
     rewards = check_rewards(task.score(rollouts), rollouts.tree)
-    records = json_lines(sample_records(rollouts, rewards, task, 0))
-    (out / "groups.jsonl").write_text(records)
-    groups = read_groups(records, unit="characters")
+    records = sample_records(rollouts, rewards, task, 0)
+    lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+    (out / "groups.jsonl").write_text(lines)
+    groups = read_groups(lines, unit="characters")
     shown = max(groups, key=_interest)
     stats = tree_statistics([rollouts.tree])  # with EOS, which the groups as texts lack
     drawn = shown.tree, shown.rewards, shown.labels
@@ -125,7 +119,6 @@ def _demo(
     save(draw_tree(*drawn, title=f"A real group: {shown.prompt}"), out / "tree.png")
     save(draw_trees_page(groups), out / "trees.png")
     (out / "explorer.html").write_text(explorer_page(shown), encoding="utf-8")
-    save(statistics_figure(stats), out / "statistics.png")
 
     say("2/3  Theorem 1 on these rollouts, in float64")
     theorem = check_equivalence(model, rollouts, rewards, rng)
@@ -138,16 +131,10 @@ def _demo(
     _write_results(results, rows, steps, out)
     learning = _learning_sections(rows, differences(results), seeds, steps)
     say("\n".join("     " + line for _, _, _, table in learning for line in table.splitlines()))
-    _write_metrics(steps, out)
     trees = _tree_sections(groups, shown, stats, accuracy)
-    sections = [*trees, _theorem_section(theorem), *learning, METRICS_SECTION]
+    sections = [*trees, _theorem_section(theorem), *learning]
     took = time.perf_counter() - started
     (out / "report.html").write_text(_page(sections, out, took), encoding="utf-8")
-
-
-def json_lines(records: list[dict[str, Any]]) -> str:
-    """The text of a JSON-lines file."""
-    return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
 
 
 def _interest(group: Group) -> tuple:
@@ -216,13 +203,6 @@ def _write_results(results: Walks, rows: list[dict[str, Any]], steps: int, out: 
     (out / "curves.json").write_text(json.dumps(data, allow_nan=False))
 
 
-def _write_metrics(steps: int, out: Path) -> None:
-    options = {"objective": "lambda_grpo", "learning_rate": RATES[-1], "steps": steps}
-    metrics = train(TrainSettings.for_task("treewalk", **options), progress=False)[1]
-    (out / "metrics.jsonl").write_text(json_lines(metrics))
-    save(metrics_figure(metrics), out / "metrics.png")
-
-
 # -- the report ------------------------------------------------------------------------------------
 
 
@@ -245,13 +225,6 @@ LEARNING = """One path of 16, another one in each of 16 runs, earns 1; paths tha
 took it, λ-GRPO once. Over {seeds} runs each, {verdicts}. The frequency is that of the last {last}
 of {steps} steps; a run found the target if it is above one half. Two runs with the same seed have
 the same target, so the difference is taken run by run; its interval is a 95 % bootstrap."""
-METRICS_SECTION: Section = (
-    "What a run logs",
-    "This is one run of λ-GRPO in numbers: as it learns, its completions agree, and the tree needs "
-    "fewer tokens. Every run logs these.",
-    ["metrics.png"],
-    "",
-)
 
 
 def _tree_sections(
@@ -259,10 +232,9 @@ def _tree_sections(
 ) -> list[Section]:
     drawing = tree_text(shown.tree, shown.rewards, shown.labels, prompt=shown.prompt)
     text = _filled(TREE, accuracy=accuracy, k=len(shown.texts))
-    figures = ["trees.png", "statistics.png"]
     return [
         ("A group of completions is a tree", text, ["tree.png"], drawing),
-        ("Trees are the rule", _filled(TREES, **stats), figures, statistics_text(stats)),
+        ("Trees are the rule", _filled(TREES, **stats), ["trees.png"], statistics_text(stats)),
     ]
 
 

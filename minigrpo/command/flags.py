@@ -23,8 +23,8 @@ def refuse(a: argparse.Namespace, names: str, why: str) -> None:
     """
     for name in names.split():
         if getattr(a, name) is not None:
-            flag = name.removesuffix("s") if name == "task_options" else name
-            raise ValueError(f"--{flag.replace('_', '-')} {why}")
+            written = name.replace("task_options", "task_option").replace("_", "-")
+            raise ValueError(f"--{written} {why}")
 
 
 # -- types of flags --------------------------------------------------------------------------------
@@ -50,11 +50,15 @@ def amount(text: str) -> float:
 
 
 def number_or_none(text: str) -> float | str:
-    """The type of a flag that takes a number or "none"; an error message shows this name."""
-    return text if text == "none" else float(text)
+    """The type of a flag that takes a number or "none"."""
+    try:
+        return text if text == "none" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None
 
 
 def key_value(text: str) -> tuple[str, Any]:
+    """The type of a flag that takes KEY=VALUE; a value that is no JSON is a text."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")

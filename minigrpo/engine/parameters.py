@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ from minigrpo.engine.backend import Array, Backend
 
 EMBEDDING = "model.embed_tokens.weight"
 SIZES = "vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "max_seq_len"
+
+SWAPPED = 1 << 20  # parameters that change places at a time
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,23 @@ class Parameters(Mapping):
                 )
             )
         return layers
+
+
+@contextmanager
+def with_parameters(model: Any, flat: Array) -> Iterator[None]:
+    """Give a model other parameters for a while; `flat` holds its own meanwhile, so none is copied."""
+    _swap(model.parameters.flat, flat)
+    try:
+        yield
+    finally:
+        _swap(model.parameters.flat, flat)
+
+
+def _swap(a: Array, b: Array) -> None:
+    for start in range(0, len(a), SWAPPED):
+        part = slice(start, start + SWAPPED)
+        kept = a[part].copy()
+        a[part], b[part] = b[part], kept
 
 
 class Layer(NamedTuple):

@@ -190,7 +190,9 @@ def run(request: Request) -> t.Tables:
     """
     options: dict[str, Any] = {"title": "SmolLM2, tree walk", "processes": request.processes}
     options |= {"cache": request.out / "smollm2-walk.runs.jsonl", "any_code": True}
-    many = min(request.seeds or (2 if request.quick else 16), 16)
+    many = request.seeds or (2 if request.quick else 16)
+    if many > 16:
+        raise ValueError(f"{many} seeds, but there are 16 targets, each run once: take at most 16")
     targets = [TARGETS[(2 * i + 1) * 16 // (2 * many)] for i in range(many)]
     steps = {"steps": 20} if request.quick else {}
 

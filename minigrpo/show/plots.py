@@ -1,4 +1,4 @@
-"""Learning curves, metrics and statistics as figures, in the one style of `drawing.py`.
+"""Learning curves and metrics as figures, in the one style of `drawing.py`.
 
 Figures are made without pyplot, so no display and no global state is needed.  Nothing is told by
 colour alone, so that a grey print can be read, and `save` writes the same bytes every time.
@@ -15,7 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from minigrpo.runs.folder import is_finite
 from minigrpo.show.drawing import BLUE, INK, LINES, STYLE
@@ -197,42 +197,4 @@ def metrics_figure(
             ax.set_xlabel("training step" + " (dark: running mean of 10)" * long, fontsize=9)
     if title:
         figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
-    return figure
-
-
-@styled
-def statistics_figure(stats: Mapping) -> Figure:
-    """The statistics of `groups.tree_statistics` (paper, section 3.2) as three histograms."""
-    unit = stats.get("unit", "tokens")
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.06)
-    left, middle, right = figure.subplots(1, 3)
-    # JSON turns the sizes into texts.
-    counts = {int(size): tokens for size, tokens in stats["count_histogram"].items()}
-    low, high = min(counts.values(), default=1), max(counts.values(), default=1)
-    bar = {"color": BLUE, "edgecolor": "white", "lw": 0.6}
-    left.bar(list(counts), list(counts.values()), width=0.9, **bar)
-    left.set(yscale="log", ylabel=f"{unit} of all completions", ylim=(low / 2, high * 1.5))
-    left.set_xlabel("|λ|, completions that share a token")
-    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
-    left.yaxis.set_major_formatter("{x:,.0f}")
-    left.yaxis.set_minor_formatter("")
-    distinct = f"{stats['flat_tokens']} {unit}, of which {stats['unique_tokens']} distinct"
-    _titles(left, "Shared by how many", distinct)
-
-    depth = np.bincount(stats["path_depth"])
-    middle.bar(range(len(depth)), depth, width=0.9, **bar)
-    middle.set(xlabel="process sets between root and leaf", ylabel="completions")
-    flat = f"{stats['flat_share']:.1%} of {stats['groups']} groups are flat"
-    _titles(middle, "Path depth", f"mean {stats['path_depth_mean']:.2f}; {flat}")
-
-    mean = stats["intermediate_proportion_mean"]
-    right.hist(stats["intermediate_proportion"], bins=np.linspace(0, 1, 21), **bar)
-    right.axvline(mean, color=INK, ls="--", lw=1.2)
-    right.set(xlabel=f"share of {unit} before the leaf", ylabel="completions", xlim=(0, 1))
-    _titles(right, "Intermediate proportion", f"mean {mean:.1%} (dashed)")
-    for axis in (left.xaxis, middle.xaxis, middle.yaxis, right.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
-    for ax in (left, middle, right):
-        ax.grid(axis="x", visible=False)
     return figure

@@ -31,7 +31,7 @@ WAY_OUT = {
     errno.ENOTDIR: "a file stands where a folder is needed",
     errno.EEXIST: "a file stands where a folder is needed",
     errno.EISDIR: "this is a folder: give the path of a file, or remove it",
-    errno.ENOENT: "the file, or the folder that it should be in, is not there",
+    errno.ENOENT: "check the path",
 }
 
 
