@@ -84,9 +84,9 @@ def sample(
             drawn = draw_tokens(model.backend, after_rows, row, uniform[live, t], temperature)
             tokens[live, t], logp[live, t], entropy[live, t] = drawn
             for end in ends:
-                so_far = tokens[live, : t + 1]
-                ended[live] |= end(so_far) if callable(end) else so_far[:, -1] == end
-            row, live = row[~ended[live]], live[~ended[live]]
+                ended[live] |= end(tokens[live, : t + 1]) if callable(end) else drawn[0] == end
+            going = ~ended[live]
+            row, live = row[going], live[going]
             if not len(live) or t + 1 == max_new_tokens:
                 break
             row, newest, position = lane.fork(row, tokens[live, t])

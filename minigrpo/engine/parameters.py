@@ -189,7 +189,7 @@ class Parameters(Mapping):
 
 @contextmanager
 def with_parameters(model: Any, flat: Array) -> Iterator[None]:
-    """Give a model other parameters for a while; `flat` holds its own meanwhile, so none is copied."""
+    """Give a model other parameters for a while; `flat` holds its own, so none is copied."""
     _swap(model.parameters.flat, flat)
     try:
         yield

@@ -115,19 +115,18 @@ def plan_attention(
     start, end = start[rows], end[rows]
     n_queries = end - start
     before = np.where(start > 0, tree.rows[rows, start - 1], -1)  # the node before each row's own
-    length_class = _log2(n_queries)
 
     def n_pairs(chosen: np.ndarray) -> int:
         """How many (query, key) pairs these rows make as one block, with its padding."""
-        per_fork = np.unique(fork[chosen], return_counts=True)[1]
+        per_fork = _counts(fork[chosen])
         queries, prefix = n_queries[chosen].max(), start[chosen].max()
         return len(per_fork) * per_fork.max() * queries * (prefix + queries)
 
-    everything = np.arange(len(rows))
-    fork = np.unique(before, return_inverse=True)[1]
-    blocks: list[np.ndarray] = [everything]
-    if n_pairs(everything) > ONE_BLOCK:
+    fork = before + 1
+    blocks = [np.arange(len(rows))]
+    if n_pairs(blocks[0]) > ONE_BLOCK:
         blocks = []
+        length_class = _log2(n_queries)
         _, fork, n_rows = np.unique(
             before * 64 + length_class, return_inverse=True, return_counts=True
         )
@@ -144,6 +143,12 @@ def plan_attention(
     return tuple(_block(nodes[rows[b]], fork[b], start[b], end[b], backend, dtype) for b in blocks)
 
 
+def _counts(x: np.ndarray) -> np.ndarray:
+    """How often each number occurs that does, the smallest first."""
+    count = np.bincount(x)
+    return count[count > 0]
+
+
 def _log2(n: np.ndarray) -> np.ndarray:
     return np.ceil(np.log2(n)).astype(np.int64)
 
@@ -158,7 +163,7 @@ def _block(
 ) -> AttentionBlock:
     """Rows with the fork of each, and the positions of their queries, start ≤ t < end."""
     order = np.argsort(fork, kind="stable")
-    count = np.unique(fork, return_counts=True)[1]
+    count = _counts(fork)
     present = np.arange(count.max()) < count[:, None]  # (S,R)
     row = np.zeros(present.shape, dtype=np.int64)
     row[present] = order

@@ -27,8 +27,8 @@ def segment_sum_plan(
     order = np.argsort(target_of_row, kind="stable")
     order = order[np.searchsorted(target_of_row[order], 0) :]
     targets = target_of_row[order]
-    heads = np.flatnonzero(np.diff(targets, prepend=-1))
-    size = np.diff(heads, append=len(targets))
+    heads = np.flatnonzero(np.append(True, targets[1:] != targets[:-1])[: len(targets)])
+    size = np.diff(np.append(heads, len(targets)))
     index = np.arange(len(targets)) - np.repeat(heads, size)  # place within the segment
     left = np.repeat(size, size) - index  # rows from here to the segment's end
     rounds, step = [], 1
