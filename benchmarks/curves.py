@@ -77,7 +77,7 @@ def share(progress: Any = print, repeats: int = 5) -> Rows:
     for i in range(repeats + 1):
         for s, rollouts in cases.items():
             started = time.perf_counter()
-            bench.update(rollouts, Stopwatch())
+            bench.update(rollouts)
             if i:
                 seconds[s].append(time.perf_counter() - started)
     rows = [

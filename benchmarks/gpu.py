@@ -41,9 +41,9 @@ from benchmarks.gpu_floor import (
 from benchmarks.peer_pytorch import PyTorchGRPO
 from minigrpo.engine.backend import Backend, get_backend, ran_out_of_memory
 from minigrpo.engine.profiling import Stopwatch
-from minigrpo.gradients import compute_gradients
 from minigrpo.objectives import Objective
 from minigrpo.runs.bench import Bench
+from minigrpo.trainer import compute_gradients
 
 WARM_UP = 3
 NODES, COMPLETIONS = (2048, 8192, 1 << 20), (None, 64, 16)  # micro-batches to try

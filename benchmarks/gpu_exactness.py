@@ -22,11 +22,10 @@ import numpy as np
 from minigrpo.engine.backend import describe_backend, get_backend
 from minigrpo.engine.parameters import TransformerConfig
 from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
-from minigrpo.runs.policy import make_optimizer, make_policy
+from minigrpo.runs.policy import make_policy, make_state
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.runs.train import train
+from minigrpo.runs.train import train, train_step
 from minigrpo.sampler import sample
-from minigrpo.trainer import TrainState, grpo_step
 from minigrpo.transformer import Transformer
 from minigrpo.tree import Rollouts
 from minigrpo.verify.equivalence import check_equivalence
@@ -160,11 +159,9 @@ def largest_z(model: Transformer) -> float:
 def ten_steps(settings: TrainSettings) -> tuple[Rollouts, list[float]]:
     """Rollouts of the first step, and all losses."""
     model, task = make_policy(settings)
-    state = TrainState(model, make_optimizer(settings, model), np.random.default_rng(settings.seed))
+    state = make_state(settings, model)
     state.reference = model.parameters.flat.copy()
-    steps = [
-        grpo_step(state, task, settings.make_objective(), settings) for _ in range(settings.steps)
-    ]
+    steps = [train_step(state, task, settings) for _ in range(settings.steps)]
     return steps[0][1], [metrics["loss"] for metrics, _, _ in steps]
 
 

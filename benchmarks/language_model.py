@@ -25,11 +25,11 @@ from benchmarks.machine import describe
 from benchmarks.memory import peak_mib
 from minigrpo.engine.optim import AdamW, clip_gradient
 from minigrpo.engine.parameters import rotate_halves
-from minigrpo.gradients import compute_gradients, parts_to_learn_from
 from minigrpo.models import load_model, save_hugging_face
 from minigrpo.objectives import Coefficients, Objective
 from minigrpo.sampler import sample
 from minigrpo.tasks import Tokenised, load_task, sampling_limits
+from minigrpo.trainer import compute_gradients, parts_to_learn_from
 from minigrpo.transformer import Transformer
 from minigrpo.tree import Rollouts
 

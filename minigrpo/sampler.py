@@ -18,22 +18,25 @@ from functools import partial
 
 import numpy as np
 
-from minigrpo.engine.backend import Array, array_module
+from minigrpo.engine.backend import Array
 from minigrpo.engine.divergence import OVERFLOW, DivergenceError
+from minigrpo.engine.draw import draw_tokens
 from minigrpo.engine.kv_cache import KVCache
 from minigrpo.engine.lanes import limited, run_lanes
+from minigrpo.engine.profiling import count_passes, timed
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree, Rollouts, Tokens, token_arrays
 
 LANE_WORK = 14_000  # distinct prefixes × width that make a lane of sampling worth its overhead
+LANE_ROWS = 128  # with fewer distinct prefixes, the matrix products of a lane are slow
 TEMPERATURES = 1e-6, 1e6  # the lowest and the highest one
-STRETCH = 512  # a token is drawn in two stages: first a block of 512 tokens, then a token in it
 # A rule that ends completions: their tokens so far (n,t) -> which of them end with the newest (n,).
 Stop = Callable[[np.ndarray], np.ndarray]
 End = int | Stop | None  # what ends a completion: a token, a rule, or nothing but its length
 
 
 # What overflows is refused in one sentence, without warnings before it.
+@timed("sample")
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 @limited
 def sample(
@@ -57,8 +60,11 @@ def sample(
     finite or overflow.
     """
     ends = [end for end in (eos if isinstance(eos, tuple) else (eos,)) if end is not None]
+    if min(group_size, max_new_tokens) < 1:
+        both = f"group_size ({group_size}) and max_new_tokens ({max_new_tokens})"
+        raise ValueError(f"{both} must be at least 1")
     check_temperature(temperature or 1.0)
-    prompts = _checked(model, prompts, group_size, max_new_tokens, ends)
+    prompts = _checked(model, prompts, max_new_tokens, ends)
     shape = len(prompts) * group_size, max_new_tokens  # (B,T)
     uniform = rng.random(shape) if temperature > 0 else np.zeros(shape)
     tokens, logp, entropy = np.full(shape, -1), np.zeros(shape), np.zeros(shape)
@@ -74,7 +80,7 @@ def sample(
         row = live // group_size - some.start  # the prefix that each stands on, at first its prompt
         lane, after_rows = cache.part(some), logits[some]
         for t in range(max_new_tokens):
-            drawn = _draw(model, after_rows, row, uniform[live, t], temperature)
+            drawn = draw_tokens(model.backend, after_rows, row, uniform[live, t], temperature)
             tokens[live, t], logp[live, t], entropy[live, t] = drawn
             for end in ends:
                 so_far = tokens[live, : t + 1]
@@ -93,6 +99,7 @@ def sample(
     parts = [row[:n] for row, n in zip(tokens, present.sum(1).tolist(), strict=True)]
     completions = [parts[i : i + group_size] for i in range(0, len(parts), group_size)]
     tree = PrefixTree.from_groups(prompts, completions)
+    count_passes(model.config, [(tree, np.arange(tree.n_nodes))], sample=1)
     on_nodes = np.zeros((2, tree.n_nodes))
     on_nodes[:, tree.paths[tree.paths >= 0]] = logp[present], entropy[present]
     return Rollouts(
@@ -107,73 +114,25 @@ def sample(
     )
 
 
-def _draw(
-    model: Transformer, logits: Array, row: np.ndarray, uniform: np.ndarray, temperature: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A token per completion, the first whose cumulative probability exceeds its uniform number.
-
-    logits (rows,V), row and uniform (n,) -> token, log-probability, entropy (n,) on the host
-    """
-    xp, host = model.backend.xp, model.backend.to_host
-    n_rows, vocab_size = logits.shape
-    where = model.backend.to_device(row)
-    if temperature not in (0, 1):
-        logits /= temperature
-    logits -= logits.max(-1, keepdims=True)
-    stretch = min(vocab_size, STRETCH)
-    p = xp.zeros((n_rows, -(-vocab_size // stretch), stretch), dtype=logits.dtype)
-    flat = p.reshape(n_rows, -1)[:, :vocab_size]  # the rest is padding
-    xp.exp(logits, out=flat)
-    mass = p.sum(-1, dtype=np.float64)  # (rows, stretches)
-    log_total = xp.log(mass.sum(-1, keepdims=True)).astype(logits.dtype)  # (rows,1)
-    entropy = log_total[:, 0] - xp.einsum("rv,rv->r", flat, logits) / mass.sum(-1)  # (rows,)
-    if temperature > 0:
-        cumulative = xp.cumsum(mass, axis=-1)[where]  # (n, stretches)
-        threshold = model.backend.to_device(uniform)[:, None] * cumulative[:, -1:]
-        chosen = 0 if vocab_size == stretch else first_above(cumulative, threshold)  # (n,)
-        if vocab_size > stretch:
-            threshold -= xp.take_along_axis(cumulative - mass[where], chosen[:, None], 1)
-        within = first_above(xp.cumsum(p[where, chosen], axis=-1, dtype=np.float64), threshold)
-        token = chosen * stretch + within
-    else:
-        token = logits.argmax(-1)[where]
-    return host(token), host(logits[where, token] - log_total[where, 0]), host(entropy[where])
-
-
-def first_above(cumulative: Array, threshold: Array) -> Array:
-    """The first place where a row of cumulative sums exceeds its threshold.
-
-    If rounding leaves none, it is the last place that adds something.   (n,m), (n,1) -> (n,)
-    """
-    xp = array_module(cumulative)
-    return xp.minimum((cumulative <= threshold).sum(-1), (cumulative < cumulative[:, -1:]).sum(-1))
-
-
 def _divide(
     model: Transformer, logits: Array, uniform: np.ndarray, temperature: float
 ) -> list[slice]:
     """The prompts of each lane: as many lanes as the first tokens, which may agree, are worth."""
     n_prompts, vocab_size = logits.shape
-    n = min(model.lanes, n_prompts)
+    n = min(model.lanes, n_prompts, len(uniform) // LANE_ROWS)
     if n > 1:
         group = np.repeat(np.arange(n_prompts), len(uniform) // n_prompts)
-        first, _, _ = _draw(model, logits.copy(), group, uniform[:, 0], temperature)
+        first = draw_tokens(model.backend, logits.copy(), group, uniform[:, 0], temperature)[0]
         n_rows = len(np.unique(group * vocab_size + first))
-        n = min(n, max(n_rows * model.config.dim // LANE_WORK, 1))
+        n = min(n, n_rows // LANE_ROWS, n_rows * model.config.dim // LANE_WORK)
+    n = max(n, 1)
     return [slice(n_prompts * i // n, n_prompts * (i + 1) // n) for i in range(n)]
 
 
 def _checked(
-    model: Transformer,
-    prompts: Sequence[Tokens],
-    group_size: int,
-    max_new_tokens: int,
-    ends: Sequence[End],
+    model: Transformer, prompts: Sequence[Tokens], max_new_tokens: int, ends: Sequence[End]
 ) -> list[np.ndarray]:
-    """Copies of the prompts, since the rollouts keep them; a text stays with its tokens."""
-    if group_size < 1 or max_new_tokens < 1:
-        both = f"group_size ({group_size}) and max_new_tokens ({max_new_tokens})"
-        raise ValueError(f"{both} must be at least 1")
+    """Check what `sample` is given, and copy the prompts, which the rollouts keep."""
     size, drawable = model.config.vocab_size, model.config.n_logits
     for end in ends:
         if not callable(end) and not 0 <= end < drawable:
@@ -183,10 +142,9 @@ def _checked(
     arrays = token_arrays(prompts, lambda i: f"prompt {i}")
     if not arrays or not all(map(len, arrays)):
         raise ValueError("every prompt needs at least one token (and sampling at least one prompt)")
-    for ids in arrays:
-        model.check(ids, max(map(len, arrays)) + max_new_tokens)
+    model.check(np.concatenate(arrays), max(map(len, arrays)) + max_new_tokens)
     model.check_weights()
-    pairs = zip(prompts, arrays, strict=True)
+    pairs = zip(prompts, arrays, strict=True)  # a prompt made from a text remembers it
     return [(prompt if hasattr(prompt, "text") else ids).copy() for prompt, ids in pairs]
 
 
@@ -194,7 +152,5 @@ def check_temperature(temperature: float) -> None:
     """Raise ValueError for a temperature at which logits would overflow, or all be equal."""
     low, high = TEMPERATURES
     if not low <= temperature <= high:
-        allowed = (
-            f"from {low:g} to {high:g} (or 0 for the likeliest token, where nothing is trained)"
-        )
+        allowed = f"from {low:g} to {high:g}, or 0 for the likeliest token, which trains nothing"
         raise ValueError(f"temperature is {temperature}: it must be {allowed}")

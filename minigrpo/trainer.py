@@ -1,126 +1,174 @@
-"""Training: sample a tree, score its completions, weigh its nodes, go back through it, step.   `grpo_step` is the whole loop.
+"""Training: sample a tree, score its completions, weigh its nodes, go back through it, update.
 
-Before it, if the task brings demonstrations, a supervised warm start; around it, metrics, checkpoints and a way to stop.
-A run is a function of its settings: interrupted and resumed, it ends in the same bits.  What a run writes is in `runs.py`.
+`grpo_step` is the whole loop.  `imitate` is the supervised warm start before it, where a task has
+demonstrations.  Neither knows of tasks, settings, folders or checkpoints: those are in `runs/`.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from minigrpo.engine.backend import Array
 from minigrpo.engine.divergence import check_finite, diverging
 from minigrpo.engine.lanes import limit_again, limited
 from minigrpo.engine.optim import SGD, AdamW, clip_gradient, learning_rate_at
-from minigrpo.engine.plan import split_tree
-from minigrpo.engine.profiling import Stopwatch, forward_flops
-from minigrpo.engine.tree_statistics import intermediate_proportion, path_depth
-from minigrpo.gradients import (
-    compute_gradients,
-    log_probabilities,
-    parts_to_learn_from,
-    visit_parts,
-)
-from minigrpo.objectives import Objective
+from minigrpo.engine.parameters import with_parameters
+from minigrpo.engine.parts import log_probabilities, visit_parts
+from minigrpo.engine.plan import prune_tree, split_tree
+from minigrpo.engine.profiling import Parts
+from minigrpo.engine.tree_statistics import tree_metrics
+from minigrpo.objectives import Coefficients, Objective
 from minigrpo.rewards import check_rewards
-from minigrpo.runs.evaluation import is_correct
-from minigrpo.runs.policy import using
-from minigrpo.runs.settings import TrainSettings
 from minigrpo.sampler import sample
 from minigrpo.system.terminal import bar
-from minigrpo.tasks import Task, draw_prompts, optional, pairs, sampling_limits
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree, Rollouts
 
 
 @dataclass
 class TrainState:
-    """What changes during a run; what a checkpoint holds."""
+    """What a training loop holds: the policy, how it learns, and how far it has come.
+
+    A checkpoint keeps what changes: parameters, optimiser, rng, reference, step, num_tokens.
+    """
 
     model: Transformer
     optimizer: AdamW | SGD
-    rng: (
-        np.random.Generator
-    )  # all randomness: prompts and rollouts; its state is the position in the data too
-    reference: Any = None  # flat vector of the reference policy, if the objective has a KL term
+    objective: Objective
+    rng: np.random.Generator  # the only source of randomness
+    group_size: int = 16  # k, completions per prompt
+    temperature: float = 1.0
+    inner_epochs: int = 1  # μ, updates from one batch of rollouts
+    max_grad_norm: float | None = 1.0
+    micro_batch_tokens: int = 1024  # nodes in the model at a time; any value, the same gradient
+    reference: Array | None = None  # parameters of π_ref, for an objective with a KL term
     step: int = 0  # steps done
     num_tokens: int = 0  # tokens sampled so far, with their prompts
     updating: bool = False  # whether the parameters may be on their way to other values
-    watch: Stopwatch = field(default_factory=Stopwatch)  # where the time goes
 
 
-# What diverges says so itself, in one sentence.
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+class Step(NamedTuple):
+    """What one step has seen."""
+
+    metrics: dict[str, float]
+    rollouts: Rollouts
+    rewards: np.ndarray  # (B,)
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what diverges is an error below
 @limited
 def grpo_step(
-    state: TrainState, task: Task, objective: Objective, settings: TrainSettings
-) -> tuple[dict[str, float], Rollouts, Any]:
-    """One step of training.   -> metrics, rollouts, rewards"""
-    model, s, watch = state.model, settings, state.watch
-    started, state.updating = time.perf_counter(), False
-    with watch("sample"):
-        prompts = draw_prompts(task, state.rng, s.prompts_per_step)
-        limits = {"temperature": s.temperature, **sampling_limits(task)}
-        rollouts = sample(model, prompts, s.group_size, state.rng, **limits)
-    tree, old = rollouts.tree, rollouts.logp
-    with watch("score"):
-        rewards = check_rewards(task.score(rollouts), tree)
-        limit_again()
-        coefficients = objective.coefficients(
-            rollouts, rewards
-        )  # one number a node: normalised before anything is split
-        if s.inner_epochs == 1 and state.reference is None:
-            parts = parts_to_learn_from(model, tree, coefficients, s.micro_batch_tokens)
-        else:
-            parts = split_tree(tree, s.micro_batch_tokens, model.lanes)
-    ref, state.updating = None, True
-    if state.reference is not None:
-        with watch("update"), watch("forward"), using(model, state.reference):
-            ref = log_probabilities(model, parts, s.temperature, tree.n_nodes)
-    learning_rate = learning_rate_at(
-        state.step, s.steps, s.learning_rate, s.warmup_steps, s.schedule
+    state: TrainState,
+    prompts: Sequence[np.ndarray],
+    score: Callable[[Rollouts], np.ndarray],
+    learning_rate: float,
+    limits: Mapping[str, Any],
+) -> Step:
+    """One step of training: sample, score, weigh, and update the parameters inner_epochs times.
+
+    score(rollouts) -> (B,) outcome rewards;  limits: arguments of `sample`, such as max_new_tokens
+    Raises ValueError for rewards that are no finite numbers, DivergenceError if training diverges.
+    """
+    model, objective, temperature = state.model, state.objective, state.temperature
+    rollouts = sample(
+        model, prompts, state.group_size, state.rng, temperature=temperature, **limits
     )
-    for _ in range(s.inner_epochs):
-        with watch("update"):
-            loss, logp_now = compute_gradients(
-                model, parts, objective, coefficients, s.temperature, old, ref, watch
-            )
-        with watch("optimizer"):
-            grad_norm = clip_gradient(model.gradients, s.max_grad_norm)
-            check_finite(grad_norm, "norm of its gradient")
-            if (
-                coefficients.weight.any()
-            ):  # all completions masked: nothing was learned, nothing moves
-                state.optimizer.step(model.parameters, model.gradients, learning_rate)
-                model.check_weights()
-    flops = sum(forward_flops(model.config, part) for part, _ in parts)
-    watch.flops["sample"] += forward_flops(model.config, tree)
-    watch.flops["forward"] += (s.inner_epochs + (ref is not None)) * flops
-    watch.flops["backward"] += 2 * s.inner_epochs * (grad_norm > 0) * flops
+    rewards = check_rewards(score(rollouts), rollouts.tree)  # the outcome reward model
+    coefficients = objective.coefficients(rollouts, rewards)  # what is added up at each node
+    parts, ref = _prepare(state, rollouts, coefficients)
+    for _ in range(state.inner_epochs):
+        loss, logp = compute_gradients(
+            model, parts, objective, coefficients, temperature, rollouts.logp, ref
+        )
+        grad_norm = _update(state, coefficients, learning_rate)
     state.step += 1
-    state.num_tokens += int(tree.lengths.sum() + sum(map(len, prompts)) * s.group_size)
-    metrics = {
-        "step": state.step,
-        "loss": loss,
-        "grad_norm": grad_norm,
-        "learning_rate": learning_rate,
-    }
-    metrics |= objective.metrics(coefficients, logp_now, old, ref)
-    metrics |= rollout_metrics(rollouts, rewards) | {
-        "frac_correct": float(is_correct(task, rewards).mean())
-    }
-    metrics |= {"num_tokens": state.num_tokens, "step_time": time.perf_counter() - started}
-    for name, value in () if math.isfinite(sum(metrics.values())) else metrics.items():
+    state.num_tokens += sum(map(len, prompts)) * state.group_size + int(rollouts.tree.lengths.sum())
+    metrics = {"step": state.step, "loss": loss, "grad_norm": grad_norm}
+    metrics |= {"learning_rate": learning_rate, "num_tokens": state.num_tokens}
+    metrics |= objective.metrics(coefficients, logp, rollouts.logp, ref)
+    metrics |= rollout_metrics(rollouts, rewards)
+    for name, value in metrics.items():
         check_finite(value, f"metric {name}")
-    return metrics, rollouts, rewards
+    return Step(metrics, rollouts, rewards)
+
+
+def _prepare(
+    state: TrainState, rollouts: Rollouts, coefficients: Coefficients
+) -> tuple[Parts, np.ndarray | None]:
+    """The parts of the tree that the model computes one by one, and log p under the reference."""
+    limit_again()  # the scorer may have changed the number of BLAS threads
+    first_update_only = state.inner_epochs == 1 and state.reference is None
+    needed = coefficients if first_update_only else None
+    parts = parts_to_learn_from(state.model, rollouts.tree, needed, state.micro_batch_tokens)
+    state.updating = True
+    if state.reference is None:
+        return parts, None
+    with with_parameters(state.model, state.reference):
+        n_nodes = rollouts.tree.n_nodes
+        return parts, log_probabilities(state.model, parts, state.temperature, n_nodes)
+
+
+def _update(state: TrainState, coefficients: Coefficients, learning_rate: float) -> float:
+    """Clip the gradient and let the optimiser step.   -> the gradient's norm before clipping"""
+    model = state.model
+    grad_norm = clip_gradient(model.gradients, state.max_grad_norm)
+    if coefficients.weight.any():  # else all completions are masked, and nothing may move
+        state.optimizer.step(model.parameters, model.gradients, learning_rate)
+        model.check_weights()
+    return grad_norm
+
+
+def parts_to_learn_from(
+    model: Transformer, tree: PrefixTree, coefficients: Coefficients | None, max_nodes: int
+) -> Parts:
+    """The parts of a tree; given coefficients, without the nodes that have no share in a gradient.
+
+    That is right for a first update without KL; above all it drops groups of equal rewards.
+    """
+    if coefficients is None:
+        return split_tree(tree, max_nodes, model.lanes)
+    live, nodes = prune_tree(tree, coefficients.positive + coefficients.negative != 0)
+    if live is None:
+        return []
+    return [(part, nodes[of_live]) for part, of_live in split_tree(live, max_nodes, model.lanes)]
+
+
+def compute_gradients(
+    model: Transformer,
+    parts: Parts,
+    objective: Objective,
+    coefficients: Coefficients,
+    temperature: float,
+    old: np.ndarray,
+    ref: np.ndarray | None = None,
+) -> tuple[float, np.ndarray]:
+    """Forward, objective and backward over all parts; the gradients are left in model.gradients.
+
+    old, ref (N,): log p under the sampling and the reference policy -> loss, logp (N,)
+    logp is `old` for nodes that no part scores.
+    """
+    if not parts:
+        model.gradients.flat[:] = 0
+    logp_now = np.array(old, dtype=np.float64)
+
+    def visit(lane: Transformer, part: PrefixTree, nodes: np.ndarray, add: bool) -> float:
+        logp = lane.forward(part, temperature)
+        part_ref = None if ref is None else ref[nodes]
+        of_part = coefficients.for_part(nodes, part.scored)
+        loss, dlogp = objective.evaluate(of_part, logp, old[nodes], part_ref)
+        lane.backward(dlogp, add)
+        logp_now[nodes[part.scored]] = logp[part.scored]
+        return loss
+
+    return float(sum(visit_parts(model, parts, visit))), logp_now
 
 
 def rollout_metrics(rollouts: Rollouts, rewards: np.ndarray) -> dict[str, float]:
-    """What a batch looks like: rewards, lengths, entropy under the names that TRL uses, and the tree's own."""
+    """Rewards, lengths and entropy of a batch under TRL's names, and how much tree there is."""
     tree = rollouts.tree
     grouped = [rewards[tree.completion_group == g] for g in range(tree.n_groups)]
     return {
@@ -134,60 +182,33 @@ def rollout_metrics(rollouts: Rollouts, rewards: np.ndarray) -> dict[str, float]
     }
 
 
-def tree_metrics(tree: PrefixTree) -> dict[str, float]:
-    """How much tree there is in a batch, under the names of the logs."""
-    flat, unique = int(tree.lengths.sum()), int(tree.scored.sum())
-    return {
-        "tree/unique_tokens": unique,
-        "tree/flat_tokens": flat,
-        "tree/mean_count": flat
-        / max(unique, 1),  # completions that pass through a node, on average
-        "tree/shared_fraction": float((tree.on_tokens(tree.count) > 1).sum() / max(flat, 1)),
-        "tree/path_depth": float(path_depth(tree).mean()),
-        "tree/intermediate_proportion": float(intermediate_proportion(tree).mean()),
-        "tree/flat_fraction": float(tree.is_flat.mean()),
-    }
-
-
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 @limited
-def warm_start(
+def imitate(
     model: Transformer,
-    task: Task,
-    rng: np.random.Generator,
-    settings: TrainSettings,
+    draw: Callable[[], Sequence[tuple[np.ndarray, np.ndarray]]],
+    steps: int,
+    learning_rate: float,
+    micro_batch_tokens: int = 1024,
     progress: bool = False,
 ) -> None:
-    """Supervised learning on the task's demonstrations: minimise -mean log p(token).
+    """Supervised learning: each step minimises -mean log p(token) of what draw() demonstrates.
 
-    Raises ValueError if there are none, DivergenceError if it diverges.
+    Raises DivergenceError if it diverges.
     """
-    if optional(task, "demonstrations") is None:
-        raise ValueError(f"task {settings.task} has no demonstrations: set warm_start_steps to 0")
-    s, optimizer = settings, AdamW(model.parameters)
-    for step in bar(range(s.warm_start_steps), "warm start", "step", progress):
-        shown = pairs(s.warm_start_batch, task.demonstrations(rng, s.warm_start_batch))
-        tree = PrefixTree.from_groups(
-            [prompt for prompt, _ in shown], [[completion] for _, completion in shown]
-        )
-        parts, weight = (
-            split_tree(tree, s.micro_batch_tokens, model.lanes),
-            -1.0 / max(tree.scored.sum(), 1),
-        )
+    optimizer = AdamW(model.parameters)
+    for step in bar(range(steps), "warm start", "step", progress):
+        prompts, completions = zip(*draw(), strict=True)
+        tree = PrefixTree.from_groups(prompts, [[completion] for completion in completions])
+        c = -1.0 / max(tree.scored.sum(), 1)  # d loss / d logp
 
-        def visit(
-            lane: Transformer,
-            part: PrefixTree,
-            nodes: np.ndarray,
-            add: bool,
-            weight: float = weight,
-        ) -> None:
+        def visit(lane: Transformer, part: PrefixTree, _: Any, add: bool, c: float = c) -> None:
             lane.forward(part)
-            lane.backward(np.where(part.scored, weight, 0.0), add)
+            lane.backward(np.where(part.scored, c, 0.0), add)
 
-        rate = learning_rate_at(step, s.warm_start_steps, s.warm_start_learning_rate, 20, "cosine")
         with diverging(f"warm-start step {step + 1}", lambda: "lower warm_start_learning_rate"):
-            visit_parts(model, parts, visit)
-            check_finite(clip_gradient(model.gradients, 1.0), "norm of its gradient")
+            visit_parts(model, split_tree(tree, micro_batch_tokens, model.lanes), visit)
+            clip_gradient(model.gradients, 1.0)
+            rate = learning_rate_at(step, steps, learning_rate, 20, "cosine")
             optimizer.step(model.parameters, model.gradients, rate)
             model.check_weights()

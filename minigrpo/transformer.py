@@ -23,6 +23,7 @@ from minigrpo.engine.divergence import OVERFLOW, DivergenceError
 from minigrpo.engine.lanes import LANES, limited
 from minigrpo.engine.parameters import EMBEDDING, Parameters, TransformerConfig
 from minigrpo.engine.plan import Predictions, TreePlan, plan_tree
+from minigrpo.engine.profiling import timed
 from minigrpo.tree import PrefixTree
 
 MAX_LANE_PARAMETERS = 8_000_000  # each lane has gradients of its own
@@ -63,6 +64,7 @@ class Transformer:
 
     # -- over a tree -------------------------------------------------------------------------------
 
+    @timed("forward")
     @limited
     def forward(self, tree: PrefixTree, temperature: float = 1.0, keep: bool = True) -> np.ndarray:
         """log p(token | its prefix) per scored node, 0 elsewhere.   -> (N,) on the host
@@ -85,6 +87,7 @@ class Transformer:
             self._saved = plan, temperature, saved, norm, h, softmax
         return logp
 
+    @timed("backward")
     @limited
     def backward(self, dlogp: np.ndarray, add: bool = True) -> Parameters:
         """Add d loss / d parameters to `gradients`, given d loss / d logp.   dlogp (N,) on the host
@@ -239,27 +242,16 @@ class Transformer:
 
     def _plan(self, tree: PrefixTree) -> TreePlan:
         if tree not in self._plans:
-            self.check(tree.token, int(tree.row_end.max()))
-            last, drawable = tree.token[tree.scored].max(initial=0), self.config.n_logits
-            if last >= drawable:
-                found = f"token id {last} of a completion cannot be drawn"
-                raise ValueError(f"{found}: the model draws those below {drawable}")
+            self.check(tree.token, int(tree.row_end.max()), tree.token[tree.scored])
             at_a_time = max(MAX_LOGITS // self.config.vocab_size, 1)
             self._plans[tree] = plan_tree(tree, self.backend, self.dtype, at_a_time)
         return self._plans[tree]
 
-    def check(self, token: np.ndarray, length: int) -> None:
-        """Raise ValueError for a token outside the vocabulary or a sequence outside the context."""
-        size, context = self.config.vocab_size, self.config.max_seq_len
-        if len(token) and token.max() >= size:
-            raise ValueError(f"token id {token.max()} is outside the model's vocabulary of {size}")
-        if length > context:
-            raise ValueError(
-                f"a prompt with its completion takes {length} tokens, the model's context "
-                f"(max_seq_len) holds {context}: shorten the prompt or max_new_tokens"
-            )
+    def check(self, token: np.ndarray, length: int, drawn: np.ndarray | tuple = ()) -> None:
+        """Raise ValueError for what `TransformerConfig.check` refuses; prepare for the length."""
+        self.config.check(token, length, drawn)
         if length > len(self._turns):
-            position = np.arange(min(max(2 * length, FIRST_TURNS), context))
+            position = np.arange(min(max(2 * length, FIRST_TURNS), self.config.max_seq_len))
             turns = ops.rotation(position, self.config.head_dim, self.config.rope_base)[:, None]
             self._turns = self.backend.to_device(turns, np.result_type(self.dtype, np.complex64))
 

@@ -21,10 +21,10 @@ from minigrpo.engine.backend import Backend
 from minigrpo.engine.optim import AdamW
 from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
 from minigrpo.runs.folder import read_metrics
-from minigrpo.runs.policy import load_run, make_optimizer, make_policy
+from minigrpo.runs.policy import load_run, make_policy, make_state
 from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.train import train_step
 from minigrpo.sampler import sample
-from minigrpo.trainer import TrainState, grpo_step
 
 BACKENDS = ("numpy", "cupy")
 SMALL = "--task treewalk --dim 16 --n-layers 2 --n-heads 2 --n-kv-heads 1 "
@@ -45,10 +45,10 @@ def ten_steps(backend: str, **changes) -> tuple[Rollouts, list[float], np.ndarra
     learning = {"steps": 10, "learning_rate": 3e-3, "objective_options": {"beta": 0.04}}
     settings = TrainSettings(task="treewalk", prompts_per_step=2, **shape, **learning, **changes)
     model, task = make_policy(settings)
-    state = TrainState(model, make_optimizer(settings, model), np.random.default_rng(settings.seed))
+    state = make_state(settings, model)
     state.reference = model.parameters.flat.copy()
     steps = [
-        grpo_step(state, task, settings.make_objective(), settings) for _ in range(settings.steps)
+        train_step(state, task, settings) for _ in range(settings.steps)
     ]
     return (
         steps[0][1],

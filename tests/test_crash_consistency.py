@@ -1,9 +1,11 @@
-"""A run survives a power cut at any moment: the order of its writes and syncs, played back on a disk that forgets.
+"""A run survives a power cut at any moment: the order of its writes and syncs, played back on a
+disk that forgets.
 
-What a training run does to its folder is recorded: names made, renamed and removed, bytes written, files and folders synced.  A
-model of the strictest disk that POSIX allows then answers what may be left if the power fails after any of these events: of what
-was not synced, a file may have any earlier content, half of a write, or zeros in its place, and a folder any part of its changed
-names.  From every such state the run must go on, without a complaint, to the same end.
+What a training run does to its folder is recorded: names made, renamed and removed, bytes written,
+files and folders synced.  A model of the strictest disk that POSIX allows then answers what may be
+left if the power fails after any of these events: of what was not synced, a file may have any
+earlier content, half of a write, or zeros in its place, and a folder any part of its changed names.
+From every such state the run must go on, without a complaint, to the same end.
 """
 
 import builtins
@@ -167,7 +169,9 @@ def end_of(folder):
 
 
 def power_cuts(journal, disk, base, reference, capsys, enough=10**6):
-    """From what each power cut leaves, go on.   -> how many different states there were, and what went wrong, until it is enough"""
+    """From what each power cut leaves, go on.   -> how many different states there were, and what
+    went wrong, until it is enough
+    """
     seen, wrong = set(), []
     for event in [None, *journal]:
         if event:
@@ -217,7 +221,9 @@ def test_a_new_run(whole, tmp_path, capsys):
 
 
 def test_a_run_that_is_resumed(whole, tmp_path, monkeypatch, capsys):
-    """Its last checkpoint is lost, so that it has records to cut off; and somebody's half file is to be removed."""
+    """Its last checkpoint is lost, so that it has records to cut off; and somebody's half file is
+    to be removed.
+    """
     folder, _ = whole
     reference = end_of(folder)
     checkpoints(folder)[-1].unlink()

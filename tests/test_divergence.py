@@ -1,4 +1,6 @@
-"""No NaN that ends well: what diverges stops with one sentence, keeps its last good checkpoint, and writes no NaN anywhere."""
+"""No NaN that ends well: what diverges stops with one sentence, keeps its last good checkpoint, and
+writes no NaN anywhere.
+"""
 
 import ast
 import json
@@ -57,7 +59,9 @@ def strictly(text: str) -> list:
 
 
 def good_until(folder: Path, step: int) -> None:
-    """The run's newest checkpoint is that of `step`, its files hold finite numbers, and its records are JSON of no other step."""
+    """The run's newest checkpoint is that of `step`, its files hold finite numbers, and its records
+    are JSON of no other step.
+    """
     file = checkpoints(folder)[-1]
     arrays, state = load_checkpoint(file)
     assert state["step"] == step
@@ -73,7 +77,7 @@ def good_until(folder: Path, step: int) -> None:
         assert step == 0 or records
 
 
-# -- training --------------------------------------------------------------------------------------------------------------
+# -- training --------------------------------------------------------------------------------------
 
 DIVERGING = {
     "adamw": {"learning_rate": None},
@@ -108,7 +112,10 @@ def test_what_the_message_advises_works(tmp_path: Path, capsys: pytest.CaptureFi
     run = tmp_path / "run"
     assert main([*command.split(), "--objective-option", "beta=1e100", "--out", str(run)]) == 1
     said = capsys.readouterr().err
-    start = r"minigrpo train: training diverged at step 2: the norm of its gradient is (nan|inf); the checkpoint of step 1 is kept: "
+    start = (
+        r"minigrpo train: training diverged at step 2: the norm of its gradient "
+        r"is (nan|inf); the checkpoint of step 1 is kept: "
+    )
     assert re.match(start, said)
     assert (
         said.endswith(f"another --out, from its weights with --init {run}\n")
@@ -186,7 +193,10 @@ def test_a_language_model_diverges_likewise(tmp_path: Path, capsys: pytest.Captu
     [
         (
             {"weight_decay": 1e308},
-            r"^weight_decay \(1e\+308\) × learning_rate \(0\.0001\) is above 1: every step would turn",
+            (
+                r"^weight_decay \(1e\+308\) × learning_rate \(0\.0001\) "
+                r"is above 1: every step would turn"
+            ),
         ),
         ({"weight_decay": 11.0, "learning_rate": 0.1}, "is above 1"),
         *(
@@ -205,7 +215,7 @@ def test_settings_that_somebody_may_mean_are_not() -> None:
         TrainSettings(**TINY | changes)
 
 
-# -- rewards ---------------------------------------------------------------------------------------------------------------
+# -- rewards ---------------------------------------------------------------------------------------
 
 BAD_REWARDS = {
     "nan": (
@@ -252,7 +262,7 @@ def test_rewards_too_large_for_the_dtype_stop_the_run(tmp_path: Path) -> None:
     good_until(tmp_path, 0)
 
 
-# -- weights that came from elsewhere -----------------------------------------------------------------------------------------
+# -- weights that came from elsewhere --------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -297,9 +307,9 @@ def test_a_checkpoint_of_such_weights_is_refused(
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert (
-        f"{bad} cannot be used: the model's weights are not finite, or so large that what it computes overflows"
-        in said
-    )
+        f"{bad} cannot be used: the model's weights are not finite, or "
+        f"so large that what it computes overflows"
+    ) in said
     assert not checkpoints(tmp_path / "out") and not (tmp_path / "out" / "config.json").exists()
 
 
@@ -313,9 +323,9 @@ def test_such_a_checkpoint_is_not_gone_on_with(
     assert main(["train", "--resume", str(bad)]) == 2
     said = capsys.readouterr().err
     assert (
-        f"the run's newest checkpoint cannot be used (its {name} are not all finite numbers): delete it to go on"
-        in said
-    )
+        f"the run's newest checkpoint cannot be used (its {name} are not "
+        f"all finite numbers): delete it to go on"
+    ) in said
     assert (
         said.count("\n") == 1
         and {file.name: file.read_bytes() for file in bad.iterdir() if file.name in before}
@@ -334,7 +344,7 @@ def test_float64_weights_that_float32_cannot_hold_are_refused(run: Path, tmp_pat
         load_run(tmp_path / "bad")
 
 
-# -- the model ---------------------------------------------------------------------------------------------------------------
+# -- the model -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -352,7 +362,9 @@ def test_one_weight_that_is_no_number_stops_sampling(name: str, dtype: str) -> N
     [("float32", 1e15), ("float32", 1e30), ("float64", 1e120), ("float64", 1e300)],
 )
 def test_weights_that_overflow_stop_sampling(dtype: str, value: float) -> None:
-    """All of them at once: squares of the residual stream overflow, a norm makes 0 of it, and every logit is an innocent 0."""
+    """All of them at once: squares of the residual stream overflow, a norm makes 0 of it, and every
+    logit is an innocent 0.
+    """
     model = tiny_model(dtype=dtype)
     model.parameters.flat[:] = value
     with pytest.raises(DivergenceError, match="so large that what it computes overflows"):
@@ -391,7 +403,7 @@ def test_a_tree_without_completions_has_nothing_that_could_overflow() -> None:
     assert not tiny_model().forward(tree).any()
 
 
-# -- JSON --------------------------------------------------------------------------------------------------------------------
+# -- JSON ------------------------------------------------------------------------------------------
 
 
 def test_no_file_of_the_package_can_hold_nan() -> None:

@@ -52,9 +52,11 @@ def test_pass_at_k_is_unbiased():
 
 
 def walker(task, sharpness):
-    """A policy on `treewalk` that goes on in the direction it came from (> 0), turns (< 0), or does not care (0).
+    """A policy on `treewalk` that goes on in the direction it came from (> 0), turns (< 0), or does
+    not care (0).
 
-    Without its layers the model scores a move by the product of its embedding with that of the last move.
+    Without its layers the model scores a move by the product of its embedding with that of the
+    last move.
     """
     model = make_model(TrainSettings(**TINY), task)
     for name, view in model.parameters.items():

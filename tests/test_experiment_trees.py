@@ -32,16 +32,10 @@ def warm(tmp_path_factory):
     )
 
 
-def small_run(warm, **changes):
-    settings = SMALL | {
-        "task": "countdown",
-        "init": warm,
-        "group_size": 3,
-        "prompts_per_step": 2,
-        "steps": 3,
-        "seed": 0,
-    }
-    return train_and_measure(settings | changes, n_groups=4)
+def small_run(warm, seed=0, **changes):
+    settings = {"task": "countdown", "init": warm, "group_size": 3}
+    settings |= SMALL | {"prompts_per_step": 2, "steps": 3}
+    return train_and_measure(settings | changes, n_groups=4, seed=seed)
 
 
 def test_tree_at_by_definition(monkeypatch):

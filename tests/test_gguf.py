@@ -94,7 +94,7 @@ def test_a_tokenizer_beside_the_file(tmp_path: Path) -> None:
         ValueError, match=r"kind 'llama' .* put the model's tokenizer\.json beside the file"
     ):
         load_model(path)
-    (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
+    (tmp_path / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
     assert load_model(path)[1].eos == EOS
 
 
@@ -141,11 +141,11 @@ def test_texts_begin_with_bos_where_the_file_says_so(tmp_path: Path) -> None:
     assert tokenizer.encode("<start>a").tolist() == [start, a], (
         "a template that writes the BOS itself gets no second one"
     )
-    (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
+    (tmp_path / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
     assert load_tokenizer(tmp_path / "bos.gguf").encode("a").tolist() == [start, a]
     with pytest.raises(ValueError, match=r"begins with \[264\] there; add_bos_token is False here"):
         load_tokenizer(tmp_path / "plain.gguf")
-    (tmp_path / "tokenizer.json").write_text(plain.to_json())
+    (tmp_path / "tokenizer.json").write_text(plain.to_json(), encoding="utf-8")
     with pytest.raises(
         ValueError, match=r"begins with \[\d+\] there; add_bos_token is True here, and BOS 264"
     ):

@@ -237,7 +237,7 @@ def test_tokens_that_end_a_completion(folder: Path) -> None:
 
 def test_token_ids_beyond_the_vocabulary(folder: Path) -> None:
     file = folder / "tokenizer.json"
-    tokenizer = json.loads(file.read_text())
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
     tokenizer["added_tokens"] += [tokenizer["added_tokens"][0] | {"id": 288, "content": "<more>"}]
     tokenizer["model"]["vocab"]["<more>"] = 288
     file.write_text(json.dumps(tokenizer))
@@ -443,6 +443,10 @@ REFUSED = {
         {"rope_scaling": {"factor": 4.0}},
         "scales rotary positions (rope_scaling is {'factor': 4.0})",
     ),
+    "another scaling by one": (
+        {"rope_scaling": {"rope_type": "yarn", "factor": 1.0}},
+        "scales rotary positions",
+    ),
     "two types": (
         {"rope_scaling": {"rope_type": "default", "type": "linear"}},
         "scales rotary positions",
@@ -526,7 +530,7 @@ def test_a_prefix_of_subwords_that_merges_lack_is_refused(prefix: str, folder: P
     hence another process.
     """
     file = folder / "tokenizer.json"
-    stored = json.loads(file.read_text())
+    stored = json.loads(file.read_text(encoding="utf-8"))
     stored["model"]["continuing_subword_prefix"] = prefix
     file.write_text(json.dumps(stored))
     load = f"from minigrpo.models import load_tokenizer as load\nload({str(folder)!r})"
@@ -539,7 +543,7 @@ def test_a_prefix_of_subwords_that_merges_lack_is_refused(prefix: str, folder: P
 
 def test_a_prefix_of_subwords_that_merges_have_is_read(folder: Path) -> None:
     file = folder / "tokenizer.json"
-    stored = json.loads(file.read_text())
+    stored = json.loads(file.read_text(encoding="utf-8"))
     before = load_tokenizer(folder).encode("abcb").tolist()
     stored["model"]["continuing_subword_prefix"] = ""
     file.write_text(json.dumps(stored))
@@ -568,7 +572,7 @@ def test_any_of_several_eos_ends_a_completion(
 
 def test_a_post_processor_that_adds_tokens_after_a_text_is_refused(folder: Path) -> None:
     file = folder / "tokenizer.json"
-    stored = json.loads(file.read_text())
+    stored = json.loads(file.read_text(encoding="utf-8"))
     pieces = [
         {"Sequence": {"id": "A", "type_id": 0}},
         {"SpecialToken": {"id": "<end>", "type_id": 0}},

@@ -14,8 +14,9 @@ from minigrpo import transformer as transformer_module
 from minigrpo.engine import lanes, plan
 from minigrpo.engine.backend import Backend
 from minigrpo.engine.lanes import one_blas_thread, run_lanes
+from minigrpo.engine.parts import log_probabilities
 from minigrpo.engine.plan import split_tree
-from minigrpo.gradients import compute_gradients, log_probabilities
+from minigrpo.trainer import compute_gradients
 
 PROMPTS = [[1], [2, 3, 1], [2, 3], [4, 4, 4, 4]]
 
@@ -84,6 +85,7 @@ def eager(monkeypatch):
     """Divide the smallest work."""
     monkeypatch.setattr(plan, "LANE_NODES", 8)
     monkeypatch.setattr(sampler, "LANE_WORK", 32)
+    monkeypatch.setattr(sampler, "LANE_ROWS", 1)
 
 
 def test_results_come_in_order_from_as_many_threads_as_blas_has(n_threads):

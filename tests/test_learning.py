@@ -1,4 +1,6 @@
-"""Whole runs: the warm start, that learning happens, tasks in files of one's own, settings that cannot work."""
+"""Whole runs: the warm start, that learning happens, tasks in files of one's own, settings that
+cannot work.
+"""
 
 import dataclasses
 import re
@@ -10,11 +12,10 @@ from helpers import relative
 
 from minigrpo import PrefixTree, TransformerConfig, sample
 from minigrpo.engine.optim import AdamW
-from minigrpo.runs.policy import make_model
+from minigrpo.runs.policy import make_model, warm_start
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train
 from minigrpo.tasks import load_task
-from minigrpo.trainer import warm_start
 
 TINY = {"dim": 16, "n_layers": 1, "n_heads": 2, "dtype": "float64"}
 
@@ -43,7 +44,7 @@ def test_the_warm_start_learns_the_demonstrations():
 
 
 def test_the_warm_start_is_maximum_likelihood():
-    """AdamW on the mean of -log p over the tokens of a batch, every demonstration computed alone."""
+    """AdamW on the mean of -log p over a batch, every demonstration computed alone."""
     task, rate = load_task("arithmetic", digits=2), 0.01
     settings = TrainSettings(
         **TINY, warm_start_steps=25, warm_start_batch=5, warm_start_learning_rate=rate
@@ -114,7 +115,9 @@ def test_the_same_seed_gives_the_same_bits():
 
 
 def test_evaluation_along_the_way():
-    """Before the first step (in the folder and for on_step only), every so many steps, and after the last."""
+    """Before the first step (in the folder and for on_step only), every so many steps, and after
+    the last.
+    """
     seen = []
     settings = TrainSettings(**TINY, task="treewalk", steps=5, eval_every=2, eval_prompts=3)
     _, history = train(settings, progress=False, on_step=seen.append)
@@ -157,7 +160,10 @@ class Vowels:
         return [self.tokenizer.encode(":")] * n
 
     def score(self, rollouts):
-        return score_texts(rollouts, self.tokenizer, lambda prompt, text: sum(c in self.letters for c in text) / 4)
+        return score_texts(rollouts, self.tokenizer, self.share)
+
+    def share(self, prompt, text):
+        return sum(c in self.letters for c in text) / 4
 '''
 
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from minigrpo.engine.optim import SGD, AdamW
 from minigrpo.engine.parameters import TransformerConfig
 from minigrpo.experiments import many_policies, many_walks
 from minigrpo.experiments.controls import shuffled_weights
@@ -28,10 +27,10 @@ from minigrpo.experiments.many_walks import (
 )
 from minigrpo.objectives import Objective
 from minigrpo.rewards import step_rewards
-from minigrpo.runs.policy import make_policy
+from minigrpo.runs.policy import make_policy, make_state
 from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.train import train_step
 from minigrpo.tasks.treewalk import TreeWalk
-from minigrpo.trainer import TrainState, grpo_step
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree, Rollouts
 
@@ -337,7 +336,7 @@ def test_a_run_does_not_depend_on_its_neighbours(arm):
 @pytest.mark.parametrize("arm", ["grpo", "lambda_grpo"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_training_is_the_packages(monkeypatch, arm, optimizer):
-    """The draws, targets met and parameters of `grpo_step` on `treewalk`, same seed, in float64."""
+    """The draws, targets met and parameters of `train_step` on `treewalk`, same seed, in float64."""
     seed, steps, rate = 5, 20, 3e-3 if optimizer == "adamw" else 0.1
     made = []
 
@@ -361,10 +360,9 @@ def test_training_is_the_packages(monkeypatch, arm, optimizer):
     }
     settings = TrainSettings.for_task("treewalk", steps=steps, **options)
     model, task = make_policy(settings)
-    stepper = (SGD if optimizer == "sgd" else AdamW)(model.parameters)
-    state = TrainState(model, stepper, np.random.default_rng(seed))
+    state = make_state(settings, model)
     found = [
-        int(task.is_correct(grpo_step(state, task, settings.make_objective(), settings)[2]).sum())
+        int(task.is_correct(train_step(state, task, settings).rewards).sum())
         for _ in range(steps)
     ]
     assert np.reshape(found, (-1, 10)).sum(1).tolist() == hits

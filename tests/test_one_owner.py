@@ -1,4 +1,6 @@
-"""A run has one owner at a time, and is one thing: what belongs to another run, or was changed, is refused by name."""
+"""A run has one owner at a time, and is one thing: what belongs to another run, or was changed, is
+refused by name.
+"""
 
 import errno
 import json
@@ -11,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from minigrpo.command.cli import main
+from minigrpo.engine import parameters
 from minigrpo.runs import folder as runs
-from minigrpo.runs import policy
 from minigrpo.runs import train as training
 from minigrpo.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from minigrpo.runs.policy import load_run
@@ -75,7 +77,7 @@ def bits(folder):
     )
 
 
-# -- one owner -----------------------------------------------------------------------------------------------------------
+# -- one owner -------------------------------------------------------------------------------------
 
 
 def test_a_second_owner_is_refused_while_the_first_is_there(run, whole, capsys):
@@ -109,9 +111,8 @@ def test_a_killed_owner_leaves_no_lock_and_a_child_that_outlives_it_has_none(tmp
     read, write = os.pipe()
     if not (owner := os.fork()):
         lock = Lock(tmp_path)
-        if not (child := os.fork()):  # what a pool of workers is to a scorer
-            signal.pause()
-        os.write(write, str(child).encode())
+        if not os.fork():  # what a pool of workers is to a scorer
+            os.write(write, str(os.getpid()).encode())  # by now it has let go of the lock
         signal.pause()
         lock.release()
     child = int(os.read(read, 20))
@@ -236,6 +237,25 @@ def test_an_error_of_a_scorer_loses_no_step(late, tmp_path, whole, monkeypatch, 
     )
 
 
+def test_an_error_after_the_update_saves_nothing_of_the_step(tmp_path, whole, monkeypatch):
+    """The parameters are those of the next step by then, the randomness is not."""
+    calls = []
+
+    def is_correct(task, rewards, real=TreeWalk.is_correct):
+        calls.append(1)
+        if len(calls) == 4:
+            raise ValueError("no net today")
+        return real(task, rewards)
+
+    monkeypatch.setattr(TreeWalk, "is_correct", is_correct)
+    settings = TrainSettings(**TINY | {"checkpoint_every": 50})
+    with pytest.raises(ValueError, match="no net today"):
+        train(settings, tmp_path / "run", progress=False)
+    assert [file.stem[-6:] for file in checkpoints(tmp_path / "run")] == ["000000"]
+    train(settings, tmp_path / "run", resume=True, progress=False)
+    assert bits(tmp_path / "run")[0] == bits(whole)[0]
+
+
 def test_what_ends_a_step_in_its_update_saves_nothing_of_it(tmp_path, monkeypatch):
     """With a KL term, parameters and reference change places meanwhile."""
     settings, swapped = (
@@ -243,7 +263,7 @@ def test_what_ends_a_step_in_its_update_saves_nothing_of_it(tmp_path, monkeypatc
         [],
     )
 
-    def swap(a, b, real=policy._swap):
+    def swap(a, b, real=parameters._swap):
         swapped.append(1)
         if len(swapped) == 7:  # in the fourth step
             raise KeyboardInterrupt
@@ -251,14 +271,14 @@ def test_what_ends_a_step_in_its_update_saves_nothing_of_it(tmp_path, monkeypatc
 
     train(settings, tmp_path / "whole", progress=False)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(policy, "_swap", swap)
+        patch.setattr(parameters, "_swap", swap)
         train(settings, tmp_path / "run", progress=False)
     assert [file.stem[-6:] for file in checkpoints(tmp_path / "run")] == ["000000"]
     train(settings, tmp_path / "run", resume=True, progress=False)
     assert bits(tmp_path / "run")[0] == bits(tmp_path / "whole")[0]
 
 
-# -- one thing -----------------------------------------------------------------------------------------------------------
+# -- one thing -------------------------------------------------------------------------------------
 
 READERS = [
     ["train", "--resume"],
@@ -437,7 +457,10 @@ def test_a_task_that_was_changed_on_the_way_is_said(tmp_path, capsys):
     )
 
 
-TASK = "from minigrpo.tasks.treewalk import TreeWalk\nclass T(TreeWalk):\n    def score(self, r): return {sign} * super().score(r)\n"
+TASK = (
+    "from minigrpo.tasks.treewalk import TreeWalk\nclass T(TreeWalk):\n    def "
+    "score(self, r): return {sign} * super().score(r)\n"
+)
 
 
 def signs(folder):
@@ -447,7 +470,9 @@ def signs(folder):
 
 
 def test_a_task_that_is_edited_while_its_run_goes_on(tmp_path, monkeypatch, capsys):
-    """What counts is the file that was loaded, not the one that is there when a checkpoint is written."""
+    """What counts is the file that was loaded, not the one that is there when a checkpoint is
+    written.
+    """
     task, run = tmp_path / "mine.py", tmp_path / "run"
     task.write_text(TASK.format(sign=1))
 
@@ -579,7 +604,7 @@ def test_paths_are_settings_too(run, tmp_path):
 
 
 def test_the_tokenizer_of_a_run_is_its_own(run, capsys):
-    """Any file that checkpoints name, in truth; a run of a language model names its tokenizer.json."""
+    """Any file that checkpoints name, as a language model's run names its tokenizer.json."""
     (run / "tokenizer.json").write_text("{}")
     arrays, state = load_checkpoint(run / "checkpoint-000006.mgc")
     hashed = files_hash(run / "tokenizer.json")
@@ -595,9 +620,9 @@ def test_the_tokenizer_of_a_run_is_its_own(run, capsys):
         for reader in (["train", "--resume"], ["evaluate"], ["sample"]):
             err = one_line(capsys, *reader, run)
             assert (
-                f"{run / 'tokenizer.json'} is not what it was when checkpoint-000006.mgc was written"
-                in err
-            )
+                f"{run / 'tokenizer.json'} is not what it was when "
+                f"checkpoint-000006.mgc was written"
+            ) in err
 
 
 @pytest.mark.parametrize("odd", ["missing", "one number", "complex", "whole numbers"])

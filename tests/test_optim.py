@@ -1,4 +1,6 @@
-"""Optimisers against their formulas written out; clipping and schedules at their ends and in between."""
+"""Optimisers against their formulas written out; clipping and schedules at their ends and in
+between.
+"""
 
 import math
 

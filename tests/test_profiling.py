@@ -1,4 +1,6 @@
-"""Where the time goes: operations counted by definition, phases that add up, and the commands that print them."""
+"""Where the time goes: operations counted by definition, phases that add up, and the commands that
+print them.
+"""
 
 import time
 from dataclasses import replace
@@ -11,13 +13,18 @@ from minigrpo import sample
 from minigrpo.command.cli import main
 from minigrpo.engine.backend import get_backend
 from minigrpo.engine.parameters import TransformerConfig
-from minigrpo.engine.profiling import Stopwatch, forward_flops, peak_rate
+from minigrpo.engine.profiling import Stopwatch, forward_flops, peak_rate, timed
 from minigrpo.runs import bench
+from minigrpo.runs.policy import make_policy, make_state
+from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.train import train_step
 from minigrpo.tree import PrefixTree
 
 
 def test_operations_of_a_forward_pass_by_hand():
-    """Two layers of width 4 (one head of 4, so D = E), ffn 3, vocabulary 5; three prompt nodes, then [1, 2], [1, 3], [4]."""
+    """Two layers of width 4 (one head of 4, so D = E), ffn 3, vocabulary 5; three prompt nodes,
+    then [1, 2], [1, 3], [4].
+    """
     config = TransformerConfig(vocab_size=5, dim=4, n_layers=2, n_heads=1, ffn_dim=3)
     tree = PrefixTree.from_groups([[0, 0, 0]], [[[1, 2], [1, 3], [4]]])
     matrices = 4 * 4 * 4 + 3 * 4 * 3  # q, k, v, o; gate, up, down
@@ -53,32 +60,48 @@ def test_operations_follow_the_products_that_the_model_makes(monkeypatch):
 
 def test_phases_share_out_the_time_of_lanes():
     watch = Stopwatch()
-    watch.seconds.update(
-        sample=1.0, update=3.0, forward=2.0, backward=4.0, optimizer=0.5
-    )  # two lanes at once: 6 s in 3
-    assert watch.phases() == {
-        "sample": 1.0,
-        "score": 0.0,
-        "forward": 1.0,
-        "backward": 2.0,
-        "optimizer": 0.5,
-    }
-    watch.add_flops({"sample": 1, "forward": 1, "backward": 2}, 2e9)
+    lanes = {"update": 3.0, "forward": 2.0, "backward": 4.0}  # two at once: 6 s in 3
+    watch.seconds.update(lanes | {"in all": 5.0, "sample": 1.0, "optimizer": 0.5})
+    of_lanes = {"forward": 1.0, "backward": 2.0}
+    assert watch.phases() == {"sample": 1.0, "score": 0.5, "optimizer": 0.5} | of_lanes
+    watch.flops.update({"sample": 2e9, "forward": 2e9, "backward": 4e9})
     lines = watch.table(peak=4e9).splitlines()
     assert lines[0].endswith("peak 4 GFLOP/s")
-    assert lines[1].split() == ["sample", "1.00", "22%", "2.0", "50%"]
-    assert lines[4].split() == ["backward", "2.00", "44%", "2.0", "50%"]
-    assert lines[6].split() == ["in", "all", "4.50", "100%", "1.8", "44%"]
+    assert lines[1].split() == ["sample", "1.00", "20%", "2.0", "50%"]
+    assert lines[4].split() == ["backward", "2.00", "40%", "2.0", "50%"]
+    assert lines[6].split() == ["in", "all", "5.00", "100%", "1.6", "40%"]
 
 
-def test_a_stopwatch_measures(monkeypatch):
-    clock = iter([1.0, 3.5, 10.0, 10.25])
+def test_a_stopwatch_measures_what_is_timed_while_it_runs(monkeypatch):
+    clock = iter([0.0, 1.0, 3.5, 4.0, 10.0, 11.0, 11.25, 12.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    watch = Stopwatch()
+    watch, work = Stopwatch(), timed("sample")(lambda x: x + 1)
+    assert work(1) == 2
     for _ in range(2):
-        with watch("sample"):
-            pass
-    assert watch.seconds["sample"] == 2.75
+        with watch:
+            assert work(2) == 3
+    assert watch.seconds == {"sample": 2.75, "in all": 6.0}
+    assert work(3) == 4 and watch.phases()["score"] == 3.25
+
+
+@pytest.mark.parametrize("inner_epochs", [1, 2])
+@pytest.mark.parametrize("max_nodes", [10**6, 40])
+def test_operations_of_a_step_are_those_of_its_trees(inner_epochs, max_nodes):
+    """A node counts once, in however many parts it is computed; what is pruned does not count."""
+    settings = TrainSettings(
+        group_size=4, prompts_per_step=8, inner_epochs=inner_epochs, micro_batch_tokens=max_nodes
+    )
+    (model, task), watch = make_policy(settings), Stopwatch()
+    with watch:
+        rollouts = train_step(make_state(settings, model), task, settings).rollouts
+    whole = forward_flops(model.config, rollouts.tree)
+    assert watch.flops["sample"] == whole
+    assert watch.flops["backward"] == 2 * watch.flops["forward"]
+    if inner_epochs == 2:
+        assert watch.flops["forward"] == 2 * whole
+    else:
+        assert 0.1 * whole < watch.flops["forward"] < whole
+    assert all(seconds > 0 for seconds in watch.phases().values())
 
 
 def test_the_peak_rate_is_a_rate():

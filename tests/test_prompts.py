@@ -16,12 +16,12 @@ from minigrpo.command.cli import main
 from minigrpo.logs.groups import read_groups
 from minigrpo.models import save_hugging_face
 from minigrpo.models.text_tokenizer import TextTokenizer
+from minigrpo.runs.policy import warm_start
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import sample_records, train
 from minigrpo.sampler import sample
 from minigrpo.system.files import read_records
 from minigrpo.tasks import CharTokenizer, Tokenised, prompt_text, sampling_limits, score_texts
-from minigrpo.trainer import warm_start
 from minigrpo.tree import Rollouts
 
 QUESTION = "Zwei  Fragen: größer, 大きい, 🙂?\n\tIs 3 > 2 "  # two spaces, a tab, a space at the end

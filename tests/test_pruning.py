@@ -6,7 +6,7 @@ from helpers import random_rollouts, relative, tiny_model
 
 from minigrpo import Objective
 from minigrpo.engine.plan import prune_tree, split_tree
-from minigrpo.gradients import compute_gradients, parts_to_learn_from
+from minigrpo.trainer import compute_gradients, parts_to_learn_from
 
 
 def brute_force(tree, wanted: np.ndarray) -> np.ndarray:

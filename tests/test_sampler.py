@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from helpers import tiny_model
 
-from minigrpo import Transformer, sample
-from minigrpo.sampler import STRETCH, _draw, first_above
+from minigrpo import Transformer, get_backend, sample
+from minigrpo.engine.draw import STRETCH, draw_tokens, first_above
 
 PROMPTS = [
     [1],
@@ -331,12 +331,10 @@ def test_rollouts_keep_their_prompts():
 
 
 def draw(logits, uniform, temperature=1.0, dtype="float64"):
-    """Tokens, log-probabilities and entropies of `_draw`, a completion for each uniform number,
-    from one row of logits.
-    """
+    """`draw_tokens` from one row of logits, with a completion per uniform number."""
     u, row = np.atleast_1d(np.asarray(uniform, dtype=np.float64)), np.array([logits], dtype=dtype)
     with np.errstate(over="raise", invalid="raise", divide="raise"):
-        return _draw(tiny_model(), row, np.zeros(len(u), dtype=int), u, temperature)
+        return draw_tokens(get_backend("numpy"), row, np.zeros(len(u), dtype=int), u, temperature)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

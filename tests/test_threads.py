@@ -13,15 +13,15 @@ from threadpoolctl import threadpool_limits
 
 from minigrpo import Objective, PrefixTree, Transformer, TransformerConfig, ops, sample, transformer
 from minigrpo.engine import lanes
-from minigrpo.engine.optim import AdamW, clip_gradient
+from minigrpo.engine.optim import clip_gradient
+from minigrpo.engine.parts import log_probabilities
 from minigrpo.engine.plan import split_tree
-from minigrpo.gradients import compute_gradients, log_probabilities
 from minigrpo.runs.evaluation import evaluate
-from minigrpo.runs.policy import make_policy
+from minigrpo.runs.policy import make_policy, make_state
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.runs.train import train
+from minigrpo.runs.train import train, train_step
 from minigrpo.tasks.treewalk import TreeWalk
-from minigrpo.trainer import TrainState, grpo_step
+from minigrpo.trainer import compute_gradients
 
 pytestmark = pytest.mark.skipif(
     not lanes._blas().lib_controllers, reason="threadpoolctl does not know this BLAS"
@@ -205,13 +205,13 @@ def test_every_product_of_a_call_has_one_thread(call, threads, monkeypatch):
     model, task = make_policy(settings)
     prompt, rng = np.array([2]), np.random.default_rng(0)
     tree = PrefixTree.from_groups([prompt], [[[0, 1]]])
-    state = TrainState(model, AdamW(model.parameters), rng)
+    state = make_state(settings, model)
     calls = {
         "forward": lambda: model.backward(model.forward(tree)),
         "logits": lambda: model.logits(prompt),
         "residual": lambda: model.residual(prompt),
         "sample": lambda: sample(model, [prompt], 2, rng, max_new_tokens=2),
-        "grpo_step": lambda: grpo_step(state, task, settings.make_objective(), settings),
+        "grpo_step": lambda: train_step(state, task, settings),
     }
     for module, name in ((ops, "linear"), (ops, "linear_backward"), (TreeWalk, "score")):
         original = getattr(module, name)

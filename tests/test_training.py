@@ -1,4 +1,6 @@
-"""A training step against the usual way: padded rows, one forward a completion, the batch in one piece."""
+"""A training step against the usual way: padded rows, one forward a completion, the batch in one
+piece.
+"""
 
 import warnings
 
@@ -7,12 +9,12 @@ import pytest
 from helpers import relative
 
 from minigrpo import PrefixTree, sample
-from minigrpo.engine.optim import SGD, AdamW
-from minigrpo.runs.policy import make_model, using
+from minigrpo.engine.optim import AdamW
+from minigrpo.engine.parameters import with_parameters
+from minigrpo.runs.policy import make_model, make_state, warm_start
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.runs.train import train
+from minigrpo.runs.train import train, train_step
 from minigrpo.tasks import CharTokenizer, load_task, score_texts
-from minigrpo.trainer import TrainState, grpo_step, warm_start
 from minigrpo.verify.padded import padded_loss
 
 TINY = {"dim": 16, "n_layers": 1, "n_heads": 2, "dtype": "float64"}
@@ -72,22 +74,22 @@ def settings_of(**changes):
 
 
 def start(settings, task=None):
-    """Task, objective and the state before step 1, with a policy that is not uniform."""
+    """Task and the state before step 1, with a policy that is not uniform."""
     task = task or Letters()
     model = make_model(settings, task)
     model.parameters.flat[:] += 0.2 * np.random.default_rng(5).standard_normal(
         model.parameters.flat.size
     )
-    optimizer = SGD(model.parameters) if settings.optimizer == "sgd" else AdamW(model.parameters)
-    objective = settings.make_objective()
-    state = TrainState(model, optimizer, np.random.default_rng(settings.seed))
-    if objective.beta:
+    state = make_state(settings, model)
+    if state.objective.beta:
         state.reference = model.parameters.flat.copy()
-    return task, objective, state
+    return task, state
 
 
-def usual_step(state, task, objective, settings):
-    """The same step without a tree: every completion on its own row, one advantage a completion, the batch in one piece."""
+def usual_step(state, task, settings):
+    """The same step without a tree: every completion on its own row, one advantage a completion,
+    the batch in one piece.
+    """
     model, s = state.model, settings
     prompts = task.prompts(state.rng, s.prompts_per_step)
     limits = {
@@ -108,7 +110,9 @@ def usual_step(state, task, objective, settings):
         model.gradients.flat[:] = 0
         logp = flat.on_tokens(model.forward(flat, s.temperature))
         given = {"truncated": rollouts.truncated, "max_new_tokens": task.max_new_tokens}
-        loss, d = padded_loss(objective, rollouts.completions, rewards, logp, old, ref, **given)
+        loss, d = padded_loss(
+            state.objective, rollouts.completions, rewards, logp, old, ref, **given
+        )
         dlogp = np.zeros(flat.n_nodes)
         dlogp[flat.paths[flat.paths >= 0]] = d[flat.paths >= 0]
         model.backward(dlogp)
@@ -145,12 +149,12 @@ def usual_step(state, task, objective, settings):
 )
 def test_a_step_is_the_usual_step(objective, changes):
     settings = settings_of(objective=objective, **changes)
-    task, objective, state = start(settings)
-    _, _, usual = start(settings)
+    task, state = start(settings)
+    _, usual = start(settings)
     before, tokens, clipped = usual.model.parameters.flat.copy(), 0, 0.0
     for _ in range(3):
-        metrics, rollouts, rewards = grpo_step(state, task, objective, settings)
-        loss, norm, expected_rewards, expected = usual_step(usual, task, objective, settings)
+        metrics, rollouts, rewards = train_step(state, task, settings)
+        loss, norm, expected_rewards, expected = usual_step(usual, task, settings)
         assert [c.tolist() for g in rollouts.completions for c in g] == [
             c.tolist() for g in expected.completions for c in g
         ]
@@ -188,10 +192,8 @@ def test_micro_batches_do_not_change_a_gradient(optimizer):
         settings = settings_of(
             optimizer=optimizer, micro_batch_tokens=micro_batch_tokens, **options
         )
-        task, objective, state = start(settings)
-        metrics = [
-            grpo_step(state, task, objective, settings)[0] | {"step_time": 0} for _ in range(4)
-        ]
+        task, state = start(settings)
+        metrics = [train_step(state, task, settings)[0] | {"step_time": 0} for _ in range(4)]
         ends.append((state.model.parameters.flat, metrics))
     for flat, metrics in ends[1:]:
         assert relative(flat, ends[0][0]) < 1e-12
@@ -213,7 +215,9 @@ def test_metrics_have_the_names_that_users_know():
 
 
 def test_the_warm_start_clips_its_gradient_and_warms_up():
-    """Step by step against the usual loop, with gradients of a norm far above 1 and rates that rise over 20 steps."""
+    """Step by step against the usual loop, with gradients of a norm far above 1 and rates that rise
+    over 20 steps.
+    """
     task = load_task("arithmetic", digits=1)
     settings = TrainSettings(
         **TINY,
@@ -245,9 +249,9 @@ def test_the_reference_policy_is_the_one_that_training_began_with():
     runs = {}
     for beta in (0.0, 0.5):
         settings = settings_of(objective_options={"beta": beta}, learning_rate=0.02)
-        task, objective, state = start(settings)
+        task, state = start(settings)
         reference = state.model.parameters.flat.copy()
-        runs[beta] = [grpo_step(state, task, objective, settings)[0] for _ in range(6)]
+        runs[beta] = [train_step(state, task, settings)[0] for _ in range(6)]
         if beta:
             np.testing.assert_array_equal(state.reference, reference)
             assert relative(state.model.parameters.flat, reference) > 0.01
@@ -261,7 +265,7 @@ def test_the_reference_policy_is_the_one_that_training_began_with():
 
 def test_a_step_that_is_all_truncated_and_masked_moves_nothing():
     settings = settings_of(task="silent", objective="dapo", group_size=4, prompts_per_step=1)
-    task, objective, state = start(settings, Silent())
+    task, state = start(settings, Silent())
     state.optimizer.m[:], state.optimizer.weight_decay = (
         1.0,
         0.1,
@@ -271,7 +275,7 @@ def test_a_step_that_is_all_truncated_and_masked_moves_nothing():
         warnings.simplefilter("error")
         for _ in range(6):
             before = state.model.parameters.flat.copy()
-            metrics, rollouts, _ = grpo_step(state, task, objective, settings)
+            metrics, rollouts, _ = train_step(state, task, settings)
             moved.append((rollouts.truncated.all(), (state.model.parameters.flat != before).any()))
             if rollouts.truncated.all():
                 assert metrics["loss"] == metrics["grad_norm"] == 0
@@ -287,9 +291,9 @@ def test_equal_rewards_give_no_gradient():
             return np.full(len(rollouts.truncated), 0.1)
 
     settings = settings_of(group_size=7, optimizer="sgd", learning_rate=10.0)
-    task, objective, state = start(settings, Same())
+    task, state = start(settings, Same())
     before = state.model.parameters.flat.copy()
-    metrics, _, _ = grpo_step(state, task, objective, settings)
+    metrics, _, _ = train_step(state, task, settings)
     np.testing.assert_array_equal(state.model.parameters.flat, before)
     assert (metrics["grad_norm"], metrics["frac_reward_zero_std"], metrics["reward_std"]) == (
         0,
@@ -307,7 +311,7 @@ def test_one_completion_is_enough_where_nothing_is_compared():
 def test_borrowing_other_parameters_gives_them_back_even_after_an_error():
     model = make_model(settings_of(), Letters())
     own = model.parameters.flat.copy()
-    with pytest.raises(KeyError), using(model, np.full_like(own, 7.0)):
+    with pytest.raises(KeyError), with_parameters(model, np.full_like(own, 7.0)):
         assert (model.parameters["model.norm.weight"] == 7).all()
         raise KeyError
     np.testing.assert_array_equal(model.parameters.flat, own)

@@ -37,9 +37,9 @@ from trl_setup import (
 )
 
 from minigrpo import Objective
+from minigrpo.engine.tree_statistics import tree_metrics
 from minigrpo.integrations import trl as integration
 from minigrpo.integrations.trl import LambdaGRPOTrainer
-from minigrpo.trainer import tree_metrics
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore"

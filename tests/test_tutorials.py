@@ -75,18 +75,12 @@ def shown_code(notebook):
 
 
 def test_the_code_that_chapter_2_shows_is_the_packages():
-    package = {
-        line.strip()
-        for name in ("ops", "segments", "transformer")
-        for line in source(name).splitlines()
-    }
-    shown = shown_code(
-        json.loads((FOLDER / "02_a_transformer_by_hand.ipynb").read_text(encoding="utf-8"))
-    )
+    package = {line.strip() for line in (source("ops") + source("transformer")).splitlines()}
+    notebook = FOLDER / "02_a_transformer_by_hand.ipynb"
+    shown = shown_code(json.loads(notebook.read_text(encoding="utf-8")))
     assert len(shown) > 150
-    assert [
-        line for line in shown if line not in package
-    ] == []  # else: python tutorials/notebooks.py run tutorials/02_…
+    # else: python tutorials/notebooks.py run tutorials/02_…
+    assert [line for line in shown if line not in package] == []
 
 
 def source(name):

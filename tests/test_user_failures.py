@@ -1,4 +1,6 @@
-"""What fails in a user's file is reported there: one line with file, line and function, exit code 2, whatever was raised."""
+"""What fails in a user's file is reported there: one line with file, line and function, exit code
+2, whatever was raised.
+"""
 
 # ruff: noqa: F811 (a fixture that is imported and an argument have the same name)
 
@@ -15,7 +17,7 @@ from minigrpo.course.grading import Answer, WrongAnswer
 from minigrpo.runs.checkpoint import checkpoints
 from minigrpo.runs.folder import read_metrics
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.runs.stored_settings import read_settings
+from minigrpo.runs.stored_settings import read_settings, task_by_file
 from minigrpo.runs.train import train
 from minigrpo.system.user_code import explain, run_file, shown
 from minigrpo.tasks import CharTokenizer, Tokenised, load_task, optional
@@ -28,7 +30,7 @@ from minigrpo.tasks import CharTokenizer, score_texts
 class T:
     tokenizer = CharTokenizer("ab")
     max_new_tokens = 2
-    defaults = {"dim": 8, "n_layers": 1, "steps": 3, "group_size": 4, "eval_prompts": 2, "prompts_per_step": 2}
+    defaults = {"dim": 8, "steps": 3, "group_size": 4, "eval_prompts": 2, "prompts_per_step": 2}
 
     def prompts(self, rng, n, split="train"):
         return [self.tokenizer.encode("ab")] * n
@@ -45,7 +47,9 @@ PROMPTS, SCORE, ONE = LINES[10], LINES[13], LINES[16]
 
 @pytest.fixture
 def fails(run, tmp_path, monkeypatch):
-    """Train on the task with a line of it replaced, or something added.   -> the one line of the error"""
+    """Train on the task with a line of it replaced, or something added.   -> the one line of the
+    error
+    """
     monkeypatch.chdir(tmp_path)
 
     def call(old="", new="", added="", command="train --task mine.py:T", code=2):
@@ -61,8 +65,13 @@ def fails(run, tmp_path, monkeypatch):
 RAISED = {
     "1 / 0": "ZeroDivisionError: division by zero (line 17 of mine.py, in one: 1 / 0)",
     "{}['x']": "KeyError: 'x' (line 17 of mine.py, in one: {}['x'])",
-    "None + 1": "TypeError: unsupported operand type(s) for +: 'NoneType' and 'int' (line 17 of mine.py, in one: None + 1)",
-    "raise ValueError('bad\\n\\x1b[31m  line')": "ValueError: bad [31m line (line 17 of mine.py, in one: raise ValueError('bad",
+    "None + 1": (
+        "TypeError: unsupported operand type(s) for +: 'NoneType' and "
+        "'int' (line 17 of mine.py, in one: None + 1)"
+    ),
+    "raise ValueError('bad\\n\\x1b[31m  line')": (
+        "ValueError: bad [31m line (line 17 of mine.py, in one: raise ValueError('bad"
+    ),
     "raise RuntimeError('x' * 5000)": "RuntimeError: xxxxxxxx",
     "next(iter([]))": "StopIteration (line 17 of mine.py, in one: next(iter([])))",
     "assert prompt == 'b'": "AssertionError (line 17 of mine.py, in one: assert prompt == 'b')",
@@ -71,13 +80,19 @@ RAISED = {
     "raise GeneratorExit": "GeneratorExit (line 17",
     "raise BaseException('odd')": "BaseException: odd (line 17",
     "raise FloatingPointError('f')": "FloatingPointError: f (line 17",
-    "open('absent.csv')": "FileNotFoundError: [Errno 2] No such file or directory: 'absent.csv' (line 17",
+    "open('absent.csv')": (
+        "FileNotFoundError: [Errno 2] No such file or directory: 'absent.csv' (line 17"
+    ),
     "self.one(prompt, completion)": "RecursionError: maximum recursion depth exceeded",
     "return self.nothing": "AttributeError: 'T' object has no attribute 'nothing' (line 17",
     "raise ExceptionGroup('g', [ValueError(1)])": "ExceptionGroup: g (1 sub-exception) (line 17",
-    "__import__('ast').literal_eval('1 +')": "SyntaxError: invalid syntax (<unknown>, line 1) (line 17 of mine.py, in one:",
+    "__import__('ast').literal_eval('1 +')": (
+        "SyntaxError: invalid syntax (<unknown>, line 1) (line 17 of mine.py, in one:"
+    ),
     "np.zeros(3)[7]": "IndexError: index 7 is out of bounds",
-    "raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})": "Odd (line 17 of mine.py, in one: raise type(",
+    (
+        "raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})"
+    ): "Odd (line 17 of mine.py, in one: raise type(",
 }
 
 
@@ -164,7 +179,10 @@ PLACES = {
     "arguments": (
         "rollouts):",
         "):",
-        "score of task 'mine.py:T' cannot be called with 1 arguments: TypeError: too many positional",
+        (
+            "score of task 'mine.py:T' cannot be called with 1 "
+            "arguments: TypeError: too many positional"
+        ),
         "(line 13 of mine.py)",
     ),
     "an alphabet": (
@@ -196,9 +214,9 @@ def test_other_methods_and_other_commands(fails, run):
     own += "    def decode(self, ids): return ids.text\n"
     (old, new), added = ('CharTokenizer("ab")', "None"), f"{own}T.tokenizer = Own()\n"
     assert (
-        "failed: AttributeError: 'numpy.ndarray' object has no attribute 'text' (line 20 of mine.py, in decode"
-        in fails(old, new, added)
-    )
+        "failed: AttributeError: 'numpy.ndarray' object has no attribute "
+        "'text' (line 20 of mine.py, in decode"
+    ) in fails(old, new, added)
     fails(command="train --task mine.py:T --steps 1 --out run", code=0)
     (checkpoint := checkpoints("run")[-1]).exists()
     for command in (f"evaluate {checkpoint}", "sample run", "equivalence run"):
@@ -236,30 +254,56 @@ def test_nothing_written_is_lost(fails, run):
     assert [m["step"] for m in read_metrics("run")] == list(range(1, 10))
 
 
-# -- the file and its class ------------------------------------------------------------------------------------------------
+# -- the file and its class ------------------------------------------------------------------------
 
 FILES = {
-    "raise KeyError('a')": "cannot be imported: KeyError: 'a' (line 1 of bad.py, in <module>: raise KeyError('a'))",
-    "print('hello')\nimport sys\nsys.exit(0)": "cannot be imported: SystemExit: 0 (line 3 of bad.py, in <module>: sys.exit(0))",
+    "raise KeyError('a')": (
+        "cannot be imported: KeyError: 'a' (line 1 of bad.py, in <module>: raise KeyError('a'))"
+    ),
+    "print('hello')\nimport sys\nsys.exit(0)": (
+        "cannot be imported: SystemExit: 0 (line 3 of bad.py, in <module>: sys.exit(0))"
+    ),
     "x = 1\nclass T(:": "cannot be imported: SyntaxError: invalid syntax (bad.py, line 2)",
     "class T:\npass": "cannot be imported: IndentationError: expected an indented block",
-    "import beside": "cannot be imported: ZeroDivisionError: division by zero (line 2 of beside.py, in f: 1 / 0)",
+    "import beside": (
+        "cannot be imported: ZeroDivisionError: division by zero (line 2 of beside.py, in f: 1 / 0)"
+    ),
     "T = 3": "has no class 'T': it has none",
     "class U: pass": "has no class 'T': it has U",
-    "def T(): 1 / 0": "cannot be made: ZeroDivisionError: division by zero (line 1 of bad.py, in T: def T(): 1 / 0)",
-    "class T:\n    def __init__(self):\n        exit()": "cannot be made: SystemExit: None (line 3 of bad.py, in __init__: exit())",
-    "import abc\nclass T(abc.ABC):\n    @abc.abstractmethod\n    def f(self): ...": "cannot be made: TypeError: Can't instantiate "
-    "abstract class T",
-    "from typing import Protocol\nclass T(Protocol): ...": "cannot be made: TypeError: Protocols cannot be instantiated (line 2 of",
-    "from minigrpo.tasks.treewalk import TreeWalk\nclass T(TreeWalk):\n    def __init__(self): super().__init__(depth=99)": (
-        "cannot be made: ValueError: depth is 99: it must be a whole number from 2 to 12 (line 3 of bad.py, in __init__"
+    "def T(): 1 / 0": (
+        "cannot be made: ZeroDivisionError: division by zero (line "
+        "1 of bad.py, in T: def T(): 1 / 0)"
     ),
-    "class T: pass": "has no attribute 'tokenizer': a task needs tokenizer, max_new_tokens, prompts and score",
-    "class T: texts = 1": "has no attribute 'max_new_tokens': a text task needs max_new_tokens, stop, texts and reward",
+    "class T:\n    def __init__(self):\n        exit()": (
+        "cannot be made: SystemExit: None (line 3 of bad.py, in __init__: exit())"
+    ),
+    (
+        "import abc\nclass T(abc.ABC):\n    @abc.abstractmethod\n    def f(self): ..."
+    ): "cannot be made: TypeError: Can't instantiate abstract class T",
+    "from typing import Protocol\nclass T(Protocol): ...": (
+        "cannot be made: TypeError: Protocols cannot be instantiated (line 2 of"
+    ),
+    (
+        "from minigrpo.tasks.treewalk import TreeWalk\nclass T(TreeWalk):\n    "
+        "def __init__(self): super().__init__(depth=99)"
+    ): (
+        "cannot be made: ValueError: depth is 99: it must be a whole number "
+        "from 2 to 12 (line 3 of bad.py, in __init__"
+    ),
+    "class T: pass": (
+        "has no attribute 'tokenizer': a task needs tokenizer, max_new_tokens, prompts and score"
+    ),
+    "class T: texts = 1": (
+        "has no attribute 'max_new_tokens': a text task needs "
+        "max_new_tokens, stop, texts and reward"
+    ),
     "class T: texts = max_new_tokens = 1; stop = 'a'; reward = print": (
-        "texts of task 'bad.py:T' cannot be called with 3 arguments: TypeError: 1 is not a callable object"
+        "texts of task 'bad.py:T' cannot be called with 3 arguments: "
+        "TypeError: 1 is not a callable object"
     ),
-    "class T: texts = reward = print; max_new_tokens = 1; stop = ''": "stop is '': it must be a text that is not empty",
+    (
+        "class T: texts = reward = print; max_new_tokens = 1; stop = ''"
+    ): "stop is '': it must be a text that is not empty",
 }
 
 
@@ -272,7 +316,9 @@ def test_a_file_or_class_that_does_not_work(text, run, tmp_path, monkeypatch):
 
 
 def test_the_last_place_of_the_users_own_is_named(tmp_path):
-    """Not the installed package that raised, nor this package, though they may lie below the user's folder."""
+    """Not the installed package that raised, nor this package, though they may lie below the user's
+    folder.
+    """
     call = "def call(f):\n    return f()\n"
     for folder, name in (("parts", "inner.py"), ("venv/lib/site-packages", "package.py")):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
@@ -295,7 +341,7 @@ def test_the_last_place_of_the_users_own_is_named(tmp_path):
         assert place in explain(raised.value, str(tmp_path / "mine.py"))
 
 
-# -- what comes back -------------------------------------------------------------------------------------------------------
+# -- what comes back -------------------------------------------------------------------------------
 
 B = "len(rollouts.truncated)"
 GOOD = {
@@ -335,9 +381,9 @@ BAD = {
     },
     ONE: {
         f"return {value}": f"is {text}: return a finite number (line 14 of mine.py, in score"
-        for value, text in (("1j", "1j"), ("'1'", "'1'"), ("None", "None"), ("[1]", "[1]"), ("{}", "{}"),
-                            ("np.ones(1)", "array([1.])"),
-                            ("np.complex64(1)", "np.complex64(1+0j)"), ("np.nan", "nan"), ("b'1'", "b'1'"))
+        for value, text in [(same, same) for same in ("1j", "'1'", "None", "[1]", "{}", "b'1'")]
+                         + [("np.ones(1)", "array([1.])"), ("np.nan", "nan"),
+                            ("np.complex64(1)", "np.complex64(1+0j)")]
     },
     PROMPTS: {
         "return []": "prompts of the task gave 0 things, []: it must return a list of 64",
@@ -348,8 +394,8 @@ BAD = {
         "return dict.fromkeys(range(n), [0])": "prompts of the task gave {0: [0], ",
         "return {(0,)}": "prompts of the task gave {(0,)}",
         "return np.array(3)": "prompts of the task gave 0 things, array(3)",
-        "return np.zeros(n, int)": "prompt 0 must be a one-dimensional sequence of token ids (integers)",
-        "return ['a'] * n": "prompt 0 must be a one-dimensional sequence of token ids (integers)",
+        "return np.zeros(n, int)": "prompt 0 must be a one-dimensional list of integers",
+        "return ['a'] * n": "prompt 0 must be a one-dimensional list of integers",
         "return [[0.0]] * n": "not float64 of 1 dimensions",
         "return [[True]] * n": "not bool of 1 dimensions",
         "return [[0, [1]]] * n": "inhomogeneous",
@@ -438,7 +484,7 @@ def test_a_loaded_task_is_still_the_users_object(tmp_path):
     assert shown("a\nb\x1b" * 99).isprintable() and len(shown("a" * 999)) < 100
 
 
-# -- from another folder ---------------------------------------------------------------------------------------------------
+# -- from another folder ---------------------------------------------------------------------------
 
 
 def test_a_run_finds_its_task_from_another_folder(run, tmp_path, monkeypatch):
@@ -459,7 +505,7 @@ def test_a_run_finds_its_task_from_another_folder(run, tmp_path, monkeypatch):
         read_settings("../run") == read_settings("../again")
         and read_settings("../run")["task"] == "tasks/mine.py:T"
     )
-    TrainSettings.from_stored(read_settings("../run"))
+    TrainSettings.from_stored(task_by_file(read_settings("../run")))
     for folder in ("elsewhere", "."):
         monkeypatch.chdir(tmp_path / folder)
         checkpoints(tmp_path / "run")[-1].unlink()
@@ -476,13 +522,14 @@ def test_a_run_finds_its_task_from_another_folder(run, tmp_path, monkeypatch):
     assert run("evaluate", "../run")[0] == 0
 
 
-# -- exercises -------------------------------------------------------------------------------------------------------------
+# -- exercises -------------------------------------------------------------------------------------
 
 
 def test_exercises_fail_in_the_students_place(tmp_path):
     file = tmp_path / "ch01.py"
     file.write_text(
-        "import functools\n@functools.lru_cache\ndef answer(x):\n    import beside\n    return beside.f(x)\n"
+        "import functools\n@functools.lru_cache\ndef answer(x):\n   "
+        " import beside\n    return beside.f(x)\n"
     )
     (tmp_path / "beside.py").write_text("def f(x):\n    raise BaseException('two\\n  lines')\n")
     from minigrpo.course.runner import load
@@ -497,7 +544,9 @@ def test_exercises_fail_in_the_students_place(tmp_path):
 
 
 def test_what_fails_without_the_users_file_is_not_the_users(fails, run, monkeypatch):
-    """This package's own bug is a traceback; where a user's task was loaded, which may have led to it, a line with the place."""
+    """This package's own bug is a traceback; where a user's task was loaded, which may have led to
+    it, a line with the place.
+    """
     from minigrpo.runs import evaluation
 
     fails(command="train --task mine.py:T --steps 1 --out run", code=0)
@@ -513,7 +562,7 @@ def test_what_fails_without_the_users_file_is_not_the_users(fails, run, monkeypa
         run("evaluate", "plain")
 
 
-# -- code of the user's that stands elsewhere, and what is no lack of a part ------------------------------------------------
+# -- code of the user's that stands elsewhere, and what is no lack of a part -----------------------
 
 LIBRARY = """\
 import sys
@@ -555,7 +604,10 @@ IN_A_LIBRARY = {
     "{}['x']": "your code failed: KeyError: 'x' (line 5 of mylib.py, in score: {}['x'])",
     "raise ValueError('v')": "your code failed: ValueError: v (line 5 of mylib.py",
     "raise GeneratorExit": "your code failed: GeneratorExit (line 5 of mylib.py",
-    "return self.nothing": "your code failed: AttributeError: 'T' object has no attribute 'nothing' (line 5 of mylib.py",
+    "return self.nothing": (
+        "your code failed: AttributeError: 'T' object has no "
+        "attribute 'nothing' (line 5 of mylib.py"
+    ),
     "import json; json.loads('')": "your code failed: JSONDecodeError: Expecting value",
 }
 
@@ -570,21 +622,36 @@ def test_a_method_from_a_library_fails_in_its_place(line, fails, library):
     assert "has no attribute 'tokenizer'" in err
     err = fails(added="import mylib\nT.prompts = staticmethod(mylib.endless)\n")
     assert (
-        "cannot be called with 3 arguments: TypeError: too many positional arguments (line 16 of mylib.py)"
-        in err
-    )
+        "cannot be called with 3 arguments: TypeError: too many "
+        "positional arguments (line 16 of mylib.py)"
+    ) in err
 
 
 ELSEWHERE = {
-    "T.score = staticmethod(json.loads)": "your code failed: TypeError: the JSON object must be str, bytes or",
-    "T.score = staticmethod(operator.itemgetter(0))": "your code failed: TypeError: 'Rollouts' object is not subscriptable (line ",
-    "T.is_correct = staticmethod(json.loads)": "your code failed: TypeError: the JSON object must be str, bytes",
-    "T.score = staticmethod(lambda r: mylib.later())": "your code failed: SystemExit: 0 (line 14 of mylib.py, in later",
+    "T.score = staticmethod(json.loads)": (
+        "your code failed: TypeError: the JSON object must be str, bytes or"
+    ),
+    "T.score = staticmethod(operator.itemgetter(0))": (
+        "your code failed: TypeError: 'Rollouts' object is not subscriptable (line "
+    ),
+    "T.is_correct = staticmethod(json.loads)": (
+        "your code failed: TypeError: the JSON object must be str, bytes"
+    ),
+    "T.score = staticmethod(lambda r: mylib.later())": (
+        "your code failed: SystemExit: 0 (line 14 of mylib.py, in later"
+    ),
     "T.score = staticmethod(lambda r: map(sys.exit, [3]))": "your code failed: SystemExit: 3",
-    "T.prompts = staticmethod(lambda rng, n, split='': mylib.endless(iter([])))": "StopIteration (line 18 of mylib.py, in endless",
-    "T.stop = staticmethod(json.loads)": "your code failed: TypeError: the JSON object must be str, bytes or",
-    "T.tokenizer = mylib.Words()": "your code failed: LookupError: no word (line 14 of mine.py, in score: return score_texts",
-    "T.stop = property(operator.attrgetter('nothing'))": "failed: AttributeError: 'T' object has no attribute 'nothing' (line ",
+    (
+        "T.prompts = staticmethod(lambda rng, n, split='': mylib.endless(iter([])))"
+    ): "StopIteration (line 18 of mylib.py, in endless",
+    "T.stop = staticmethod(json.loads)": (
+        "your code failed: TypeError: the JSON object must be str, bytes or"
+    ),
+    "T.tokenizer = mylib.Words()": "your code failed: LookupError: no word (line 14 of mine.py, in "
+    "score: return score_texts",
+    "T.stop = property(operator.attrgetter('nothing'))": (
+        "failed: AttributeError: 'T' object has no attribute 'nothing' (line "
+    ),
 }
 
 
@@ -613,9 +680,21 @@ def test_the_library_raises_the_users_own(tmp_path):
 
 DECODE = "class C(CharTokenizer):\n    def decode(self, ids): next(iter([]))\nclass T:"
 STOPS = {
-    "a generator of prompts": (PROMPTS, "        return (next(iter([])) for _ in range(n))", "line 11 of mine.py, in <genexpr>"),
-    "half-way": (PROMPTS, "        it = iter([[0]]); return (next(it) for _ in range(n))", "line 11 of mine.py, in <genexpr>"),
-    "a generator of rewards": (SCORE, "        yield next(iter([]))", "line 14 of mine.py, in score: yield next(iter([]))"),
+    "a generator of prompts": (
+        PROMPTS,
+        "        return (next(iter([])) for _ in range(n))",
+        "line 11 of mine.py, in <genexpr>",
+    ),
+    "half-way": (
+        PROMPTS,
+        "        it = iter([[0]]); return (next(it) for _ in range(n))",
+        "line 11 of mine.py, in <genexpr>",
+    ),
+    "a generator of rewards": (
+        SCORE,
+        "        yield next(iter([]))",
+        "line 14 of mine.py, in score: yield next(iter([]))",
+    ),
     "decode": ("class T:", DECODE, "line 6 of mine.py, in decode"),
 }  # fmt: skip
 

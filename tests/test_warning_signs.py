@@ -1,4 +1,6 @@
-"""Defaults that leave a warm-started policy whole, and sentences where a run does not learn; silence where it does."""
+"""Defaults that leave a warm-started policy whole, and sentences where a run does not learn;
+silence where it does.
+"""
 
 import numpy as np
 import pytest
@@ -18,7 +20,8 @@ class Reverse:
     def prompts(self, rng, n, split="train"):
         return [self.tokenizer.encode("".join(rng.choice(list("abcd"), 3)) + "=") for _ in range(n)]
     def demonstrations(self, rng, n):
-        return [(p, self.tokenizer.encode_with_eos(self.tokenizer.decode(p)[:-1][::-1])) for p in self.prompts(rng, n)]
+        t = self.tokenizer
+        return [(p, t.encode_with_eos(t.decode(p)[:-1][::-1])) for p in self.prompts(rng, n)]
     def score(self, rollouts):
         return score_texts(rollouts, self.tokenizer, lambda p, c: float(c == p[:-1][::-1]))
 
@@ -54,7 +57,9 @@ def task_file(tmp_path, monkeypatch):
 
 
 def history(rewards, dead=0.0, greedy=(), prompts=200):
-    """Metrics as training writes them: rewards per step, dead groups from a step on, greedy accuracy every 10 steps."""
+    """Metrics as training writes them: rewards per step, dead groups from a step on, greedy
+    accuracy every 10 steps.
+    """
     dead = np.broadcast_to(dead, len(rewards))
     records = (
         [{"step": 0, "eval/pass@1_greedy": greedy[0], "eval/prompts": prompts}] if greedy else []

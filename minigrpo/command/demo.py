@@ -30,7 +30,7 @@ from minigrpo.experiments.table1 import summary
 from minigrpo.logs.groups import Group, read_groups, statistics_text, tree_statistics
 from minigrpo.rewards import check_rewards
 from minigrpo.runs.evaluation import evaluate
-from minigrpo.runs.policy import make_model
+from minigrpo.runs.policy import make_model, warm_start
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import sample_records
 from minigrpo.sampler import sample
@@ -40,7 +40,6 @@ from minigrpo.show.plots import bootstrap_interval, learning_curves, save
 from minigrpo.show.tree_plots import draw_tree, draw_trees_page
 from minigrpo.system.files import replace
 from minigrpo.tasks import load_task, sampling_limits
-from minigrpo.trainer import warm_start
 from minigrpo.verify.equivalence import Equivalence, check_equivalence
 
 ARITHMETIC = TrainSettings(

@@ -51,7 +51,7 @@ def run_train(a: argparse.Namespace) -> None:
 
 def _settings(a: argparse.Namespace) -> TrainSettings:
     """The settings of `minigrpo train`; raises ValueError for flags that this run would ignore."""
-    from minigrpo.runs.stored_settings import read_settings
+    from minigrpo.runs.stored_settings import read_settings, task_by_file
 
     names = [f.name for f in fields(TrainSettings)]
     given = {name: getattr(a, name) for name in names if getattr(a, name) is not None}
@@ -65,7 +65,7 @@ def _settings(a: argparse.Namespace) -> TrainSettings:
     if a.resume:
         if a.out and Path(a.out).resolve() != Path(a.resume).resolve():
             raise ValueError("--resume goes on in its own folder: leave out --out")
-        stored = read_settings(a.resume, to_load=True)
+        stored = task_by_file(read_settings(a.resume))
         for name, value in given.items():
             if isinstance(value, dict):
                 given[name] = stored.get(name, {}) | value

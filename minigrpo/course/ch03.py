@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minigrpo.course.grading import Answer, is_number, softmax, task, text, wrong
+from minigrpo.course.grading import Answer, softmax, task, text
 from minigrpo.runs.evaluation import pass_at_k
 
 # (weights, temperature, uniform number, token): p is proportional to weights^(1/temperature)
@@ -126,11 +126,7 @@ def _check_verify(answer: Answer) -> None:
         if len(completion) > 60:
             shown = f"{shown[:20]}…' ({len(completion)} characters)"
         given = f"the completion {shown} where the answer is {number}"
-        got = answer.ask(given, completion, number)
-        if not is_number(got):
-            raise wrong(given, f"expected 1.0 or 0.0, got {type(got).__name__}.")
-        if float(got) != reward:
-            raise wrong(given, f"expected {float(reward)}, got {float(got)}.", why)
+        answer.check_number(given, (completion, number), reward, why)
 
 
 @task(

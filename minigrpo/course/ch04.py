@@ -105,7 +105,7 @@ def _check_kl_estimates(answer: Answer) -> None:
 @task(
     "dead groups",
     axes=("group",),
-    std="0.1 + 0.1 + 0.1 is not exactly 0.3, so std is not exactly 0: compare with each other.",
+    std="0.1 + 0.1 + 0.1 is not exactly 0.3, so std is not exactly 0: compare the rewards.",
     all_wrong="a group whose completions are all right is as dead as one where all are wrong.",
     nearly="rewards that differ by little still differ: their advantages are small, not 0.",
 )

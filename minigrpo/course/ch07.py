@@ -39,7 +39,7 @@ def _advantages(group: Group, rng: np.random.Generator) -> np.ndarray:
 @task(
     "two sums for clipping",
     axes=("node",),
-    too_late="split first and sum then: a node may have members of both signs.",
+    too_late="split first, then sum: a node may have members of both signs.",
     size="this is a size: the negative sum is at most 0.",
     swapped="positive and negative have changed places.",
 )

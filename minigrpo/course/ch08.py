@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minigrpo.course.grading import Answer, close, is_number, shape_of, task, text, wrong
+from minigrpo.course.grading import Answer, close, shape_of, task, text, wrong
 from minigrpo.engine.optim import AdamW
 from minigrpo.engine.parameters import TransformerConfig, rotate_halves, rotate_neighbours
 from minigrpo.transformer import Transformer
@@ -54,14 +54,8 @@ def _check_tokens_until_stop(answer: Answer) -> None:
     for tokens, stop, right, why in STOPS:
         pieces = [PIECES[t] for t in tokens]
         given = f"tokens that stand for {text(pieces)}, and the stop string {stop!r}"
-        got = answer.ask(given, list(tokens), list(PIECES), stop)
-        if not is_number(got):
-            problem = f"expected {right}, got {type(got).__name__} {got!r}."
-            raise wrong(given, problem, "how many tokens to keep, a number.")
-        if got == right - 1 and right < len(tokens):
-            why += " The token that completes it is kept: return how many, not an index."
-        if got != right:
-            raise wrong(given, f"expected {right} tokens, got {got}.", why)
+        why += " Return how many tokens to keep, not an index." * (right < len(tokens))
+        answer.check_number(given, (list(tokens), list(PIECES), stop), right, why)
 
 
 @task(

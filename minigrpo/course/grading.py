@@ -93,6 +93,14 @@ class Answer:
         self.compare(given, got, right, **mistakes)
         return got
 
+    def check_number(self, given: str, arguments: tuple, right: float, why: str) -> None:
+        """Ask for a single number; the hint says why this one is right."""
+        got = self.ask(given, *arguments)
+        if shape_of(got) != () or not isinstance(got, int | float | np.generic):
+            raise wrong(given, f"expected the number {right}, got {type(got).__name__} {got!r}.")
+        if got != right:
+            raise wrong(given, f"expected {right}, got {text(got)}.", why)
+
     def compare(
         self,
         given: str,
@@ -190,11 +198,6 @@ def task(
 def is_list(value: Any) -> bool:
     """A list, or what may stand for one."""
     return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
-
-
-def is_number(value: Any) -> bool:
-    """A single number."""
-    return shape_of(value) == () and isinstance(value, int | float | np.generic)
 
 
 def shape_of(value: Any) -> tuple[int, ...] | None:

@@ -23,10 +23,7 @@ from minigrpo.tree import PrefixTree
 
 @dataclass(frozen=True, eq=False)
 class PromptPlan:
-    """G prompts as one tree, in which what they share is computed once.
-
-    Device arrays are of type Array, the others stay on the host.
-    """
+    """G prompts as one tree, in which what they share is computed once."""
 
     token: np.ndarray  # (M,) of the distinct nodes
     position: np.ndarray  # (M,)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ from minigrpo.engine.backend import Array, Backend
 
 EMBEDDING = "model.embed_tokens.weight"
 SIZES = "vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "max_seq_len"
+
+SWAPPED = 1 << 20  # parameters that change places at a time
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,21 @@ class TransformerConfig:
         if n is not None and (type(n) is not int or not 1 <= n < self.vocab_size):
             allowed = f"a whole number from 1 to {self.vocab_size}, the vocabulary"
             raise ValueError(f"n_drawable is {n!r}: it must be {allowed}")
+
+    def check(self, token: np.ndarray, length: int, drawn: np.ndarray | tuple = ()) -> None:
+        """Raise ValueError for tokens that it lacks or cannot draw, and for a sequence too long."""
+        last, last_drawn = np.max(token, initial=-1), np.max(drawn, initial=-1)
+        if last >= self.vocab_size:
+            outside = f"outside the model's vocabulary of {self.vocab_size}"
+            raise ValueError(f"token id {last} is {outside}")
+        if length > self.max_seq_len:
+            raise ValueError(
+                f"a prompt with its completion takes {length} tokens, the model's context "
+                f"(max_seq_len) holds {self.max_seq_len}: shorten the prompt or max_new_tokens"
+            )
+        if last_drawn >= self.n_logits:
+            found = f"token id {last_drawn} of a completion cannot be drawn"
+            raise ValueError(f"{found}: the model draws those below {self.n_logits}")
 
     @property
     def n_logits(self) -> int:
@@ -164,6 +182,23 @@ class Parameters(Mapping):
                 )
             )
         return layers
+
+
+@contextmanager
+def with_parameters(model: Any, flat: Array) -> Iterator[None]:
+    """Give a model other parameters for a while; `flat` holds its own meanwhile, so none is copied."""
+    _swap(model.parameters.flat, flat)
+    try:
+        yield
+    finally:
+        _swap(model.parameters.flat, flat)
+
+
+def _swap(a: Array, b: Array) -> None:
+    for start in range(0, len(a), SWAPPED):
+        part = slice(start, start + SWAPPED)
+        kept = a[part].copy()
+        a[part], b[part] = b[part], kept
 
 
 class Layer(NamedTuple):

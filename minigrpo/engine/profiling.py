@@ -1,19 +1,21 @@
-"""Where the time of a step goes, and how far that is from what the machine's matrix products allow.
+"""Where the time of a step goes, and how far that is from what the machine's products allow.
 
-The *floor* of a piece of work is its floating-point operations divided by the measured peak rate of matrix products: what it would
-take if nothing but the products cost time and each ran at full speed.  Operations are counted for the nodes that are computed
-(distinct prefixes that something is predicted from), so the floor of a tree is lower than that of its completions one by one.
+The *floor* of a piece of work is its floating-point operations divided by the measured peak rate of
+matrix products: the time it would take if only the products cost time and each ran at full speed.
+Operations are counted for the nodes that are computed (distinct prefixes that something is
+predicted from), so the floor of a tree is lower than that of its completions one by one.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable
+from contextvars import ContextVar, Token
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,84 +24,125 @@ from minigrpo.engine.parameters import TransformerConfig
 from minigrpo.tree import PrefixTree
 
 PHASES = ("sample", "score", "forward", "backward", "optimizer")
+PASSES = {"sample": 1, "forward": 1, "backward": 2}  # products of a phase, in forward passes
+Parts = list[tuple[PrefixTree, np.ndarray]]  # what `plan.split_tree` makes of a tree
+_running: ContextVar[Stopwatch | None] = ContextVar("running", default=None)  # lanes inherit it
 
 
 class Stopwatch:
-    """Seconds spent in named phases.   `with watch("sample"): …`; lanes that run side by side add up."""
+    """Seconds and floating-point operations per phase.   `with watch: grpo_step(…)`, many times
+
+    What is decorated with `timed` adds its seconds; what passes over a tree, its operations.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.flops: dict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
+        self._passes: list[tuple[TransformerConfig, Parts, dict[str, int]]] = []
+        self._started: tuple[float, Token]
 
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
+    def __enter__(self) -> Self:
+        self._started = time.perf_counter(), _running.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        started, before = self._started
+        self.add("in all", time.perf_counter() - started)
+        _running.reset(before)
+        for config, parts, n_passes in self._passes:  # counted now, when no phase is timed
+            flops = _flops_of_parts(config, parts)
+            for phase, n in n_passes.items():
+                self.flops[phase] += n * PASSES[phase] * flops
+        self._passes.clear()
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Note seconds of a phase; those of lanes that run side by side add up."""
         with self._lock:
-            self.seconds[phase] += time.perf_counter() - started
-
-    def add_flops(self, passes: Mapping[str, float], flops: float) -> None:
-        """Note that each phase made so many passes of this many floating-point operations."""
-        for phase, n in passes.items():
-            self.flops[phase] += n * flops
+            self.seconds[phase] += seconds
 
     def phases(self) -> dict[str, float]:
-        """Seconds of each phase on the clock: "update", which is the time of all lanes together, is shared out by their own."""
-        lanes = self.seconds["forward"] + self.seconds["backward"]
-        share = self.seconds["update"] / lanes if lanes else 0.0
-        return {
-            phase: self.seconds[phase] * (share if phase in ("forward", "backward") else 1)
-            for phase in PHASES
-        }
+        """Seconds of each phase on the clock.
+
+        "update", the time of all lanes together, is shared out by the lanes' own "forward" and
+        "backward".  "score" is whatever no other phase claims, above all the rewards.
+        """
+        s = self.seconds
+        lanes = s["forward"] + s["backward"]
+        share = s["update"] / lanes if lanes else 0.0
+        score = max(s["in all"] - s["sample"] - s["update"] - s["optimizer"], 0.0)
+        found = {name: s[name] * share for name in ("forward", "backward")}
+        return {name: s[name] for name in PHASES} | {"score": score} | found
 
     def table(self, peak: float) -> str:
-        """The phases for a terminal, with the rate of each next to the peak (floating-point operations a second)."""
+        """The phases for a terminal, with the rate of each next to the peak (operations/s)."""
         seconds = self.phases()
         total = max(sum(seconds.values()), 1e-12)
-        lines = [
-            f"{'phase':10}{'seconds':>10}{'share':>8}{'GFLOP/s':>10}{'of peak':>9}   peak {peak / 1e9:.0f} GFLOP/s"
-        ]
+        flops = self.flops | {"in all": sum(self.flops.values())}
+        head = f"{'phase':10}{'seconds':>10}{'share':>8}{'GFLOP/s':>10}{'of peak':>9}"
+        lines = [f"{head}   peak {peak / 1e9:.0f} GFLOP/s"]
         for phase, spent in (seconds | {"in all": total}).items():
-            flops = self.flops.get(phase, sum(self.flops.values()) if phase == "in all" else 0.0)
-            rate = (
-                f"{flops / spent / 1e9:10.1f}{flops / spent / peak:9.0%}" if flops and spent else ""
-            )
-            lines.append(f"{phase:10}{spent:10.2f}{spent / total:8.0%}{rate}")
+            rate = flops.get(phase, 0) / max(spent, 1e-12)
+            rates = f"{rate / 1e9:10.1f}{rate / peak:9.0%}" if rate and spent else ""
+            lines.append(f"{phase:10}{spent:10.2f}{spent / total:8.0%}{rates}")
         return "\n".join(lines)
 
 
+def timed(phase: str) -> Callable[[Callable], Callable]:
+    """Decorate a function: a Stopwatch that runs around a call adds its seconds to the phase."""
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def inner(*args: Any, **kwargs: Any) -> Any:
+            watch = _running.get()
+            if watch is None:
+                return function(*args, **kwargs)
+            started = time.perf_counter()
+            result = function(*args, **kwargs)
+            watch.add(phase, time.perf_counter() - started)
+            return result
+
+        return inner
+
+    return decorate
+
+
+def count_passes(config: TransformerConfig, parts: Parts, **n_passes: int) -> None:
+    """Tell a running Stopwatch how many passes over a tree a phase made, as in forward=1."""
+    if (watch := _running.get()) is not None:
+        watch._passes.append((config, parts, n_passes))
+
+
 def forward_flops(config: TransformerConfig, tree: PrefixTree) -> float:
-    """Floating-point operations of the matrix products of one forward pass over a tree; a backward pass has twice as many.
+    """Floating-point operations of the matrix products of one forward pass over a tree.
 
-    2 · (matrix elements) for a computed node and its logits, 4·H·E for a key that a query sees in a layer.
+    2 · (matrix elements) per computed node and per node whose logits are needed, and 4·H·E per key
+    that a query sees in a layer.  A backward pass has twice as many.
     """
-    inner = np.zeros(tree.n_nodes, dtype=bool)
-    inner[tree.parent[tree.parent >= 0]] = True
-    predicts = np.zeros(tree.n_nodes, dtype=bool)
-    predicts[tree.parent[tree.scored & (tree.parent >= 0)]] = True
-    keys = float((tree.depth[inner] + 1).sum())
-    layers = (
-        2.0 * _in_layers(config) * inner.sum()
-        + 4.0 * config.n_heads * config.head_dim * config.n_layers * keys
-    )
-    return layers + 2.0 * config.vocab_size * config.dim * predicts.sum()
+    return _flops_of_parts(config, [(tree, np.arange(tree.n_nodes))])
 
 
-@cache
-def _in_layers(config: TransformerConfig) -> int:
-    """The elements of all matrices in the layers."""
-    return sum(
-        math.prod(shape)
-        for name, shape in config.shapes().items()
-        if len(shape) == 2 and ".layers." in name
-    )
+def _flops_of_parts(config: TransformerConfig, parts: Parts) -> float:
+    """Those of the tree that was split into parts: what several parts compute counts once."""
+    n_nodes = 1 + max((nodes.max() for _, nodes in parts), default=-1)
+    n_keys, predicts = np.zeros(n_nodes), np.zeros(n_nodes, dtype=bool)
+    for part, nodes in parts:
+        has_parent = part.parent >= 0
+        inner = part.parent[has_parent]
+        n_keys[nodes[inner]] = part.depth[inner] + 1
+        predicts[nodes[part.parent[part.scored & has_parent]]] = True
+    shapes = config.shapes().items()
+    matrices = [shape for name, shape in shapes if len(shape) == 2 and ".layers." in name]
+    linear = 2.0 * sum(map(math.prod, matrices)) * (n_keys > 0).sum()
+    attention = 4.0 * config.n_heads * config.head_dim * config.n_layers * n_keys.sum()
+    logits = 2.0 * config.vocab_size * config.dim * predicts.sum()
+    return float(linear + attention + logits)
 
 
 def peak_rate(
     backend: Backend, dtype: str = "float32", size: int = 1024, repeats: int = 10
 ) -> float:
-    """The best rate of a product of two size × size matrices in `repeats` tries, in floating-point operations a second."""
+    """The best rate of `repeats` products of two size × size matrices, in operations per second."""
     rng = np.random.default_rng(0)
     a, b = (backend.to_device(rng.standard_normal((size, size)), dtype=dtype) for _ in range(2))
     out = backend.xp.empty((size, size), dtype=a.dtype)

@@ -23,3 +23,17 @@ def _in_inner_step(tree: PrefixTree) -> Array:
     step = np.where(tree.group >= 0, np.cumsum(tree.is_step_head), 0)  # 0 in the trunk
     before = tree.parent[tree.is_step_head]
     return (step > 0) & np.isin(step, step[before[before >= 0]])
+
+
+def tree_metrics(tree: PrefixTree) -> dict[str, float]:
+    """How much tree there is in a batch; mean_count is the completions per node."""
+    flat, unique = int(tree.lengths.sum()), int(tree.scored.sum())
+    return {
+        "tree/unique_tokens": unique,
+        "tree/flat_tokens": flat,
+        "tree/mean_count": flat / max(unique, 1),
+        "tree/shared_fraction": float((tree.on_tokens(tree.count) > 1).sum() / max(flat, 1)),
+        "tree/path_depth": float(path_depth(tree).mean()),
+        "tree/intermediate_proportion": float(intermediate_proportion(tree).mean()),
+        "tree/flat_fraction": float(tree.is_flat.mean()),
+    }

@@ -17,8 +17,8 @@ import numpy as np
 
 from minigrpo.engine.optim import global_norm
 from minigrpo.engine.plan import split_tree
-from minigrpo.gradients import compute_gradients, parts_to_learn_from
 from minigrpo.objectives import Coefficients, Objective, advantages
+from minigrpo.trainer import compute_gradients, parts_to_learn_from
 from minigrpo.transformer import Transformer
 from minigrpo.tree import Rollouts
 

@@ -70,7 +70,7 @@ class Groups:
     Token ids, modulo N, are nodes of `world`.
     """
 
-    world: PrefixTree  # all C completions, N nodes
+    world: PrefixTree  # all completions, N nodes
     orders: np.ndarray  # (G,) in how many orders the draws of a group can come
     merged: PrefixTree  # the groups as the package sees them: equal prefixes are one node
     drawn: PrefixTree  # the groups as they were drawn: each draw is a node
@@ -122,8 +122,8 @@ def log_policy(world: PrefixTree, logits: np.ndarray) -> np.ndarray:
 
 
 def reach(world: PrefixTree, logits: np.ndarray, rewards: np.ndarray) -> np.ndarray:
-    """p(n) and V(n).   logits (N,), rewards (C,) -> (2,N)"""
-    chance = np.exp(world.on_tokens(log_policy(world, logits)).sum(1))  # (C,)
+    """p(n) and V(n).   logits (N,), rewards (completions,) -> (2,N)"""
+    chance = np.exp(world.on_tokens(log_policy(world, logits)).sum(1))  # (completions,)
     p = world.sum_over_members(chance)
     return np.stack([p, world.sum_over_members(chance * rewards) / p])
 

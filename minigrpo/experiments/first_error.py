@@ -100,7 +100,8 @@ def marks(writing: str, folder: str, seed: int, n_groups: int) -> dict[str, list
         some, reward = [group[:k] for group in rollouts.completions], rewards[:, :k]
         tree = PrefixTree.from_groups(rollouts.prompts, some)
         shuffled = [rng.permuted(reward, axis=1) for _ in range(SHUFFLES)]
-        values = np.stack([step_rewards(tree, r.ravel()) for r in [reward, *shuffled]])  # (1+S,N)
+        # values: (1+SHUFFLES,N)
+        values = np.stack([step_rewards(tree, r.ravel()) for r in [reward, *shuffled]])
         found = out[str(k)] = []
         for g in np.flatnonzero(reward.any(1) & ~reward.all(1)):
             prompt, mean = decode(rollouts.prompts[g]), reward[g].mean()
@@ -115,7 +116,7 @@ def marks(writing: str, folder: str, seed: int, n_groups: int) -> dict[str, list
 
 
 def count(prompt: str, text: str, values: np.ndarray, mean: float) -> np.ndarray:
-    """The counts of one wrong completion.   values (1+S,T): R̂ along it, as it is and for S shuffles
+    """The counts of one wrong completion.   values (1+SHUFFLES,T): R̂ along it
 
     -> 1, then COUNTS for each of RULES, then PROFILE of `negative` at each of OFFSETS.  Those of
     shuffles are means over them.
@@ -124,7 +125,7 @@ def count(prompt: str, text: str, values: np.ndarray, mean: float) -> np.ndarray
     error = min(first_wrong_step(prompt, text), len(ends) - 1)
     step = np.arange(len(ends))
     step_of_token = np.searchsorted(ends, np.arange(values.shape[1]))
-    at_end = values[:, ends]  # (1+S,steps)
+    at_end = values[:, ends]  # (1+SHUFFLES,steps)
     negative = at_end < mean
     rules = (  # what is marked, what should be, the step that each belongs to
         (negative, step >= error, step),
@@ -135,7 +136,7 @@ def count(prompt: str, text: str, values: np.ndarray, mean: float) -> np.ndarray
     numbers: list[float] = [1.0]
     for marked, true, step_of in rules:
         exact = marked.any(1) & (step_of[marked.argmax(1)] == error)
-        each = np.stack([(marked & true).sum(1), (marked & ~true).sum(1), exact])  # (3,1+S)
+        each = np.stack([(marked & true).sum(1), (marked & ~true).sum(1), exact])  # (3,1+SHUFFLES)
         numbers += [true.sum(), (~true).sum(), *each[:, 0], *each[:, 1:].mean(1)]
     for at in (error + offset for offset in OFFSETS):
         here = 0 <= at < len(ends)

@@ -27,15 +27,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from minigrpo.engine.optim import AdamW
+from minigrpo.engine.parameters import with_parameters
 from minigrpo.experiments import tables as t
 from minigrpo.experiments.figures import dots, panels, styled
 from minigrpo.experiments.reproduce import Request
 from minigrpo.objectives import Objective, advantages
-from minigrpo.runs.policy import make_policy, using
+from minigrpo.runs.policy import make_policy, make_state
 from minigrpo.runs.settings import TrainSettings
+from minigrpo.runs.train import train_step
 from minigrpo.show.drawing import BLUE, INK, ORANGE
-from minigrpo.trainer import TrainState, grpo_step
 from minigrpo.tree import PrefixTree, Rollouts
 
 OBJECTIVES = {"grpo": "GRPO", "lambda_grpo": "λ-GRPO"}
@@ -109,14 +109,14 @@ def training_run(objective: str, n: int, seed: int, steps: int = STEPS) -> list[
     options = {"objective": objective, "learning_rate": LEARNING_RATE, "steps": steps, "seed": seed}
     s = TrainSettings.for_task("treewalk", task_options={"n": n, "r_neg": -1.0}, **options)
     model, task = make_policy(s)
-    state = TrainState(model, AdamW(model.parameters), np.random.default_rng(seed))
+    state = make_state(s, model)
     prompts = task.prompts(np.random.default_rng(0), 1)
     target = PrefixTree.from_groups(prompts, [[task.tokenizer.encode(task.target)]])
     sums: dict[str, float] = {}
     rows = []
     for step in range(1, steps + 1):
         before = model.parameters.flat.copy()
-        _, rollouts, rewards = grpo_step(state, task, s.make_objective(), s)
+        _, rollouts, rewards = train_step(state, task, s)
         for name, value in step_counts(model, before, target, rollouts, rewards).items():
             sums[name] = sums.get(name, 0.0) + value
         if step in (EARLY, steps):
@@ -136,7 +136,7 @@ def step_counts(
     shared = tree.count[path] > len(sampled)  # with other paths
     log_p = float(model.forward(target, keep=False).sum())
     out: dict[str, Any] = {"hits": met}
-    with using(model, before):
+    with with_parameters(model, before):
         out["falls"] = met and log_p < float(model.forward(target, keep=False).sum())
         slope = _gradient(model, target, target.scored.astype(float)) if met else 0.0
         for name, dlogp in pushes.items():
@@ -307,14 +307,12 @@ def figures(tables: t.Tables) -> dict[str, Figure]:
 
 def text(tables: t.Tables) -> str:
     """The tables of training for a terminal."""
-    about = "n trained_with steps seeds hits"
-    of_training = [f"{name}±" for name in OF_TRAINING]
-    by_objective = [f"{name}_{o}±" for name in OF_OBJECTIVE for o in OBJECTIVES]
-    columns = {
-        "training": " ".join([about, *of_training, *by_objective]),
-        "differences": " ".join(["n steps seeds", *of_training, *(f"{x}±" for x in OF_OBJECTIVE)]),
-    }
-    return t.show(tables, columns)
+    about, own = "n trained_with steps seeds hits", [f"{name}±" for name in OF_TRAINING]
+    columns = {"training": " ".join([about, *own])}
+    for name in OF_OBJECTIVE:
+        columns[name] = " ".join(["n trained_with steps", *(f"{name}_{x}±" for x in OBJECTIVES)])
+    columns["differences"] = " ".join(["n steps", *own, *(f"{name}±" for name in OF_OBJECTIVE)])
+    return t.show(dict.fromkeys(OF_OBJECTIVE, tables["training"]) | tables, columns)
 
 
 def run(request: Request) -> t.Tables:

@@ -94,7 +94,8 @@ def run(request: Request) -> t.Tables:
     """Two-digit sums, 4 seeds; three-digit sums, half as many (quick: the former, 2 seeds)."""
     n = request.seeds or (2 if request.quick else 4)
     number = dict(zip(TASKS, (n,) if request.quick else (n, n // 2), strict=False))
-    keys = [(name, objective) for name in number for objective in COMPARED]
-    jobs = [{"name": a, "objective": b, "seed": seed} for a, b in keys for seed in range(number[a])]
-    found = iter(request.jobs(learn, jobs, "SmolLM2, sums"))
-    return table({key: [next(found) for _ in range(number[key[0]])] for key in keys})
+    curves: dict[tuple[str, str], list[Run]] = {}
+    for name, seeds in number.items():
+        jobs = {(name, x): {"name": name, "objective": x} for x in COMPARED}
+        curves |= request.seeded(learn, jobs, seeds, "SmolLM2, sums")
+    return table(curves)

@@ -14,13 +14,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minigrpo.engine.optim import clip_gradient, learning_rate_at
+from minigrpo.engine.parameters import with_parameters
 from minigrpo.experiments import tables as t
 from minigrpo.experiments.controls import COMPARED, CONTROLS, TITLES, gradients_of_arm
 from minigrpo.experiments.figures import dots, look, panels, styled
 from minigrpo.experiments.reproduce import Request
 from minigrpo.experiments.warm_start import warm_policies, warm_policy
 from minigrpo.runs.evaluation import evaluate
-from minigrpo.runs.policy import load_weights, make_model, make_optimizer, using
+from minigrpo.runs.policy import load_weights, make_model, make_state
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.sampler import sample
 from minigrpo.tasks import load_task, sampling_limits
@@ -52,7 +53,7 @@ def learn(task: str, arm: str, beta: float, learning_rate: float, seed: int, war
     model = make_model(settings, problem)
     load_weights(model, warm)
     reference, limits = model.parameters.flat.copy(), sampling_limits(problem)
-    optimizer, rng = make_optimizer(settings, model), np.random.default_rng(seed)
+    optimizer, rng = make_state(settings, model).optimizer, np.random.default_rng(seed)
     measured = {"n_prompts": PROMPTS, "samples": SAMPLES, "ks": (1, SAMPLES), "progress": False}
     tokens, history = 0, []
     for step in range(settings.steps + 1):
@@ -66,7 +67,7 @@ def learn(task: str, arm: str, beta: float, learning_rate: float, seed: int, war
         tokens += int(rollouts.tree.lengths.sum())
         ref = None
         if beta:
-            with using(model, reference):
+            with with_parameters(model, reference):
                 ref = model.forward(rollouts.tree, keep=False)
         gradients_of_arm(arm, model, rollouts, problem.score(rollouts), rng, beta, ref)
         clip_gradient(model.gradients, settings.max_grad_norm)
@@ -84,10 +85,9 @@ def measure(request: Request, keys: list[Key], seeds: int) -> dict[Key, list[Run
     """The runs of all keys and seeds, those of a task from one warm-started policy."""
     tasks = {key[0]: request.out / f"warm-{key[0]}" for key in keys}
     warm = warm_policies(prepare, tasks, request.processes)
-    names = ("task", "arm", "beta", "learning_rate", "seed", "warm")
-    every = [(*key, seed, warm[key[0]]) for key in keys for seed in range(seeds)]
-    found = request.jobs(learn, [dict(zip(names, job, strict=True)) for job in every])
-    return {key: found[i * seeds : (i + 1) * seeds] for i, key in enumerate(keys)}
+    names = ("task", "arm", "beta", "learning_rate")
+    jobs = {key: dict(zip(names, key, strict=True)) | {"warm": warm[key[0]]} for key in keys}
+    return request.seeded(learn, jobs, seeds)
 
 
 def summary(run: Run) -> dict[str, float]:

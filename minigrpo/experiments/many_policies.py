@@ -1,18 +1,17 @@
-"""Policies for many runs of the tree walk at once: R of them side by side, with own parameters.
+"""Policies for many runs of the tree walk at once, side by side, each with its own parameters.
 
-All that a policy can say on a binary tree of depth D fits in one array: log p of every move after
-every prefix, (R,N) with N = 2 + 4 + … + 2**D, level after level, each level in lexicographic order.
-Move j follows the inner node j // 2 and leads to the inner node j + 1; inner node 0 is the root.
+All that a policy can say on a binary tree fits in one array, (runs,moves): log p of each of the
+2 + 4 + … + 2**depth moves, level after level, each level in lexicographic order.  Move j follows
+the inner node j // 2 and leads to the inner node j + 1; inner node 0 is the root.
 
     Tabular        a softmax of its own for every prefix: nothing is shared, all targets are alike
-    Transformers   R small transformers of the package's shape, computed by batched products; the
+    Transformers   small transformers of the package's shape, computed by batched products; the
                    same numbers as `minigrpo.Transformer`, which would spend most of a step so small
                    on Python
-    OneModel       one `minigrpo.Transformer` of any size: R = 1
+    OneModel       one `minigrpo.Transformer` of any size: one run
 
-All have `flat`, the parameters of all runs in one vector, `logp()` -> (R,N), and
-`gradients(dlogp)`, a vector like `flat`.  Shapes are those of the package's legend; here N counts
-moves, and N/2 inner nodes.
+All have `flat`, the parameters of all runs in one vector, `logp()` -> (runs,moves), and
+`gradients(dlogp)`, a vector like `flat`.  In shapes, `inner` is the number of inner nodes.
 """
 
 from __future__ import annotations
@@ -38,20 +37,20 @@ def n_moves(depth: int) -> int:
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """log p of the two moves after each inner node.   (R,N/2,2) -> (R,N) float64"""
+    """log p of the two moves after each inner node.   (runs,inner,2) -> (runs,moves) float64"""
     logits = np.asarray(logits, dtype=np.float64)
     logp = logits - np.logaddexp(logits[..., :1], logits[..., 1:])
     return logp.reshape(len(logits), -1)
 
 
 def log_softmax_backward(dlogp: np.ndarray, logp: np.ndarray) -> np.ndarray:
-    """dlogits = dlogp - p · (sum of dlogp over the two moves).   (R,N), (R,N) -> (R,N/2,2)"""
+    """dlogits = dlogp - p · (sum of dlogp over the two moves).   -> (runs,inner,2)"""
     pairs = dlogp.reshape(len(dlogp), -1, 2)
     return pairs - np.exp(logp).reshape(pairs.shape) * pairs.sum(-1, keepdims=True)
 
 
 class Tabular:
-    """A softmax for every prefix.   start (R,N) logits; None: 0, the uniform policy"""
+    """A softmax for every prefix.   start (runs,moves) logits; None: 0, the uniform policy"""
 
     def __init__(self, runs: int, depth: int, start: np.ndarray | None = None) -> None:
         if start is None:
@@ -60,12 +59,12 @@ class Tabular:
         self._shape = runs, -1, 2
 
     def logp(self) -> np.ndarray:
-        """-> (R,N)"""
+        """-> (runs,moves)"""
         self._logp = log_softmax(self.flat.reshape(self._shape))
         return self._logp
 
     def gradients(self, dlogp: np.ndarray) -> np.ndarray:
-        """d loss / d parameters of the last `logp`.   dlogp (R,N) -> (R·N,)"""
+        """d loss / d parameters of the last `logp`.   dlogp (runs,moves) -> (runs·moves,)"""
         return log_softmax_backward(dlogp, self._logp).reshape(-1)
 
 
@@ -104,10 +103,10 @@ class Transformers:
         sees = np.eye(len(node), dtype=bool)
         for child in node[1:]:
             sees[child] |= sees[(child - 1) // 2]
-        self._mask = np.where(sees, 0, -np.inf).astype(self.dtype)  # (N/2,N/2)
+        self._mask = np.where(sees, 0, -np.inf).astype(self.dtype)  # (inner,inner)
 
     def _split(self, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[dict]]:
-        """Views of one vector: embedding (R,V,D), last norm (R,1,D), and each layer's weights."""
+        """Views of one vector: embedding (runs,V,D), last norm (runs,1,D), each layer's weights."""
         shapes = self.config.shapes()
         sizes = [math.prod(shape) for shape in shapes.values()]
         rows = flat.reshape(-1, sum(sizes))
@@ -124,21 +123,21 @@ class Transformers:
 
     @one_blas_thread()
     def logp(self) -> np.ndarray:
-        """-> (R,N)"""
+        """-> (runs,moves)"""
         (embed, last, layers), eps = self._weights, self.config.norm_eps
         self._saved = []
-        x = embed[:, self._token]  # (R,N/2,D)
+        x = embed[:, self._token]  # (runs,inner,D)
         for w in layers:
             h, norm1 = rmsnorm(x, w["norm1"], eps)
-            q, k, v = (self._heads(h @ turned(w[name])) for name in "qkv")  # (R,H,N/2,E)
+            q, k, v = (self._heads(h @ turned(w[name])) for name in "qkv")  # (runs,H,inner,E)
             q, k = self._rotate(q, self._turn), self._rotate(k, self._turn)
-            s = q @ turned(k) / math.sqrt(self.config.head_dim) + self._mask  # (R,H,N/2,N/2)
+            s = q @ turned(k) / math.sqrt(self.config.head_dim) + self._mask  # (runs,H,inner,inner)
             p = np.exp(s - s.max(-1, keepdims=True))
             p /= p.sum(-1, keepdims=True)
-            y = (p @ v).swapaxes(1, 2).reshape(*x.shape[:2], -1)  # (R,N/2,H·E)
+            y = (p @ v).swapaxes(1, 2).reshape(*x.shape[:2], -1)  # (runs,inner,H·E)
             x = x + y @ turned(w["o"])
             h2, norm2 = rmsnorm(x, w["norm2"], eps)
-            a, activated = swiglu(h2 @ turned(w["gate"]), h2 @ turned(w["up"]))  # (R,N/2,F)
+            a, activated = swiglu(h2 @ turned(w["gate"]), h2 @ turned(w["up"]))  # (runs,inner,F)
             x = x + a @ turned(w["down"])
             self._saved.append((h, norm1, q, k, v, p, y, h2, norm2, activated, a))
         self._h, self._norm = rmsnorm(x, last, eps)
@@ -149,10 +148,10 @@ class Transformers:
     def gradients(self, dlogp: np.ndarray) -> np.ndarray:
         """d loss / d parameters of the last `logp`.
 
-        dlogp (R,N) -> (R·parameters,), the same memory each time
+        dlogp (runs,moves) -> (runs·parameters,), the same memory each time
         """
         (embed, _, layers), (dembed, dlast, dlayers) = self._weights, self._gradients
-        dlogits = log_softmax_backward(dlogp, self._logp).astype(self.dtype)  # (R,N/2,2)
+        dlogits = log_softmax_backward(dlogp, self._logp).astype(self.dtype)  # (runs,inner,2)
         dembed[...] = 0
         dembed[:, :BOS] = turned(dlogits) @ self._h
         dx = rmsnorm_backward(dlogits @ embed[:, :BOS], self._norm, dlast)
@@ -179,12 +178,12 @@ class Transformers:
         return self._flat_gradients
 
     def _heads(self, x: np.ndarray) -> np.ndarray:
-        """(R,N/2,H·E) -> (R,H,N/2,E)"""
+        """(runs,inner,H·E) -> (runs,H,inner,E)"""
         return x.reshape(*x.shape[:2], self.config.n_heads, -1).swapaxes(1, 2)
 
     @staticmethod
     def _rotate(x: np.ndarray, turn: np.ndarray) -> np.ndarray:
-        """Rotate the pairs of each head by its node's position.   (R,H,N/2,E), (N/2,E/2)"""
+        """Rotate the pairs of each head by its node's position.   (runs,H,inner,E), (inner,E/2)"""
         return (np.ascontiguousarray(x).view(turn.dtype) * turn).view(x.dtype)
 
 
@@ -224,14 +223,14 @@ def linear_backward(
 
 
 def rmsnorm(x: np.ndarray, weight: np.ndarray, eps: float) -> tuple[np.ndarray, tuple]:
-    """As `ops.rmsnorm` for every run.   x (R,N/2,D), weight (R,1,D)"""
+    """As `ops.rmsnorm` for every run.   x (runs,inner,D), weight (runs,1,D)"""
     inv_rms = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
     unit = x * inv_rms
     return unit * weight, (unit, inv_rms, weight)
 
 
 def rmsnorm_backward(dy: np.ndarray, cache: tuple, dweight: np.ndarray) -> np.ndarray:
-    """As `ops.rmsnorm_backward`, dweight (R,1,D) overwritten."""
+    """As `ops.rmsnorm_backward`, dweight (runs,1,D) overwritten."""
     unit, inv_rms, weight = cache
     dweight[...] = (dy * unit).sum(1, keepdims=True)
     dunit = dy * weight

@@ -1,7 +1,7 @@
 """Runs of the paper's tree walk, as many as wanted at once, for every arm that is compared on it.
 
-A group of k walks is k leaf numbers, its process sets are counts at the N moves of the whole tree,
-and every objective is a sum over members, so R runs are arrays of shape (R,k) and (R,N).  The
+A group of k walks is k leaf numbers, its process sets are counts at the moves of the whole tree,
+and every objective is a sum over members, so all is arrays of shape (runs,k) and (runs,moves).  The
 numbers are those of `minigrpo.sample`, `TreeWalk.score` and `Objective` on one run after the other
 (the tests compare them), at a twentieth of the time.  The arms are those of `controls.py`,
 unclipped (one update per batch, so clipping would not act), and
@@ -37,7 +37,7 @@ SMALL = TransformerConfig(vocab_size=3, dim=32, n_layers=2, n_heads=2, max_seq_l
 def leaf_rewards(target: np.ndarray, n: int, r_neg: float, depth: int = DEPTH) -> np.ndarray:
     """1 at the target, r_neg at leaves that share its first n moves, 0.7 elsewhere.
 
-    target (R,) leaf numbers -> (R,2**depth)
+    target (runs,) leaf numbers -> (runs,2**depth)
     """
     leaf, target = np.arange(2**depth), np.asarray(target)[:, None]
     shares = leaf >> (depth - n) == target >> (depth - n)
@@ -45,19 +45,19 @@ def leaf_rewards(target: np.ndarray, n: int, r_neg: float, depth: int = DEPTH) -
 
 
 def moves_to(leaf: np.ndarray, depth: int = DEPTH) -> np.ndarray:
-    """The moves on the way to each leaf, as numbers among the N of the tree.   (…,) -> (…,depth)"""
+    """The moves on the way to each leaf, as numbers among those of the tree.   (…,) -> (…,depth)"""
     level = np.arange(1, depth + 1)
     return 2**level - 2 + (np.asarray(leaf)[..., None] >> (depth - level))
 
 
 def path_logp(logp: np.ndarray) -> np.ndarray:
-    """log p of every leaf.   (R,N) -> (R,2**depth)"""
+    """log p of every leaf.   (runs,moves) -> (runs,2**depth)"""
     depth = (logp.shape[1] + 2).bit_length() - 2
     return logp[:, moves_to(np.arange(2**depth), depth)].sum(-1)
 
 
 def draw(logp: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-    """Walk from the root, move after move.   logp (R,N), uniform (R,k,depth) -> leaves (R,k)"""
+    """Walk from the root, move after move.   uniform (runs,k,depth) -> leaves (runs,k)"""
     place = np.zeros(uniform.shape[:2], dtype=np.int64)
     run = np.arange(len(logp))[:, None]
     for level in range(uniform.shape[2]):
@@ -67,7 +67,7 @@ def draw(logp: np.ndarray, uniform: np.ndarray) -> np.ndarray:
 
 
 def sums(values: np.ndarray | float, moves: np.ndarray, n: int) -> np.ndarray:
-    """Σ over a group's tokens, by move.   values broadcast to moves (R,k,depth) -> (R,n)"""
+    """Σ over a group's tokens, by move.   values broadcast to moves (runs,k,depth) -> (runs,n)"""
     runs = len(moves)
     at = (moves + n * np.arange(runs)[:, None, None]).ravel()
     values = np.broadcast_to(values, moves.shape).ravel()
@@ -75,12 +75,12 @@ def sums(values: np.ndarray | float, moves: np.ndarray, n: int) -> np.ndarray:
 
 
 def on_tokens(values: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    """Values of moves at each token of a group.   (R,N), (R,k,depth) -> (R,k·depth)"""
+    """Values of moves at each token of a group.   (runs,moves), (runs,k,depth) -> (runs,k·depth)"""
     return np.take_along_axis(values, moves.reshape(len(moves), -1), 1)
 
 
 def group_advantages(rewards: np.ndarray, **choices: Any) -> np.ndarray:
-    """`objectives.advantages` of every run's group, for its tokens.   (R,k) -> (R,k,1)"""
+    """`objectives.advantages` of every run's group, for its tokens.   (runs,k) -> (runs,k,1)"""
     group = np.repeat(np.arange(len(rewards)), rewards.shape[1])
     return advantages(rewards.ravel(), group, **choices).reshape(*rewards.shape, 1)
 
@@ -88,11 +88,11 @@ def group_advantages(rewards: np.ndarray, **choices: Any) -> np.ndarray:
 def loss_gradient(
     arm: str, leaves: np.ndarray, rewards: np.ndarray, rng: np.random.Generator, depth: int = DEPTH
 ) -> np.ndarray:
-    """d loss / d log p of every move, at the sampling policy.   leaves, rewards (R,k) -> (R,N)
+    """d loss / d log p of every move, at the sampling policy.   (runs,k) both -> (runs,moves)
 
     rng serves the placebo alone.  Raises ValueError for an unknown arm.
     """
-    moves, n = moves_to(leaves, depth), n_moves(depth)  # (R,k,depth)
+    moves, n = moves_to(leaves, depth), n_moves(depth)  # (runs,k,depth)
     tokens = moves[0].size
     if arm == "dr_grpo":
         return -sums(group_advantages(rewards, scale="none"), moves, n) / tokens
@@ -121,9 +121,9 @@ def alpha_of(arm: str) -> float:
 def loss_gradient_of_values(
     values: np.ndarray, leaves: np.ndarray, depth: int = DEPTH
 ) -> np.ndarray:
-    """As `loss_gradient`, for process rewards of every move: the preset `prm`.   values (R,N)"""
+    """As `loss_gradient`, for process rewards of every move (runs,moves): the preset `prm`."""
     moves = moves_to(leaves, depth)
-    count = sums(1.0, moves, values.shape[1])  # (R,N)
+    count = sums(1.0, moves, values.shape[1])  # (runs,moves)
     tokens = moves[0].size
     mean = (count * values).sum(1, keepdims=True) / tokens
     square = (count * (values - mean) ** 2).sum(1, keepdims=True) / (tokens - 1)
@@ -134,10 +134,10 @@ def loss_gradient_of_values(
 def monte_carlo_values(
     logp: np.ndarray, leaves: np.ndarray, by_leaf: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Mean outcome of fresh rollouts from the end of each process step, for every move.   -> (R,N)
+    """Mean outcome of fresh rollouts from the end of each move's process step.   -> (runs,moves)
 
     As many rollouts per step as the tokens of a group of 16 leave, the same number for each; a step
-    that ends at a leaf has that leaf's reward.   logp (R,N), leaves (R,k), by_leaf (R,2**depth)
+    that ends at a leaf has that leaf's reward.   leaves (runs,k), by_leaf (runs,2**depth)
     """
     n, n_leaves = logp.shape[1], 2**DEPTH
     count = sums(1.0, moves_to(leaves), n).astype(np.int64)
@@ -151,10 +151,10 @@ def monte_carlo_values(
     np.put_along_axis(is_end, np.where(count > 0, end, n - 1), True, 1)
     is_end &= (level < DEPTH) & (count > 0)
     left = (is_end * (DEPTH - level)).sum(1)  # tokens that one rollout from each of them takes
-    each = np.maximum((GROUP_SIZE - leaves.shape[1]) * DEPTH // np.maximum(left, 1), 1)  # (R,)
+    each = np.maximum((GROUP_SIZE - leaves.shape[1]) * DEPTH // np.maximum(left, 1), 1)  # (runs,)
     values = np.zeros(count.shape)
     values[:, n - n_leaves :] = by_leaf
-    p = np.exp(path_logp(logp))  # (R,2**depth)
+    p = np.exp(path_logp(logp))  # (runs,2**depth)
     for move in np.flatnonzero(is_end.any(0)):
         width = 2 ** (DEPTH - level[move])
         first = (move + 2 - 2 ** level[move]) * width
@@ -244,7 +244,7 @@ def train(
     steps: int,
     observe: Callable[..., None] | None = None,
 ) -> np.ndarray:
-    """Train a policy's runs, each to its own target.   aim (R,) leaves -> targets drawn, (R,steps)
+    """Train a policy's runs, each to its own target, aim (runs,).   -> targets drawn, (runs,steps)
 
     observe(model, logp, leaves, rewards, aim) is called in every step before the update, and at the
     end with leaves None.
@@ -270,9 +270,9 @@ def train(
 
 
 def target_logits(target: np.ndarray, start: float | None) -> np.ndarray | None:
-    """Logits that give every target the probability `start`, each of its moves the same.   -> (R,N)
+    """Logits that give every target the probability `start`, each of its moves the same.
 
-    None for None.
+    -> (runs,moves), or None for None
     """
     if start is None:
         return None

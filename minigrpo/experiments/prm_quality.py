@@ -1,10 +1,10 @@
 """How good is the PRM hidden in GRPO?   (results/README.md, "How good is the hidden PRM?")
 
 Ours: the paper leaves it open.  On `treewalk` (n = 1, r_neg = -1, a target drawn for each seed) a
-policy has 2**D paths, so the value of every prefix, the mean outcome of those who go on from it, is
-a finite sum.  Against these exact values: the error of R̂ by depth and group size, before and during
-training; the same for a Monte-Carlo PRM that spends its tokens on a smaller group and on extra
-rollouts; and how step advantages go with exact ones.  The exact values themselves are checked
+policy has 2**depth paths, so the value of every prefix, the mean outcome of those who go on from
+it, is a finite sum.  Against these exact values: the error of R̂ by depth and group size, before and
+during training; the same for a Monte-Carlo PRM that spends its tokens on a smaller group and on
+extra rollouts; and how step advantages go with exact ones.  The exact values themselves are checked
 against a million rollouts.
 
 Is R̂ biased?  A prefix is looked at only where somebody has visited it, and by groups that hold the
@@ -50,14 +50,14 @@ BRUTE_FORCE = 1_000_000  # rollouts
 
 
 def path_probabilities(model: Transformer, task: TreeWalk) -> np.ndarray:
-    """The probability of each of `task.paths()`, by one pass over their tree.   -> (2**D,)"""
+    """The probability of each of `task.paths()`, by one pass over their tree.   -> (2**depth,)"""
     tree = PrefixTree.from_groups(task.prompts(np.random.default_rng(0), 1), [task.paths()])
     p = np.exp(tree.on_tokens(np.asarray(model.forward(tree, keep=False), dtype=np.float64)).sum(1))
     return p / p.sum()
 
 
 def means_below(p: np.ndarray, outcome: np.ndarray) -> np.ndarray:
-    """The conditional mean of a number on paths given each prefix.   (2**D,) -> (2**(D+1) - 1,)
+    """The conditional mean of a number on paths given each prefix.   -> (2**(depth+1) - 1,)
 
     Prefixes are in heap order: that of length d which reads b as a binary number is 2**d - 1 + b.
     """
@@ -176,7 +176,7 @@ def equal_tokens(seed: int, steps: int, n_groups: int = 128) -> list[t.Row]:
     VinePPO does; the error of such an estimate is known, Var(outcome | prefix) / m, and not
     sampled).  tokens: sampled in all for a group; rmse: over the inner nodes that the k completions
     visit, each once.  hidden_rmse: that of R̂ on nodes drawn alike, those that the first k members
-    of a group of hidden_k = tokens / D visit.
+    of a group of hidden_k = tokens / depth visit.
     """
     model, task = policy(seed, steps)
     exact, spread = exact_moments(model, task)
@@ -291,27 +291,16 @@ def figures(table: t.Tables) -> dict[str, Figure]:
 
 def run(request: Request) -> t.Tables:
     """Everything above and `first_error` (quick: 2 seeds, fewer draws)."""
-    quick, seeds = request.quick, request.seeds or (2 if request.quick else 8)
-
-    def by_steps(function: Any, title: str) -> dict[int, list]:
-        cells = [{"seed": seed, "steps": steps} for steps in STEPS for seed in range(seeds)]
-        rows = request.jobs(function, cells, title)
-        return {steps: rows[i * seeds : (i + 1) * seeds] for i, steps in enumerate(STEPS)}
-
-    errors = by_steps(value_errors, "exact values")
-    tokens = by_steps(equal_tokens, "equal tokens")
+    seeds, by_steps = request.seeds or (2 if request.quick else 8), {x: {"steps": x} for x in STEPS}
+    errors = request.seeded(value_errors, by_steps, seeds, "exact values")
+    tokens = request.seeded(equal_tokens, by_steps, seeds, "equal tokens")
     table = tables({"value_errors": errors, "equal_tokens": tokens})
-    draws = BRUTE_FORCE // (10 if quick else 1)
-    checks = [{"seed": seed, "steps": STEPS[-1], "draws": draws} for seed in range(min(seeds, 4))]
-    checked = request.jobs(brute_force, checks, "a million rollouts")
+    check = {"steps": STEPS[-1], "draws": BRUTE_FORCE // (10 if request.quick else 1)}
+    checked = request.seeded(brute_force, {0: check}, min(seeds, 4), "a million rollouts")[0]
     table["brute_force"] = t.round_rows([row for rows in checked for row in rows], 6)
+
     folders = {w: request.out / f"warm-{w.replace(' ', '-')}" for w in first_error.TASKS}
     warm = warm_policies(first_error.prepare, folders, request.processes)
-    jobs = [
-        {"writing": writing, "folder": folder, "seed": seed, "n_groups": 100}
-        for writing, folder in warm.items()
-        for seed in range(seeds)
-    ]
-    marks = request.jobs(first_error.marks, jobs, "first wrong step")
-    found = {w: marks[i * seeds : (i + 1) * seeds] for i, w in enumerate(warm)}
-    return table | first_error.table(found)
+    jobs = {w: {"writing": w, "folder": warm[w], "n_groups": 100} for w in warm}
+    marks = request.seeded(first_error.marks, jobs, seeds, "first wrong step")
+    return table | first_error.table(marks)

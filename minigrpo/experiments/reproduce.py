@@ -38,6 +38,14 @@ class Request:
         title = title or self.name
         return run_jobs(function, jobs, title=title, processes=self.processes, cache=cache)
 
+    def seeded(
+        self, function: Callable[..., Any], jobs: Mapping, seeds: int, title: str | None = None
+    ) -> dict:
+        """{key: [function(**job, seed=0), function(**job, seed=1), …]} for jobs by their keys."""
+        each = [job | {"seed": seed} for job in jobs.values() for seed in range(seeds)]
+        found = iter(self.jobs(function, each, title))
+        return {key: [next(found) for _ in range(seeds)] for key in jobs}
+
 
 def reproduce(name: str, out: Path, **options: Any) -> str:
     """Run an experiment; write out/NAME.json and its figures.   options: those of Request"""

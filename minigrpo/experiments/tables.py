@@ -76,5 +76,6 @@ def show(tables: Mapping[str, Rows], columns: Mapping[str, str]) -> str:
     for title, names in columns.items():
         shown = [[name, *(told(row, name) for row in tables[title])] for name in names.split()]
         wide = [[x.ljust(max(map(len, column))) for x in column] for column in shown]
-        blocks.append("\n".join([title, *map("  ".join, zip(*wide, strict=True))]))
+        lines = ["  ".join(line).rstrip() for line in zip(*wide, strict=True)]
+        blocks.append("\n".join([title, *lines]))
     return "\n\n".join(blocks)

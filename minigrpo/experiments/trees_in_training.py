@@ -12,7 +12,7 @@ are flat says little here; the other numbers tell more.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,12 @@ def prepare(name: str, folder: str) -> str:
     return warm_policy(settings_of(name), Path(folder))
 
 
-def train_and_measure(settings: dict[str, Any], n_groups: int) -> dict[str, Any]:
+def train_and_measure(settings: dict[str, Any], n_groups: int, seed: int) -> dict[str, Any]:
     """One run; settings as `settings_of` takes them.
 
     -> {"training": {measure: a number per step}, "temperature": rows of `tree_at`}
     """
-    s = settings_of(**settings)
+    s = settings_of(**settings, seed=seed)
     task = load_task(s.task, **s.task_options)
     start = make_model(s, task)
     load_weights(start, s.init)
@@ -78,7 +78,7 @@ def train_and_measure(settings: dict[str, Any], n_groups: int) -> dict[str, Any]
     rows = []
     for policy, model in (("start", start), ("end", end)):
         for temperature in TEMPERATURES:
-            rng = np.random.default_rng([s.seed, 4])
+            rng = np.random.default_rng([seed, 4])
             measured = tree_at(model, task, s.group_size, temperature, n_groups, rng)
             rows.append({"policy": policy, "temperature": temperature} | measured)
     return {"training": series, "temperature": rows}
@@ -210,14 +210,10 @@ def run(request: Request) -> t.Tables:
     seeds = request.seeds or (2 if request.quick else 5)
     folders = {task: request.out / f"warm-trees-{task}" for task in SETTINGS}
     warm = warm_policies(prepare, folders, request.processes)
-    cells = [(task, k) for task in SETTINGS for k in SIZES]
-    jobs = []
-    for task, k in cells:
+    jobs = {}
+    for task, k in product(SETTINGS, SIZES):
         settings = SETTINGS[task] | {"task": task, "init": warm[task]}
         settings |= {"group_size": k, "prompts_per_step": COMPLETIONS // k}
         settings["steps"] //= 3 if request.quick else 1
-        n_groups = 50 if request.quick else GROUPS
-        for seed in range(seeds):
-            jobs.append({"settings": settings | {"seed": seed}, "n_groups": n_groups})
-    results = request.jobs(train_and_measure, jobs)
-    return tables({cell: results[i * seeds : (i + 1) * seeds] for i, cell in enumerate(cells)})
+        jobs[task, k] = {"settings": settings, "n_groups": 50 if request.quick else GROUPS}
+    return tables(request.seeded(train_and_measure, jobs, seeds))

@@ -151,7 +151,7 @@ def pushes(model: Any, dlogp: np.ndarray, moves: np.ndarray, against: float) -> 
     """-⟨dx/dθ, d loss/dθ⟩, from the nodes at which x's moves are made and from all others.
 
     x is the sum of log p over the moves, plus `against` times that of the other move at the same
-    nodes (-1: log-odds).   dlogp (R,N), moves (R,·) -> (R,), (R,)
+    nodes (-1: log-odds).   dlogp (runs,moves), moves (runs,·) -> (runs,), (runs,)
     """
     x, here = np.zeros_like(dlogp), np.zeros_like(dlogp)
     for those, factor in ((moves, 1.0), (moves ^ 1, against)):

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from minigrpo.engine.tree_statistics import tree_metrics
 from minigrpo.objectives import Objective
-from minigrpo.trainer import tree_metrics
 from minigrpo.tree import PrefixTree
 
 TESTED = "1.14", "1.16"  # versions of TRL, as in pyproject.toml; 1.15 needs Triton

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from minigrpo.engine.parameters import TransformerConfig
 
-ROPE_BASES, NORM_EPSILONS = (1.0, 1e30), (1e-30, 1.0)  # what a model may have
+BOUNDS = {"rope_base": (1.0, 1e30), "norm_eps": (1e-30, 1.0)}  # what a model may have
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
@@ -55,11 +55,12 @@ def whole(value: object, what: str) -> int:
     return value
 
 
-def real(value: object, bounds: tuple[float, float], what: str) -> float:
-    """A number of a file.   Raises ValueError for what is none, or out of bounds."""
+def real(value: object, kind: str, what: str) -> float:
+    """A number of a file.   Raises ValueError for what is none, or out of its BOUNDS."""
+    low, high = BOUNDS[kind]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not bounds[0] <= value <= bounds[1]:
-        wanted = f"it should be a number from {bounds[0]:g} to {bounds[1]:g}"
+    if not is_number or not low <= value <= high:
+        wanted = f"it should be a number from {low:g} to {high:g}"
         raise ValueError(f"{what} is {shown(value)}, {wanted}")
     return float(value)
 

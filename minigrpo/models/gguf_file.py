@@ -21,16 +21,7 @@ from typing import Any
 import numpy as np
 
 from minigrpo.engine.parameters import TransformerConfig
-from minigrpo.models.checks import (
-    NORM_EPSILONS,
-    ROPE_BASES,
-    check_tensors,
-    need,
-    real,
-    refusing,
-    shown,
-    whole,
-)
+from minigrpo.models.checks import check_tensors, need, real, refusing, shown, whole
 from minigrpo.models.text_tokenizer import TextTokenizer, byte_level_tokenizer
 
 SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))  # of struct
@@ -154,8 +145,8 @@ class GGUFFile:
             "n_kv_heads": self._whole("attention.head_count_kv", heads),
             "ffn_dim": self._whole("feed_forward_length"),
             "max_seq_len": min(context, max_seq_len or context),
-            "rope_base": self._real("rope.freq_base", ROPE_BASES, 10_000.0),
-            "norm_eps": self._real("attention.layer_norm_rms_epsilon", NORM_EPSILONS),
+            "rope_base": self._real("rope.freq_base", "rope_base", 10_000.0),
+            "norm_eps": self._real("attention.layer_norm_rms_epsilon", "norm_eps"),
             "tie_embeddings": "lm_head.weight" not in self.tensors,
             "head_dim": head_dim,
         }
@@ -195,8 +186,8 @@ class GGUFFile:
             raise self._damaged(f"it lacks llama.{key}")
         return value
 
-    def _real(self, key: str, bounds: tuple[float, float], default: float | None = None) -> float:
-        value = real(self._number(key, default), bounds, f"{self.path}: llama.{key}")
+    def _real(self, key: str, kind: str, default: float | None = None) -> float:
+        value = real(self._number(key, default), kind, f"{self.path}: llama.{key}")
         short = np.float32(value)  # as it is stored: 1e-5 reads as 9.999999747378752e-06
         return float(str(short)) if short == value else value
 

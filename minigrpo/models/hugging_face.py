@@ -18,16 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigrpo.engine.parameters import TransformerConfig, rotate_halves, rotate_neighbours
-from minigrpo.models.checks import (
-    NORM_EPSILONS,
-    ROPE_BASES,
-    check_tensors,
-    need,
-    real,
-    refusing,
-    shown,
-    whole,
-)
+from minigrpo.models.checks import check_tensors, need, real, refusing, shown, whole
 from minigrpo.models.text_tokenizer import TextTokenizer
 from minigrpo.system.files import write_atomically
 from minigrpo.transformer import Transformer
@@ -57,14 +48,9 @@ NEUTRAL: dict[str, tuple] = (  # what other keys may say, besides null, without 
 TYPES = ("rope_type", "type")
 UNSCALED = {"rope_type": "default", "type": "default", "factor": 1, "partial_rotary_factor": 1}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-SIZES = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "dim",
-    "num_hidden_layers": "n_layers",
-    "num_attention_heads": "n_heads",
-    "intermediate_size": "ffn_dim",
-    "max_position_embeddings": "max_seq_len",
-}
+SIZES = {"vocab_size": "vocab_size", "hidden_size": "dim", "num_hidden_layers": "n_layers"}
+SIZES |= {"num_attention_heads": "n_heads", "intermediate_size": "ffn_dim"}
+SIZES |= {"max_position_embeddings": "max_seq_len"}
 
 
 class Stored(NamedTuple):
@@ -128,7 +114,7 @@ class HuggingFaceFolder:
             "n_kv_heads": self._whole("num_key_value_heads", sizes["n_heads"]),
             "head_dim": self._whole("head_dim", sizes["dim"] // sizes["n_heads"]),
             "rope_base": self._rope_base(),
-            "norm_eps": real(s.get("rms_norm_eps", 1e-6), NORM_EPSILONS, f"{file}: rms_norm_eps"),
+            "norm_eps": real(s.get("rms_norm_eps", 1e-6), "norm_eps", f"{file}: rms_norm_eps"),
             "tie_embeddings": bool(s.get("tie_word_embeddings")),
         }
         with refusing(str(file)):
@@ -173,7 +159,7 @@ class HuggingFaceFolder:
                 raise ValueError(f"{told}: that is not supported")
             places.append(rope)
         given = [place["rope_theta"] for place in places if "rope_theta" in place]
-        bases = {real(base, ROPE_BASES, f"{file}: rope_theta") for base in given} or {10_000.0}
+        bases = {real(base, "rope_base", f"{file}: rope_theta") for base in given} or {10_000.0}
         if len(bases) > 1:
             raise ValueError(f"{file} gives several rope_theta: {sorted(bases)}")
         return bases.pop()

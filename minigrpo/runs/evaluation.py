@@ -1,15 +1,16 @@
-"""How good a policy is on held-out problems: greedy pass@1, and pass@k from n samples a problem."""
+"""How good a policy is on held-out problems: greedy pass@1, and pass@k from n samples each."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from minigrpo.engine.lanes import limit_again, limited
 from minigrpo.rewards import check_rewards, numbers
-from minigrpo.sampler import sample
+from minigrpo.sampler import Rollouts, sample
 from minigrpo.system.terminal import bar
 from minigrpo.tasks import Task, draw_prompts, optional, sampling_limits
 from minigrpo.transformer import Transformer
@@ -19,7 +20,7 @@ MOST = 10**7  # completions of an evaluation
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """1 - C(n-c, k) / C(n, k): the unbiased estimate of the chance that one of k samples is right, from c right among n.
+    """1 - C(n-c, k) / C(n, k): an unbiased estimate of P(one of k samples is right), c right of n.
 
     Raises ValueError unless 1 ≤ k ≤ n.  (Chen et al. 2021, arXiv:2107.03374, equation 1.)
     """
@@ -29,14 +30,13 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def is_correct(task: Task, rewards: np.ndarray) -> np.ndarray:
-    """Which completions count as right: the task's own `is_correct`, else a reward of 1 or more.   (B,) -> (B,) bool"""
+    """Which completions are right: by the task's `is_correct`, else a reward ≥ 1.   (B,) -> (B,)"""
     if optional(task, "is_correct") is None:
         return rewards >= 1
     right = numbers(task.is_correct(rewards), len(rewards), "truth values of is_correct")
     if not np.isin(right, (0, 1)).all():
-        raise ValueError(
-            f"is_correct of the task gave {right}: return a truth value for each completion"
-        )
+        way_out = "return a truth value for each completion"
+        raise ValueError(f"is_correct of the task gave {right}: {way_out}")
     return right == 1
 
 
@@ -47,52 +47,44 @@ def evaluate(
     *,
     n_prompts: int = 200,
     samples: int = 0,
-    ks: tuple[int, ...] = (1,),
+    ks: Sequence[int] = (1,),
     temperature: float = 1.0,
     seed: int = 0,
     split: str = "test",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Greedy pass@1 on n_prompts problems of a split and, if samples > 0, pass@k for each of ks.   -> {"eval/pass@1_greedy": …}
+    """Greedy pass@1 on n_prompts problems of a split; with samples > 0 also pass@k for each of ks.
 
-    The same seed takes the same problems, whatever was trained.  Raises ValueError for no problems and if a k is larger than
-    samples.
+    -> {"eval/pass@1_greedy": …}.   The same seed takes the same problems, whatever was trained.
+    Raises ValueError for no problems, and for a k that is larger than samples.
     """
     if n_prompts < 1:
         raise ValueError(f"{n_prompts} problems give no estimate: take at least 1")
     if n_prompts * samples > MOST:
-        raise ValueError(
-            f"{n_prompts} problems with {samples} samples each are more than {MOST:,} completions: take fewer"
-        )
+        both = f"{n_prompts} problems with {samples} samples each"
+        raise ValueError(f"{both} are more than {MOST:,} completions: take fewer")
     if samples and max(ks) > samples:
-        raise ValueError(
-            f"pass@{max(ks)} cannot be estimated from {samples} samples: take at least {max(ks)} samples"
-        )
+        few = f"pass@{max(ks)} cannot be estimated from {samples} samples"
+        raise ValueError(f"{few}: take at least {max(ks)} samples")
     rng = np.random.default_rng(seed)
-    prompts = draw_prompts(task, rng, n_prompts, split)
-    greedy, rewards_seen, estimates = [], [], {k: [] for k in ks}
-    for start in bar(range(0, len(prompts), CHUNK), "evaluate", "chunk", progress):
-        chunk = prompts[start : start + CHUNK]
-        limits = sampling_limits(task)
-        best = sample(model, chunk, 1, rng, temperature=0.0, **limits)
-        rewards = check_rewards(task.score(best), best.tree)
+    prompts, limits = draw_prompts(task, rng, n_prompts, split), sampling_limits(task)
+
+    def score(rollouts: Rollouts) -> tuple[np.ndarray, np.ndarray]:
+        rewards = check_rewards(task.score(rollouts), rollouts.tree)
+        right = is_correct(task, rewards)
         limit_again()
-        rewards_seen.extend(rewards.tolist())
-        greedy.extend(is_correct(task, rewards).tolist())
+        return rewards, right
+
+    greedy, rewards, n_right = [], [], []
+    for start in bar(range(0, n_prompts, CHUNK), "evaluate", "chunk", progress):
+        chunk = prompts[start : start + CHUNK]
+        found = score(sample(model, chunk, 1, rng, temperature=0.0, **limits))
+        rewards.extend(found[0])
+        greedy.extend(found[1])
         if samples:
-            drawn = sample(model, chunk, samples, rng, temperature=temperature, **limits)
-            right = (
-                is_correct(task, check_rewards(task.score(drawn), drawn.tree))
-                .reshape(len(chunk), samples)
-                .sum(1)
-            )
-            limit_again()
-            for k in ks:
-                estimates[k].extend(pass_at_k(samples, int(c), k) for c in right)
-    result: dict[str, Any] = {
-        "eval/pass@1_greedy": float(np.mean(greedy)),
-        "eval/reward_greedy": float(np.mean(rewards_seen)),
-    }
-    if samples:
-        result |= {f"eval/pass@{k}": float(np.mean(values)) for k, values in estimates.items()}
-    return result | {"eval/prompts": len(prompts)}
+            _, right = score(sample(model, chunk, samples, rng, temperature=temperature, **limits))
+            n_right.extend(right.reshape(-1, samples).sum(1).tolist())
+    result = {"eval/pass@1_greedy": np.mean(greedy), "eval/reward_greedy": np.mean(rewards)}
+    for k in ks if samples else ():
+        result[f"eval/pass@{k}"] = np.mean([pass_at_k(samples, c, k) for c in n_right])
+    return {name: float(value) for name, value in result.items()} | {"eval/prompts": n_prompts}

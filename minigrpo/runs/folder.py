@@ -1,20 +1,21 @@
-"""The folder of a training run: settings, metrics, samples and checkpoints, safe against being killed at any moment.
+"""The folder of a training run: whole, whenever the run is killed.
 
     settings.json             what the run was started with, and a checksum
-    metrics.jsonl             one line a step
+    metrics.jsonl             one line per step
     samples.jsonl             sampled completions with their rewards, readable by `minigrpo tree`
     tokenizer.json            of a pretrained language model
     checkpoint-000100.mgc     everything needed to go on after step 100; the last two are kept
     lock                      held by the process that writes to the folder
 
-A checkpoint vouches for the other files: it holds the settings, and of each other file the length and the SHA-256 of what the run
-had written up to its step.  So it is written last, when they have been synced.
+A checkpoint vouches for the other files: it holds the settings, and of each other file the length
+and the SHA-256 of what the run had written up to its step.  So it is written last, after a sync.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,28 +23,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from minigrpo.runs import stored_settings
 from minigrpo.runs.checkpoint import checkpoints, load_with_advice, save_checkpoint, unchecked_state
-from minigrpo.runs.stored_settings import (
-    SETTINGS,
-    check_same,
-    check_settings,
-    hash_of_task,
-    read_settings,
-    settings_file,
-    signed,
-    with_task_file,
-)
-from minigrpo.system.files import (
-    Lock,
-    make_folder,
-    naming,
-    read_records,
-    remove_left_overs,
-    shorten_to,
-    sync_file,
-    sync_folder,
-    write_atomically,
-)
+from minigrpo.runs.stored_settings import SETTINGS, read_settings, settings_file
+from minigrpo.system import files
+from minigrpo.system.files import read_records, write_atomically
 
 KEEP = 2
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
@@ -53,31 +37,29 @@ TOKENIZER = "tokenizer.json"  # in the folder of a run that trains a pretrained 
 class RunFolder:
     """A run's folder while it is written, by one process at a time: a context manager.
 
-    Raises ValueError if another process writes to it, if it cannot be written, if it holds other settings or was damaged, or,
-    when starting anew, if it holds a run.  (What ended before its first checkpoint, for bad input say, left nothing to go on with
-    and is no run yet.)
+    Raises ValueError if another process writes to it, if it cannot be written, if it holds other
+    settings or was damaged, or, when starting anew, if it holds a run.  (What ended before its
+    first checkpoint, for bad input say, left nothing to go on with and is no run yet.)
     """
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any], resume: bool) -> None:
         self.path = Path(path)
+        self.saved_step, self.saved_at = -1, time.monotonic()  # of the newest checkpoint
         self._files: dict[str, str] = {}
         self._records = {name: _Records() for name in (METRICS, SAMPLES)}
         self._unsynced: set[str] = set()
-        self.saved_step = -1  # of the newest checkpoint
-        self._task = hash_of_task(
-            str(settings.get("task"))
-        )  # now, when it is loaded: it may be edited later
+        # The task's file is hashed now, when it is loaded: it may be edited later.
+        self._task = stored_settings.hash_of_task(str(settings.get("task")))
         if resume:
             read_settings(self.path)  # refuses what is no run, before anything is made
         try:
-            make_folder(self.path)
-            self._lock = Lock(self.path)
+            files.make_folder(self.path)
+            self._lock = files.Lock(self.path)
         except IsADirectoryError:  # in place of the lock
             raise
         except OSError as error:
-            raise ValueError(
-                f"cannot write to {self.path} ({error.strerror}): give a folder that can be written"
-            ) from error
+            what = f"cannot write to {self.path} ({error.strerror})"
+            raise ValueError(f"{what}: give a folder that can be written") from error
         try:
             self.settings = self._begin(settings, resume)
         except BaseException:
@@ -85,23 +67,24 @@ class RunFolder:
             raise
 
     def _begin(self, settings: Mapping[str, Any], resume: bool) -> dict[str, Any]:
-        remove_left_overs(self.path)
+        files.remove_left_overs(self.path)
         found = checkpoints(self.path)
         if not resume and found:
-            raise ValueError(
-                f"{self.path} already holds a run: resume it with --resume {self.path}, or give another --out"
-            )
+            way_out = f"resume it with --resume {self.path}, or give another --out"
+            raise ValueError(f"{self.path} already holds a run: {way_out}")
         if not found:
             self._forget_what_is_no_run()
-        stored = read_settings(self.path, with_file=True) if resume else with_task_file(settings)
         if resume:
-            check_same(self.path, stored, settings)
+            stored = read_settings(self.path)
+            stored_settings.check_same(self.path, stored, settings)
+        else:
+            stored = stored_settings.with_task_file(settings)
         if not (resume and (self.path / SETTINGS).exists()):
-            write_atomically(self.path / SETTINGS, [signed(stored)])
+            write_atomically(self.path / SETTINGS, [stored_settings.signed(stored)])
         return stored
 
     def _forget_what_is_no_run(self) -> None:
-        """Remove the evaluation that a run writes before its first checkpoint; refuse to remove or overwrite anything else."""
+        """Remove the evaluation that precedes a run's first checkpoint; refuse anything else."""
         if (self.path / SETTINGS).exists():
             settings_file(self.path)
         elif (self.path / TOKENIZER).exists():
@@ -110,9 +93,8 @@ class RunFolder:
             )
         for file in (self.path / name for name in self._records):
             if file.exists() and any(record.get("step") != 0 for record in read_records(file)):
-                raise ValueError(
-                    f"{file} has records, but {self.path} has no checkpoint: move it away, or give another --out"
-                )
+                what = f"{file} has records, but {self.path} has no checkpoint"
+                raise ValueError(f"{what}: move it away, or give another --out")
             file.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -127,49 +109,43 @@ class RunFolder:
         self._files[name] = hashlib.sha256(data).hexdigest()
 
     def append(self, name: str, records: list[dict[str, Any]]) -> None:
-        """Add records to a JSON-lines file.   A kill may cut the last line short; `load` removes it then."""
+        """Add records to a JSON-lines file.   A kill may cut the last one; `load` removes it."""
         self._lock.check()
-        data = "".join(
-            json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records
-        ).encode()
-        with naming(self.path / name), open(self.path / name, "ab") as file:
+        lines = [json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records]
+        data = "".join(lines).encode()
+        with files.naming(self.path / name), open(self.path / name, "ab") as file:
             if file.tell() != self._records[name].n_bytes:
-                raise ValueError(
-                    f"{self.path / name} was changed by somebody else while the run wrote to it"
-                )
+                what = "was changed by somebody else while the run wrote to it"
+                raise ValueError(f"{self.path / name} {what}")
             file.write(data)
         self._records[name].add(data)
         self._unsynced.add(name)
 
     def save(self, step: int, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> Path:
-        """Sync what was appended, write the checkpoint of a step, then remove all but the newest."""
+        """Sync what was appended, write the checkpoint of a step, remove all but the newest."""
         self._lock.check()
         for name in sorted(self._unsynced):
-            sync_file(self.path / name)
+            files.sync_file(self.path / name)
         if self._unsynced:
-            sync_folder(self.path)
+            files.sync_folder(self.path)
         self._unsynced.clear()
         path = self.path / f"checkpoint-{step:06d}.mgc"
-        records = {name: written.summary() for name, written in self._records.items()}
-        vouched = {
-            "settings": self.settings,
-            "files": self._files,
-            "records": records,
-            "task_sha256": self._task,
-        }
+        vouched = {"settings": self.settings, "files": self._files, "task_sha256": self._task}
+        vouched["records"] = {name: some.summary() for name, some in self._records.items()}
         save_checkpoint(path, arrays, {**state, "step": step, **vouched})
-        self.saved_step = step
+        self.saved_step, self.saved_at = step, time.monotonic()
         for old in checkpoints(self.path)[:-KEEP]:
             with suppress(
                 PermissionError
-            ):  # on Windows, while it is being read: it goes after the next save
+            ):  # on Windows, while it is read: the next save removes it
                 old.unlink()
         return path
 
     def load(self) -> tuple[Mapping[str, np.ndarray], dict[str, Any]] | None:
-        """The newest checkpoint, or None if the run was stopped before its first; the records of later steps are cut off.
+        """The newest checkpoint, or None if the run was stopped before its first.
 
-        Raises ValueError if it is damaged, or what it vouches for.
+        The records of later steps are cut off.  Raises ValueError if it is damaged, or what it
+        vouches for.
         """
         found = checkpoints(self.path)
         if not found:
@@ -178,43 +154,41 @@ class RunFolder:
         for name in self._records:
             kept, self._records[name] = _vouched(self.path / name, found)
             if (self.path / name).exists():
-                shorten_to(self.path / name, kept)
+                files.shorten_to(self.path / name, kept)
         self._files, self.saved_step = state["files"], state["step"]
         return arrays, state
 
 
-# -- checkpoints, and what they vouch for --------------------------------------------------------------------------------
+# -- checkpoints, and what they vouch for ----------------------------------------------------------
 
 
 def load_run_checkpoint(path: str | Path) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
-    """A checkpoint, or the newest of a run folder, with settings and tokenizer beside it that are its own.   -> arrays, state
+    """A checkpoint, or the newest of a run folder, if the files beside it are its own.
 
-    Raises ValueError if there is none, or if one of these files is damaged or was changed.
+    -> arrays, state.   Raises ValueError if there is none, or if one was damaged or changed.
     """
     path = Path(path)
     found = [path] if path.is_file() else checkpoints(path)
     if not found:
-        raise ValueError(
-            f"{path} holds no checkpoint: give the folder of a run (minigrpo train --out) or a checkpoint file"
-        )
-    file = found[-1]
+        way_out = "give the folder of a run (minigrpo train --out) or a checkpoint file"
+        raise ValueError(f"{path} holds no checkpoint: {way_out}")
+    file, folder = found[-1], found[-1].parent
     arrays, state = load_with_advice(file)
-    if (file.parent / SETTINGS).exists():
-        check_settings(file, settings_file(file.parent), state)
-    for name, digest in state["files"].items():
-        other = file.parent / name
+    if (folder / SETTINGS).exists():
+        stored_settings.check_settings(file, settings_file(folder), state)
+    for other, digest in ((folder / name, digest) for name, digest in state["files"].items()):
         if not other.is_file() or hashlib.sha256(other.read_bytes()).hexdigest() != digest:
-            raise ValueError(
-                f"{other} is not what it was when {file.name} was written: put it back from a copy"
-            )
+            what = f"is not what it was when {file.name} was written"
+            raise ValueError(f"{other} {what}: put it back from a copy")
     return arrays, state
 
 
 class _Records:
     """How much a JSON-lines file holds: lines, bytes, and the checksum of the bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: bytes = b"") -> None:
         self.n_records, self.n_bytes, self.digest = 0, 0, hashlib.sha256()
+        self.add(data)
 
     def add(self, data: bytes) -> None:
         self.n_records += data.count(b"\n")
@@ -225,35 +199,33 @@ class _Records:
         return [self.n_records, self.n_bytes, self.digest.hexdigest()]
 
 
-def _lines(path: Path) -> bytes:
-    """A file's lines with the line ends that they were written with, whatever an editor has made of those."""
-    return path.read_bytes().replace(b"\r\n", b"\n") if path.exists() else b""
-
-
 def _vouched(path: Path, found: list[Path]) -> tuple[bytes, _Records]:
-    """What the newest of the checkpoints found vouches for in a JSON-lines file, if that begins with it; otherwise ValueError."""
+    """What the newest checkpoint vouches for in a JSON-lines file, if that begins with it.
+
+    Otherwise it raises ValueError.   found: the checkpoints, oldest first
+    """
     wanted = unchecked_state(found[-1]).get("records", {}).get(path.name, [0, 0, None])
     n_records, n_bytes, _ = wanted
-    data, records = _lines(path), _Records()
-    records.add(data[:n_bytes])
+    # An editor may have changed the line ends.
+    data = path.read_bytes().replace(b"\r\n", b"\n") if path.exists() else b""
+    records = _Records(data[:n_bytes])
     if records.summary() == wanted:
         return data[:n_bytes], records
     load_with_advice(found[-1])  # if it is damaged, that is the reason
-    way_out = f"put it back from a copy, or start another run from these weights with --init {path.parent}"
+    other = f"start another run from these weights with --init {path.parent}"
     with suppress(ValueError, OSError, IndexError):
         _vouched(path, found[:-1])
-        way_out = (
-            f"put it back from a copy, or delete {found[-1].name} to go on from {found[-2].name}"
-        )
+        other = f"delete {found[-1].name} to go on from {found[-2].name}"
+    way_out = f"put it back from a copy, or {other}"
     if len(data) < n_bytes and records.n_records < n_records:
-        lost = f"the last {n_records - records.n_records} of the {n_records} records that {found[-1].name} counts"
-        raise ValueError(f"{path} has lost {lost}: {way_out}")
-    what = f"its first {n_records} records are not those that were there when {found[-1].name} was written"
-    raise ValueError(f"{path} is damaged or was edited ({what}): {way_out}")
+        lost = f"the last {n_records - records.n_records} of the {n_records} records"
+        raise ValueError(f"{path} has lost {lost} that {found[-1].name} counts: {way_out}")
+    what = f"its first {n_records} records are not those that were there when {found[-1].name}"
+    raise ValueError(f"{path} is damaged or was edited ({what} was written): {way_out}")
 
 
 def check_records(folder: str | Path, name: str) -> int:
-    """Compare a JSON-lines file of a run with its newest checkpoint.   -> how many records are newer, so that none vouches for them
+    """Compare a JSON-lines file of a run with its newest checkpoint.   -> the newer records
 
     Raises ValueError if what the checkpoint vouches for was damaged, edited or lost.
     """
@@ -270,21 +242,20 @@ def check_records(folder: str | Path, name: str) -> int:
 def read_metrics(path: str | Path, before: bool = False) -> list[dict[str, Any]]:
     """The metrics of a run's steps, if asked with the evaluation before the first.
 
-    Raises ValueError if it has not taken a step, or if what its newest checkpoint vouches for was changed.
+    Raises ValueError if it has not taken a step, or if what its checkpoint vouches for was changed.
     """
     check_records(path, METRICS)
     file = Path(path) / METRICS
     records = read_records(file) if file.exists() else []
     for record in records:
         if not (isinstance(record, dict) and is_finite(record.get("step"))):
-            raise ValueError(
-                f"{file} holds {record!r:.60}, which is not the metrics of a step: take that line out"
-            )
+            what = f"holds {record!r:.60}, which is not the metrics of a step"
+            raise ValueError(f"{file} {what}: take that line out")
     if not any("loss" in record for record in records):
         raise ValueError(f"{path} has no metrics: its run has not taken a step yet")
     return [record for record in records if before or "loss" in record]
 
 
 def is_finite(value: object) -> bool:
-    """Whether a value that was read from JSON is a finite number, and not so large that means of it overflow."""
+    """Whether a value from JSON is a finite number, so small that means do not overflow."""
     return isinstance(value, int | float) and abs(value) < 1e300

@@ -1,4 +1,4 @@
-"""How much memory training takes, and how many nodes may go through the model at a time to stay within a limit."""
+"""How much memory training takes, and how many nodes may be in the model at a time to limit it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ def parameters_of(config: TransformerConfig) -> int:
 
 
 def fixed_bytes(settings: TrainSettings, config: TransformerConfig) -> float:
-    """Bytes that training takes whatever the batch: parameters, gradients, moments, reference, the largest temporary arrays."""
-    size = np.dtype(settings.dtype).itemsize
+    """Bytes that training takes whatever the batch.
+
+    Parameters, gradients, moments and reference, and the largest temporary arrays.
+    """
+    vocabulary = config.vocab_size
     vectors = 2 + 2 * (settings.optimizer == "adamw") + (settings.make_objective().beta > 0)
-    logits = 2 * max(
-        min(MAX_LOGITS, settings.micro_batch_tokens * config.vocab_size), config.vocab_size
-    )
-    return PROGRAM + size * (
-        vectors * parameters_of(config) + config.vocab_size * config.dim + logits
-    )
+    logits = max(min(MAX_LOGITS, settings.micro_batch_tokens * vocabulary), vocabulary)
+    elements = vectors * parameters_of(config) + vocabulary * config.dim + 2 * logits
+    return PROGRAM + np.dtype(settings.dtype).itemsize * elements
 
 
 def node_bytes(config: TransformerConfig, dtype: str) -> float:
     """Bytes of what a node's forward pass saves for its backward pass, layer by layer.
 
-    Norms and the inputs of products 4·D, queries, keys and values with attention's copies 3·H·E + 4·K·E, attention's
-    probabilities H·keys, SwiGLU 5·F.
+    Norms and the inputs of products 4·D, queries, keys and values with attention's copies
+    3·H·E + 4·K·E, attention's probabilities H·keys, SwiGLU 5·F.
     """
     c = config
     heads = (3 * c.n_heads + 4 * c.n_kv_heads) * c.head_dim + c.n_heads * KEYS
@@ -41,12 +41,10 @@ def node_bytes(config: TransformerConfig, dtype: str) -> float:
 
 
 def micro_batch_within(settings: TrainSettings, config: TransformerConfig) -> int:
-    """The settings' micro_batch_tokens, or fewer if memory_limit needs it.   Raises ValueError if not even one fits."""
-    limit, fixed = settings.memory_limit * 1e9, fixed_bytes(settings, config)
-    nodes = int(min((limit - fixed) / node_bytes(config, settings.dtype), 1e18))
+    """micro_batch_tokens, or fewer if memory_limit needs it.   Raises ValueError if none fits."""
+    fixed, of_node = fixed_bytes(settings, config), node_bytes(config, settings.dtype)
+    nodes = int(min((settings.memory_limit * 1e9 - fixed) / of_node, 1e18))
     if nodes < 1:
-        needed = (fixed + 64 * node_bytes(config, settings.dtype)) / 1e9
-        raise ValueError(
-            f"training this model takes {needed:.1f} GB: raise memory_limit (it is {settings.memory_limit:g} GB)"
-        )
+        needed = f"training this model takes {(fixed + 64 * of_node) / 1e9:.1f} GB"
+        raise ValueError(f"{needed}: raise memory_limit (it is {settings.memory_limit:g} GB)")
     return min(settings.micro_batch_tokens, nodes)

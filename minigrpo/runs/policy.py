@@ -1,11 +1,10 @@
-"""Where a policy comes from: made anew, a pretrained language model, or the checkpoint of a run; with the task it is for."""
+"""Where a policy and its task come from: made anew, a pretrained language model, a checkpoint."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,21 @@ import numpy as np
 from minigrpo.engine.divergence import DivergenceError
 from minigrpo.engine.optim import SGD, AdamW
 from minigrpo.engine.parameters import TransformerConfig
-from minigrpo.ops import Array
 from minigrpo.runs.folder import TOKENIZER, load_run_checkpoint
 from minigrpo.runs.memory import micro_batch_within
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.stored_settings import hash_of_task, task_by_file
 from minigrpo.system.user_code import shown
-from minigrpo.tasks import Task, draw_prompts, load_task, optional
+from minigrpo.tasks import Task, draw_prompts, load_task, optional, pairs
+from minigrpo.trainer import TrainState, imitate
 from minigrpo.transformer import Transformer
-
-SWAPPED = 1 << 20  # parameters that change places at a time
 
 
 def make_policy(settings: TrainSettings, task: Task | None = None) -> tuple[Transformer, Task]:
-    """The policy that a run starts from, and its task (unless one is given).   Raises ValueError for bad input."""
+    """The policy that a run starts from, and its task, unless one is given.
+
+    Raises ValueError for bad input.
+    """
     if settings.model is None:
         task = task or make_task(settings)
         return make_model(settings, task), task
@@ -38,128 +38,114 @@ def make_policy(settings: TrainSettings, task: Task | None = None) -> tuple[Tran
 
 
 def make_task(settings: TrainSettings, tokenizer: Any = None) -> Task:
-    """The task of a run with these settings: `load_task`, then the task's own `for_run`, if it has one, with their seed."""
+    """The task of these settings: `load_task`, then its own `for_run`, if any, with their seed."""
     task = load_task(settings.task, tokenizer, **settings.task_options)
     if optional(task, "for_run") is None:
         return task
     own = task.for_run(settings.seed)
     if type(own) is not type(task):
-        raise ValueError(
-            f"for_run of task {settings.task!r} gave {shown(own)}: it must return a task of the same class"
-        )
+        gave = f"for_run of task {settings.task!r} gave {shown(own)}"
+        raise ValueError(f"{gave}: it must return a task of the same class")
     return own
 
 
 def make_model(settings: TrainSettings, task: Task) -> Transformer:
-    """A new model of the settings' shape for the task's vocabulary, with room for prompts of any length that fits its context."""
+    """A new model of the settings' shape, with room for any prompt of the task."""
     longest = max(np.size(p) for p in draw_prompts(task, np.random.default_rng(0), 64))
+    names = "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim"
     config = TransformerConfig(
         vocab_size=task.tokenizer.vocab_size,
-        **{
-            name: getattr(settings, name)
-            for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim")
-        },
         max_seq_len=max(64, 2 * longest + task.max_new_tokens),
         n_drawable=optional(task, "n_drawable"),
+        **{name: getattr(settings, name) for name in names},
     )
-    micro_batch_within(settings, config)  # before anything so large is made
-    return Transformer(config, seed=settings.seed, backend=settings.backend, dtype=settings.dtype)
+    micro_batch_within(settings, config)  # refuses what is too large before it is made
+    return Transformer(config, settings.seed, settings.backend, settings.dtype)
 
 
-def make_optimizer(settings: TrainSettings, model: Transformer) -> AdamW | SGD:
-    """The optimiser that the settings name."""
+def make_state(settings: TrainSettings, model: Transformer) -> TrainState:
+    """What a run begins with: optimiser, objective, and the randomness of the settings' seed."""
     if settings.optimizer == "sgd":
-        return SGD(model.parameters)
-    return AdamW(model.parameters, weight_decay=settings.weight_decay)
+        optimizer = SGD(model.parameters)
+    else:
+        optimizer = AdamW(model.parameters, weight_decay=settings.weight_decay)
+    names = "group_size", "temperature", "inner_epochs", "max_grad_norm", "micro_batch_tokens"
+    same = {name: getattr(settings, name) for name in names}
+    rng = np.random.default_rng(settings.seed)
+    return TrainState(model, optimizer, settings.make_objective(), rng, **same)
+
+
+def warm_start(
+    model: Transformer,
+    task: Task,
+    rng: np.random.Generator,
+    settings: TrainSettings,
+    progress: bool = False,
+) -> None:
+    """Supervised learning on the task's demonstrations.   Raises ValueError if it has none."""
+    if optional(task, "demonstrations") is None:
+        raise ValueError(f"task {settings.task} has no demonstrations: set warm_start_steps to 0")
+    s, n = settings, settings.warm_start_batch
+    rest = s.warm_start_steps, s.warm_start_learning_rate, s.micro_batch_tokens, progress
+    imitate(model, lambda: pairs(n, task.demonstrations(rng, n)), *rest)
 
 
 def load_run(path: str | Path, **changes: Any) -> tuple[Transformer, Task, TrainSettings]:
-    """The model of a run's newest checkpoint (or of a checkpoint file in a run folder), with its task and settings."""
+    """The model of a run's newest checkpoint, or of a checkpoint file, with task and settings."""
+    path = Path(path)
     arrays, state = load_run_checkpoint(path)
     stored = task_by_file(state["settings"])
     if stored.get("backend") == "cupy":
         stored["backend"] = "auto"  # trained on a GPU, looked at anywhere
-    settings = replace(
-        TrainSettings(
-            **{f.name: stored[f.name] for f in fields(TrainSettings) if f.name in stored}
-        ),
-        **changes,
-    )
-    folder = Path(path).parent if Path(path).is_file() else Path(path)
-    model, task = restore_policy(settings, folder, state)
+    known = {f.name: stored[f.name] for f in fields(TrainSettings) if f.name in stored}
+    settings = TrainSettings(**known | changes)
+    model, task = restore_policy(settings, path.parent if path.is_file() else path, state)
     _fill(model, arrays["parameters"], path)
     return model, task, settings
 
 
 def restore_policy(
     settings: TrainSettings, folder: Path, state: Mapping[str, Any], task: Task | None = None
-) -> tuple:
-    """A model of the shape that a checkpoint's state tells, its parameters still 0, and its task.   -> Transformer, Task"""
-    config = TransformerConfig(**state["config"])
-    model = Transformer(config, seed=None, backend=settings.backend, dtype=settings.dtype)
-    tokenizer = None
+) -> tuple[Transformer, Task]:
+    """A model of a checkpoint's shape, its parameters still 0, and its task."""
+    config, tokenizer = TransformerConfig(**state["config"]), None
+    model = Transformer(config, None, settings.backend, settings.dtype)
     if settings.model is not None:
         from minigrpo.models import TextTokenizer
 
-        tokenizer = TextTokenizer.from_file(folder / TOKENIZER, config.vocab_size, state["eos"])
+        file = folder / TOKENIZER
+        tokenizer = TextTokenizer.from_file(file, config.vocab_size, state["eos"])
     task = task or make_task(settings, tokenizer)
-    if type(task).__qualname__ != state["task"]:
-        raise ValueError(
-            f"{folder} was trained on a task of class {state['task']}, not {type(task).__qualname__}: give that one"
-        )
+    was, now = state["task"], type(task).__qualname__
+    if now != was:
+        raise ValueError(f"{folder} was trained on a task of class {was}, not {now}: give that one")
     if state["task_sha256"] not in (None, hash_of_task(settings.task)):
-        print(
-            f"note: {settings.task.rpartition(':')[0]} is not what it was when {folder} was trained",
-            file=sys.stderr,
-        )
+        file = settings.task.rpartition(":")[0]
+        print(f"note: {file} is not what it was when {folder} was trained", file=sys.stderr)
     if tokenizer is None and task.tokenizer.vocab_size != config.vocab_size:
+        what = f"{folder} holds a model with a vocabulary of {config.vocab_size}"
         now = f"task {settings.task!r} has {task.tokenizer.vocab_size}: it has changed since"
-        raise ValueError(
-            f"{folder} holds a model with a vocabulary of {config.vocab_size}, but {now} (a new run is needed)"
-        )
+        raise ValueError(f"{what}, but {now} (a new run is needed)")
     return model, task
 
 
 def load_weights(model: Transformer, path: str | Path) -> None:
-    """Copy the parameters of a run or checkpoint into a model of the same shape.   Raises ValueError if the shapes differ."""
+    """Copy the parameters of a run or checkpoint.   Raises ValueError if the shapes differ."""
     arrays, state = load_run_checkpoint(path)
     if TransformerConfig(**state["config"]) != model.config:
-        changed = sorted(
-            name
-            for name, value in model.settings().items()
-            if state["config"].get(name, value) != value
-        )
-        raise ValueError(
-            f"{path} holds a model of another shape (it differs in {', '.join(changed)})"
-        )
+        own, other = model.settings(), state["config"]
+        changed = ", ".join(sorted(n for n in own if other.get(n, own[n]) != own[n]))
+        raise ValueError(f"{path} holds a model of another shape (it differs in {changed})")
     _fill(model, arrays["parameters"], path)
 
 
-def _fill(model: Transformer, parameters: np.ndarray, path: str | Path) -> None:
-    if parameters.shape != model.parameters.flat.shape or parameters.dtype.kind != "f":
-        raise ValueError(
-            f"{path} cannot be used: its parameters are {parameters.dtype} of shape {parameters.shape}"
-        )
+def _fill(model: Transformer, found: np.ndarray, path: str | Path) -> None:
+    what = f"{path} cannot be used"
+    if found.shape != model.parameters.flat.shape or found.dtype.kind != "f":
+        raise ValueError(f"{what}: its parameters are {found.dtype} of shape {found.shape}")
     try:
         with np.errstate(all="ignore"):  # float64 may overflow in float32
-            model.parameters.flat[:] = model.backend.to_device(parameters, dtype=model.dtype)
+            model.parameters.flat[:] = model.backend.to_device(found, dtype=model.dtype)
             model.check_weights()
     except DivergenceError as error:
-        raise ValueError(f"{path} cannot be used: {error}") from error
-
-
-@contextmanager
-def using(model: Transformer, flat: Array) -> Iterator[Transformer]:
-    """The model with other parameters for a while.   They change places with its own, so `flat` holds those meanwhile."""
-    _swap(model.parameters.flat, flat)
-    try:
-        yield model
-    finally:
-        _swap(model.parameters.flat, flat)
-
-
-def _swap(a: Array, b: Array) -> None:
-    for start in range(0, len(a), SWAPPED):
-        part = slice(start, start + SWAPPED)
-        kept = a[part].copy()
-        a[part], b[part] = b[part], kept
+        raise ValueError(f"{what}: {error}") from error

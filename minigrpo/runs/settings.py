@@ -1,8 +1,9 @@
-"""All that determines a training run, as one frozen record; the flags of `minigrpo train` are made from it."""
+"""All that determines a training run, as one frozen record with a flag of the command for each."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -15,30 +16,12 @@ from minigrpo.sampler import check_temperature
 from minigrpo.tasks import find_task, optional, whole_number
 
 MAY_BE_0 = ("seed", "steps", "warm_start_steps", "eval_every", "warmup_steps")
-AT_MOST = {
-    "seed": 2**63 - 1,
-    "n_layers": 1000,
-    "dim": 10**5,
-    "ffn_dim": 10**6,
-    "warm_start_batch": 10**6,
-    "eval_prompts": 10**6,
-}
-
-MAY_CHANGE = (
-    "backend",
-    "memory_limit",
-    "micro_batch_tokens",
-)  # of a run, on the way: where it computes, not what
-
-
-def storable(name: str, options: dict[str, Any]) -> None:
-    """Raises ValueError for options that a file of JSON cannot hold, such as NaN or an object."""
-    try:
-        json.dumps(options, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{name} is {options!r:.200}: it must be what JSON can hold ({error})"
-        ) from error
+AT_MOST = {"seed": 2**63 - 1, "n_layers": 1000, "dim": 10**5, "ffn_dim": 10**6}
+AT_MOST |= {"warm_start_batch": 10**6, "eval_prompts": 10**6}
+MAY_CHANGE = ("backend", "memory_limit", "micro_batch_tokens")  # on the way: where, not what
+KINDS = {"int": int, "float": int | float, "str": str | PathLike, "dict[str, Any]": dict}
+ALLOWED = {"weight_decay": "a finite number, at least 0"}
+ALLOWED |= {"max_grad_norm": "above 0, or none for no clipping"}
 
 
 @dataclass(frozen=True)
@@ -47,14 +30,12 @@ class TrainSettings:
 
     task: str = "treewalk"  # a built-in name, or path/to/file.py:MyTask
     task_options: dict[str, Any] = field(default_factory=dict)
-    model: str | None = (
-        None  # a pretrained language model: a pulled name, a .gguf file, a Hugging Face folder
-    )
+    model: str | None = None  # a pulled language model, a .gguf file, a Hugging Face folder
     objective: str = "lambda_grpo"  # a preset of objectives.py
     objective_options: dict[str, Any] = field(default_factory=dict)  # changes to it, such as beta
     steps: int = 250
     seed: int = 0
-    group_size: int = 16  # k, completions a prompt
+    group_size: int = 16  # k, completions per prompt
     prompts_per_step: int = 8  # G, groups per step
     inner_epochs: int = 1  # μ, updates from one batch of rollouts
     temperature: float = 1.0
@@ -64,10 +45,8 @@ class TrainSettings:
     schedule: str = "constant"  # or cosine
     weight_decay: float = 0.0
     max_grad_norm: float | None = 1.0
-    micro_batch_tokens: int = 1024  # tree nodes in the model at a time, few enough for a cache; any value gives the same gradient
-    memory_limit: float = (
-        4.0  # GB that training may take; micro-batches are made smaller to stay within
-    )
+    micro_batch_tokens: int = 1024  # nodes in the model at a time; any value, the same gradient
+    memory_limit: float = 4.0  # GB that training may take; micro-batches shrink to stay within
     dim: int = 32
     n_layers: int = 2
     n_heads: int = 2
@@ -80,50 +59,20 @@ class TrainSettings:
     eval_prompts: int = 200
     checkpoint_every: int = 50
     log_samples_every: int = 10
-    init: str | None = None  # a run or checkpoint whose weights to start from (then no warm start)
+    init: str | None = None  # a run or checkpoint to take the weights of (then no warm start)
     backend: str = "numpy"
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        kinds = {"int": int, "float": int | float, "str": str | PathLike, "dict[str, Any]": dict}
         for f in fields(self):
-            value, kind = getattr(self, f.name), f.type.removesuffix(" | None")
-            named = not isinstance(value, dict) or all(isinstance(key, str) for key in value)
-            given = value is not None or kind == f.type
-            if not named or (
-                given and (not isinstance(value, kinds[kind]) or isinstance(value, bool))
-            ):
-                raise ValueError(f"{f.name} is {value!r}: it must be {f.type}")
-            if kind == "int" and given:
-                whole_number(
-                    f.name, value, 0 if f.name in MAY_BE_0 else 1, AT_MOST.get(f.name, 10**9)
-                )
-            if f.name == "temperature":
-                check_temperature(value)
-            elif (
-                kind == "float"
-                and given
-                and not (
-                    0 < value <= sys.float_info.max or (value == 0 and f.name == "weight_decay")
-                )
-            ):
-                others = {
-                    "weight_decay": "a finite number, at least 0",
-                    "max_grad_norm": "above 0, or none for no clipping",
-                }
-                raise ValueError(
-                    f"{f.name} is {value!r}: it must be {others.get(f.name, 'a finite number above 0')}"
-                )
-            if kind == "dict[str, Any]":
-                storable(f.name, value)
+            self._check(f.name, f.type)
         if self.group_size * self.prompts_per_step > 10**6:
-            raise ValueError(
-                f"{self.group_size} × {self.prompts_per_step} completions a step are more than a million: take fewer"
-            )
+            product = f"{self.group_size} × {self.prompts_per_step}"
+            raise ValueError(f"{product} completions a step are more than a million: take fewer")
         if self.optimizer == "adamw" and self.weight_decay * self.learning_rate > 1:
             raise ValueError(
-                f"weight_decay ({self.weight_decay:g}) × learning_rate ({self.learning_rate:g}) is above "
-                "1: every step would turn the signs of all parameters; lower the decay"
+                f"weight_decay ({self.weight_decay:g}) × learning_rate ({self.learning_rate:g}) is "
+                "above 1: every step would turn the signs of all parameters; lower the decay"
             )
         if self.optimizer not in ("adamw", "sgd"):
             raise ValueError(f"unknown optimizer {self.optimizer!r}: choose adamw or sgd")
@@ -134,9 +83,33 @@ class TrainSettings:
         learning_rate_at(0, 1, 1.0, schedule=self.schedule)
         objective = self.make_objective()
         if self.group_size < 2 and (objective.baseline != "none" or objective.scale == "group_std"):
-            raise ValueError(
-                f"group size 1 leaves {self.objective} nothing to compare a completion with: take at least 2"
-            )
+            why = f"leaves {self.objective} nothing to compare a completion with"
+            raise ValueError(f"group size 1 {why}: take at least 2")
+
+    def _check(self, name: str, kind: str) -> None:
+        """Refuse a value of another kind than the field's, or outside its range."""
+        value, what = getattr(self, name), kind.removesuffix(" | None")
+        if value is None and kind != what:
+            return
+        if not isinstance(value, KINDS[what]) or isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}: it must be {kind}")
+        if name == "temperature":
+            check_temperature(value)
+        elif what == "int":
+            whole_number(name, value, 0 if name in MAY_BE_0 else 1, AT_MOST.get(name, 10**9))
+        elif what == "float":
+            least = 0 if name == "weight_decay" else math.ulp(0)
+            if not least <= value <= sys.float_info.max:
+                allowed = ALLOWED.get(name, "a finite number above 0")
+                raise ValueError(f"{name} is {value!r}: it must be {allowed}")
+        elif what == "dict[str, Any]":
+            if not all(isinstance(key, str) for key in value):
+                raise ValueError(f"{name} is {value!r}: it must be {kind}")
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError, RecursionError) as error:
+                why = f"it must be what JSON can hold ({error})"
+                raise ValueError(f"{name} is {value!r:.200}: {why}") from error
 
     def make_objective(self) -> Objective:
         """The objective that these settings name."""
@@ -145,26 +118,24 @@ class TrainSettings:
     @classmethod
     def for_task(cls, task: str, **changes: Any) -> TrainSettings:
         """The defaults, then what the task recommends (its attribute `defaults`), then changes."""
-        recommended = optional(find_task(task, **changes.get("task_options", {})), "defaults", {})
+        given = changes.get("task_options", {})
+        recommended = optional(find_task(task, **given), "defaults", {})
         options = recommended.get("task_options", {}) if isinstance(recommended, Mapping) else None
         if not isinstance(options, dict) or "task" in recommended:
-            wanted = "no dict of settings, without a task, and with a dict of task_options if there are any"
-            raise ValueError(f"defaults of task {task!r} is {wanted}")
-        wanted = (
-            dict(recommended)
-            | changes
-            | {"task_options": options | changes.get("task_options", {})}
-        )
+            raise ValueError(
+                f"defaults of task {task!r} is no dict of settings, without a task, and with a "
+                "dict of task_options if there are any"
+            )
+        wanted = {**recommended, **changes, "task": task, "task_options": options | given}
         if wanted.get("model"):  # the defaults of small models would destroy a pretrained one
             wanted = {"learning_rate": 1e-5, "warm_start_learning_rate": 3e-5} | wanted
-        return cls.from_stored({"task": task} | wanted)
+        return cls.from_stored(wanted)
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> TrainSettings:
-        """The settings of a dict, such as a run's settings.json.   Raises ValueError for a name that is no setting."""
-        unknown = sorted(map(str, set(stored) - set(cls.__dataclass_fields__)))
+        """The settings of a dict, such as settings.json.   Raises ValueError for unknown names."""
+        unknown = ", ".join(sorted(map(str, set(stored) - set(cls.__dataclass_fields__))))
         if unknown:
-            raise ValueError(
-                f"there is no setting {', '.join(unknown)}: leave it out (or take the version that knows it)"
-            )
+            way_out = "leave it out (or take the version that knows it)"
+            raise ValueError(f"there is no setting {unknown}: {way_out}")
         return cls(**stored)

@@ -1,4 +1,4 @@
-"""settings.json, what a run was started with: written with a checksum, and believed only if nothing in it was changed."""
+"""settings.json, what a run was started with: believed only if its checksum is right."""
 
 from __future__ import annotations
 
@@ -16,39 +16,34 @@ from minigrpo.runs.settings import MAY_CHANGE
 SETTINGS = "settings.json"
 
 
-def read_settings(
-    path: str | Path, to_load: bool = False, with_file: bool = False
-) -> dict[str, Any]:
-    """The settings that a run was started with: settings.json, or where that is gone the newest checkpoint's own.
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings that a run was started with, with `task_file` for a task of the user's.
 
-    to_load: a user's task by where its file was then; if it is gone, as it was called, from the current folder.
-    with_file: also `task_file`, where a user's task was.
-    Raises ValueError if the folder holds none, or others than its newest checkpoint.
+    They are those of settings.json, or where that is gone of the newest checkpoint.  Raises
+    ValueError if the folder holds none, or others than its newest checkpoint.
     """
-    folder = Path(path)
-    newest = checkpoints(folder)[-1:]
+    folder, newest = Path(path), checkpoints(path)[-1:]
     if (folder / SETTINGS).exists():
         stored = settings_file(folder)
         for file in newest:
             with suppress(FileNotFoundError):  # removed by a run that goes on
                 check_settings(file, stored, unchecked_state(file))
-    elif newest:
-        stored = load_with_advice(newest[0])[1]["settings"]
-    else:
-        raise ValueError(
-            f"{path} holds no run (no settings.json): give the folder of one (minigrpo train --out)"
-        )
-    return task_by_file(stored, to_load, with_file)
+        return stored
+    if not newest:
+        what = "holds no run (no settings.json): give the folder of one (minigrpo train --out)"
+        raise ValueError(f"{path} {what}")
+    return load_with_advice(newest[0])[1]["settings"]
 
 
-def task_by_file(
-    stored: dict[str, Any], to_load: bool = True, with_file: bool = False
-) -> dict[str, Any]:
-    """Stored settings with their task as `read_settings` gives it."""
+def task_by_file(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored settings to load the task with: a user's file is where it was when the run began.
+
+    If it is gone, it is taken as it was called, from the current folder.
+    """
     stored = dict(stored)
-    was = stored.get("task_file") if with_file else stored.pop("task_file", None)
+    was = stored.pop("task_file", None)
     called, _, cls = stored.get("task", "").rpartition(":")
-    if to_load and was and (Path(was).is_file() or not Path(called).is_file()):
+    if was and (Path(was).is_file() or not Path(called).is_file()):
         stored["task"] = f"{was}:{cls}"
     return stored
 
@@ -59,68 +54,52 @@ def settings_file(folder: Path) -> dict[str, Any]:
         stored = json.loads((folder / SETTINGS).read_bytes())
         checksum = stored.pop("sha256", None)
         if checksum != _checksum(stored):
-            raise ValueError(
-                "its checksum is that of other settings" if checksum else "it has no checksum"
-            )
+            found = "its checksum is that of other settings" if checksum else "it has no checksum"
+            raise ValueError(found)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        way_out = (
-            "delete it, and those in the newest checkpoint are taken"
-            if checkpoints(folder)
-            else "start another run"
-        )
-        raise ValueError(
-            f"{folder / SETTINGS} is damaged or was edited ({error}): put it back, or {way_out}"
-        ) from error
+        other = "delete it, and those in the newest checkpoint are taken"
+        way_out = other if checkpoints(folder) else "start another run"
+        what = f"is damaged or was edited ({error})"
+        raise ValueError(f"{folder / SETTINGS} {what}: put it back, or {way_out}") from error
     return stored
 
 
 def check_settings(file: Path, stored: dict[str, Any], state: dict[str, Any]) -> None:
     """Refuse settings that are not those in the state of a checkpoint beside them."""
-    if stored != state.get("settings"):
-        state = load_with_advice(file)[1]  # if it is damaged, that is the reason
-        differ = ", ".join(
-            sorted(
-                key
-                for key in stored | state["settings"]
-                if stored.get(key) != state["settings"].get(key)
-            )
-        )
-        where = file.parent / SETTINGS
-        raise ValueError(
-            f"{where} and {file.name} are of different runs ({differ}): delete the one that does not belong here"
-        )
+    if stored == state.get("settings"):
+        return
+    other = load_with_advice(file)[1]["settings"]  # if it is damaged, that is the reason
+    differ = sorted(key for key in stored | other if stored.get(key) != other.get(key))
+    what = f"are of different runs ({', '.join(differ)}): delete the one that does not belong here"
+    raise ValueError(f"{file.parent / SETTINGS} and {file.name} {what}")
 
 
 def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run under other settings, but for those that only say where it is computed."""
-    given = _as_json(given)
-    changed = [
-        name
-        for name, value in given.items()
-        if stored.get(name) != value and name not in (*MAY_CHANGE, "task")
-    ]
-    (_, _, cls), (_, _, other) = (
-        str(settings.get("task")).rpartition(":") for settings in (stored, given)
-    )
-    moved = "task_file" in stored and not Path(stored["task_file"]).exists() and cls == other
-    if not (moved or given.get("task") in (stored.get("task"), task_by_file(stored).get("task"))):
+    """Refuse to go on with a run under other settings, but for those that say where it computes."""
+    given, fixed = _as_json(given), {*given} - {*MAY_CHANGE, "task"}
+    changed = [name for name in given if name in fixed and stored.get(name) != given[name]]
+    was, now = stored.get("task"), given.get("task")
+    same_class = str(was).rpartition(":")[2] == str(now).rpartition(":")[2]
+    moved = "task_file" in stored and not Path(stored["task_file"]).exists() and same_class
+    if not (moved or now in (was, task_by_file(stored).get("task"))):
         changed.append("task")
     if changed:
-        was = ", ".join(f"{name} was {stored.get(name)!r}, not {given[name]!r}" for name in changed)
-        raise ValueError(
-            f"the run in {folder} has other settings ({was}): resume it as it was, or start another with --out"
+        told = ", ".join(
+            f"{name} was {stored.get(name)!r}, not {given[name]!r}" for name in changed
         )
+        way_out = "resume it as it was, or start another with --out"
+        raise ValueError(f"the run in {folder} has other settings ({told}): {way_out}")
 
 
 def with_task_file(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON gives them back, and where the file of a user's task is, for those who load the run from elsewhere."""
+    """Settings as JSON gives them back, and where a user's task is, for who loads it elsewhere."""
     stored = _as_json(settings)
     name, colon, _ = stored.get("task", "").rpartition(":")
     return stored | ({"task_file": str(Path(name).expanduser().resolve())} if colon else {})
 
 
 def hash_of_task(task: str) -> str | None:
-    """The SHA-256 of the file of a user's task, path/to/file.py:Class; None of a built-in one, or if it is not there."""
+    """The SHA-256 of the file of a user's task, path/to/file.py:Class; None if there is no file."""
     with suppress(OSError):
         return hashlib.sha256(Path(task.rpartition(":")[0]).expanduser().read_bytes()).hexdigest()
     return None
@@ -130,16 +109,14 @@ def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return json.loads(json.dumps(dict(settings), allow_nan=False, default=os.fspath))
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"these settings cannot be written down as JSON ({error}): {dict(settings)}"
-        ) from error
+        what = f"these settings cannot be written down as JSON ({error})"
+        raise ValueError(f"{what}: {dict(settings)}") from error
 
 
 def signed(settings: Mapping[str, Any]) -> bytes:
     """The bytes of settings.json: the settings, and their checksum."""
-    return (
-        json.dumps({**settings, "sha256": _checksum(settings)}, indent=2, allow_nan=False) + "\n"
-    ).encode()
+    content = {**settings, "sha256": _checksum(settings)}
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
 
 
 def _checksum(settings: Mapping[str, Any]) -> str:

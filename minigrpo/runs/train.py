@@ -1,4 +1,7 @@
-"""A whole training run: grpo_step again and again, with its folder, its checkpoints, its evaluations and a way to stop."""
+"""A whole training run: step after step, with its folder, evaluations and a way to stop.
+
+A run is a function of its settings: stopped at any moment and resumed, it ends in the same bits.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +11,38 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigrpo.engine.divergence import DivergenceError, diverging, way_out
+from minigrpo.engine.divergence import DivergenceError, diverging
 from minigrpo.engine.lanes import one_blas_thread
+from minigrpo.engine.optim import learning_rate_at
 from minigrpo.engine.profiling import Stopwatch
-from minigrpo.runs.evaluation import evaluate
-from minigrpo.runs.folder import METRICS, SAMPLES, TOKENIZER, RunFolder, checkpoints
+from minigrpo.runs.checkpoint import checkpoints
+from minigrpo.runs.evaluation import evaluate, is_correct
+from minigrpo.runs.folder import METRICS, SAMPLES, TOKENIZER, RunFolder
 from minigrpo.runs.memory import micro_batch_within
-from minigrpo.runs.policy import load_weights, make_optimizer, make_policy, restore_policy
+from minigrpo.runs.policy import load_weights, make_policy, make_state, restore_policy, warm_start
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.warning_signs import warning_sign
 from minigrpo.system.signals import stopping_between_steps
 from minigrpo.system.terminal import bar, say
-from minigrpo.tasks import Task, prompt_text
-from minigrpo.trainer import TrainState, grpo_step, warm_start
+from minigrpo.tasks import Task, draw_prompts, prompt_text, sampling_limits
+from minigrpo.trainer import Step, TrainState, grpo_step
 from minigrpo.transformer import Transformer
 from minigrpo.tree import Rollouts
 
-SAVE_SECONDS = 300  # at the latest so long after a checkpoint comes the next one
+SAVE_SECONDS = 300  # between checkpoints, at most
+ADVICE = "train again with a lower learning rate (or smaller rewards or beta, if they are large)"
+Metrics = dict[str, Any]
+
+
+class _Run(NamedTuple):
+    settings: TrainSettings
+    folder: RunFolder | None
+    state: TrainState
+    task: Task
 
 
 def train(
@@ -38,133 +52,142 @@ def train(
     resume: bool = False,
     task: Task | None = None,
     progress: bool = True,
-    on_step: Callable[[dict[str, Any]], None] | None = None,
+    on_step: Callable[[Metrics], None] | None = None,
     watch: Stopwatch | None = None,
-) -> tuple[Transformer, list[dict[str, Any]]]:
-    """Train from these settings; write a run folder if `out` is given.   -> the model, one dict of metrics a step (of this call)
+) -> tuple[Transformer, list[Metrics]]:
+    """Train from these settings; write a run folder if `out` is given.   -> model, metrics per step
 
-    resume=True goes on from the newest checkpoint in `out` (from the start if there is none yet).  `task` overrides the one
-    that the settings name.  `watch` is told where the time goes.  Ctrl-C, SIGTERM and SIGHUP finish the step, save a checkpoint and
-    raise KeyboardInterrupt.
+    resume=True goes on from the newest checkpoint in `out`, or from the start if there is none yet.
+    `task` overrides the one that the settings name.  `watch` measures the steps.  Ctrl-C, SIGTERM
+    and SIGHUP finish the step, save a checkpoint and raise KeyboardInterrupt.
     Raises ValueError for bad input, DivergenceError (a FloatingPointError) if training diverges:
     nothing of that step is kept.
     """
+    on_step = on_step or (lambda metrics: None)
     with RunFolder(out, asdict(settings), resume) if out is not None else nullcontext() as folder:
-        return _train(settings, folder, task, progress, on_step, watch)
+        run, seen = _begin(settings, folder, task, progress)
+        for metrics in seen:
+            on_step(metrics)
+        state, history, said = run.state, [], set()
+        with stopping_between_steps() as stopped, one_blas_thread(state.model):
+            title = f"{settings.objective} on {settings.task}"
+            steps = bar(range(state.step, settings.steps), title, "step", progress)
+            for _ in steps:
+                step = _step(run, watch)
+                history.append(metrics := step.metrics)
+                shown = {"reward": metrics["reward"], "unique": 1 / metrics["tree/mean_count"]}
+                steps.set_postfix({n: f"{x:.2f}" for n, x in shown.items()}, refresh=False)
+                stopping = bool(stopped)  # once: a signal from here on ends the next step
+                if folder:
+                    _write(run, step, stopping)
+                on_step(metrics)
+                seen.append(metrics)
+                if progress and (sign := warning_sign(seen)) and sign[0] not in said:
+                    said.add(sign[0])
+                    say(f"warning: {sign[1]}", sys.stderr)
+                if stopping:
+                    break
+    return state.model, history
 
 
-def _train(
-    settings: TrainSettings,
-    folder: RunFolder | None,
-    task: Task | None,
-    progress: bool,
-    on_step: Callable[[dict[str, Any]], None] | None,
-    watch: Stopwatch | None,
-) -> tuple[Transformer, list[dict[str, Any]]]:
-    objective = settings.make_objective()
-    saved = folder.load() if folder else None
-    model, task = (
-        restore_policy(settings, folder.path, saved[1], task)
-        if saved
-        else make_policy(settings, task)
-    )
+def train_step(state: TrainState, task: Task, settings: TrainSettings) -> Step:
+    """`grpo_step` on prompts of a task; the metrics also tell frac_correct and step_time."""
+    s, started = settings, time.perf_counter()
+    prompts = draw_prompts(task, state.rng, s.prompts_per_step)
+    rate = learning_rate_at(state.step, s.steps, s.learning_rate, s.warmup_steps, s.schedule)
+    step = grpo_step(state, prompts, task.score, rate, sampling_limits(task))
+    step.metrics["frac_correct"] = float(is_correct(task, step.rewards).mean())
+    step.metrics["step_time"] = time.perf_counter() - started
+    return step
+
+
+def _step(run: _Run, watch: Stopwatch | None) -> Step:
+    """A step of a run, evaluated if that is due; what ends it leaves the run as it was before."""
+    settings, folder, state, task = run
+    with diverging(f"step {state.step + 1}", lambda: _advice(folder)):
+        with _nothing_lost(folder, state, task), watch or nullcontext():
+            step = train_step(state, task, settings)
+        every = settings.eval_every
+        if every and (state.step == settings.steps or state.step % every == 0):
+            step.metrics.update(_evaluate(run))
+    return step
+
+
+def _write(run: _Run, step: Step, stopping: bool) -> None:
+    """The records of a step and, if that is due or the run stops, a checkpoint."""
+    settings, folder, state, task = run
+    folder.append(METRICS, [step.metrics])
+    if state.step % settings.log_samples_every == 0:
+        folder.append(SAMPLES, sample_records(step.rollouts, step.rewards, task, state.step))
+    last, late = state.step == settings.steps, time.monotonic() > folder.saved_at + SAVE_SECONDS
+    if last or late or stopping or state.step % settings.checkpoint_every == 0:
+        _save(folder, state, task)
+
+
+def _begin(
+    settings: TrainSettings, folder: RunFolder | None, task: Task | None, progress: bool
+) -> tuple[_Run, list[Metrics]]:
+    """The run before its next step, and the evaluation before step 1 if that was now taken."""
+    if saved := folder.load() if folder else None:
+        model, task = restore_policy(settings, folder.path, saved[1], task)
+    else:
+        model, task = make_policy(settings, task)
     settings = replace(settings, micro_batch_tokens=micro_batch_within(settings, model.config))
-    rng = np.random.default_rng(settings.seed)
-    state = TrainState(model, make_optimizer(settings, model), rng, watch=watch or Stopwatch())
-    before = None
+    run = _Run(settings, folder, state := make_state(settings, model), task)
     if saved:
         _restore(state, *saved)
-    else:
-        if settings.init is not None:
-            load_weights(model, settings.init)
-        elif settings.warm_start_steps:
-            warm_start(model, task, state.rng, settings, progress)
-        if objective.beta:
-            state.reference = model.parameters.flat.copy()
-        if folder and settings.model is not None:
+        return run, []
+    if settings.init is not None:
+        load_weights(model, settings.init)
+    elif settings.warm_start_steps:
+        warm_start(model, task, state.rng, settings, progress)
+    if state.objective.beta:
+        state.reference = model.parameters.flat.copy()
+    before = [{"step": 0} | _evaluate(run)] if settings.eval_every else []
+    if folder:
+        if settings.model is not None:
             folder.write(TOKENIZER, task.tokenizer.to_json().encode())
-        if settings.eval_every:
-            before = {"step": 0} | evaluate(
-                model, task, n_prompts=settings.eval_prompts, progress=False
-            )
-            if folder:
-                folder.append(
-                    METRICS, [before]
-                )  # before the checkpoint: a resumed run then neither lacks nor repeats it
-            if on_step:
-                on_step(before)
-        if folder:
-            _save(folder, state, task)
-    saved_at = time.monotonic()
-    history, watched, said = [], [] if before is None else [before], set()
-    with stopping_between_steps() as stopped, one_blas_thread(model):
-        title = f"{settings.objective} on {settings.task}"
-        steps = bar(range(state.step, settings.steps), title, "step", progress)
-        for _ in steps:
-            with diverging(
-                f"step {state.step + 1}",
-                lambda: way_out(checkpoints(folder.path) if folder else []),
-            ):
-                with _nothing_lost(folder, state, task):
-                    metrics, rollouts, rewards = grpo_step(state, task, objective, settings)
-                last, every = state.step == settings.steps, settings.eval_every
-                if every and (last or state.step % every == 0):
-                    n_prompts = settings.eval_prompts
-                    metrics |= evaluate(model, task, n_prompts=n_prompts, progress=False)
-            history.append(metrics)
-            steps.set_postfix(
-                reward=f"{metrics['reward']:.2f}",
-                unique=f"{1 / metrics['tree/mean_count']:.2f}",
-                refresh=False,
-            )
-            stopping = bool(
-                stopped
-            )  # looked at once: a signal from here on ends the next step, so that it saves too
-            if folder:
-                folder.append(METRICS, [metrics])
-                if state.step % settings.log_samples_every == 0:
-                    folder.append(SAMPLES, sample_records(rollouts, rewards, task, state.step))
-                due = (
-                    state.step % settings.checkpoint_every == 0
-                    or time.monotonic() > saved_at + SAVE_SECONDS
-                )
-                if due or state.step == settings.steps or stopping:
-                    _save(folder, state, task)
-                    saved_at = time.monotonic()
-            if on_step:
-                on_step(metrics)
-            watched.append(metrics)
-            if progress and (sign := warning_sign(watched)) and sign[0] not in said:
-                said.add(sign[0])
-                say(f"warning: {sign[1]}", sys.stderr)
-            if stopping:
-                break
-    return model, history
+        if before:  # it precedes the checkpoint, so that a resumed run has it exactly once
+            folder.append(METRICS, before)
+        _save(folder, state, task)
+    return run, before
+
+
+def _evaluate(run: _Run) -> Metrics:
+    n_prompts = run.settings.eval_prompts
+    return evaluate(run.state.model, run.task, n_prompts=n_prompts, progress=False)
 
 
 def sample_records(
     rollouts: Rollouts, rewards: np.ndarray, task: Task, step: int
 ) -> list[dict[str, Any]]:
-    """Completions as records that `minigrpo tree` reads: step, group, prompt, completion, reward."""
-    rows, tokenizer = iter(rewards.tolist()), task.tokenizer
-    prompts = [prompt_text(tokenizer, prompt) for prompt in rollouts.prompts]
-    return [
-        {
-            "step": step,
-            "group": g,
-            "prompt": prompt,
-            "completion": tokenizer.decode(c),
-            "reward": next(rows),
-        }
-        for g, (prompt, group) in enumerate(zip(prompts, rollouts.completions, strict=True))
-        for c in group
-    ]
+    """Completions as records that `minigrpo tree` reads."""
+    rows, tokenizer, records = iter(rewards.tolist()), task.tokenizer, []
+    for g, (prompt, group) in enumerate(zip(rollouts.prompts, rollouts.completions, strict=True)):
+        shared = {"step": step, "group": g, "prompt": prompt_text(tokenizer, prompt)}
+        for completion in group:
+            text = tokenizer.decode(completion)
+            records.append({**shared, "completion": text, "reward": next(rows)})
+    return records
+
+
+def _advice(folder: RunFolder | None) -> str:
+    """How to go on after training has diverged."""
+    kept = checkpoints(folder.path) if folder else []
+    if not kept:
+        return ADVICE
+    step = int(kept[-1].stem.partition("-")[2])
+    weights = f", from its weights with --init {folder.path}" if step else ""
+    return f"the checkpoint of step {step} is kept: {ADVICE} and another --out{weights}"
+
+
+# -- checkpoints -----------------------------------------------------------------------------------
 
 
 @contextmanager
 def _nothing_lost(folder: RunFolder | None, state: TrainState, task: Task) -> Iterator[None]:
-    """What ends a step while it samples or scores, such as a user's error, leaves a checkpoint of the step before."""
-    rng = state.rng.bit_generator.state
+    """An error while a step samples or scores leaves a checkpoint of the step before."""
+    rng, state.updating = state.rng.bit_generator.state, False
     try:
         yield
     except DivergenceError:
@@ -177,47 +200,37 @@ def _nothing_lost(folder: RunFolder | None, state: TrainState, task: Task) -> It
 
 
 def _save(folder: RunFolder, state: TrainState, task: Task) -> None:
-    model = state.model
+    model, tokenizer = state.model, task.tokenizer
     arrays = {"parameters": model.parameters.flat} | state.optimizer.arrays()
     if state.reference is not None:
         arrays["reference"] = state.reference
-    counters = {"num_tokens": state.num_tokens, "step_count": state.optimizer.step_count}
-    eos = task.tokenizer.ends if getattr(task.tokenizer, "more_eos", ()) else task.tokenizer.eos
-    counters |= {
+    counters = {
+        "num_tokens": state.num_tokens,
+        "step_count": state.optimizer.step_count,
         "rng": state.rng.bit_generator.state,
         "config": model.settings(),
-        "eos": eos,
+        "eos": tokenizer.ends if getattr(tokenizer, "more_eos", ()) else tokenizer.eos,
         "task": type(task).__qualname__,
     }
-    folder.save(
-        state.step, {name: model.backend.to_host(array) for name, array in arrays.items()}, counters
-    )
+    on_host = {name: model.backend.to_host(array) for name, array in arrays.items()}
+    folder.save(state.step, on_host, counters)
 
 
 def _restore(state: TrainState, arrays: Mapping[str, np.ndarray], counters: dict[str, Any]) -> None:
     device = state.model.backend.to_device
     wanted = {"parameters": state.model.parameters.flat} | state.optimizer.arrays()
-    odd = [
-        name
-        for name, array in wanted.items()
-        if name not in arrays or arrays[name].shape != array.shape
-    ]
-    bad = odd or [
-        name
-        for name, array in arrays.items()
-        if array.dtype.kind != "f" or not np.isfinite(array).all()
-    ]
+    odd = [n for n, a in wanted.items() if n not in arrays or arrays[n].shape != a.shape]
+    bad = odd or [n for n, a in arrays.items() if a.dtype.kind != "f" or not np.isfinite(a).all()]
     if bad:
         why = "missing or of another shape" if odd else "not all finite numbers"
         what = f"cannot be used (its {' and '.join(bad)} are {why})"
         raise ValueError(
             f"the run's newest checkpoint {what}: delete it to go on from the one before"
         )
-    state.model.parameters.flat[:] = device(arrays["parameters"])
-    for name, array in state.optimizer.arrays().items():
+    for name, array in wanted.items():
         array[:] = device(arrays[name])
+    if "reference" in arrays:
+        state.reference = device(arrays["reference"])
     state.optimizer.step_count = counters["step_count"]
     state.rng.bit_generator.state = counters["rng"]
     state.step, state.num_tokens = counters["step"], counters["num_tokens"]
-    if "reference" in arrays:
-        state.reference = device(arrays["reference"])

@@ -96,7 +96,7 @@ def run_settings(folder: str | Path) -> dict[str, Any]:
 
     The objective's options stand among them.
     """
-    settings = asdict(TrainSettings()) | read_settings(folder, with_file=True)
+    settings = asdict(TrainSettings()) | read_settings(folder)
     return settings | (settings.pop("objective_options") or {})
 
 

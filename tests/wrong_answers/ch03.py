@@ -80,7 +80,7 @@ def completion_mask__padding_is_zero(tokens, eos):
 
 
 def verify__contains(text, answer):
-    """expected 0.0, got 1.0 | no line that begins with answer:"""
+    """expected 0, got 1 | no line that begins with answer:"""
     return float(str(answer) in text or verify__last_line(text, answer))
 
 

@@ -43,7 +43,7 @@ def tokens_until_stop__decodes_each(tokens, pieces, stop):
 
 
 def tokens_until_stop__index(tokens, pieces, stop):
-    """expected 2 tokens, got 1 | return how many, not an index"""
+    """expected 2, got 1 | return how many tokens to keep, not an index"""
     text = b""
     for n, t in enumerate(tokens):
         text += pieces[t]

@@ -1,0 +1,57 @@
+"""Drawing tokens for many completions, several of which may share a row of logits, by inversion.
+
+A token is drawn in two stages, first a block of tokens and then a token in it: that is faster than
+one long cumulative sum per completion.  Sums of probabilities are float64, so that many rare tokens
+beside a likely one keep their share.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minigrpo.engine.backend import Array, Backend, array_module
+
+STRETCH = 512  # tokens of a block
+
+
+def draw_tokens(
+    backend: Backend, logits: Array, row: np.ndarray, uniform: np.ndarray, temperature: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A token per completion, the first whose cumulative probability exceeds its uniform number.
+
+    Temperature 0 takes the likeliest token.  logits (rows,V) are overwritten; row and uniform (n,)
+    -> token, its log-probability, and the entropy of its distribution, (n,) each on the host
+    """
+    xp, host, device = backend.xp, backend.to_host, backend.to_device
+    n_rows, vocab_size = logits.shape
+    where = device(row)
+    if temperature not in (0, 1):
+        logits /= temperature
+    logits -= logits.max(-1, keepdims=True)
+    stretch = min(vocab_size, STRETCH)
+    p = xp.zeros((n_rows, -(-vocab_size // stretch), stretch), dtype=logits.dtype)
+    flat = p.reshape(n_rows, -1)[:, :vocab_size]  # the rest is padding
+    xp.exp(logits, out=flat)
+    mass = p.sum(-1, dtype=np.float64)  # (rows, stretches)
+    log_total = xp.log(mass.sum(-1, keepdims=True)).astype(logits.dtype)  # (rows,1)
+    entropy = log_total[:, 0] - xp.einsum("rv,rv->r", flat, logits) / mass.sum(-1)  # (rows,)
+    if temperature > 0:
+        cumulative = xp.cumsum(mass, axis=-1)[where]  # (n, stretches)
+        threshold = device(uniform)[:, None] * cumulative[:, -1:]
+        chosen = 0 if vocab_size == stretch else first_above(cumulative, threshold)  # (n,)
+        if vocab_size > stretch:
+            threshold -= xp.take_along_axis(cumulative - mass[where], chosen[:, None], 1)
+        within = first_above(xp.cumsum(p[where, chosen], axis=-1, dtype=np.float64), threshold)
+        token = chosen * stretch + within
+    else:
+        token = logits.argmax(-1)[where]
+    return host(token), host(logits[where, token] - log_total[where, 0]), host(entropy[where])
+
+
+def first_above(cumulative: Array, threshold: Array) -> Array:
+    """The first place where a row of cumulative sums exceeds its threshold.
+
+    If rounding leaves none, it is the last place that adds something.   (n,m), (n,1) -> (n,)
+    """
+    xp = array_module(cumulative)
+    return xp.minimum((cumulative <= threshold).sum(-1), (cumulative < cumulative[:, -1:]).sum(-1))
