@@ -273,7 +273,7 @@ def test_windows_waits_for_61_processes_at_most(asked, monkeypatch):
     started = []
 
     class Pool:
-        def __init__(self, processes, mp_context, initializer):
+        def __init__(self, processes, mp_context, **_):
             started.append((processes, mp_context.get_start_method()))
             raise KeyboardInterrupt
 
