@@ -336,7 +336,7 @@ def test_a_run_does_not_depend_on_its_neighbours(arm):
 @pytest.mark.parametrize("arm", ["grpo", "lambda_grpo"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_training_is_the_packages(monkeypatch, arm, optimizer):
-    """The draws, targets met and parameters of `train_step` on `treewalk`, same seed, in float64."""
+    """The draws, targets met and parameters of `train_step` on `treewalk`, in float64."""
     seed, steps, rate = 5, 20, 3e-3 if optimizer == "adamw" else 0.1
     made = []
 
@@ -362,8 +362,7 @@ def test_training_is_the_packages(monkeypatch, arm, optimizer):
     model, task = make_policy(settings)
     state = make_state(settings, model)
     found = [
-        int(task.is_correct(train_step(state, task, settings).rewards).sum())
-        for _ in range(steps)
+        int(task.is_correct(train_step(state, task, settings).rewards).sum()) for _ in range(steps)
     ]
     assert np.reshape(found, (-1, 10)).sum(1).tolist() == hits
     np.testing.assert_allclose(
