@@ -1,4 +1,7 @@
-"""python -m minigrpo is the command minigrpo.   A signal is answered in one line while the rest is still being loaded, too."""
+"""`python -m minigrpo` is the command `minigrpo`.
+
+A signal is answered in one line, also while the rest of the package is still being loaded.
+"""
 
 import atexit
 import signal

@@ -47,9 +47,7 @@ def ten_steps(backend: str, **changes) -> tuple[Rollouts, list[float], np.ndarra
     model, task = make_policy(settings)
     state = make_state(settings, model)
     state.reference = model.parameters.flat.copy()
-    steps = [
-        train_step(state, task, settings) for _ in range(settings.steps)
-    ]
+    steps = [train_step(state, task, settings) for _ in range(settings.steps)]
     return (
         steps[0][1],
         [metrics["loss"] for metrics, _, _ in steps],

@@ -163,7 +163,7 @@ def test_names_in_their_rooms():
 
 
 def test_commands_and_flags(capsys):
-    flags = dict.fromkeys(["evaluate", "sample", "tree", "equivalence", "plot", "bench"], [])
+    flags = {name: [] for name in ("evaluate", "sample", "tree", "equivalence", "plot", "bench")}
     flags |= {"demo": ["out"], "reproduce": ["quick", "out"]}
     flags["train"] = ["task", "objective", "steps", "seed", "out", "group-size", "learning-rate"]
     flags["train"] += ["checkpoint-every", "resume", "backend", "dtype"]
@@ -267,12 +267,10 @@ def test_who_imports_whom():
 
 @pytest.mark.parametrize(
     "edge",
-    ["tree trainer", "engine.plan objectives", "engine.lanes ops", "trainer runs.settings"]
-    + [
-        "sampler tasks",
-        "objectives show.drawing",
-        "runs.train command.cli",
-        "logs.groups show.drawing",
+    [
+        *("tree trainer", "engine.plan objectives", "engine.lanes ops", "trainer runs.settings"),
+        *("sampler tasks", "objectives show.drawing", "runs.train command.cli"),
+        *("logs.groups show.drawing", "rewards sampler"),
     ],
 )
 def test_a_forbidden_import_is_found(edge):
