@@ -1,7 +1,8 @@
-"""What pyproject.toml cannot say: files from outside the package that go into the wheel, and the README as an index shows it.
+"""What pyproject.toml cannot say: files from outside the package that go into the wheel, and the
+README as an index shows it.
 
-The exercises and the measured tables stay where readers of the repository look for them. A wheel carries copies of them in
-`minigrpo/data`, and `minigrpo/system/shipped.py` finds either.
+The exercises and the measured tables stay where readers of the repository look for them. A wheel
+carries copies of them in `minigrpo/data`, and `minigrpo/system/shipped.py` finds either.
 """
 
 import re
@@ -25,7 +26,7 @@ def shipped_files() -> list[str]:
 
 
 def index_page(readme: str) -> str:
-    """The README without what holds only beside the repository: pictures with their captions, and relative links."""
+    """The README without its pictures, their captions and relative links."""
     readme = re.sub(r"^!\[[^\]]*\]\([^)]*\)\n+(\*(?:[^\n]+\n)+\n)?", "", readme, flags=re.MULTILINE)
     return re.sub(r"\[((?:\\.|[^\[\]\\])*)\]\((?!https?://|#)[^)\s]*\)", r"\1", readme)
 
@@ -37,7 +38,7 @@ def main() -> None:
 
     class BuildWithShipped(build_py):
         def run(self) -> None:
-            """The package, and the copies; an editable installation needs none, as it reads the originals."""
+            """Copy the package, and the files; an editable installation reads the originals."""
             super().run()
             for name in [] if self.editable_mode else shipped_files():
                 target = Path(self.build_lib, "minigrpo/data", name)

@@ -57,7 +57,7 @@ def recorded(folder, monkeypatch):
 
     class Recorder(WrappedFile):
         def __init__(self, path, mode):
-            super().__init__(builtins.open(path, mode))
+            super().__init__(builtins.open(path, mode))  # noqa: SIM115
             self.path = path
             if mode == "wb" or (mode == "ab" and not self.file.tell()):
                 note("create", path)

@@ -1,4 +1,5 @@
-"""No number without its table: README.md, results/README.md and the chapters' text against the tables.
+"""No number without its table: README.md, results/README.md and the chapters' text against the
+tables.
 
 `numbers.toml` lists the numbers and explains how to add one.  Three things are checked: a listed
 number is its table's, to the digits that are written; a listed sentence is still in its document;

@@ -306,7 +306,7 @@ def die_at(event):
     class HalfWriter(WrappedFile):
         def __init__(self, *arguments, **options):
             tick()
-            super().__init__(open(*arguments, **options))
+            super().__init__(open(*arguments, **options))  # noqa: SIM115
 
         def write(self, data):
             tick(lambda: (self.file.write(data[: len(data) // 2]), self.file.flush()))

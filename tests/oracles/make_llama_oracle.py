@@ -1,8 +1,11 @@
-"""Write llama_*.npz and ops.npz: a Llama as Hugging Face computes it, in PyTorch, with the gradients that autograd finds.
+"""Write llama_*.npz and ops.npz: a Llama as Hugging Face computes it, in PyTorch, with the
+gradients that autograd finds.
 
-Plain and self-contained: it shares no code with the package, and holds every sequence alone (no tree, no padding).  The rotary
-embedding is the half-split one (element j of a head turns with element j + E/2), weights have Hugging Face's names and row order.
-Run it with PyTorch 2.x, float64 on the CPU:  python tests/oracles/make_llama_oracle.py   The tests only read the files.
+Plain and self-contained: it shares no code with the package, and holds every sequence alone (no
+tree, no padding).  The rotary embedding is the half-split one (element j of a head turns with
+element j + E/2), weights have Hugging Face's names and row order.
+Run it with PyTorch 2.x, float64 on the CPU:  python tests/oracles/make_llama_oracle.py
+The tests only read the files.
 """
 
 from __future__ import annotations
@@ -17,18 +20,24 @@ import torch.nn.functional as F
 HERE = Path(__file__).parent
 TEMPERATURE = 0.8
 CONFIGS = {
-    "mha_tied": {"vocab_size": 13, "dim": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 4, "ffn_dim": 24, "tie_embeddings": True},
+    "mha_tied": {
+        "vocab_size": 13, "dim": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 4, "ffn_dim": 24,
+        "tie_embeddings": True,
+    },
     "gqa_untied": {
-        "vocab_size": 11, "dim": 12, "n_layers": 2, "n_heads": 6, "n_kv_heads": 2, "ffn_dim": 20, "tie_embeddings": False,
+        "vocab_size": 11, "dim": 12, "n_layers": 2, "n_heads": 6, "n_kv_heads": 2, "ffn_dim": 20,
+        "tie_embeddings": False,
         "rope_base": 500_000.0,
     },
     "mqa_tied": {
-        "vocab_size": 17, "dim": 18, "n_layers": 3, "n_heads": 3, "n_kv_heads": 1, "ffn_dim": 16, "tie_embeddings": True,
+        "vocab_size": 17, "dim": 18, "n_layers": 3, "n_heads": 3, "n_kv_heads": 1, "ffn_dim": 16,
+        "tie_embeddings": True,
         "norm_eps": 1e-2,
     },
 }  # fmt: skip
 DEFAULTS = {"rope_base": 10_000.0, "norm_eps": 1e-5, "max_seq_len": 32}
-# Groups: a prompt and its completions.  Shared prefixes, a duplicate, a prefix of another one, an empty one, equal prompts.
+# Groups: a prompt and its completions.  Shared prefixes, a duplicate, a prefix of another one, an
+# empty one, equal prompts.
 GROUPS = [
     ([1, 2, 3], [[4, 5, 6, 7], [4, 5, 6, 8], [4, 5], [4, 5, 6, 7], [9], []]),
     ([1, 2], [[3, 4, 5], [3, 4, 0, 0, 1]]),
@@ -38,7 +47,9 @@ GROUPS = [
 
 
 def random_weights(config: dict, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-    """Large enough for attention to be far from uniform; float32 numbers (the files are smaller), computed with in float64."""
+    """Large enough for attention to be far from uniform; float32 numbers (the files are smaller),
+    computed with in float64.
+    """
     d, f, e = config["dim"], config["ffn_dim"], config["dim"] // config["n_heads"]
     shapes = {"model.embed_tokens.weight": (config["vocab_size"], d)}
     for i in range(config["n_layers"]):
@@ -101,7 +112,8 @@ def llama_logits(config: dict, weights: dict[str, torch.Tensor], tokens: list[in
     x = weights["model.embed_tokens.weight"][torch.tensor(tokens)]
     for i in range(config["n_layers"]):
         layer = {name: weights[f"model.layers.{i}.{name}.weight"] for name in (
-            "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+            "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+            "self_attn.o_proj",
             "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
         )}  # fmt: skip
         h = rms_norm(x, layer["input_layernorm"], eps)
@@ -156,7 +168,9 @@ def write_llama(name: str, config: dict, rng: np.random.Generator) -> None:
 
 
 def write_ops(rng: np.random.Generator) -> None:
-    """Single operations, with PyTorch's own functions for them: inputs, a cotangent dy, the output y, and d(y·dy)/d input."""
+    """Single operations, with PyTorch's own functions for them: inputs, a cotangent dy, the output
+    y, and d(y·dy)/d input.
+    """
     arrays: dict[str, np.ndarray] = {}
 
     def record(name: str, function, **inputs: np.ndarray) -> None:
@@ -182,7 +196,9 @@ def write_ops(rng: np.random.Generator) -> None:
     record("log_softmax", lambda logits: F.log_softmax(logits, -1), logits=5 * normal((4, 9)))
     record(
         "attention",  # (heads, T, E): four heads that read two key/value heads
-        lambda q, k, v: F.scaled_dot_product_attention(q, repeat_kv(k, 2), repeat_kv(v, 2), is_causal=True),
+        lambda q, k, v: F.scaled_dot_product_attention(
+            q, repeat_kv(k, 2), repeat_kv(v, 2), is_causal=True
+        ),
         q=2 * normal((4, 7, 6)), k=2 * normal((2, 7, 6)), v=normal((2, 7, 6)),
     )  # fmt: skip
     np.savez_compressed(HERE / "ops.npz", **arrays)
