@@ -29,7 +29,7 @@ from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree, Rollouts, Tokens, token_arrays
 
 LANE_WORK = 14_000  # distinct prefixes × width that make a lane of sampling worth its overhead
-LANE_ROWS = 128  # with fewer distinct prefixes, the matrix products of a lane are slow
+LANE_ROWS = 128  # with fewer completions, the matrix products of a lane are slow
 TEMPERATURES = 1e-6, 1e6  # the lowest and the highest one
 # A rule that ends completions: their tokens so far (n,t) -> which of them end with the newest (n,).
 Stop = Callable[[np.ndarray], np.ndarray]
@@ -125,7 +125,7 @@ def _divide(
         group = np.repeat(np.arange(n_prompts), len(uniform) // n_prompts)
         first = draw_tokens(model.backend, logits.copy(), group, uniform[:, 0], temperature)[0]
         n_rows = len(np.unique(group * vocab_size + first))
-        n = min(n, n_rows // LANE_ROWS, n_rows * model.config.dim // LANE_WORK)
+        n = min(n, n_rows * model.config.dim // LANE_WORK)
     n = max(n, 1)
     return [slice(n_prompts * i // n, n_prompts * (i + 1) // n) for i in range(n)]
 
