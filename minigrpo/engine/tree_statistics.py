@@ -22,7 +22,10 @@ def _in_inner_step(tree: PrefixTree) -> Array:
     """(N,) bool: another process step follows that of the node, so it is not a leaf."""
     step = np.where(tree.group >= 0, np.cumsum(tree.is_step_head), 0)  # 0 in the trunk
     before = tree.parent[tree.is_step_head]
-    return (step > 0) & np.isin(step, step[before[before >= 0]])
+    is_followed = np.zeros(tree.n_nodes + 1, dtype=bool)
+    is_followed[step[before[before >= 0]]] = True
+    is_followed[0] = False
+    return is_followed[step]
 
 
 def tree_metrics(tree: PrefixTree) -> dict[str, float]:
