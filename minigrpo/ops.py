@@ -1,10 +1,12 @@
 """The operations of a Llama-shaped transformer, each forward side by side with its backward.
 
-A forward returns (y, cache); its backward takes (dy, cache).  `dx` is d loss / d x.  Only functions
-that NumPy and CuPy both have are used, and sums run in a fixed order: equal inputs give equal bits.
+A forward returns y, with a cache if its backward needs one; the backward takes dy and the cache.
+`dx` is d loss / d x.  All functions are ones that NumPy and CuPy both have, and sums run in a fixed
+order: equal inputs give equal bits.
 
-Shape letters, each with one meaning in the whole package:
+Shape letters, each with one meaning in the code of the whole package:
     B rollouts (completions), k of them per group; G groups, each with one prompt; T time
+    W the longest prompt with its completion
     N nodes, M of them computed; C scored children
     V vocabulary, L layers, D model width, H heads, K key/value heads, E head width, F ffn width
     S forks, R rows per fork, Q queries per row, P keys of the prefix (see `engine/blocks.py`)

@@ -48,7 +48,7 @@ class TrainState:
     reference: Array | None = None  # parameters of π_ref, for an objective with a KL term
     step: int = 0  # steps done
     num_tokens: int = 0  # tokens sampled so far, with their prompts
-    updating: bool = False  # whether the parameters may be on their way to other values
+    updating: bool = False  # an update has begun; whoever takes the next step resets this
 
 
 class Step(NamedTuple):
@@ -74,22 +74,19 @@ def grpo_step(
     Raises ValueError for rewards that are no finite numbers, DivergenceError if training diverges.
     """
     model, objective, temperature = state.model, state.objective, state.temperature
-    rollouts = sample(
-        model, prompts, state.group_size, state.rng, temperature=temperature, **limits
-    )
+    how = {"temperature": temperature, **limits}
+    rollouts = sample(model, prompts, state.group_size, state.rng, **how)
     rewards = check_rewards(score(rollouts), rollouts.tree)  # the outcome reward model
     coefficients = objective.coefficients(rollouts, rewards)  # what is added up at each node
-    parts, ref = _prepare(state, rollouts, coefficients)
+    (parts, ref), old = _prepare(state, rollouts, coefficients), rollouts.logp
     for _ in range(state.inner_epochs):
-        loss, logp = compute_gradients(
-            model, parts, objective, coefficients, temperature, rollouts.logp, ref
-        )
+        loss, logp = compute_gradients(model, parts, objective, coefficients, temperature, old, ref)
         grad_norm = _update(state, coefficients, learning_rate)
     state.step += 1
     state.num_tokens += sum(map(len, prompts)) * state.group_size + int(rollouts.tree.lengths.sum())
     metrics = {"step": state.step, "loss": loss, "grad_norm": grad_norm}
     metrics |= {"learning_rate": learning_rate, "num_tokens": state.num_tokens}
-    metrics |= objective.metrics(coefficients, logp, rollouts.logp, ref)
+    metrics |= objective.metrics(coefficients, logp, old, ref)
     metrics |= rollout_metrics(rollouts, rewards)
     for name, value in metrics.items():
         check_finite(value, f"metric {name}")

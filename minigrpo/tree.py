@@ -26,8 +26,8 @@ Completions of a group that agree up to and including position t pass through th
 The members of a node are therefore the paper's *process set* λ(i,t), and everything that the paper
 defines is a quantity on nodes: process rewards are means over members, λ-GRPO divides by the count.
 
-Prompts are in the tree too: they are its *trunk*, which all groups share.  Below the end of its
-prompt every node belongs to one group, so groups never mix there, even if their prompts are equal.
+Prompts are in the tree too, as its *trunk*, in which groups share what their prompts share.  Below
+the end of its prompt every node belongs to one group, even if two groups have equal prompts.
 
 Nodes are numbered depth first.  A *row* is a prompt and a completion; `tree.rows` are the nodes of
 all rows in lexicographic order.  Row r shares its first `row_start[r]` nodes with the row before it
@@ -73,7 +73,7 @@ class PrefixTree:
     scored: Array  # (N,) bool: a completion's token; not context of a part (`plan.split_tree`)
     paths: Array  # (B,T) node of completion i at its position t, -1 past its end
     completion_group: Array  # (B,) group of each completion, ascending
-    rows: Array  # (B,L) node of row r at position t of prompt + completion, -1 past its end
+    rows: Array  # (B,W) node of row r at position t of prompt + completion, -1 past its end
     row_start: Array  # (B,) row r adds the nodes at positions row_start ≤ t < row_end
     row_end: Array  # (B,) length of row r
 
@@ -102,9 +102,9 @@ class PrefixTree:
         symbols, prompt_length, length = symbols[order], prompt_length[order], length[order]
         # The markers have kept groups apart.  Now they go, also from the number of shared symbols.
         is_marker = np.arange(symbols.shape[1]) == prompt_length[:, None]
-        tokens = symbols[~is_marker].reshape(len(order), -1) - 1  # (B,L)
+        tokens = symbols[~is_marker].reshape(len(order), -1) - 1  # (B,W)
         start = np.append(0, shared - (shared > prompt_length[1:])) if merge else 0 * length
-        rows, is_new = _number_nodes(start, length)  # (B,L)
+        rows, is_new = _number_nodes(start, length)  # (B,W)
         row, depth = np.nonzero(is_new)  # (N,) the row that adds each node, and at which position
         scored = depth >= prompt_length[row]
         # A path is the part of a row behind the prompt.
@@ -240,7 +240,7 @@ def token_arrays(sequences: Sequence[Tokens], name: Callable[[int], str]) -> lis
 def _rows_with_markers(
     prompts: Sequence[Tokens], completions: Sequence[Sequence[Tokens]]
 ) -> tuple[Array, Array, Array, Array]:
-    """-> symbols (B,L+1), and of every row the length of its prompt, its own, and its group (B,)
+    """-> symbols (B,W+1), and of every row the length of its prompt, its own, and its group (B,)
 
     A symbol is a token plus one, or 0 behind the end.  A marker of the group stands between prompt
     and completion, so that groups with the same prompt stay apart.
@@ -277,7 +277,7 @@ def sort_rows(symbols: Array, length: Array) -> tuple[Array, Array]:
 
 
 def _number_nodes(start: Array, end: Array) -> tuple[Array, Array]:
-    """-> the node of every row at every position, -1 past its end (B,L); whether it is new (B,L)
+    """-> the node of every row at every position, -1 past its end (B,W); whether it is new (B,W)
 
     Where it is not new, it is the newest one of the column, which is the node of the row before.
     """

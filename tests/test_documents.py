@@ -13,6 +13,7 @@ OUT = {".venv", ".venv-trl", "build", "dist", "demo", "data", "wrong_answers"}
 NOT_CHECKED = ["CHANGELOG.md", "tests/test_documents.py"]  # they may name what is not there
 
 
+@cache
 def found(pattern):
     files = [file.relative_to(ROOT) for file in ROOT.rglob(pattern)]
     hidden = {".github", ".ci"}

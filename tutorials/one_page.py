@@ -96,13 +96,13 @@ def sample(W, rng, k=16):
 
 # == 4. The group is a tree ========================================================================
 # The process set λ(i,t) is all walks that agree with walk i up to and including its token t.  Such
-# sets lie within one another, so they form a tree, and its nodes are the steps of the group.
+# sets form a tree, with a node for each move that was made (a step is a run of nodes of one set).
 def process_sets(y):
     """[i,j,t]: whether walk j is a member of λ(i,t).   y (k,T) -> (k,k,T)"""
     return np.logical_and.accumulate(y[:, None] == y[None], axis=-1)
 
 
-def draw_tree(y, label, group, t=0):  # -> a line for each distinct walk; shared steps stand once
+def draw_tree(y, label, group, t=0):  # -> a line for each distinct walk; shared moves stand once
     lines, fork = [], len(set(y[group, t])) == 2
     for move in sorted(set(y[group, t])):
         child = group[y[group, t] == move]
@@ -113,19 +113,19 @@ def draw_tree(y, label, group, t=0):  # -> a line for each distinct walk; shared
     return lines
 
 
-# == 5. Process rewards ============================================================================
+# == 5. The process reward model (PRM) that is hidden in the tree ==================================
 def process_rewards(y, r):
-    """|λ|, R̂ and Â (k,T) of the step of each token, and GRPO's a (k,1).   y (k,T), r (k,)"""
+    """|λ|, R̂ and Â (k,T) of the node of each token, and GRPO's a (k,1).   y (k,T), r (k,)"""
     members = process_sets(y)
     count = members.sum(1)  # |λ|
-    R = (members * r[:, None]).sum(1) / count  # R̂: the mean outcome of all who took this step
+    R = (members * r[:, None]).sum(1) / count  # R̂: the mean outcome of all who made this move
     A, a = ((x - r.mean()) / (r.std(ddof=1) + 1e-4) for x in (R, r[:, None]))
     return count, R, A, a
 
 
 # == 6. Theorem 1 ==================================================================================
 # An objective gives each token an advantage: GRPO the a of its walk, the hidden PRM the Â of its
-# step.  This is the same, for the members of λ share ρ, and their a add up to |λ|·Â.  (The paper's
+# node.  This is the same, for the members of λ share ρ, and their a add up to |λ|·Â.  (The paper's
 # KL term, which is the same in both, is left out.)
 def objective(W, y, advantage, old=None):
     """loss = -mean(ρ · advantage), ρ = π/π_old; its gradient; log π.   advantage (k,1) or (k,T)"""
@@ -138,7 +138,7 @@ def objective(W, y, advantage, old=None):
 
 
 # == 7. The flaw and its fix =======================================================================
-# So GRPO gives a step the weight |λ|: it counts as often as it was sampled.  λ-GRPO divides by |λ|.
+# So GRPO gives a node the weight |λ|: it counts as often as it was sampled.  λ-GRPO divides by |λ|.
 def train(run, fix, n=2, r_neg=-1.0, lr=1e-3, steps=250):  # Of five rates, both do best at this.
     """GRPO, or λ-GRPO if fix.   -> (steps,) the share of the target among the walks of each step"""
     rng = np.random.default_rng(run)  # the same start and the same draws for both
@@ -155,7 +155,7 @@ def train(run, fix, n=2, r_neg=-1.0, lr=1e-3, steps=250):  # Of five rates, both
     return np.array(hits)
 
 
-def main(runs=32, seed=2, **setting):
+def main(runs=32, seed=2, **setting):  # lr and steps of train
     rng = np.random.default_rng(seed)
     W, other, u = START * rng.standard_normal((3, 8, D, D))  # a policy, another one, a direction
     y = sample(W, rng)
@@ -163,7 +163,7 @@ def main(runs=32, seed=2, **setting):
     count, R, A, a = process_rewards(y, r)
     label = np.vectorize("{:2} {:+.2f} {:+.2f}".format)(count, R, A)
     tree = "\n".join(draw_tree(y, label, np.arange(len(y))))
-    loss, _, old = objective(W, y, a)
+    loss, dW, old = objective(W, y, a)
     (loss1, dW1, _), (loss2, dW2, _) = (objective(other, y, x, old) for x in (a, A))
     gap = (abs(dW1 - dW2).max((1, 2)) / abs(dW2).max((1, 2))).max()
     up, down = (objective(other + e * u, y, a, old)[0] for e in (1e-6, -1e-6))
@@ -173,18 +173,18 @@ def main(runs=32, seed=2, **setting):
 1 · The target {word} earns +1, others that begin {word[:2]} earn -1, all the rest +0.7.
 2 · The policy is a transformer of {7 * D * D + 3 * D:,} weights, not yet trained.
 3 · It has drawn {len(y)} walks of {T} moves.  Only whole walks are graded.
-4 · They are a tree of {round((1 / count).sum())} steps.  |λ| is how many walks share a step.
+4 · They are a tree of {round((1 / count).sum())} nodes.  |λ| is how many walks share a node.
 5 · R̂ is their mean outcome: a process reward.  Â compares it with the whole group.\n
 {"   |λ|   R̂     Â   " * T}
 {tree}\n
 6 · Theorem 1, at another policy than the sampler's (ρ ≠ 1): GRPO's loss is {loss1:.15f},
     the PRM's {loss2:.15f}; their gradients differ by {gap:.0e} of their size.
     The gradient by hand differs from central differences by {error:.0e} of its size.
-    Look: at the sampler's policy, the loss is {loss:.0e}, that is 0.  Its gradient is not.\n
+    Look: at the sampler's policy, the loss is {loss:.0e}, or 0; its gradient {abs(dW).max():.2f}.\n
 7 · The flaw: how hard each move of {word} is pushed up, and all of them together.
     GRPO    |λ|·Â  {grpo.round(2)}  {grpo.sum():.2f}
     λ-GRPO      Â  {fixed.round(2)}  {fixed.sum():.2f}
-    Look: GRPO pushes {word[:2]} down |λ| times as hard, and with it the best walk of the group.
+    Look: GRPO pushes {word[:2]} down |λ| times as hard as λ-GRPO does, and with it the best walk.
     Frequency of the target in steps 1-50, 51-100, …, in {runs} runs of each:""")
     share = np.array([[train(run, fix, **setting) for run in range(runs)] for fix in (False, True)])
     for name, part in zip(("GRPO  ", "λ-GRPO"), share, strict=True):
@@ -192,7 +192,7 @@ def main(runs=32, seed=2, **setting):
     gain = share[1, :, -50:].mean(-1) - share[0, :, -50:].mean(-1)  # (runs,)
     half = 1.96 * gain.std(ddof=1) / runs**0.5
     print(f"    In the last 50, λ-GRPO is ahead by {gain.mean():.3f} ± {half:.3f} (95 % interval).")
-    print("    Look: if this interval holds 0, nothing is decided.  Try lr=3e-4, or n=1, in train.")
+    print("    Look: if this interval holds 0, nothing is decided.  Try lr=3e-4 in train.")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def plan_prompts(prompts: tuple[bytes, ...], backend: Backend, dtype: np.dtype) 
     # With one more token after each prompt, the nodes of the prompts are the inner nodes of a tree.
     tree = PrefixTree.from_groups(tokens, [[[0]]] * len(tokens))
     inner = ~tree.scored
-    number = np.cumsum(inner) - 1  # (N,) place among the prompts' nodes
+    number = np.cumsum(inner) - 1  # (N,) slot among the prompts' nodes
     length = np.array([len(prompt) for prompt in tokens])
     after = tree.paths[:, 0]  # (G,) the token after each prompt, the last node of the prompt's row
     row = np.searchsorted(tree.rows.max(1), after)
@@ -61,7 +61,7 @@ class KVCache:
     """Keys and values of G prompts and of what is sampled after them: at first one row per prompt.
 
     prompt_keys, prompt_values   (G,K,P,E) per layer, padded to the longest prompt
-    own                          (L,2,n,K,max_new,E) keys and values of new tokens, from a fork on
+    generated                    (L,2,n,K,max_new,E) keys and values of new tokens, from a fork on
     length                       T, the number of new tokens of each live row
     group                        (n,) the prompt of each of the n live rows, on the host
     """
@@ -108,7 +108,7 @@ class KVCache:
         Adds the key and value of each row's newest token.   q and y (n,H,E), k and v (n,K,E)
         """
         xp, n, width = self.backend.xp, len(q), q.shape[2]
-        keys, values = (self.own[layer, i, :n, :, : self.length] for i in (0, 1))  # (n,K,T,E)
+        keys, values = (self.generated[layer, i, :n, :, : self.length] for i in (0, 1))  # (n,K,T,E)
         keys[:, :, -1], values[:, :, -1] = k, v
         prompt_keys, prompt_values = self.prompt_keys[layer], self.prompt_values[layer]
         n_prompts, kv_heads, n_keys, _ = prompt_keys.shape
@@ -123,7 +123,7 @@ class KVCache:
         def by_row(x: Array) -> Array:
             """(G,K,H/K·R,…) -> (n,K,H/K,…)"""
             x = x.reshape(n_prompts, kv_heads, per_kv, most, -1).transpose(0, 3, 1, 2, 4)
-            return x.reshape(n_prompts * most, kv_heads, per_kv, -1)[self._place]
+            return x.reshape(n_prompts * most, kv_heads, per_kv, -1)[self._slot]
 
         p = xp.empty((*q.shape[:3], n_keys + self.length), dtype=q.dtype)  # (n,K,H/K,P+T)
         to_prompt, to_own = p[..., :n_keys], p[..., n_keys:]
@@ -143,13 +143,13 @@ class KVCache:
 
         row and token of each completion that goes on -> its new row; token and position per row
 
-        The first child of a row stays in its place if that place is still used; the others take the
+        The first child of a row stays in its slot if that slot is still used; the others take the
         places that become free.  Groups share no row, so there is no need to tell them apart.
         """
         if self.length == 0:  # no later fork has more rows than completions go on now
             c = self.config
             shape = c.n_layers, 2, len(row), c.n_kv_heads, self.max_new, c.head_dim
-            self.own = self.backend.xp.empty(shape, dtype=self.dtype)
+            self.generated = self.backend.xp.empty(shape, dtype=self.dtype)
         stride = int(token.max()) + 1
         key = row * stride + token
         present = np.zeros(len(self.group) * stride, dtype=bool)
@@ -157,28 +157,30 @@ class KVCache:
         distinct = np.flatnonzero(present)  # in order, and faster than sorting
         parent, n = distinct // stride, len(distinct)
         stays = np.append(True, parent[1:] != parent[:-1]) & (parent < n)
-        place = parent.copy()
+        slot = parent.copy()
         free = np.ones(n, dtype=bool)
         free[parent[stays]] = False
-        place[~stays] = np.flatnonzero(free)
+        slot[~stays] = np.flatnonzero(free)
         if not stays.all() and self.length:
-            into, source = (self.backend.to_device(x[~stays]) for x in (place, parent))
-            self.own[:, :, into, :, : self.length] = self.own[:, :, source, :, : self.length]
+            into, source = (self.backend.to_device(x[~stays]) for x in (slot, parent))
+            self.generated[:, :, into, :, : self.length] = self.generated[
+                :, :, source, :, : self.length
+            ]
         if n != len(self.group) or not stays.all():
             group = np.empty(n, dtype=np.int64)
-            group[place] = self.group[parent]
+            group[slot] = self.group[parent]
             self._regroup(group)
         self.length += 1
         newest = np.empty(n, dtype=np.int64)
-        newest[place] = distinct % stride
+        newest[slot] = distinct % stride
         position = self.prompts.length[self.group] + (self.length - 1)
-        return place[np.searchsorted(distinct, key)], newest, position
+        return slot[np.searchsorted(distinct, key)], newest, position
 
     def _regroup(self, group: np.ndarray) -> None:
         """Note which of the n rows read which prompt, at most R rows each.   group (n,)
 
         _row    (G,R) the rows of each prompt; padding repeats row 0
-        _place  (n,) the place of each row in the flattened (G·R)
+        _slot  (n,) the slot of each row in the flattened (G·R)
         _mask   (n,1,1,P) 0 where a row's prompt has a key, -inf for padding; None without padding
         """
         self.group = group
@@ -187,9 +189,9 @@ class KVCache:
         present = np.arange(count.max()) < count[:, None]  # (G,R)
         row = np.zeros(present.shape, dtype=np.int64)
         row[present] = np.argsort(group, kind="stable")
-        place = np.empty(len(group), dtype=np.int64)
-        place[row[present]] = np.flatnonzero(present)
-        self._row, self._place = device(row), device(place)
+        slot = np.empty(len(group), dtype=np.int64)
+        slot[row[present]] = np.flatnonzero(present)
+        self._row, self._slot = device(row), device(slot)
         if mask is not None:
             mask = device(mask[group][:, None, None], dtype=self.dtype)
         self._mask = mask
