@@ -21,7 +21,7 @@ import numpy as np
 
 from minigrpo.engine.backend import Array
 from minigrpo.engine.divergence import OVERFLOW, DivergenceError
-from minigrpo.engine.draw import draw_tokens
+from minigrpo.engine.draw import draw_tokens, has_ended
 from minigrpo.engine.kv_cache import KVCache
 from minigrpo.engine.lanes import limited, run_lanes
 from minigrpo.engine.profiling import count_passes, timed
@@ -31,9 +31,8 @@ from minigrpo.tree import PrefixTree, Rollouts, Tokens, token_arrays
 LANE_WORK = 14_000  # distinct prefixes × width that make a lane of sampling worth its overhead
 LANE_ROWS = 128  # with fewer completions, the matrix products of a lane are slow
 TEMPERATURES = 1e-6, 1e6  # the lowest and the highest one
-# A rule that ends completions: their tokens so far (n,t) -> which of them end with the newest (n,).
-Stop = Callable[[np.ndarray], np.ndarray]
-End = int | Stop  # what ends a completion, before its length does: a token, or a rule
+Stop = Callable[[np.ndarray], np.ndarray]  # tokens so far (n,t) -> which completions end (n,)
+End = int | Stop  # what ends a completion before its length does: a token, or a rule
 
 
 # What overflows is refused in one sentence, without warnings before it.
@@ -52,15 +51,16 @@ def sample(
 ) -> Rollouts:
     """Draw group_size completions of every prompt.
 
-    A completion ends with the token `eos`, or after max_new_tokens tokens: then it is
-    `truncated`.  `eos` may also be a rule, such as `TextTokenizer.stops_at` makes, or a tuple of
-    tokens and rules.  Without eos every completion has max_new_tokens tokens and none counts as
-    truncated.  Temperature 0 takes the likeliest token, and records probabilities at temperature 1.
+    A completion ends with the token `eos`, or after max_new_tokens tokens: then it is `truncated`.
+    eos may also be a rule, a function of the tokens so far (n,t) that says which of n completions
+    end (n,), as `TextTokenizer.stops_at` makes, or a tuple of tokens and rules.  Without eos all
+    have max_new_tokens tokens and none counts as truncated.  Temperature 0 takes the likeliest
+    token, and records probabilities at temperature 1.
     Raises ValueError for empty prompts, tokens outside the vocabulary, sequences longer than the
     model's context, and settings out of range; DivergenceError for weights or logits that are not
     finite or overflow.
     """
-    ends = [end for end in (eos if isinstance(eos, tuple) else (eos,)) if end is not None]
+    ends = [end for end in (eos if isinstance(eos, tuple | list) else (eos,)) if end is not None]
     if min(group_size, max_new_tokens) < 1:
         both = f"group_size ({group_size}) and max_new_tokens ({max_new_tokens})"
         raise ValueError(f"{both} must be at least 1")
@@ -84,7 +84,7 @@ def sample(
             drawn = draw_tokens(model.backend, after_rows, row, uniform[live, t], temperature)
             tokens[live, t], logp[live, t], entropy[live, t] = drawn
             for end in ends:
-                ended[live] |= end(tokens[live, : t + 1]) if callable(end) else drawn[0] == end
+                ended[live] |= has_ended(end, tokens[live, : t + 1])
             going = ~ended[live]
             row, live = row[going], live[going]
             if not len(live) or t + 1 == max_new_tokens:

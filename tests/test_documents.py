@@ -96,7 +96,7 @@ def unknown_files(text):
         {
             name
             for name in names
-            if not re.fullmatch(NOT_OURS, Path(name).stem)
+            if ("/" in name or not re.fullmatch(NOT_OURS, Path(name).stem))
             and not any(path.endswith("/" + name.removeprefix("./")) for path in there)
         }
     )

@@ -1,7 +1,7 @@
 """The exercises of the course: a check fails on the stub and on every wrong answer, with a message
 that says what is wrong, and passes on the solution.
 
-Wrong answers are in `wrong_answers/chNN.py`: functions <function>__<mistake>, whose docstrings have
+Wrong answers are in wrong_answers/: functions <function>__<mistake>, whose docstrings have
 the texts that the message must contain.
 """
 

@@ -921,8 +921,6 @@ NOT_READ = {  # each is refused with what was found, or with the line
     "pandas.json": json.dumps({k: {str(i): row[k] for i, row in enumerate(ROWS)} for k in ROWS[0]}),
     "index.json": json.dumps({str(i): row for i, row in enumerate(ROWS)}),
     "schema.json": json.dumps({"schema": {"fields": []}, "data": ROWS}),
-    "capitals.jsonl": lines({k.capitalize(): v for k, v in row.items()} for row in ROWS),
-    "CAPITALS.csv": table([{k.upper(): v for k, v in row.items()} for row in ROWS]),
     "excel.csv": "sep=;\r\n" + table(ROWS, ";"),
     "spaces.csv": table(ROWS).replace(",", ", "),
     "lists.jsonl": lines(row | {"reward": [row["reward"]]} for row in ROWS),
@@ -934,6 +932,65 @@ def test_other_forms_are_refused(name, tmp_path):
     (tmp_path / name).write_text(NOT_READ[name], encoding="utf-8", newline="")
     with pytest.raises(ValueError, match=r"completion-name|token ids|reward of line 1"):
         read(tmp_path / name)
+
+
+def test_names_in_capitals_are_the_known_ones(tmp_path):
+    forms = {"plain.jsonl": lines(ROWS), "plain.csv": table(ROWS)}
+    forms["capitals.jsonl"] = lines({k.capitalize(): v for k, v in row.items()} for row in ROWS)
+    forms["CAPITALS.csv"] = table([{k.upper(): v for k, v in row.items()} for row in ROWS])
+    forms["spaces.jsonl"] = lines({f" {k}": v for k, v in row.items()} for row in ROWS)
+    found = []
+    for name, text in forms.items():
+        (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+        groups, _ = read(tmp_path / name)
+        found.append([(g.texts, [list(s) for s in g.sequences], list(g.rewards)) for g in groups])
+    assert all(form == found[0] for form in found)
+
+
+def test_a_name_that_was_asked_for_is_not_another():
+    rows = [{"completion": c, "Reward": i, "reward": 7} for i, c in enumerate("ab")]
+    assert read_groups(lines(rows), reward_name="Reward")[0].rewards.tolist() == [0, 1]
+    assert read_groups(lines(rows))[0].rewards.tolist() == [7, 7]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['[{"name":"bot","role":"assistant","content":"ab"}]', "[{'role': 'user', 'content': 'a'}]"],
+)
+def test_a_chat_in_a_text_is_a_chat_or_refused(text):
+    rows = [{"completion": text, "reward": 1}, {"completion": text, "reward": 0}]
+    if "'" in text:
+        with pytest.raises(ValueError, match="holds a chat as a text that is no JSON"):
+            read_groups(lines(rows))
+    else:
+        assert read_groups(lines(rows))[0].texts == ["ab", "ab"]
+
+
+@pytest.mark.parametrize("texts", [["[1.0, 2.0]", "[1.0, 3.0]"], ["[1, 2]", ""], ["[1, 2]", "[]"]])
+def test_token_ids_in_texts(texts):
+    (group,) = read_groups(lines({"completion": t, "reward": i} for i, t in enumerate(texts)))
+    assert [list(s) for s in group.sequences] == [
+        [int(float(v)) for v in json.loads(t or "[]")] for t in texts
+    ]
+
+
+@pytest.mark.parametrize("part", ["NaN", "none", "-inf"])
+def test_a_part_of_a_reward_that_is_a_text_in_place_of_a_number(part):
+    rows = [{"completion": c, "rewards": {"acc": 1, "fmt": part}} for c in "ab"]
+    with pytest.raises(ValueError, match="for 'fmt' of its reward: it must be a number"):
+        read_groups(lines([*rows, {"completion": "c", "rewards": {"acc": 0, "fmt": 1}}]))
+    with pytest.raises(ValueError, match="it must be a number"):
+        read_groups(lines({"completion": c, "rewards": {"acc": "good"}} for c in "ab"))
+
+
+@pytest.mark.parametrize("value", [float("inf"), 1e301])
+def test_a_column_that_is_not_finite_beside_advantages(value):
+    rows = [
+        {"completion": c, "advantage": a, "points": a} for c, a in zip("ab", (1, -1), strict=True)
+    ]
+    rows[1]["points"] = value
+    with pytest.raises(ValueError, match="'points' is not finite, or too large, in"):
+        read_groups(lines(rows))
 
 
 def test_messages_in_a_folder(tmp_path):

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -190,6 +191,8 @@ def imports(file):
             )
         elif isinstance(node, ast.Import):
             yield from ((alias.name, id(node) in top) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from ((a.value, False) for a in node.args if isinstance(a, ast.Constant))
 
 
 def module_name(file):
@@ -241,12 +244,21 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 def imports_of_all():
     """The modules of the package that each module imports."""
     modules = {module_name(file): file for file in FILES}
-    graph = {
-        name: {m for m, _ in imports(file) if m in modules and m != "minigrpo"} - {name}
-        for name, file in modules.items()
-    }
+    public = {f"minigrpo.{name}": getattr(mg, name).__module__ for name in mg.__all__}
+    graph = {}
+    for name, file in modules.items():
+        found = {public.get(m, m) for m, _ in imports(file)}
+        assert not [m for m in found if m.endswith(".*")], f"{name} imports *"
+        assert name == "minigrpo" or not imports_the_package(file), f"{name} imports minigrpo"
+        graph[name] = {m for m in found if m in modules and m != "minigrpo"} - {name}
     graph["minigrpo"] = set()  # it collects names from below, and no one asks it for them
     return graph
+
+
+def imports_the_package(file):
+    """Whether a file has a plain `import minigrpo`, through which it could reach everything."""
+    nodes = [node for node in ast.walk(parsed(file)) if isinstance(node, ast.Import)]
+    return any(alias.name == "minigrpo" for node in nodes for alias in node.names)
 
 
 def broken_rules(graph):
@@ -276,6 +288,34 @@ def test_who_imports_whom():
 def test_a_forbidden_import_is_found(edge):
     name, other = (f"minigrpo.{module}" for module in edge.split())
     assert (name, other) in broken_rules({name: {other}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "from minigrpo import train",
+            "from minigrpo.runs import train",
+            "import minigrpo.runs.train",
+        ),
+        *(
+            "def f():\n    from minigrpo.runs.train import train",
+            "import minigrpo",
+            "from minigrpo import *",
+        ),
+        *("import importlib\nimportlib.import_module('minigrpo.runs.train')",),
+    ],
+)
+def test_an_import_of_any_form_is_seen(text, tmp_path, monkeypatch):
+    """In a copy of the package, of which one textbook file imports what it must not."""
+    copy = tmp_path / "minigrpo"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "data"))
+    file = copy / "rewards.py"
+    file.write_text(file.read_text(encoding="utf-8") + f"\n{text}\n", encoding="utf-8")
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", copy)
+    monkeypatch.setattr(sys.modules[__name__], "FILES", sorted(copy.rglob("*.py")))
+    with pytest.raises(AssertionError):
+        assert broken_rules(imports_of_all()) == []
 
 
 def test_a_circle_inside_a_room_is_found():

@@ -5,8 +5,9 @@ import pytest
 from helpers import random_rollouts, relative, tiny_model
 
 from minigrpo import Objective
+from minigrpo.engine.optim import SGD
 from minigrpo.engine.plan import prune_tree, split_tree
-from minigrpo.trainer import compute_gradients, parts_to_learn_from
+from minigrpo.trainer import TrainState, compute_gradients, grpo_step, parts_to_learn_from
 
 
 def brute_force(tree, wanted: np.ndarray) -> np.ndarray:
@@ -76,3 +77,22 @@ def test_nothing_to_learn_from() -> None:
         model, [], Objective.preset("grpo"), coefficients, 1.0, rollouts.logp
     )
     assert loss == 0 and not model.gradients.flat.any()
+
+
+def test_equal_rewards_still_learn_from_the_kl_term() -> None:
+    """With a reference, no node is left out: a dead group has a gradient towards it."""
+    model, reference = tiny_model(), tiny_model(seed=1).parameters.flat
+    objective = Objective.preset("grpo", beta=0.3)
+    state = TrainState(model, SGD(model.parameters), objective, np.random.default_rng(0))
+    state.reference = reference.copy()
+
+    def step() -> dict[str, float]:
+        score = lambda rollouts: np.ones(len(rollouts.tree.paths))  # noqa: E731
+        return grpo_step(state, [np.array([1, 2])], score, 0.1, {"max_new_tokens": 4}).metrics
+
+    before = model.parameters.flat.copy()
+    assert step()["grad_norm"] > 1e-3
+    assert (model.parameters.flat != before).any()
+    state.reference = None
+    state.objective = Objective.preset("grpo")
+    assert step()["grad_norm"] == 0

@@ -199,3 +199,8 @@ def test_monte_carlo_without_inner_steps_and_with_bad_input():
         )
     with pytest.raises(ValueError, match="at least 1"):
         monte_carlo_step_rewards(model, rollouts, np.ones(8), score, 0, rng)
+
+
+def test_prompt_nodes_have_no_process_reward():
+    tree = PrefixTree.from_groups([[1, 2]], [[[3], [4]]])
+    assert step_rewards(tree, [2.0, 4.0]).tolist() == [0.0, 0.0, 2.0, 4.0]

@@ -424,3 +424,25 @@ def test_first_above_and_its_guards(cumulative, threshold, place):
         np.array([[threshold], [0.5]]),
     )
     assert first_above(rows, thresholds).tolist() == [place, 0]
+
+
+@pytest.mark.parametrize(
+    "gave", ["one truth value", "one number per completion", "of the last row"]
+)
+def test_a_rule_that_gives_no_truth_value_per_completion_is_refused(gave):
+    def rule(tokens):
+        if gave == "one truth value":
+            return len(tokens) > 2
+        return tokens[:, -1] if gave == "one number per completion" else tokens[-1] == 2
+
+    with pytest.raises(ValueError, match=r"a rule of eos gave .* completions need a bool each"):
+        sample(tiny_model(), PROMPTS, 3, np.random.default_rng(0), max_new_tokens=4, eos=rule)
+
+
+def test_several_tokens_end_a_completion():
+    for several in ((1, 2), [1, 2]):
+        rng = np.random.default_rng(1)
+        rollouts = sample(tiny_model(), PROMPTS, 20, rng, max_new_tokens=6, eos=several)
+        ended = [y for group in rollouts.completions for y in group if y[-1] in (1, 2)]
+        assert ended and (~rollouts.truncated).sum() == len(ended)
+        assert not any(np.isin(y[:-1], (1, 2)).any() for y in ended)

@@ -7,6 +7,7 @@ beside a likely one keep their share.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -58,3 +59,17 @@ def first_above(cumulative: Array, threshold: Array) -> Array:
     """
     xp = array_module(cumulative)
     return xp.minimum((cumulative <= threshold).sum(-1), (cumulative < cumulative[:, -1:]).sum(-1))
+
+
+def has_ended(end: int | Callable[[np.ndarray], np.ndarray], tokens: np.ndarray) -> np.ndarray:
+    """Which completions end with their newest token, by a token or a rule.   (n,t) -> (n,) bool
+
+    Raises ValueError for a rule that does not give one truth value per completion.
+    """
+    if not callable(end):
+        return tokens[:, -1] == end
+    found = np.asarray(end(tokens))
+    if found.shape != (len(tokens),) or found.dtype != bool:
+        gave = f"{found.dtype} of shape {found.shape}"
+        raise ValueError(f"a rule of eos gave {gave}: {len(tokens)} completions need a bool each")
+    return found

@@ -218,20 +218,23 @@ def _read_ids(
     field = next((n for n in names if found[0].row.get(n) is not None), "")
     named = re.search(r"(?i)(^|_)(ids|tokens)$", field)
     texts = [c for c in found if isinstance(c.content, str)]
-    if not texts or not (named or all(LIST_TEXT.fullmatch(c.content) for c in texts)):
+    full = [c for c in texts if c.content.strip()]
+    if not full or not (named or all(LIST_TEXT.fullmatch(c.content) for c in full)):
         return found, []
     ids: dict[str, list[int]] = {}
     for c in texts:
         try:
-            value = json.loads(c.content or "[]")
+            value = json.loads(c.content.strip() or "[]")
         except (ValueError, RecursionError):
             value = None
-        is_ids = isinstance(value, list) and all(type(v) is int for v in value)
+        is_ids = isinstance(value, list) and all(
+            type(v) is int or (type(v) is float and v.is_integer()) for v in value
+        )
         if not is_ids and (named or value is None):
             told = f"{c.where}: {field!r} is no list of token ids as JSON writes it"
             raise ValueError(f"{told}: {json.dumps(c.content)[:60]}")
         if not is_ids:
             return found, []
-        ids[c.content] = content_of(value, c.where)
+        ids[c.content] = content_of([int(v) for v in value], c.where)
     read = [c._replace(content=ids[c.content]) if isinstance(c.content, str) else c for c in found]
     return read, [f"the texts of {field!r} are lists of numbers: they are taken for token ids"]

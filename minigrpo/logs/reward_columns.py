@@ -23,6 +23,7 @@ STATISTIC = re.compile(
     "(?i:mean|avg|average|std|var|total|sum|overall|final|combined|weighted|min|max|baseline)"
     "(?![a-z])"
 )
+MISSING = re.compile(r"(?i)\s*[-+]?(nan|none|n/?a|inf(inity)?)\s*")  # texts in place of a number
 CHOOSE = "choose with --reward-name NAME, or NAME,NAME for a sum, or NAME,NAME:0.5 with weights"
 LARGEST = 1e300  # beyond it squares and sums overflow
 
@@ -73,6 +74,10 @@ def find_rewards(groups: Sequence[Sequence], names: Names, columns: Sequence[str
         for c in [c for c in everyone if isinstance(c.row.get(n), str | list)][-1:]:
             has = f"{c.where} has {json.dumps(c.row[n])[:60]}, which is no number"
             notes.append(f"{n!r} is no reward, as {has}")
+    for c in everyone if stated else []:
+        if huge := [n for n in numbers if abs(c.row.get(n) or 0) >= LARGEST]:
+            told = f"{huge[0]!r} is not finite, or too large, in {c.where}"
+            raise ValueError(f"{told}: choose the reward with --reward-name")
     none = [[None for _ in group] for group in groups]
     unused = f"no rewards; --reward-name may name one of {listed(numbers)}"
 
@@ -81,6 +86,10 @@ def find_rewards(groups: Sequence[Sequence], names: Names, columns: Sequence[str
         if not stated or _agreement(rewards, advantages) is not None:
             return rewards, notes
     elif parts and not stated:
+        for c, n in ((c, n) for c in everyone for n in parts):
+            if not claims or MISSING.fullmatch(str(c.row.get(n, ""))):
+                told = f"{c.where} has {json.dumps(c.row.get(n))[:60]} for {n!r} of its reward"
+                raise ValueError(f"{told}: it must be a number, or {CHOOSE}")
         for n in claims if len(claims) > 1 else []:
             own = _sums(groups, [n])
             rest = _sums(groups, [other for other in claims if other != n])

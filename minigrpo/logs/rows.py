@@ -37,11 +37,14 @@ FIELDS = {
     "group": "group group_id uid prompt_idx prompt_id problem_id example_id task_idx",
 }
 NAMES = {kind: tuple(names.split()) for kind, names in FIELDS.items()}
+KNOWN = {name for names in NAMES.values() for name in names} | {"messages"}
 PLURAL = NAMES["completion"][:4]
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 # What TRL, ms-swift and this package write: in a folder that has some, other files are left out.
 KNOWN_FILES = ("completions_*.parquet", "completions.jsonl", "samples.jsonl")
-CHAT_TEXT = re.compile(r"""\s*(\[\s*\{\s*['"](role|content)|\{\s*['"]role)['"]\s*:""")
+CHAT_TEXT = re.compile(
+    r"""\s*(\[[\[\s]*\{[^{}]{0,99}?['"](role|content)['"]|\{\s*['"]role['"])\s*[:,]"""
+)
 
 Row = tuple[str, dict, str]  # the words to name it by in an error, the object, its file
 Names = Mapping[str, tuple[str, ...]]  # as NAMES
@@ -81,7 +84,7 @@ def read_log(file: str, names: Names = NAMES) -> tuple[list[Row], list[str]]:
 def _read_file(path: Path, name: str, names: Names) -> list[Row]:
     """Rows of a file.  A number in its name or folder (STEP.jsonl, step_N/…) is their step."""
     if path.suffix.lower() == ".parquet":
-        rows = _parquet(path, name)
+        rows = _parquet(path, name, names)
     else:
         rows = parse(_decode(path.read_bytes(), name), name, names)
     number = re.fullmatch(r"(\d{1,18})\.\w+", path.name)
@@ -105,7 +108,7 @@ def _decode(data: bytes, name: str) -> str:
     return text
 
 
-def _parquet(path: Path, name: str) -> list[tuple[str, dict]]:
+def _parquet(path: Path, name: str, names: Names) -> list[tuple[str, dict]]:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import read_table
@@ -117,7 +120,7 @@ def _parquet(path: Path, name: str) -> list[tuple[str, dict]]:
     except ArrowException as error:
         raise ValueError(f"{name}: {error}") from None
     plain = json.dumps(table, default=lambda v: float(v) if isinstance(v, Decimal) else str(v))
-    return [(f"row {i} of {name}", _opened(row)) for i, row in enumerate(json.loads(plain))]
+    return [(f"row {i} of {name}", _opened(row, names)) for i, row in enumerate(json.loads(plain))]
 
 
 def parse(text: str, name: str = "", names: Names = NAMES) -> list[tuple[str, dict]]:
@@ -128,7 +131,10 @@ def parse(text: str, name: str = "", names: Names = NAMES) -> list[tuple[str, di
     header = text.lstrip().partition("\n")[0].strip()
     for mark in "\t,;" if header[0] not in "{[" else "":
         cells = [cell.strip('"') for cell in header.split(mark)]
-        if present(dict.fromkeys(cells), names["completion"]):
+        if spaced := [c for c in cells if c != c.strip() and c.strip().lower() in KNOWN]:
+            told = f"the header{of} has {spaced[0]!r}, with a space, as its texts then would"
+            raise ValueError(f"{told}: write no space after {mark!r}, or give --completion-name")
+        if present(dict.fromkeys(_renamed(cells, names).values()), names["completion"]):
             return _table(text, mark, of, names)
     if name.lower().endswith((".csv", ".tsv")):
         advice = f"or name it with --completion-name: {header[:300]}"
@@ -155,11 +161,22 @@ def parse(text: str, name: str = "", names: Names = NAMES) -> list[tuple[str, di
             raise ValueError(f"{where} is not a JSON object: {EXPECTED}")
     if not rows:
         raise ValueError(f"the list{of} is empty: {EXPECTED}")
-    return [(where, _opened(row)) for where, row in rows]
+    return [(where, _opened(row, names)) for where, row in rows]
 
 
-def _opened(row: dict) -> dict:
-    """With the prompt and the completion of "messages": all turns but the last, and the last."""
+def _renamed(fields: Iterable[str], names: Names) -> dict[str, str]:
+    """Each field with its name here: "Step" and " step" are the known "step", unless asked for."""
+    asked = {part.strip() for own in names.values() for n in own for part in re.split("[,:]", n)}
+    fields = [*fields]
+    low = {f: f.strip().lower() for f in fields if f not in asked}
+    taken = [*low.values(), *(f for f in fields if f in asked)]
+    return {f: low[f] if low.get(f) in KNOWN and taken.count(low[f]) == 1 else f for f in fields}
+
+
+def _opened(row: dict, names: Names) -> dict:
+    """With names as `_renamed` gives them, and with the prompt and the completion of "messages"."""
+    known = _renamed(row, names)
+    row = {known[field]: value for field, value in row.items()}
     chat = chat_of(row.get("messages"))
     if not chat or chat[-1].get("role") != "assistant":
         return row
@@ -195,6 +212,8 @@ def _table(text: str, mark: str, of: str, names: Names) -> list[tuple[str, dict]
     finally:
         csv.field_size_limit(old)
     texts = {*names["completion"], *names["prompt"], *names["group"]}
+    known = _renamed(head, names)
+    head = [known[field] for field in head]
     found = [(where, _row(head, row, where)) for where, row in rows]
     return [
         (where, {k: v if k in texts else _cell(v) for k, v in row.items()}) for where, row in found
