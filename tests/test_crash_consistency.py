@@ -82,7 +82,10 @@ def recorded(folder, monkeypatch):
 
     with monkeypatch.context() as patch:
         for module in (files, runs):
-            opened = lambda path, mode: (builtins.open if mode == "rb" else Recorder)(path, mode)  # noqa: E731
+
+            def opened(path, mode):
+                return (builtins.open if mode == "rb" else Recorder)(path, mode)
+
             patch.setattr(module, "open", opened, raising=False)
         patch.setattr(os, "fsync", fsync)
         for event in ("replace", "unlink", "truncate", "mkdir"):

@@ -249,7 +249,8 @@ def test_one_small_file_that_asks_nothing_of_a_network():
     assert len(page.encode()) < 60_000
     assert "default-src 'none'" in page
     assert not re.search(
-        r"https?:|\bsrc=|\bhref=|url\(|@import|\bimport\(|fetch\(|XMLHttp|innerHTML|insertAdjacent|\beval\(",
+        r"https?:|\bsrc=|\bhref=|url\(|@import|\bimport\(|fetch\(|XMLHttp"
+        r"|innerHTML|insertAdjacent|\beval\(",
         page,
     )
     assert not re.search(r"/\* (STYLE|SCRIPT|GROUPS) \*/", page)

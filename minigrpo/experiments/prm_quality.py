@@ -2,20 +2,20 @@
 
 Ours: the paper leaves it open.  On `treewalk` (n = 1, r_neg = -1, a target drawn for each seed) a
 policy has 2**depth paths, so the value of every prefix, the mean outcome of those who go on from
-it, is a finite sum.  Against these exact values: the error of R̂ by depth and group size, before and
-during training; the same for a Monte-Carlo PRM that spends its tokens on a smaller group and on
+it, is a finite sum.  Against these exact values: the error of R̂ by depth and group size, before
+and during training; the same for a Monte-Carlo PRM that spends its tokens on a smaller group and on
 extra rollouts; and how step advantages go with exact ones.  The exact values themselves are checked
 against a million rollouts.
 
-Is R̂ biased?  A prefix is looked at only where somebody has visited it, and by groups that hold the
-visitor.  But given how many visited it, n = |λ|, what they write after it are n independent draws
-from the policy.  So R̂, their mean outcome, has mean V(prefix) and variance Var(outcome|prefix) / n:
-it has no bias.  Two other things are biased.  R̂ contains the completion's own outcome with weight
-1/n (`own_weight`), so it flatters good ones.  And R̂ - mean(r) is too small, as the mean holds the
-visitors too.  Averaged over tokens, 1 - 1/k of the exact advantage is left (`slope_tokens`);
-averaged over nodes, as λ-GRPO weighs them (`slope_nodes`), (1 - p/(1-(1-p)^k)) / (1-p) for a prefix
-of probability p: from 1 - 1/k for a rare one to 1.  What division by std(r) adds is seen by
-comparing the correlations `advantage` and `centred`.
+Is R̂ biased? A prefix is looked at only where somebody has visited it, and by groups that hold
+the visitor. But given how many visited it, n = |λ|, what they write after it are n independent
+draws from the policy. So R̂, their mean outcome, has mean V(prefix) and variance
+Var(outcome|prefix) / n: it has no bias. Two other things are biased. R̂ contains the completion's
+own outcome with weight 1/n (`own_weight`), so it flatters good ones. And R̂ - mean(r) is too
+small, as the mean holds the visitors too. Averaged over tokens, 1 - 1/k of the exact advantage is
+left (`slope_tokens`); averaged over nodes, as λ-GRPO weighs them (`slope_nodes`), (1 -
+p/(1-(1-p)^k)) / (1-p) for a prefix of probability p: from 1 - 1/k for a rare one to 1. What
+division by std(r) adds is seen by comparing the correlations `advantage` and `centred`.
 
 On `arithmetic` the first wrong step is known from the text: `first_error.py`.
 """

@@ -40,8 +40,8 @@ GREY = "#555555"
 MONO_WIDTH = 0.6021  # of a letter of DejaVu Sans Mono, in font sizes
 CAPTIONS = (
     "A box is a process step: its tokens, and |λ|, how many completions share it (line width).",
-    "R̂ is their mean reward, Â their mean advantage: blue in a solid frame at or above the group's "
-    "mean, orange and dashed below.",
+    "R̂ is their mean reward, Â their mean advantage: blue in a solid frame at or above the "
+    "group's mean, orange and dashed below.",
 )
 
 
