@@ -78,7 +78,8 @@ def grpo_step(
     rollouts = sample(model, prompts, state.group_size, state.rng, **how)
     rewards = check_rewards(score(rollouts), rollouts.tree)  # the outcome reward model
     coefficients = objective.coefficients(rollouts, rewards)  # what is added up at each node
-    (parts, ref), old = _prepare(state, rollouts, coefficients), rollouts.logp
+    parts, ref = _parts_and_reference(state, rollouts, coefficients)  # parts: micro-batches
+    old = rollouts.logp  # log π_old; ref is log π_ref, if there is a KL term
     for _ in range(state.inner_epochs):
         loss, logp = compute_gradients(model, parts, objective, coefficients, temperature, old, ref)
         grad_norm = _update(state, coefficients, learning_rate)
@@ -93,7 +94,7 @@ def grpo_step(
     return Step(metrics, rollouts, rewards)
 
 
-def _prepare(
+def _parts_and_reference(
     state: TrainState, rollouts: Rollouts, coefficients: Coefficients
 ) -> tuple[Parts, np.ndarray | None]:
     """The parts of the tree that the model computes one by one, and log p under the reference."""
