@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import rollouts_of, tiny_model
 
-from minigrpo import PrefixTree, Rollouts
+from minigrpo import PrefixTree
 from minigrpo.experiments import first_error, monte_carlo, prm_quality
 from minigrpo.experiments.prm_quality import (
     brute_force,
@@ -223,18 +223,7 @@ def pupil_rollouts(task, prompts, k, rng):
         if isinstance(task, first_error.AnyOrder):
             texts = [first_error.shuffle_summands(text, rng) for text in texts]
         completions.append([CHARACTERS.encode_with_eos(text) for text in texts])
-    tree = PrefixTree.from_groups(prompts, completions)
-    nothing = np.zeros(tree.n_nodes)
-    return Rollouts(
-        prompts,
-        completions,
-        tree,
-        nothing,
-        nothing,
-        np.zeros(len(tree.paths), bool),
-        1.0,
-        task.max_new_tokens,
-    )
+    return rollouts_of(prompts, completions, max_new_tokens=task.max_new_tokens)
 
 
 def pupil_marks(writing, seed):

@@ -33,8 +33,7 @@ SHAPES = {
     "mqa_tied": {"dim": 12, "n_layers": 1, "n_heads": 6, "n_kv_heads": 1, "rope_base": 500_000.0},
 }
 # Forks at every depth, duplicates, beginnings of other completions, empty ones; a prompt that
-# begins another, a prompt twice, a
-# prompt of one token.
+# begins another, a prompt twice, a prompt of one token.
 PROMPTS = [[1, 2, 3], [1, 2], [1, 2, 3], [4]]
 COMPLETIONS = [
     [
