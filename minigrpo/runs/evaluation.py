@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from minigrpo.engine.lanes import limit_again, limited
-from minigrpo.rewards import check_rewards, numbers
+from minigrpo.rewards import check_rewards
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.system.terminal import bar
+from minigrpo.system.user_code import numbers
 from minigrpo.tasks import Task, draw_prompts, optional, sampling_limits
 from minigrpo.transformer import Transformer
 

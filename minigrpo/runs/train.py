@@ -28,7 +28,7 @@ from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.warning_signs import warning_sign
 from minigrpo.system.signals import stopping_between_steps
 from minigrpo.system.terminal import bar, say
-from minigrpo.tasks import Task, draw_prompts, prompt_text, sampling_limits
+from minigrpo.tasks import Task, draw_prompts, process_rewards_of, prompt_text, sampling_limits
 from minigrpo.trainer import Step, TrainState, grpo_step
 from minigrpo.transformer import Transformer
 from minigrpo.tree import Rollouts
@@ -95,7 +95,8 @@ def train_step(state: TrainState, task: Task, settings: TrainSettings) -> Step:
     s, started = settings, time.perf_counter()
     prompts = draw_prompts(task, state.rng, s.prompts_per_step)
     rate = learning_rate_at(state.step, s.steps, s.learning_rate, s.warmup_steps, s.schedule)
-    step = grpo_step(state, prompts, task.score, rate, sampling_limits(task))
+    own = process_rewards_of(task) if state.objective.process_weight else None
+    step = grpo_step(state, prompts, task.score, rate, sampling_limits(task), own)
     step.metrics["frac_correct"] = float(is_correct(task, step.rewards).mean())
     step.metrics["step_time"] = time.perf_counter() - started
     return step

@@ -23,6 +23,7 @@ TEXT_TASK_PARTS = ("max_new_tokens", "stop", "texts", "reward")
 TOKENIZER_PARTS = ("encode", "decode", "vocab_size", "eos")
 ARGUMENTS = {"prompts": 3, "texts": 3, "score": 1, "reward": 2}  # of each method, how many
 ARGUMENTS |= {"demonstrations": 2, "is_correct": 1, "for_run": 1}
+ARGUMENTS |= {"process_rewards": 1, "score_prefix": 2}
 
 
 def load_task(name: str, tokenizer: Tokenizer | None = None, **options: Any) -> Task:

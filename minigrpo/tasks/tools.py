@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.rewards import numbers
-from minigrpo.system.user_code import shown
+from minigrpo.system.user_code import numbers, shown
 from minigrpo.tasks.task import Tokenizer
 
 
@@ -77,7 +76,7 @@ def score_texts(
         for completion in group:
             pair = text, tokenizer.decode(completion)
             if pair not in known:
-                known[pair] = _finite_reward(reward, *pair)
+                known[pair] = finite_reward(reward, *pair)
             rewards.append(known[pair])
     return np.array(rewards, dtype=np.float64)
 
@@ -91,7 +90,10 @@ def prompt_text(tokenizer: Tokenizer, prompt: np.ndarray) -> str:
     return "<eos>".join(tokenizer.decode(piece[i > 0 :]) for i, piece in enumerate(pieces))
 
 
-def _finite_reward(reward: Callable[[str, str], float], prompt: str, completion: str) -> float:
+def finite_reward(
+    reward: Callable[[str, str], float], prompt: str, completion: str, what: str = "reward"
+) -> float:
+    """What a user's function gives for a pair.   Raises ValueError unless it is a finite number."""
     pair = f"completion {shown(completion)} to prompt {shown(prompt)}"
     try:
         value = reward(prompt, completion)
@@ -102,7 +104,7 @@ def _finite_reward(reward: Callable[[str, str], float], prompt: str, completion:
     with suppress(ValueError):
         number = float(numbers([value], 1, "rewards")[0])
     if not math.isfinite(number):
-        raise ValueError(f"the reward of {pair} is {shown(value)}: return a finite number")
+        raise ValueError(f"the {what} of {pair} is {shown(value)}: return a finite number")
     return number
 
 
