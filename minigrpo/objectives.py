@@ -149,23 +149,20 @@ class Objective:
             found = 'process rewards are given, but process_reward is "outcome"'
             raise ValueError(f'{found}: take "tree", as the preset prm has, or set process_weight')
         tree, standard = rollouts.tree, (self.scale, self.ddof, self.std_eps)
-        own = step_advantages(tree, rewards, process_rewards, *standard) if given else 0.0  # (N,)
-        if not by_tree:
+        own = step_advantages(tree, rewards, process_rewards, *standard) if given else np.zeros(1)
+        if by_tree and given and not self.process_weight:
+            a = own  # (N,)
+        elif by_tree:
+            a = self.outcome_weight * step_advantages(tree, rewards, None, *standard)
+            a = a + self.process_weight * own
+        else:
             a = self.outcome_weight * self.advantages(rollouts, rewards)  # (B,) or (B,T)
             if self.process_weight:
                 a = a.reshape(len(a), -1) + self.process_weight * tree.on_tokens(own)
-        elif given and not self.process_weight:
-            a = own
-        else:
-            a = self.outcome_weight * step_advantages(tree, rewards, None, *standard)
-            a = a + self.process_weight * own
         return self.on_nodes(rollouts, a, by_tree)
 
     def advantages(self, rollouts: Rollouts, rewards: ArrayLike) -> Array:
-        """aᵢ of every completion (B,), or of each of its tokens (B,T), by the outcome rewards (B,).
-
-        Not asked where process_reward is "tree".
-        """
+        """aᵢ of completions (B,), or of their tokens (B,T).   Not asked if process_reward is tree."""
         group = rollouts.tree.completion_group
         return advantages(rewards, group, self.baseline, self.scale, self.ddof, self.std_eps)
 

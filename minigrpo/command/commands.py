@@ -15,6 +15,7 @@ import numpy as np
 
 from minigrpo.command.flags import refuse
 from minigrpo.command.policies import policy, say_where
+from minigrpo.runs.own_objective import short_name
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.system.terminal import quoted
 from minigrpo.system.text import plain, visible
@@ -215,7 +216,7 @@ def run_plot(a: argparse.Namespace) -> None:
         figure = compare_runs(folders, "reward" if a.key is None else a.key)
     else:
         s = run_settings(folders[0])
-        title = f"{s['objective']} on {task_name(s)}, one run (seed {s['seed']})"
+        title = f"{short_name(s['objective'])} on {task_name(s)}, one run (seed {s['seed']})"
         figure = metrics_figure(read_metrics(folders[0], before=True), title=title)
     for folder in folders:
         if n := check_records(folder, METRICS):

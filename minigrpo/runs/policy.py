@@ -13,9 +13,11 @@ import numpy as np
 from minigrpo.engine.divergence import DivergenceError
 from minigrpo.engine.optim import SGD, AdamW
 from minigrpo.engine.parameters import TransformerConfig
+from minigrpo.objectives import Objective
 from minigrpo.runs.folder import TOKENIZER, load_run_checkpoint
 from minigrpo.runs.imitation import imitate
 from minigrpo.runs.memory import micro_batch_within
+from minigrpo.runs.own_objective import checked
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.stored_settings import hash_of_task, task_by_file
 from minigrpo.system.user_code import shown
@@ -65,7 +67,9 @@ def make_model(settings: TrainSettings, task: Task) -> Transformer:
     return Transformer(config, settings.seed, settings.backend, settings.dtype)
 
 
-def make_state(settings: TrainSettings, model: Transformer) -> TrainState:
+def make_state(
+    settings: TrainSettings, model: Transformer, objective: Objective | None = None
+) -> TrainState:
     """What a run begins with: optimiser, objective, and the randomness of the settings' seed."""
     if settings.optimizer == "sgd":
         optimizer = SGD(model.parameters)
@@ -74,7 +78,8 @@ def make_state(settings: TrainSettings, model: Transformer) -> TrainState:
     names = "group_size", "temperature", "inner_epochs", "max_grad_norm", "micro_batch_tokens"
     same = {name: getattr(settings, name) for name in names}
     rng = np.random.default_rng(settings.seed)
-    return TrainState(model, optimizer, settings.make_objective(), rng, **same)
+    objective = checked(objective or settings.make_objective(), settings.objective)
+    return TrainState(model, optimizer, objective, rng, **same)
 
 
 def warm_start(
@@ -122,9 +127,11 @@ def restore_policy(
     was, now = state["task"], type(task).__qualname__
     if now != was:
         raise ValueError(f"{folder} was trained on a task of class {was}, not {now}: give that one")
-    if state["task_sha256"] not in (None, hash_of_task(settings.task)):
-        file = settings.task.rpartition(":")[0]
-        print(f"note: {file} is not what it was when {folder} was trained", file=sys.stderr)
+    for name in (settings.task, settings.objective):
+        kind = "task" if name == settings.task else "objective"
+        if state.get(f"{kind}_sha256") not in (None, hash_of_task(name)):
+            file = name.rpartition(":")[0]
+            print(f"note: {file} is not what it was when {folder} was trained", file=sys.stderr)
     if tokenizer is None and task.tokenizer.vocab_size != config.vocab_size:
         what = f"{folder} holds a model with a vocabulary of {config.vocab_size}"
         now = f"task {settings.task!r} has {task.tokenizer.vocab_size}: it has changed since"

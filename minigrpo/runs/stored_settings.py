@@ -14,10 +14,13 @@ from minigrpo.runs.checkpoint import checkpoints, load_with_advice, unchecked_st
 from minigrpo.runs.settings import MAY_CHANGE
 
 SETTINGS = "settings.json"
+BY_FILE = ("task", "objective")  # settings that may name a class in a file of the user's
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
     """The settings that a run was started with, with `task_file` for a task of the user's.
+
+    So it is with `objective_file`.
 
     They are those of settings.json, or where that is gone of the newest checkpoint.  Raises
     ValueError if the folder holds none, or others than its newest checkpoint.
@@ -36,15 +39,16 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 def task_by_file(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Stored settings to load the task with: a user's file is where it was when the run began.
+    """Stored settings to load task and objective with: a user's file is where it was at first.
 
     If it is gone, it is taken as it was called, from the current folder.
     """
     stored = dict(stored)
-    was = stored.pop("task_file", None)
-    called, _, cls = stored.get("task", "").rpartition(":")
-    if was and (Path(was).is_file() or not Path(called).is_file()):
-        stored["task"] = f"{was}:{cls}"
+    for name in BY_FILE:
+        was = stored.pop(f"{name}_file", None)
+        called, _, cls = stored.get(name, "").rpartition(":")
+        if was and (Path(was).is_file() or not Path(called).is_file()):
+            stored[name] = f"{was}:{cls}"
     return stored
 
 
@@ -76,13 +80,14 @@ def check_settings(file: Path, stored: dict[str, Any], state: dict[str, Any]) ->
 
 def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -> None:
     """Refuse to go on with a run under other settings, but for those that say where it computes."""
-    given, fixed = _as_json(given), {*given} - {*MAY_CHANGE, "task"}
+    given, fixed = _as_json(given), {*given} - {*MAY_CHANGE, *BY_FILE}
     changed = [name for name in given if name in fixed and stored.get(name) != given[name]]
-    was, now = stored.get("task"), given.get("task")
-    same_class = str(was).rpartition(":")[2] == str(now).rpartition(":")[2]
-    moved = "task_file" in stored and not Path(stored["task_file"]).exists() and same_class
-    if not (moved or now in (was, task_by_file(stored).get("task"))):
-        changed.append("task")
+    for name in BY_FILE:
+        was, now, file = stored.get(name), given.get(name), stored.get(f"{name}_file")
+        same_class = str(was).rpartition(":")[2] == str(now).rpartition(":")[2]
+        moved = file is not None and not Path(file).exists() and same_class
+        if not (moved or now in (was, task_by_file(stored).get(name))):
+            changed.append(name)
     if changed:
         told = ", ".join(
             f"{name} was {stored.get(name)!r}, not {given[name]!r}" for name in changed
@@ -92,14 +97,17 @@ def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -
 
 
 def with_task_file(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON gives them back, and where a user's task is, for who loads it elsewhere."""
+    """Settings as JSON gives them back, and where a user's files are, to load them elsewhere."""
     stored = _as_json(settings)
-    name, colon, _ = stored.get("task", "").rpartition(":")
-    return stored | ({"task_file": str(Path(name).expanduser().resolve())} if colon else {})
+    for name in BY_FILE:
+        file, colon, _ = stored.get(name, "").rpartition(":")
+        if colon:
+            stored[f"{name}_file"] = str(Path(file).expanduser().resolve())
+    return stored
 
 
 def hash_of_task(task: str) -> str | None:
-    """The SHA-256 of the file of a user's task, path/to/file.py:Class; None if there is no file."""
+    """The SHA-256 of a user's file, named as path/to/file.py:Class; None if there is no file."""
     with suppress(OSError):
         return hashlib.sha256(Path(task.rpartition(":")[0]).expanduser().read_bytes()).hexdigest()
     return None

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minigrpo.runs.folder import is_finite, read_metrics
+from minigrpo.runs.own_objective import short_name
 from minigrpo.runs.settings import MAY_CHANGE, TrainSettings
 from minigrpo.runs.stored_settings import read_settings
 from minigrpo.show.fonts import printed
@@ -97,6 +98,8 @@ def run_settings(folder: str | Path) -> dict[str, Any]:
     The objective's options stand among them.
     """
     settings = asdict(TrainSettings()) | read_settings(folder)
+    if file := settings.pop("objective_file", None):  # the user's, wherever the run was started
+        settings["objective"] = f"{file}:{settings['objective'].rpartition(':')[2]}"
     return settings | (settings.pop("objective_options") or {})
 
 
@@ -124,6 +127,8 @@ def _line_names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     parts: list[list[str]] = [[] for _ in settings]
     for key in dict.fromkeys(key for s in settings for key in s):
         values = _without_common_folders([str(s.get(key, "default")) for s in settings])
+        short = [short_name(value) if key == "objective" else value for value in values]
+        values = short if len(set(short)) == len(set(values)) else values
         if len({printed(value, 30) for value in values}) < len(set(values)):
             # Cut to 30 columns, some would look the same: then begin just before the difference.
             letters = enumerate(zip(*values, strict=False))
@@ -134,7 +139,7 @@ def _line_names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
             if len(set(values)) > 1:
                 part.append(("" if key == "objective" else f"{key}=") + printed(value, 30))
     between = ", " if all(columns(", ".join(part)) <= 50 for part in parts) else ",\n"
-    names = [between.join(part) or str(settings[0]["objective"]) for part in parts]
+    names = [between.join(part) or short_name(str(settings[0]["objective"])) for part in parts]
     return [name if names.count(name) == 1 else f"{name} #{i}" for i, name in enumerate(names, 1)]
 
 
