@@ -19,7 +19,7 @@ from minigrpo.engine.divergence import DivergenceError, diverging
 from minigrpo.engine.lanes import one_blas_thread
 from minigrpo.engine.optim import learning_rate_at
 from minigrpo.engine.profiling import Stopwatch
-from minigrpo.runs.checkpoint import checkpoints
+from minigrpo.runs.checkpoint import checkpoints, steps_taken
 from minigrpo.runs.evaluation import evaluate, is_correct
 from minigrpo.runs.folder import METRICS, SAMPLES, TOKENIZER, RunFolder
 from minigrpo.runs.memory import micro_batch_within
@@ -57,7 +57,8 @@ def train(
 ) -> tuple[Transformer, list[Metrics]]:
     """Train from these settings; write a run folder if `out` is given.   -> model, metrics per step
 
-    resume=True goes on from the newest checkpoint in `out`, or from the start if there is none yet.
+    resume=True goes on from the newest checkpoint in `out`, or from the start if there is none yet;
+    with other `steps` it ends there, to the bits of a run that was started with so many.
     `task` overrides the one that the settings name.  `watch` measures the steps.  Ctrl-C, SIGTERM
     and SIGHUP finish the step, save a checkpoint and raise KeyboardInterrupt.
     Raises ValueError for bad input, DivergenceError (a FloatingPointError) if training diverges:
@@ -71,7 +72,8 @@ def train(
         state, history, said = run.state, [], set()
         with stopping_between_steps() as stopped, one_blas_thread(state.model):
             title = f"{settings.objective} on {settings.task}"
-            steps = bar(range(state.step, settings.steps), title, "step", progress)
+            done = {"initial": state.step, "total": settings.steps}
+            steps = bar(range(state.step, settings.steps), title, "step", progress, **done)
             for _ in steps:
                 step = _step(run, watch)
                 history.append(metrics := step.metrics)
@@ -143,7 +145,7 @@ def _begin(
         warm_start(model, task, state.rng, settings, progress)
     if state.objective.beta:
         state.reference = model.parameters.flat.copy()
-    before = [{"step": 0} | _evaluate(run)] if settings.eval_every else []
+    before = [{"step": 0} | _evaluate(run, progress)] if settings.eval_every else []
     if folder:
         if settings.model is not None:
             folder.write(TOKENIZER, task.tokenizer.to_json().encode())
@@ -153,9 +155,9 @@ def _begin(
     return run, before
 
 
-def _evaluate(run: _Run) -> Metrics:
+def _evaluate(run: _Run, progress: bool = False) -> Metrics:
     n_prompts = run.settings.eval_prompts
-    return evaluate(run.state.model, run.task, n_prompts=n_prompts, progress=False)
+    return evaluate(run.state.model, run.task, n_prompts=n_prompts, progress=progress)
 
 
 def sample_records(
@@ -173,10 +175,9 @@ def sample_records(
 
 def _advice(folder: RunFolder | None) -> str:
     """How to go on after training has diverged."""
-    kept = checkpoints(folder.path) if folder else []
-    if not kept:
+    if not folder or not checkpoints(folder.path):
         return ADVICE
-    step = int(kept[-1].stem.partition("-")[2])
+    step = steps_taken(folder.path)
     weights = f", from its weights with --init {folder.path}" if step else ""
     return f"the checkpoint of step {step} is kept: {ADVICE} and another --out{weights}"
 
