@@ -34,7 +34,7 @@ def run_sample(a: argparse.Namespace) -> None:
     from minigrpo.rewards import check_rewards
     from minigrpo.runs.train import sample_records
     from minigrpo.sampler import sample
-    from minigrpo.tasks import draw_prompts, sampling_limits
+    from minigrpo.tasks import Tokenised, draw_prompts, sampling_limits
 
     if a.model is not None:
         if a.path is not None:
@@ -43,10 +43,12 @@ def run_sample(a: argparse.Namespace) -> None:
         if a.task is None:
             return _sample_text(a)
     refuse(a, "max_new_tokens", "goes with --model alone: a task has its own limit")
+    refuse(a, "chat", "goes with --model alone: a task of messages needs no flag")
     model, task = policy(a)
     rng, limits = np.random.default_rng(a.seed), sampling_limits(task)
     given = a.prompt is not None
-    prompts = [task.tokenizer.encode(a.prompt)] if given else draw_prompts(task, rng, 1, "test")
+    encode = task.encode if isinstance(task, Tokenised) else task.tokenizer.encode
+    prompts = [encode(a.prompt)] if given else draw_prompts(task, rng, 1, "test")
     rollouts = sample(model, prompts, a.group_size, rng, temperature=a.temperature, **limits)
     rewards = check_rewards(task.score(rollouts), rollouts.tree)
     records = sample_records(rollouts, rewards, task, 0)
@@ -67,7 +69,8 @@ def _sample_text(a: argparse.Namespace) -> None:
     model, tokenizer = load_model(a.model)
     limits = {"max_new_tokens": a.max_new_tokens or 64, "temperature": a.temperature}
     limits["eos"] = (tokenizer.eos, tokenizer.stops_at())
-    prompts, rng = [tokenizer.encode(a.prompt)], np.random.default_rng(a.seed)
+    encode = tokenizer.encode_chat if a.chat else tokenizer.encode
+    prompts, rng = [encode(a.prompt)], np.random.default_rng(a.seed)
     rollouts = sample(model, prompts, a.group_size, rng, **limits)
     tree = rollouts.tree
     logp = np.where(tree.paths >= 0, tree.on_tokens(rollouts.logp), 0).sum(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +113,11 @@ def restore_policy(
     config, tokenizer = TransformerConfig(**state["config"]), None
     model = Transformer(config, None, settings.backend, settings.dtype)
     if settings.model is not None:
-        from minigrpo.models import TextTokenizer
+        from minigrpo.models.text_tokenizer import ChatTemplate, TextTokenizer
 
         file = folder / TOKENIZER
         tokenizer = TextTokenizer.from_file(file, config.vocab_size, state["eos"])
+        tokenizer = replace(tokenizer, chat=ChatTemplate(*state.get("chat", ())))
     task = task or make_task(settings, tokenizer)
     was, now = state["task"], type(task).__qualname__
     if now != was:

@@ -213,6 +213,8 @@ def _save(folder: RunFolder, state: TrainState, task: Task) -> None:
         "eos": tokenizer.ends if getattr(tokenizer, "more_eos", ()) else tokenizer.eos,
         "task": type(task).__qualname__,
     }
+    if chat := getattr(tokenizer, "chat", None):
+        counters["chat"] = [chat.source, chat.tokens]
     on_host = {name: model.backend.to_host(array) for name, array in arrays.items()}
     folder.save(state.step, on_host, counters)
 
