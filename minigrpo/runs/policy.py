@@ -125,6 +125,9 @@ def restore_policy(
     if state["task_sha256"] not in (None, hash_of_task(settings.task)):
         file = settings.task.rpartition(":")[0]
         print(f"note: {file} is not what it was when {folder} was trained", file=sys.stderr)
+    if state.get("data_sha256") not in (None, optional(task, "data_sha256")):
+        file = optional(task, "file", "its data")
+        print(f"note: {file} is not what it was when {folder} was trained", file=sys.stderr)
     if tokenizer is None and task.tokenizer.vocab_size != config.vocab_size:
         what = f"{folder} holds a model with a vocabulary of {config.vocab_size}"
         now = f"task {settings.task!r} has {task.tokenizer.vocab_size}: it has changed since"

@@ -17,7 +17,7 @@ from minigrpo.tasks.text import Tokenised, prompts_method, stop_strings
 from minigrpo.tasks.tools import whole_number
 
 BUILT_IN = {"arithmetic": "Arithmetic", "countdown": "Countdown", "largest": "Largest"}
-BUILT_IN |= {"sums": "Sums", "treewalk": "TreeWalk"}
+BUILT_IN |= {"rows": "Rows", "sums": "Sums", "treewalk": "TreeWalk"}
 TASK_PARTS = ("tokenizer", "max_new_tokens", "prompts", "score")
 TEXT_TASK_PARTS = ("max_new_tokens", "stop", "texts", "reward")
 CHAT_TASK_PARTS = ("max_new_tokens", "messages", "reward")
