@@ -27,8 +27,9 @@ def is_own(name: str) -> bool:
 
 
 def short_name(name: str) -> str:
-    """What an objective is called in a figure: without the way to its file."""
-    return name.rpartition(":")[2].removesuffix(IN_PYTHON)
+    """The class of path/to/file.py:Class; other names, of tasks too, as they are."""
+    file, _, cls = name.removesuffix(IN_PYTHON).rpartition(":")
+    return cls if cls and (file.endswith(".py") or not file) else name
 
 
 def load_objective(name: str, **options: Any) -> Objective:
