@@ -6,7 +6,6 @@ a task is.  It is asked through `checked`, so that a wrong shape or number is to
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any
@@ -66,15 +65,9 @@ def described(objective: Objective) -> dict[str, Any]:
     for field in fields(objective):
         value = getattr(objective, field.name)
         if field.name != "name" and value != getattr(base, field.name, field.default):
-            options[field.name] = value if _is_json(value) else shown(value)
+            is_plain = value is None or isinstance(value, int | float | str)
+            options[field.name] = value if is_plain else shown(value)
     return {"objective": name, "objective_options": options}
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        return json.loads(json.dumps(value, allow_nan=False)) == value
-    except (TypeError, ValueError, RecursionError):
-        return False
 
 
 # -- checks ----------------------------------------------------------------------------------------
@@ -110,20 +103,19 @@ class _Checked(Objective):
         return _array("node_weights", super().node_weights(count), count.shape)
 
     def node_values(self, coefficients: Any, logp: Array, old: Array) -> tuple[Array, Array]:
-        found = _pair("node_values", super().node_values(coefficients, logp, old))
-        value, slope = (_array("node_values", x, logp.shape, finite=False) for x in found)
+        found = super().node_values(coefficients, logp, old)
+        value, slope = _array("node_values", found, (2, *logp.shape), finite=False)
         return value, slope
 
     def evaluate(
         self, coefficients: Coefficients, logp: Array, old: Array, ref: Array | None = None
     ) -> tuple[float, Array]:
         with self._told("evaluate"):
-            loss, dlogp = _pair("evaluate", super().evaluate(coefficients, logp, old, ref))
-            dlogp = _array("the derivative", dlogp, logp.shape, finite=False)
-            loss = float(_array("the loss", loss, (), finite=False))
-            given = [x[coefficients.tokens > 0] for x in (logp, old)]
-            if all(np.isfinite(x).all() for x in given):  # else training diverged
-                _array("the derivative", dlogp, logp.shape), _array("the loss", loss, ())
+            loss, dlogp = super().evaluate(coefficients, logp, old, ref)
+            change = (logp - old)[coefficients.tokens > 0]
+            finite = bool(np.isfinite(change).all())  # else training diverged
+            dlogp = _array("the derivative", dlogp, logp.shape, finite=finite)
+            loss = float(_array("the loss", loss, (), finite=finite))
             if (stray := np.flatnonzero((coefficients.tokens == 0) & (dlogp != 0))).size:
                 told = (
                     f"the derivative is {dlogp[stray[0]]} at node {stray[0]}, which has no tokens"
@@ -133,10 +125,8 @@ class _Checked(Objective):
 
     def metrics(self, *args: Any) -> dict[str, float]:
         with self._told("metrics"):
-            found = super().metrics(*args)
-            if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-                raise ValueError(f"it gave {shown(found)}: it must return a dict of numbers")
-            return {name: float(_array(name, x, (), finite=False)) for name, x in found.items()}
+            found = dict(super().metrics(*args))
+            return {str(k): float(_array(str(k), x, (), finite=False)) for k, x in found.items()}
 
     def _told(self, method: str) -> Any:
         cls = type(self).__mro__[2]  # the user's
@@ -157,9 +147,3 @@ def _array(what: str, found: Any, *shapes: tuple[int, ...], finite: bool = True)
         place = f" at {bad[0].tolist()}" if array.ndim else ""
         raise ValueError(f"{what} gave {array[tuple(bad[0])]}{place}: it must be finite")
     return array
-
-
-def _pair(what: str, found: Any) -> tuple[Any, Any]:
-    if not isinstance(found, tuple | list) or len(found) != 2:
-        raise ValueError(f"{what} gave {shown(found)}: it must return a pair")
-    return found[0], found[1]

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minigrpo.engine.divergence import DivergenceError
-from minigrpo.engine.optim import SGD, AdamW
+from minigrpo.engine.divergence import DivergenceError, diverging
+from minigrpo.engine.lanes import limited
+from minigrpo.engine.optim import SGD, AdamW, clip_gradient, learning_rate_at
 from minigrpo.engine.parameters import TransformerConfig
+from minigrpo.engine.parts import visit_parts
+from minigrpo.engine.plan import split_tree
 from minigrpo.objectives import Objective
 from minigrpo.runs.folder import TOKENIZER, load_run_checkpoint
-from minigrpo.runs.imitation import imitate
 from minigrpo.runs.memory import micro_batch_within
 from minigrpo.runs.own_objective import checked
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.stored_settings import hash_of_task, task_by_file
+from minigrpo.system.terminal import bar
 from minigrpo.system.user_code import shown
 from minigrpo.tasks import Task, draw_prompts, load_task, optional, pairs
 from minigrpo.trainer import TrainState
 from minigrpo.transformer import Transformer
+from minigrpo.tree import PrefixTree
 
 
 def make_policy(settings: TrainSettings, task: Task | None = None) -> tuple[Transformer, Task]:
@@ -96,6 +100,38 @@ def warm_start(
     s, n = settings, settings.warm_start_batch
     rest = s.warm_start_steps, s.warm_start_learning_rate, s.micro_batch_tokens, progress
     imitate(model, lambda: pairs(n, demonstrations(rng, n)), *rest)
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+@limited
+def imitate(
+    model: Transformer,
+    draw: Callable[[], Sequence[tuple[np.ndarray, np.ndarray]]],
+    steps: int,
+    learning_rate: float,
+    micro_batch_tokens: int = 1024,
+    progress: bool = False,
+) -> None:
+    """Supervised learning: each step minimises -mean log p(token) of what draw() demonstrates.
+
+    Raises DivergenceError if it diverges.
+    """
+    optimizer = AdamW(model.parameters)
+    for step in bar(range(steps), "warm start", "step", progress):
+        prompts, completions = zip(*draw(), strict=True)
+        tree = PrefixTree.from_groups(prompts, [[completion] for completion in completions])
+        c = -1.0 / max(tree.scored.sum(), 1)  # d loss / d logp
+
+        def visit(lane: Transformer, part: PrefixTree, _: Any, add: bool, c: float = c) -> None:
+            lane.forward(part)
+            lane.backward(np.where(part.scored, c, 0.0), add)
+
+        with diverging(f"warm-start step {step + 1}", lambda: "lower warm_start_learning_rate"):
+            visit_parts(model, split_tree(tree, micro_batch_tokens, model.lanes), visit)
+            clip_gradient(model.gradients, 1.0)
+            rate = learning_rate_at(step, steps, learning_rate, 20, "cosine")
+            optimizer.step(model.parameters, model.gradients, rate)
+            model.check_weights()
 
 
 def load_run(path: str | Path, **changes: Any) -> tuple[Transformer, Task, TrainSettings]:
