@@ -117,9 +117,9 @@ def test_whether_a_folder_is_being_written(tmp_path):
 
 
 def test_looks_are_rarer_where_drawing_takes_long(tmp_path, monkeypatch):
-    """At most a tenth of the time is taken from the training beside it."""
+    """At most a tenth of a core is taken from the training beside it."""
     lock, clock, waits = Lock(unborn(tmp_path)), iter([0.0, 2.0, 100.0, 100.1]), []
-    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(module.time, "process_time", lambda: next(clock))
 
     def wait(seconds):
         waits.append(seconds)

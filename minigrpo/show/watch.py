@@ -37,19 +37,19 @@ EVERY = 5  # seconds between looks at the run, and between those at the page
 def watch(folder: Path, file: Path, wait: Callable[[float], object] = time.sleep) -> str:
     """Write the page of a run each time it has gone on, until it has ended.   -> how it ended
 
-    It looks every 5 seconds, or more rarely where drawing would take more than a tenth of the time.
+    It looks every 5 seconds, or more rarely where drawing would take more than a tenth of a core.
     Raises ValueError if the folder holds no run, or one that was damaged.
     """
     seen, state, running = None, "", True
     while True:
-        started, locked = time.perf_counter(), is_locked(folder)  # before what it guards is read
+        started, locked = time.process_time(), is_locked(folder)  # before what it guards is read
         stats = [path.stat() for name in (METRICS, SAMPLES) if (path := folder / name).exists()]
         if seen != (seen := (locked, [(s.st_size, s.st_mtime_ns) for s in stats])):
             running, state, page = _page(folder, locked)
             write_output(file, page.encode())
         if not running:
             return state
-        wait(max(EVERY, 10 * (time.perf_counter() - started)))
+        wait(max(EVERY, 10 * (time.process_time() - started)))
 
 
 def _page(folder: Path, locked: bool) -> tuple[bool, str, str]:
