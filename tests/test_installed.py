@@ -122,6 +122,7 @@ def test_its_tests_run(sources):
         "no:cacheprovider",
         "tests/test_pull.py",
         "tests/test_benchmarks.py",
+        "-k=not checkout and not figure",  # which take long
     ]
     done = subprocess.run(
         command, cwd=sources, env=environment, capture_output=True, text=True, check=False

@@ -31,10 +31,9 @@ def run_demo(a: argparse.Namespace) -> None:
 def run_sample(a: argparse.Namespace) -> None:
     """Draw a group from a trained policy; without a task, a pretrained model continues a text."""
     from minigrpo.logs.groups import read_groups
-    from minigrpo.rewards import check_rewards
     from minigrpo.runs.train import sample_records
     from minigrpo.sampler import sample
-    from minigrpo.tasks import draw_prompts, sampling_limits
+    from minigrpo.tasks import Tokenised, draw_prompts, sampling_limits, score
 
     if a.model is not None:
         if a.path is not None:
@@ -43,13 +42,15 @@ def run_sample(a: argparse.Namespace) -> None:
         if a.task is None:
             return _sample_text(a)
     refuse(a, "max_new_tokens", "goes with --model alone: a task has its own limit")
+    refuse(a, "chat", "goes with --model alone: a task of messages needs no flag")
     model, task = policy(a)
     rng, limits = np.random.default_rng(a.seed), sampling_limits(task)
     given = a.prompt is not None
-    prompts = [task.tokenizer.encode(a.prompt)] if given else draw_prompts(task, rng, 1, "test")
+    encode = task.encode if isinstance(task, Tokenised) else task.tokenizer.encode
+    prompts = [encode(a.prompt)] if given else draw_prompts(task, rng, 1, "test")
     rollouts = sample(model, prompts, a.group_size, rng, temperature=a.temperature, **limits)
-    rewards = check_rewards(task.score(rollouts), rollouts.tree)
-    records = sample_records(rollouts, rewards, task, 0)
+    rewards, parts = score(task, rollouts)
+    records = sample_records(rollouts, rewards, task, 0, parts)
     groups = read_groups("\n".join(map(json.dumps, records)), unit="characters")
     _print_trees(groups, 1)
     _write_figure(groups, a.out)
@@ -67,7 +68,8 @@ def _sample_text(a: argparse.Namespace) -> None:
     model, tokenizer = load_model(a.model)
     limits = {"max_new_tokens": a.max_new_tokens or 64, "temperature": a.temperature}
     limits["eos"] = (tokenizer.eos, tokenizer.stops_at())
-    prompts, rng = [tokenizer.encode(a.prompt)], np.random.default_rng(a.seed)
+    encode = tokenizer.encode_chat if a.chat else tokenizer.encode
+    prompts, rng = [encode(a.prompt)], np.random.default_rng(a.seed)
     rollouts = sample(model, prompts, a.group_size, rng, **limits)
     tree = rollouts.tree
     logp = np.where(tree.paths >= 0, tree.on_tokens(rollouts.logp), 0).sum(1)
@@ -140,10 +142,9 @@ def _write_figure(groups: list, out: str | None) -> None:
 
 def run_equivalence(a: argparse.Namespace) -> int:
     """Theorem 1 on real rollouts.   -> exit code"""
-    from minigrpo.rewards import check_rewards
     from minigrpo.runs.policy import load_run, make_policy
     from minigrpo.sampler import sample
-    from minigrpo.tasks import draw_prompts, sampling_limits
+    from minigrpo.tasks import draw_prompts, sampling_limits, score
     from minigrpo.verify.equivalence import check_equivalence
 
     if a.group_size < 2:
@@ -159,7 +160,7 @@ def run_equivalence(a: argparse.Namespace) -> int:
         model, task = make_policy(settings)
     prompts = draw_prompts(task, rng, a.prompts)
     rollouts = sample(model, prompts, a.group_size, rng, **sampling_limits(task))
-    rewards = check_rewards(task.score(rollouts), rollouts.tree)
+    rewards, _ = score(task, rollouts)
     found = check_equivalence(model, rollouts, rewards, rng, beta=a.beta)
     equal = "" if found.informative else "all rewards are equal in every group, so "
     if equal and not a.beta:

@@ -162,6 +162,7 @@ FLAGS: dict[str, list[Flag]] = {
     "sample": [
         *POLICY,
         flag("--prompt", "default: a held-out problem of the task; a text where there is no task"),
+        flag("--chat", "a text is a user's message", action="store_const", const=True),
         flag("--max-new-tokens", "where there is no task (default: 64)", type=count),
         GROUP_SIZE,
         flag("--temperature", "of the samples", 1.0, type=amount),

@@ -74,12 +74,17 @@ class RunFolder:
             raise ValueError(f"{self.path} already holds a run: {way_out}")
         if not found:
             self._forget_what_is_no_run()
-        if resume:
-            stored = read_settings(self.path)
-            stored_settings.check_same(self.path, stored, settings)
-        else:
+        was = read_settings(self.path) if resume else None
+        if was is None:
             stored = stored_settings.with_task_file(settings)
-        if not (resume and (self.path / SETTINGS).exists()):
+        else:
+            stored = stored_settings.check_same(self.path, was, settings)
+        if stored != was:
+            for file in found:  # each then vouches for both, so that a kill may come at any moment
+                arrays, state = load_with_advice(file)
+                both = {"settings": stored, stored_settings.REPLACED: {"steps": was["steps"]}}
+                save_checkpoint(file, arrays, state | both)
+        if stored != was or not (self.path / SETTINGS).exists():
             write_atomically(self.path / SETTINGS, [stored_settings.signed(stored)])
         return stored
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from minigrpo.runs.folder import is_finite, read_metrics
 from minigrpo.runs.settings import MAY_CHANGE, TrainSettings
-from minigrpo.runs.stored_settings import read_settings
+from minigrpo.runs.stored_settings import read_settings, task_by_file
 from minigrpo.show.drawing import BLUE
 from minigrpo.show.fonts import printed
 from minigrpo.show.plots import learning_curves, running_mean, unit
@@ -49,6 +49,7 @@ def compare_runs(
     a run without the metric, and labels that are not as many as the lines, or not all different.
     """
     ignored = {"seed", "checkpoint_every", "log_samples_every", "task_file", *TASK}
+    ignored |= {"data_file"}
     ignored |= set() if key == "step_time" else set(MAY_CHANGE)
     ignored |= set() if key.startswith("eval/") else {"eval_every", "eval_prompts"}
     settings_of: dict[str | Path, dict] = {}
@@ -132,7 +133,7 @@ def _resolved(settings: Mapping[str, Any], name: str, by_file: bool) -> Any:
         return f"{settings['task_file']}:{settings['task'].rpartition(':')[2]}"
     if name == "task_options" and settings["task"] in BUILT_IN:
         with suppress(ValueError, TypeError):  # as of options that this version does not know
-            return vars(find_task(settings["task"], **settings[name]))
+            return vars(find_task(settings["task"], **task_by_file(settings)[name]))
     return settings[name]
 
 
