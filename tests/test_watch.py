@@ -15,7 +15,6 @@ from test_cli import run  # noqa: F401
 from test_cli_errors import one_line
 from test_figures_of_runs import make_run
 
-from minigrpo.runs.warning_signs import warning_sign
 from minigrpo.show import watch as module
 from minigrpo.show.watch import watch
 from minigrpo.system.files import Lock, is_locked
@@ -154,17 +153,15 @@ def test_the_newest_group_that_teaches_something(tmp_path):
     ]
 
 
-def test_warnings_are_those_that_training_gives(tmp_path):
-    dead = [json.loads(step(i)) for i in range(1, 12)]
-    said = warning_sign(dead[:10])[1]
-    for history in (dead, [{"step": 0, "eval/prompts": 5}, *dead], dead * 200):
-        assert module._signs(history) == [said]
-    assert module._signs([]) == module._signs(dead[:9]) == []
-    assert module._signs([{"step": i, "reward": 1.0} for i in range(12)]) == []  # an old run
-    folder = unborn(tmp_path, steps=11)
-    (folder / "metrics.jsonl").write_text("".join(map(step, range(1, 12))))
-    page = module._page(folder, False)[2]
-    assert f"Warning: {said}" in Parsed(page).text
+def test_warnings_are_those_that_training_gives(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_image", lambda figure, about: about)
+    folder = unborn(tmp_path, steps=999)
+    for number, dead in ((9, 1.0), (11, 1.0), (11, 0.0), (600, 1.0)):
+        lines = [step(i, frac_reward_zero_std=dead) for i in range(1, number + 1)]
+        (folder / "metrics.jsonl").write_text("".join(lines))
+        told = Parsed(module._page(folder, False)[2]).text
+        assert told.count("Warning:") == (number > 9 and dead)
+        assert ("Warning: all completions of every prompt" in told) == (number > 9 and dead)
 
 
 def test_nothing_in_the_page_comes_from_elsewhere_or_from_a_user(tmp_path):
