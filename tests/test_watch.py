@@ -80,9 +80,9 @@ def test_the_page_follows_a_run_until_it_has_ended(tmp_path, monkeypatch):
         seen.append((file.stat().st_ino, file.read_text(encoding="utf-8")))
         changes[len(seen) - 1]()
 
-    assert watch(folder, file, wait) == "Finished: step 2 of 2"
-    states = [re.search(r"<title>(.*)</title>", page)[1] for _, page in seen]
     waiting, first = "Running: no step has been finished yet", "Running: step 1 of 2"
+    assert [*watch(folder, file, wait)] == [waiting, first, first, "Finished: step 2 of 2"]
+    states = [re.search(r"<title>(.*)</title>", page)[1] for _, page in seen]
     assert states == [waiting, first, first, first]
     assert [a == b for (a, _), (b, _) in pairwise(seen)] == [False, True, False]
     assert all("seconds = 5," in page for _, page in seen)
@@ -126,7 +126,7 @@ def test_looks_are_rarer_where_drawing_takes_long(tmp_path, monkeypatch):
             lock.release()
             monkeypatch.undo()
 
-    watch(tmp_path / "run", tmp_path / "page.html", wait)
+    assert len([*watch(tmp_path / "run", tmp_path / "page.html", wait)]) == 2
     assert waits == [20, 5]
 
 
@@ -236,11 +236,13 @@ def test_refusals(flags, message, run, tmp_path):
     assert message in one_line(run("plot", folder, *flags, "--watch"))
     assert "--watch shows one run in one page" in one_line(run("plot", folder, folder, "--watch"))
     assert "holds no run" in one_line(run("plot", tmp_path / "none", "--watch"))
+    (folder / "metrics.jsonl").write_text("5\n")
+    assert "metrics.jsonl holds 5" in one_line(run("plot", folder, "--watch"))
     assert not list(tmp_path.rglob("*.html"))
 
 
 def test_ctrl_c_leaves_the_page(run, tmp_path, monkeypatch):
-    folder, file = unborn(tmp_path), tmp_path / "new.html"
+    folder, file = unborn(tmp_path), tmp_path / "new" / "page.html"
     lock = Lock(folder)
 
     def interrupted(seconds):

@@ -79,8 +79,8 @@ def compare_runs(
     names = _line_names([line for line, _ in lines])
     if labels is not None:
         if len(labels) != len(lines):
-            told = "; ".join(" ".join(name.split("\n")) for name in names)
-            raise ValueError(f"{len(labels)} labels for {len(lines)} lines, in this order: {told}")
+            counts = f"labels: {len(labels)} given, {len(lines)} wanted"
+            raise ValueError(f"{counts}, one for each line: {visible('; '.join(names))}")
         names = [printed(label, 60) for label in labels]
         if not all(names) or len(set(names)) < len(names):
             raise ValueError("labels must be texts that differ within their first 60 columns")

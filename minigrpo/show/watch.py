@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from html import escape
@@ -33,22 +33,23 @@ from minigrpo.system.text import visible
 EVERY = 5  # seconds between looks at the run, and between those at the page
 
 
-def watch(folder: Path, file: Path, wait: Callable[[float], object] = time.sleep) -> str:
-    """Write the page of a run each time it has gone on, until it has ended.   -> how it ended
+def watch(folder: Path, file: Path, wait: Callable[[float], object] = time.sleep) -> Iterator[str]:
+    """Draw the page of a run each time it has gone on, until it has ended.   -> how far it came
 
     It looks every 5 seconds, or more rarely where drawing would take more than a tenth of a core.
     Raises ValueError if the folder holds no run, or one that was damaged.
     """
-    seen, state, running = None, "", True
-    while True:
+    seen, running = None, True
+    while running:
         started, locked = time.process_time(), is_locked(folder)  # before what it guards is read
         stats = [path.stat() for name in (METRICS, SAMPLES) if (path := folder / name).exists()]
         if seen != (seen := (locked, [(s.st_size, s.st_mtime_ns) for s in stats])):
             running, state, page = _page(folder, locked)
+            file.parent.mkdir(parents=True, exist_ok=True)
             write_output(file, page.encode())
-        if not running:
-            return state
-        wait(max(EVERY, 10 * (time.process_time() - started)))
+            yield state
+        if running:
+            wait(max(EVERY, 10 * (time.process_time() - started)))
 
 
 def _page(folder: Path, locked: bool) -> tuple[bool, str, str]:
@@ -97,7 +98,7 @@ def _tree(folder: Path) -> str:
     dicts = [r for r in records if isinstance(r, dict)]
     groups = [[*g] for _, g in groupby(dicts, lambda r: (r.get("step"), r.get("group")))]
     if not groups:
-        return "<p>No completions have been written down yet.</p>"
+        return "<p>No completions have been written down (see --log-samples-every).</p>"
     alive = [g for g in groups if len({str(r.get("reward")) for r in g}) > 1]
     group = read_groups("\n".join(map(json.dumps, (alive or groups)[-1])))[0]
     title = f"A group of step {group.step}" + " (all groups here are dead)" * (not alive)
