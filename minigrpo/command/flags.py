@@ -213,11 +213,7 @@ FLAGS: dict[str, list[Flag]] = {
     "exercises": [flag("--out", "where to write them", "exercises", metavar="FOLDER")],
     "plot": [
         flag("path", "folders of runs of one task", metavar="RUN", nargs="+"),
-        flag(
-            "--out",
-            "default: metrics.png (or .svg) in the first folder, or watch.html",
-            metavar="FILE",
-        ),
+        flag("--out", ".png or .svg (default: metrics.png, or watch.html, in RUN)", metavar="FILE"),
         flag("--key", "one metric (default: reward; of one run, the usual ones)"),
         flag("--smooth", "draw running means of the last N values", type=count, metavar="N"),
         flag("--label", "a name for each line, in order", action="append", metavar="NAME"),
