@@ -148,8 +148,20 @@ FLAGS: dict[str, list[Flag]] = {
     "train": [
         *map(setting, fields(TrainSettings)),
         flag("--out", "write settings, metrics, samples and checkpoints here", metavar="FOLDER"),
-        flag("--resume", "go on with the run in this folder, to the same bits", metavar="FOLDER"),
+        flag("--resume", "go on with this run, to the same bits; or to --steps", metavar="FOLDER"),
         flag("--profile", "print where the time of the steps went", action="store_true"),
+    ],
+    "sweep": [
+        *map(setting, fields(TrainSettings)),
+        flag("--grid", "of a flag, or task-option.n=1,2", action="append", metavar="NAME=V1,V2"),
+        flag("--seeds", "runs of each setting, from --seed on", 1, type=whole(1, 10**4)),
+        flag("--out", "a folder for the folders of the runs", required=True, metavar="FOLDER"),
+        PROCESSES,
+    ],
+    "table": [
+        flag("path", "folders of runs, or that hold such", metavar="RUN", nargs="+"),
+        flag("--out", "write a row per run, as CSV", metavar="FILE"),
+        flag("--all", "all settings in the CSV, not only those that differ", action="store_true"),
     ],
     "evaluate": [
         *POLICY,
@@ -234,6 +246,9 @@ PURPOSES = {
     "λ-GRPO, report.html",
     "train": "train a policy: a supervised warm start if the task brings demonstrations, then the "
     "objective",
+    "sweep": "train a grid of settings times seeds in parallel: the same command goes on with it, "
+    "and extends it with more --steps",
+    "table": "a table over runs: means over seeds, and with --out a row per run as CSV",
     "evaluate": "measure a trained policy: greedy pass@1 and unbiased pass@k on held-out problems",
     "sample": "sample a group from a trained policy and draw it: the tree, |λ|, R̂ and Â",
     "pull": "fetch a pretrained language model once, verified, into the cache folder: smollm2",

@@ -244,10 +244,15 @@ def check_records(folder: str | Path, name: str) -> int:
         return check_records(folder, name)  # a run that goes on has removed that checkpoint by now
 
 
+class NoStepYet(ValueError):
+    """A run has no metrics yet."""
+
+
 def read_metrics(path: str | Path, before: bool = False) -> list[dict[str, Any]]:
     """The metrics of a run's steps, if asked with the evaluation before the first.
 
-    Raises ValueError if it has not taken a step, or if what its checkpoint vouches for was changed.
+    Raises NoStepYet if it has not taken a step, or ValueError if what its checkpoint vouches for
+    was changed.
     """
     check_records(path, METRICS)
     file = Path(path) / METRICS
@@ -257,7 +262,7 @@ def read_metrics(path: str | Path, before: bool = False) -> list[dict[str, Any]]
             what = f"holds {record!r:.60}, which is not the metrics of a step"
             raise ValueError(f"{file} {what}: take that line out")
     if not any("loss" in record for record in records):
-        raise ValueError(f"{path} has no metrics: its run has not taken a step yet")
+        raise NoStepYet(f"{path} has no metrics: its run has not taken a step yet")
     return [record for record in records if before or "loss" in record]
 
 
