@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,16 +113,20 @@ def restore_policy(
     config, tokenizer = TransformerConfig(**state["config"]), None
     model = Transformer(config, None, settings.backend, settings.dtype)
     if settings.model is not None:
-        from minigrpo.models import TextTokenizer
+        from minigrpo.models.text_tokenizer import ChatTemplate, TextTokenizer
 
         file = folder / TOKENIZER
         tokenizer = TextTokenizer.from_file(file, config.vocab_size, state["eos"])
+        tokenizer = replace(tokenizer, chat=ChatTemplate(*state.get("chat", ())))
     task = task or make_task(settings, tokenizer)
     was, now = state["task"], type(task).__qualname__
     if now != was:
         raise ValueError(f"{folder} was trained on a task of class {was}, not {now}: give that one")
     if state["task_sha256"] not in (None, hash_of_task(settings.task)):
         file = settings.task.rpartition(":")[0]
+        print(f"note: {file} is not what it was when {folder} was trained", file=sys.stderr)
+    if state.get("data_sha256") not in (None, optional(task, "data_sha256")):
+        file = optional(task, "file", "its data")
         print(f"note: {file} is not what it was when {folder} was trained", file=sys.stderr)
     if tokenizer is None and task.tokenizer.vocab_size != config.vocab_size:
         what = f"{folder} holds a model with a vocabulary of {config.vocab_size}"

@@ -18,7 +18,7 @@ REPLACED = "replaced_settings"  # in a checkpoint of a run that was resumed with
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """The settings that a run was started with, with `task_file` for a task of the user's.
+    """The settings that a run was started with, with `task_file` and `data_file` if it has some.
 
     They are those of settings.json, or where that is gone of the newest checkpoint.  Raises
     ValueError if the folder holds none, or others than its newest checkpoint.
@@ -37,15 +37,17 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 def task_by_file(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Stored settings to load the task with: a user's file is where it was when the run began.
+    """Stored settings to load the task with: a user's files are where they were at the run's start.
 
-    If it is gone, it is taken as it was called, from the current folder.
+    What is gone is taken as it was called, from the current folder.
     """
-    stored = dict(stored)
-    was = stored.pop("task_file", None)
+    stored, options = dict(stored), dict(stored.get("task_options") or {})
+    was, data = (stored.pop(name, None) for name in ("task_file", "data_file"))
     called, _, cls = stored.get("task", "").rpartition(":")
     if was and (Path(was).is_file() or not Path(called).is_file()):
         stored["task"] = f"{was}:{cls}"
+    if data and (Path(data).is_file() or not Path(options["file"]).is_file()):
+        stored["task_options"] = options | {"file": data}
     return stored
 
 
@@ -84,6 +86,8 @@ def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -
     given, fixed = _as_json(given), {*given} - {*MAY_CHANGE, "task", "steps"}
     fixed |= {"steps"} if stored.get("schedule") == "cosine" else set()
     changed = [name for name in given if name in fixed and stored.get(name) != given[name]]
+    if "data_file" in stored and given.get("task_options") == task_by_file(stored)["task_options"]:
+        changed.remove("task_options")  # the same, but for how the file is called
     was, now = stored.get("task"), given.get("task")
     same_class = str(was).rpartition(":")[2] == str(now).rpartition(":")[2]
     moved = "task_file" in stored and not Path(stored["task_file"]).exists() and same_class
@@ -104,10 +108,12 @@ def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -
 
 
 def with_task_file(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON gives them back, and where a user's task is, for who loads it elsewhere."""
+    """Settings as JSON gives them back, and where a user's task and the table of `rows` are."""
     stored = _as_json(settings)
     name, colon, _ = stored.get("task", "").rpartition(":")
-    return stored | ({"task_file": str(Path(name).expanduser().resolve())} if colon else {})
+    file = stored["task_options"].get("file") if stored.get("task") == "rows" else None
+    found = {"task_file": name if colon else "", "data_file": file if type(file) is str else ""}
+    return stored | {k: str(Path(f).expanduser().resolve()) for k, f in found.items() if f}
 
 
 def hash_of_task(task: str) -> str | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from minigrpo.rewards import numbers
 from minigrpo.system.user_code import shown
-from minigrpo.tasks.task import Tokenizer
+from minigrpo.tasks.task import Tokenizer, has_parts
 
 
 @dataclass(frozen=True)
@@ -62,24 +62,28 @@ class CharTokenizer:
 
 
 def score_texts(
-    rollouts: Any, tokenizer: Tokenizer, reward: Callable[[str, str], float]
-) -> np.ndarray:
+    rollouts: Any, tokenizer: Tokenizer, reward: Callable[[str, str], float | dict[str, float]]
+) -> np.ndarray | dict[str, np.ndarray]:
     """Outcome rewards by text: reward(prompt, completion), once per distinct pair.  -> (B,) float
+
+    Where reward gives a dict of named parts, the parts, (B,) each.
 
     rollouts needs `prompts` (G arrays) and `completions` (G lists of arrays).  A completion that
     the length limit cut is judged by what is there.  Raises ValueError, naming prompt and
-    completion, for a reward that is not a finite number.
+    completion, for a reward or part that is not a finite number, and for other parts than before.
     """
-    known: dict[tuple[str, str], float] = {}
-    rewards: list[float] = []
+    known: dict[tuple[str, str], dict[str, float]] = {}
+    rewards: list[dict[str, float]] = []
     for prompt, group in zip(rollouts.prompts, rollouts.completions, strict=True):
         text = prompt_text(tokenizer, prompt)
         for completion in group:
             pair = text, tokenizer.decode(completion)
             if pair not in known:
-                known[pair] = _finite_reward(reward, *pair)
+                known[pair] = _parts(reward, pair, rewards[0] if rewards else None)
             rewards.append(known[pair])
-    return np.array(rewards, dtype=np.float64)
+    names = rewards[0] if rewards else {"": 0.0}
+    parts = {name: np.array([r[name] for r in rewards], dtype=np.float64) for name in names}
+    return parts.get("", parts)
 
 
 def prompt_text(tokenizer: Tokenizer, prompt: np.ndarray) -> str:
@@ -91,19 +95,30 @@ def prompt_text(tokenizer: Tokenizer, prompt: np.ndarray) -> str:
     return "<eos>".join(tokenizer.decode(piece[i > 0 :]) for i, piece in enumerate(pieces))
 
 
-def _finite_reward(reward: Callable[[str, str], float], prompt: str, completion: str) -> float:
-    pair = f"completion {shown(completion)} to prompt {shown(prompt)}"
+def _parts(
+    reward: Callable[[str, str], Any], pair: tuple[str, str], first: dict[str, float] | None
+) -> dict[str, float]:
+    """A reward by its named parts; a plain number is a part without a name.   first: of another"""
+    of = f"the reward of completion {shown(pair[1])} to prompt {shown(pair[0])}"
     try:
-        value = reward(prompt, completion)
+        value = reward(*pair)
     except BaseException as error:
-        error.add_note(f"at {pair}")
+        error.add_note(f"at {of.removeprefix('the reward of ')}")
         raise
-    number = math.nan
-    with suppress(ValueError):
-        number = float(numbers([value], 1, "rewards")[0])
-    if not math.isfinite(number):
-        raise ValueError(f"the reward of {pair} is {shown(value)}: return a finite number")
-    return number
+    parts = value if has_parts(value, of) else {"": value}
+    if first is not None and parts.keys() != first.keys():
+        told = f"{of} is {shown(value)}, that of another completion had"
+        had = f"the parts {', '.join(first)}" if "" not in first else "no parts"
+        raise ValueError(f"{told} {had}: return the same parts for all")
+    found = {}
+    for name, part in parts.items():
+        found[name] = math.nan
+        with suppress(ValueError):
+            found[name] = float(numbers([part], 1, "rewards")[0])
+        if not math.isfinite(found[name]):
+            which = f"part {name} of " if name else ""
+            raise ValueError(f"{which}{of} is {shown(part)}: return a finite number")
+    return found
 
 
 # -- options ---------------------------------------------------------------------------------------
