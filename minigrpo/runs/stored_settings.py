@@ -99,7 +99,7 @@ def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -
         )
         way_out = "resume it as it was, or start another with --out"
         if changed == ["steps"]:
-            way_out = f"a cosine is over then; train on with --out and --init {folder}"
+            way_out = f"its cosine ends there, so train on with --init {folder} --out ANOTHER"
         raise ValueError(f"the run in {folder} has other settings ({told}): {way_out}")
     steps, taken = given.get("steps", stored.get("steps")), steps_taken(folder)
     if steps != stored.get("steps") and steps <= taken:
