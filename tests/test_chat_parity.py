@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 transformers = pytest.importorskip(
@@ -20,12 +19,11 @@ pytest.importorskip("gguf", reason="language models need the extra lm")
 pytest.importorskip("safetensors", reason="language models need the extra lm")
 pytest.importorskip("jinja2", reason="chat templates need the extra lm")
 from chat_templates import CONVERSATIONS, TEMPLATES
-from test_prompts import SPECIAL, byte_level, metaspace, model_for, sentencepiece
+from test_prompts import byte_level, metaspace, model_for, sentencepiece
 from transformers.utils import chat_template_utils
 
-from minigrpo.models import load_model, load_tokenizer, save_hugging_face
+from minigrpo.models import load_tokenizer, save_hugging_face
 from minigrpo.models.text_tokenizer import TODAY
-from minigrpo.sampler import sample
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other packages warn about is not ours
 TOKENIZERS = {"byte level": byte_level, "sentencepiece": sentencepiece, "metaspace": metaspace}

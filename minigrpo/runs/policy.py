@@ -14,12 +14,13 @@ from minigrpo.engine.divergence import DivergenceError
 from minigrpo.engine.optim import SGD, AdamW
 from minigrpo.engine.parameters import TransformerConfig
 from minigrpo.runs.folder import TOKENIZER, load_run_checkpoint
+from minigrpo.runs.imitation import imitate
 from minigrpo.runs.memory import micro_batch_within
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.stored_settings import hash_of_task, task_by_file
 from minigrpo.system.user_code import shown
 from minigrpo.tasks import Task, draw_prompts, load_task, optional, pairs
-from minigrpo.trainer import TrainState, imitate
+from minigrpo.trainer import TrainState
 from minigrpo.transformer import Transformer
 
 

@@ -28,7 +28,15 @@ from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.warning_signs import warning_sign
 from minigrpo.system.signals import stopping_between_steps
 from minigrpo.system.terminal import bar, say
-from minigrpo.tasks import Task, draw_prompts, optional, prompt_text, sampling_limits, score
+from minigrpo.tasks import (
+    Task,
+    draw_prompts,
+    optional,
+    process_rewards_of,
+    prompt_text,
+    sampling_limits,
+    score,
+)
 from minigrpo.trainer import Step, TrainState, grpo_step
 from minigrpo.transformer import Transformer
 from minigrpo.tree import Rollouts
@@ -109,7 +117,8 @@ def train_step(
 
     prompts = draw_prompts(task, state.rng, s.prompts_per_step)
     rate = learning_rate_at(state.step, s.steps, s.learning_rate, s.warmup_steps, s.schedule)
-    step = grpo_step(state, prompts, outcome, rate, sampling_limits(task))
+    own = process_rewards_of(task) if state.objective.process_weight else None
+    step = grpo_step(state, prompts, outcome, rate, sampling_limits(task), own)
     for name, values in parts.items():
         step.metrics[f"rewards/{name}/mean"] = float(values.mean())
         step.metrics[f"rewards/{name}/std"] = float(values.std(ddof=min(1, len(values) - 1)))
