@@ -122,7 +122,7 @@ def test_every_point_has_the_same_seeds_and_a_readable_folder(swept):
         for seed in (0, 1)
     ]
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
-    assert "8 runs, of which 0 are finished" in printed
+    assert "0 of 8 runs are finished" in printed
     assert f"minigrpo table {out} --out runs.csv" in printed and f"plot {out}/*/" in printed
 
 
@@ -142,7 +142,7 @@ def test_finished_runs_are_not_run_again_and_others_go_on(here, jobs, run):
     whole = {folder: bits(folder) for folder in jobs}
     jobs.clear()
     code, printed, _ = run(*command)
-    assert (code, jobs) == (0, []) and "4 runs, of which 4 are finished" in printed
+    assert (code, jobs) == (0, []) and "4 of 4 runs are finished" in printed
     half, new = "s/objective=grpo,seed=1", "s/objective=rloo,seed=0"
     checkpoints(half)[-1].unlink()
     shutil.rmtree(new)
@@ -203,6 +203,7 @@ BAD = {
     "objective=grpo,grpo": "--grid has the same settings twice",
     "objective=grpo,gppo": "unknown objective 'gppo'",
     "task=treewalk,nothing": "there is no task 'nothing'",
+    "task=treewalk,largest": "task 'largest' has no option 'depth'",
     "steps=4,8": "steps is given twice",
     "task_option.m=1": "task 'treewalk' has no option 'm'",
     "task_option.depth=3": "task_option.depth is given twice",

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from minigrpo.command.flags import setting
 from minigrpo.command.policies import settings_of
 from minigrpo.runs.checkpoint import checkpoints, steps_taken
+from minigrpo.runs.policy import make_task
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.stored_settings import check_same, read_settings
 from minigrpo.system.files import write_output
@@ -35,10 +36,11 @@ def run_sweep(a: argparse.Namespace) -> int:
     for folder in filter(checkpoints, runs):
         check_same(folder, read_settings(folder), asdict(runs[folder]))
     left = [f for f, s in runs.items() if not checkpoints(f) or steps_taken(f) != s.steps]
-    print(f"{len(runs)} runs, of which {len(runs) - len(left)} are finished", flush=True)
+    print(f"{len(runs) - len(left)} of {len(runs)} runs are finished", flush=True)
     jobs = [{"settings": asdict(runs[folder]), "folder": str(folder)} for folder in left]
     told = zip(left, run_jobs(train_one, jobs, title="sweep", processes=a.processes), strict=True)
-    print(table_text([read_run(folder) for folder in filter(checkpoints, runs)]))
+    if rows := [read_run(folder) for folder in filter(checkpoints, runs)]:
+        print(table_text(rows))
     for line in (failed := [f"FAILED {folder}: {why}" for folder, why in told if why]):
         print(visible(line))
     out = quoted(a.out)
@@ -58,28 +60,29 @@ def _planned(a: argparse.Namespace) -> dict[Path, TrainSettings]:
         flags.add_argument(name, **options)
     for name, _, values in (text.partition("=") for text in a.grid or []):
         name, dot, option = name.replace("-", "_").replace("options.", "option.").partition(".")
-        given = getattr(a, name + "s" * bool(dot), None)
-        if name + dot + option in grid or (option in dict(given or []) if dot else given):
-            raise ValueError(f"{name + dot + option} is given twice: once is enough, as --grid")
-        grid[name + dot + option] = re.split(r",(?![^\[{]*[\]}])", values)  # [1,2] is one value
-    for values in product(*grid.values()):
-        point = dict(zip(grid, values, strict=True))
-        parts = [(*name.partition("."), value) for name, value in point.items()]
-        words = [
-            f"--{n.replace('_', '-')}={dot and option + '='}{v}" for n, dot, option, v in parts
-        ]
+        given, key = getattr(a, name + "s" * bool(dot), None), name + dot + option
+        if key in grid or (option in dict(given or []) if dot else given):
+            raise ValueError(f"{key} is given twice: once is enough, as --grid")
+        word = f"--{name.replace('_', '-')}={dot and option + '='}"
+        values = re.split(r",(?![^\[{]*[\]}])", values)  # [1,2] is one value
+        grid[key] = [(word + value, value) for value in values]
+    for chosen in product(*grid.values()):
+        words, point = [word for word, _ in chosen], [value for _, value in chosen]
         one = flags.parse_args(words, argparse.Namespace(**vars(a), resume=None))
         settings = settings_of(one)
+        if settings.model is None:
+            make_task(settings)  # refuses now what each of the runs would refuse
         for seed in range(settings.seed, settings.seed + a.seeds):
-            runs[Path(a.out) / _name(point | {"seed": seed})] = replace(settings, seed=seed)
+            name = _name([*zip(grid, point, strict=True), ("seed", seed)])
+            runs[Path(a.out) / name] = replace(settings, seed=seed)
     if len(set(map(repr, runs.values()))) < a.seeds * len(list(product(*grid.values()))):
         raise ValueError("--grid has the same settings twice: leave one out")
     return runs
 
 
-def _name(point: dict[str, Any]) -> str:
+def _name(point: list[tuple[str, Any]]) -> str:
     """A name for a folder: readable, the same for the same values, and another for others."""
-    text = ",".join(f"{name}={value}" for name, value in point.items())
+    text = ",".join(f"{name}={value}" for name, value in point)
     name = re.sub(r"[^\w.,=+-]+", "_", text, flags=re.ASCII)[:150]
     return name if name == text else f"{name}-{zlib.crc32(text.encode()):08x}"
 

@@ -89,15 +89,13 @@ class _Lines:
         self.shown = "".join(f", {name} {value}" for name, value in shown.items())
 
     def __iter__(self) -> Iterator[Any]:
-        from tqdm import tqdm
-
         start, due = monotonic(), monotonic() + FIRST
         for done, item in enumerate(self.items, self.initial + 1):
             yield item
             if (now := monotonic()) >= due and done < self.total:
                 left = (now - start) / (done - self.initial) * (self.total - done)
                 told = f"{self.what} {done} of {self.total}{self.shown}"
-                tell(f"{told}, {tqdm.format_interval(left)} left")
+                tell(f"{told}, {left / 60:.1f} min left")
                 due = now + EVERY
 
 
