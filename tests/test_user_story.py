@@ -138,7 +138,7 @@ def test_with_a_language_model_and_a_table_of_problems(minigrpo, tmp_path, monke
     monkeypatch.setattr(parallel, "run_jobs", serial)
     save_hugging_face(*make(), tmp_path / "model")
     (tmp_path / "problems.csv").write_text(PROBLEMS, encoding="utf-8")
-    task = "--model model --task rows --task-option file=problems.csv"
+    task = f"--model model --task rows --task-option file={tmp_path / 'problems.csv'}"
     for option in ("prompt={question}=", "answer=answer", "split=split", "max_new_tokens=3"):
         task += f" --task-option {option}"
     sizes = "--group-size 4 --prompts-per-step 2 --eval-every 2 --eval-prompts 2"

@@ -138,6 +138,7 @@ POLICY = [
 TREE_FILE = """JSON, JSON lines, CSV, TSV or Parquet, or - for standard input:
 {"completions": ["ab", "ac"], "rewards": [1, 0]};
 also a log of TRL, verl, open-instruct, ms-swift or prime-rl, or a folder of logs"""
+GRID = "values for a flag of train (task-option.n=1,2: for an option); may be repeated"
 UNITS = "auto", "characters", "words"
 FLAGS: dict[str, list[Flag]] = {
     "demo": [
@@ -148,15 +149,15 @@ FLAGS: dict[str, list[Flag]] = {
     "train": [
         *map(setting, fields(TrainSettings)),
         flag("--out", "write settings, metrics, samples and checkpoints here", metavar="FOLDER"),
-        flag("--resume", "go on with this run, to the same bits; or to --steps", metavar="FOLDER"),
+        flag("--resume", "go on with a run, to the same bits; to more --steps", metavar="FOLDER"),
         flag("--profile", "print where the time of the steps went", action="store_true"),
     ],
     "sweep": [
-        *map(setting, fields(TrainSettings)),
-        flag("--grid", "of a flag, or task-option.n=1,2", action="append", metavar="NAME=V1,V2"),
+        flag("--grid", GRID, action="append", metavar="NAME=V1,V2"),
         flag("--seeds", "runs of each setting, from --seed on", 1, type=whole(1, 10**4)),
         flag("--out", "a folder for the folders of the runs", required=True, metavar="FOLDER"),
         PROCESSES,
+        *map(setting, fields(TrainSettings)),
     ],
     "table": [
         flag("path", "folders of runs, or that hold such", metavar="RUN", nargs="+"),

@@ -70,8 +70,9 @@ def _planned(a: argparse.Namespace) -> dict[Path, TrainSettings]:
         words, point = [word for word, _ in chosen], [value for _, value in chosen]
         one = flags.parse_args(words, argparse.Namespace(**vars(a), resume=None))
         settings = settings_of(one)
+        settings.make_objective()  # what each of the runs would refuse is refused now
         if settings.model is None:
-            make_task(settings)  # refuses now what each of the runs would refuse
+            make_task(settings)
         for seed in range(settings.seed, settings.seed + a.seeds):
             name = _name([*zip(grid, point, strict=True), ("seed", seed)])
             runs[Path(a.out) / name] = replace(settings, seed=seed)

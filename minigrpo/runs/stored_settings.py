@@ -85,9 +85,9 @@ def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -
     """
     given, fixed = _as_json(given), {*given} - {*MAY_CHANGE, "task", "steps"}
     fixed |= {"steps"} if stored.get("schedule") == "cosine" else set()
-    changed = [name for name in given if name in fixed and stored.get(name) != given[name]]
     if "data_file" in stored and given.get("task_options") == task_by_file(stored)["task_options"]:
-        changed.remove("task_options")  # the same, but for how the file is called
+        fixed.remove("task_options")  # the same, but for how the file is called
+    changed = [name for name in given if name in fixed and stored.get(name) != given[name]]
     was, now = stored.get("task"), given.get("task")
     same_class = str(was).rpartition(":")[2] == str(now).rpartition(":")[2]
     moved = "task_file" in stored and not Path(stored["task_file"]).exists() and same_class
