@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from minigrpo.engine.lanes import limit_again, limited
-from minigrpo.rewards import numbers
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.system.terminal import bar
+from minigrpo.system.user_code import numbers
 from minigrpo.tasks import Task, draw_prompts, optional, sampling_limits, score
 from minigrpo.transformer import Transformer
 

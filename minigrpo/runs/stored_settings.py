@@ -10,10 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from minigrpo.runs.checkpoint import checkpoints, load_with_advice, unchecked_state
+from minigrpo.runs.checkpoint import checkpoints, load_with_advice, steps_taken, unchecked_state
 from minigrpo.runs.settings import MAY_CHANGE
 
 SETTINGS = "settings.json"
+REPLACED = "replaced_settings"  # in a checkpoint of a run that was resumed with other steps
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -67,8 +68,12 @@ def settings_file(folder: Path) -> dict[str, Any]:
 
 
 def check_settings(file: Path, stored: dict[str, Any], state: dict[str, Any]) -> None:
-    """Refuse settings that are not those in the state of a checkpoint beside them."""
-    if stored == state.get("settings"):
+    """Refuse settings that are not those in the state of a checkpoint beside them.
+
+    The steps may be those before the run was resumed with others, if that was cut short.
+    """
+    own = state.get("settings")
+    if stored == own or (isinstance(own, dict) and stored == own | state.get(REPLACED, {})):
         return
     other = load_with_advice(file)[1]["settings"]  # if it is damaged, that is the reason
     differ = sorted(key for key in stored | other if stored.get(key) != other.get(key))
@@ -76,9 +81,12 @@ def check_settings(file: Path, stored: dict[str, Any], state: dict[str, Any]) ->
     raise ValueError(f"{file.parent / SETTINGS} and {file.name} {what}")
 
 
-def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run under other settings, but for those that say where it computes."""
-    given, fixed = _as_json(given), {*given} - {*MAY_CHANGE, "task"}
+def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuse to go on with a run under other settings, but for those that say where it computes.
+
+    -> the settings to go on with: the stored ones, with the steps that were given
+    """
+    given, fixed = _as_json(given), {*given} - {*MAY_CHANGE, "task", "steps"}
     changed = [name for name in given if name in fixed and stored.get(name) != given[name]]
     found = (task_by_file(s).get("task_options") for s in (stored, with_task_file(given)))
     if "task_options" in changed and next(found) == next(found):
@@ -94,6 +102,21 @@ def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -
         )
         way_out = "resume it as it was, or start another with --out"
         raise ValueError(f"the run in {folder} has other settings ({told}): {way_out}")
+    return stored | {"steps": _check_steps(folder, stored, given.get("steps"))}
+
+
+def _check_steps(folder: Path, stored: dict[str, Any], steps: Any) -> Any:
+    """The steps to go on to.   Raises ValueError if they are taken, or part of the schedule."""
+    planned, taken = stored.get("steps"), steps_taken(folder)
+    if steps in (None, planned):
+        return planned
+    if stored.get("schedule") == "cosine":
+        why = f"its learning rate follows a cosine to 0 at step {planned}"
+        way_out = f"train on from its weights in another folder with --init {folder}"
+        raise ValueError(f"the run in {folder} cannot end at step {steps} ({why}): {way_out}")
+    if steps <= taken:
+        raise ValueError(f"the run in {folder} has taken {taken} steps: give more with --steps")
+    return steps
 
 
 def with_task_file(settings: Mapping[str, Any]) -> dict[str, Any]:

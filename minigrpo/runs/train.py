@@ -19,7 +19,7 @@ from minigrpo.engine.divergence import DivergenceError, diverging
 from minigrpo.engine.lanes import one_blas_thread
 from minigrpo.engine.optim import learning_rate_at
 from minigrpo.engine.profiling import Stopwatch
-from minigrpo.runs.checkpoint import checkpoints
+from minigrpo.runs.checkpoint import checkpoints, steps_taken
 from minigrpo.runs.evaluation import evaluate, is_correct
 from minigrpo.runs.folder import METRICS, SAMPLES, TOKENIZER, RunFolder
 from minigrpo.runs.memory import micro_batch_within
@@ -28,7 +28,15 @@ from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.warning_signs import warning_sign
 from minigrpo.system.signals import stopping_between_steps
 from minigrpo.system.terminal import bar, say
-from minigrpo.tasks import Task, draw_prompts, optional, prompt_text, sampling_limits, score
+from minigrpo.tasks import (
+    Task,
+    draw_prompts,
+    optional,
+    process_rewards_of,
+    prompt_text,
+    sampling_limits,
+    score,
+)
 from minigrpo.trainer import Step, TrainState, grpo_step
 from minigrpo.transformer import Transformer
 from minigrpo.tree import Rollouts
@@ -58,7 +66,8 @@ def train(
 ) -> tuple[Transformer, list[Metrics]]:
     """Train from these settings; write a run folder if `out` is given.   -> model, metrics per step
 
-    resume=True goes on from the newest checkpoint in `out`, or from the start if there is none yet.
+    resume=True goes on from the newest checkpoint in `out`, or from the start if there is none yet;
+    with other `steps` it ends there, to the bits of a run that was started with so many.
     `task` overrides the one that the settings name.  `watch` measures the steps.  Ctrl-C, SIGTERM
     and SIGHUP finish the step, save a checkpoint and raise KeyboardInterrupt.
     Raises ValueError for bad input, DivergenceError (a FloatingPointError) if training diverges:
@@ -72,7 +81,8 @@ def train(
         state, history, said = run.state, [], set()
         with stopping_between_steps() as stopped, one_blas_thread(state.model):
             title = f"{settings.objective} on {settings.task}"
-            steps = bar(range(state.step, settings.steps), title, "step", progress)
+            done = {"initial": state.step, "total": settings.steps}
+            steps = bar(range(state.step, settings.steps), title, "step", progress, **done)
             for _ in steps:
                 step = _step(run, watch, parts := {})
                 history.append(metrics := step.metrics)
@@ -107,7 +117,8 @@ def train_step(
 
     prompts = draw_prompts(task, state.rng, s.prompts_per_step)
     rate = learning_rate_at(state.step, s.steps, s.learning_rate, s.warmup_steps, s.schedule)
-    step = grpo_step(state, prompts, outcome, rate, sampling_limits(task))
+    own = process_rewards_of(task) if state.objective.process_weight else None
+    step = grpo_step(state, prompts, outcome, rate, sampling_limits(task), own)
     for name, values in parts.items():
         step.metrics[f"rewards/{name}/mean"] = float(values.mean())
         step.metrics[f"rewards/{name}/std"] = float(values.std(ddof=min(1, len(values) - 1)))
@@ -159,7 +170,7 @@ def _begin(
         warm_start(model, task, state.rng, settings, progress)
     if state.objective.beta:
         state.reference = model.parameters.flat.copy()
-    before = [{"step": 0} | _evaluate(run)] if settings.eval_every else []
+    before = [{"step": 0} | _evaluate(run, progress)] if settings.eval_every else []
     if folder:
         if settings.model is not None:
             folder.write(TOKENIZER, task.tokenizer.to_json().encode())
@@ -169,9 +180,9 @@ def _begin(
     return run, before
 
 
-def _evaluate(run: _Run) -> Metrics:
+def _evaluate(run: _Run, progress: bool = False) -> Metrics:
     n_prompts = run.settings.eval_prompts
-    return evaluate(run.state.model, run.task, n_prompts=n_prompts, progress=False)
+    return evaluate(run.state.model, run.task, n_prompts=n_prompts, progress=progress)
 
 
 def sample_records(
@@ -191,10 +202,9 @@ def sample_records(
 
 def _advice(folder: RunFolder | None) -> str:
     """How to go on after training has diverged."""
-    kept = checkpoints(folder.path) if folder else []
-    if not kept:
+    if not folder or not checkpoints(folder.path):
         return ADVICE
-    step = int(kept[-1].stem.partition("-")[2])
+    step = steps_taken(folder.path)
     weights = f", from its weights with --init {folder.path}" if step else ""
     return f"the checkpoint of step {step} is kept: {ADVICE} and another --out{weights}"
 
@@ -231,6 +241,8 @@ def _save(folder: RunFolder, state: TrainState, task: Task) -> None:
         "task": type(task).__qualname__,
         "data_sha256": optional(task, "data_sha256"),
     }
+    if chat := getattr(tokenizer, "chat", None):
+        counters["chat"] = [chat.source, chat.tokens]
     on_host = {name: model.backend.to_host(array) for name, array in arrays.items()}
     folder.save(state.step, on_host, counters)
 

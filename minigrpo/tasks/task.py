@@ -42,6 +42,7 @@ class Task(Protocol):
     for_run(seed)            the task, of the same class, of a run with this seed: training,
                              evaluation, sampling and resumption all call it
     defaults                 a dict of settings of a run
+    process_rewards, or score_prefix and step_end: of steps, see process_rewards.py
     """
 
     @property

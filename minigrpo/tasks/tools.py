@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.rewards import numbers
-from minigrpo.system.user_code import shown
+from minigrpo.system.user_code import numbers, shown
 from minigrpo.tasks.task import Tokenizer, has_parts
 
 
@@ -95,30 +94,43 @@ def prompt_text(tokenizer: Tokenizer, prompt: np.ndarray) -> str:
     return "<eos>".join(tokenizer.decode(piece[i > 0 :]) for i, piece in enumerate(pieces))
 
 
+def finite_reward(
+    judge: Callable[[str, str], Any], prompt: str, completion: str, what: str = "reward"
+) -> float:
+    """What a user's function gives for a pair.   Raises ValueError unless it is a finite number."""
+    pair = f"completion {shown(completion)} to prompt {shown(prompt)}"
+    return _finite(_asked(judge, prompt, completion, pair), f"the {what} of {pair}")
+
+
 def _parts(
     reward: Callable[[str, str], Any], pair: tuple[str, str], first: dict[str, float] | None
 ) -> dict[str, float]:
     """A reward by its named parts; a plain number is a part without a name.   first: of another"""
-    of = f"the reward of completion {shown(pair[1])} to prompt {shown(pair[0])}"
-    try:
-        value = reward(*pair)
-    except BaseException as error:
-        error.add_note(f"at {of.removeprefix('the reward of ')}")
-        raise
+    told = f"completion {shown(pair[1])} to prompt {shown(pair[0])}"
+    value, of = _asked(reward, *pair, told), f"the reward of {told}"
     parts = value if has_parts(value, of) else {"": value}
     if first is not None and parts.keys() != first.keys():
-        told = f"{of} is {shown(value)}, that of another completion had"
+        other = f"{of} is {shown(value)}, that of another completion had"
         had = f"the parts {', '.join(first)}" if "" not in first else "no parts"
-        raise ValueError(f"{told} {had}: return the same parts for all")
-    found = {}
-    for name, part in parts.items():
-        found[name] = math.nan
-        with suppress(ValueError):
-            found[name] = float(numbers([part], 1, "rewards")[0])
-        if not math.isfinite(found[name]):
-            which = f"part {name} of " if name else ""
-            raise ValueError(f"{which}{of} is {shown(part)}: return a finite number")
-    return found
+        raise ValueError(f"{other} {had}: return the same parts for all")
+    return {k: _finite(v, f"part {k} of {of}" if k else of) for k, v in parts.items()}
+
+
+def _asked(judge: Callable[[str, str], Any], prompt: str, completion: str, pair: str) -> Any:
+    try:
+        return judge(prompt, completion)
+    except BaseException as error:
+        error.add_note(f"at {pair}")
+        raise
+
+
+def _finite(value: Any, what: str) -> float:
+    number = math.nan
+    with suppress(ValueError):
+        number = float(numbers([value], 1, "rewards")[0])
+    if not math.isfinite(number):
+        raise ValueError(f"{what} is {shown(value)}: return a finite number")
+    return number
 
 
 # -- options ---------------------------------------------------------------------------------------
