@@ -85,9 +85,10 @@ def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -
     """
     given, fixed = _as_json(given), {*given} - {*MAY_CHANGE, "task", "steps"}
     fixed |= {"steps"} if stored.get("schedule") == "cosine" else set()
-    if "data_file" in stored and given.get("task_options") == task_by_file(stored)["task_options"]:
-        fixed.remove("task_options")  # the same, but for how the file is called
     changed = [name for name in given if name in fixed and stored.get(name) != given[name]]
+    found = (task_by_file(s).get("task_options") for s in (stored, with_task_file(given)))
+    if "task_options" in changed and next(found) == next(found):
+        changed.remove("task_options")  # the table is called otherwise, as from another folder
     was, now = stored.get("task"), given.get("task")
     same_class = str(was).rpartition(":")[2] == str(now).rpartition(":")[2]
     moved = "task_file" in stored and not Path(stored["task_file"]).exists() and same_class

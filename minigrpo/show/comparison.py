@@ -133,7 +133,8 @@ def _resolved(settings: Mapping[str, Any], name: str, by_file: bool) -> Any:
         return f"{settings['task_file']}:{settings['task'].rpartition(':')[2]}"
     if name == "task_options" and settings["task"] in BUILT_IN:
         with suppress(ValueError, TypeError):  # as of options that this version does not know
-            return vars(find_task(settings["task"], **task_by_file(settings)[name]))
+            found = vars(find_task(settings["task"], **task_by_file(settings)[name]))
+            return {key: value for key, value in found.items() if key[0] != "_"}
     return settings[name]
 
 
