@@ -87,7 +87,7 @@ SETTINGS = {
     "task_options": "an option of the task, such as n=2; may be repeated",
     "model": "a pretrained language model: smollm2 (fetched by minigrpo pull), a .gguf file, "
     "or a Hugging Face folder",
-    "objective": ", ".join(PRESETS),
+    "objective": f"{', '.join(PRESETS)}, or path/to/file.py:MyObjective",
     "objective_options": "a change to the objective's preset, such as beta=0.04, kl=k2 or "
     "alpha=0.5; may be repeated",
     "group_size": "k, the number of completions per prompt",
