@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,11 @@ FILES = sorted(f for f in PACKAGE.rglob("*.py") if PACKAGE / "data" not in f.par
 GROUP = [[1, 2, 3], [1, 2], [1, 4], [5], [1, 2, 3]]
 
 
+parse = cache(ast.parse)
+
+
 def parsed(file):
-    return ast.parse(file.read_text(encoding="utf-8"))
+    return parse(file.read_text(encoding="utf-8"))
 
 
 def identity(file):

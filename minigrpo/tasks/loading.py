@@ -17,13 +17,14 @@ from minigrpo.tasks.text import Tokenised, prompts_method, stop_strings
 from minigrpo.tasks.tools import whole_number
 
 BUILT_IN = {"arithmetic": "Arithmetic", "countdown": "Countdown", "largest": "Largest"}
-BUILT_IN |= {"sums": "Sums", "treewalk": "TreeWalk"}
+BUILT_IN |= {"rows": "Rows", "sums": "Sums", "treewalk": "TreeWalk"}
 TASK_PARTS = ("tokenizer", "max_new_tokens", "prompts", "score")
 TEXT_TASK_PARTS = ("max_new_tokens", "stop", "texts", "reward")
 CHAT_TASK_PARTS = ("max_new_tokens", "messages", "reward")
 TOKENIZER_PARTS = ("encode", "decode", "vocab_size", "eos")
 ARGUMENTS = {"prompts": 3, "texts": 3, "score": 1, "reward": 2}  # of each method, how many
 ARGUMENTS |= {"messages": 3, "demonstrations": 2, "is_correct": 1, "for_run": 1}
+ARGUMENTS |= {"process_rewards": 1, "score_prefix": 2}
 
 
 def load_task(name: str, tokenizer: Tokenizer | None = None, **options: Any) -> Task:

@@ -76,7 +76,8 @@ class Tokenised:
         found = getattr(task, name)
         if name == "for_run":
             return lambda seed: Tokenised(found(seed), self.tokenizer)
-        return self._demonstrations if name == "demonstrations" else found
+        own = {"demonstrations": self._demonstrations, "score_prefix": self._score_prefix}
+        return own.get(name, found)
 
     @property
     def stop(self) -> Stop | None:
@@ -104,6 +105,10 @@ class Tokenised:
             return self.task.reward(asked, _until(completion, stops))
 
         return score_texts(rollouts, self.tokenizer, reward)
+
+    def _score_prefix(self, prompt: str, text: str) -> float:
+        """Of a task that has one: of a text so far, which is cut before a stop string."""
+        return self.task.score_prefix(prompt, _until(text, stop_strings(self.task.stop)))
 
     def _demonstrations(
         self, rng: np.random.Generator, n: int
