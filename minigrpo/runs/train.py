@@ -25,7 +25,8 @@ from minigrpo.runs.folder import METRICS, SAMPLES, TOKENIZER, RunFolder
 from minigrpo.runs.memory import micro_batch_within
 from minigrpo.runs.policy import load_weights, make_policy, make_state, restore_policy, warm_start
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.runs.warning_signs import warning_sign
+from minigrpo.runs.warning_signs import Watchman
+from minigrpo.system.files import read_records
 from minigrpo.system.signals import stopping_between_steps
 from minigrpo.system.terminal import bar, say
 from minigrpo.tasks import Task, draw_prompts, prompt_text, sampling_limits
@@ -68,7 +69,10 @@ def train(
         run, seen = _begin(settings, folder, task, progress)
         for metrics in seen:
             on_step(metrics)
-        state, history, said = run.state, [], set()
+        state, history, past = run.state, [], seen
+        if folder and (folder.path / METRICS).exists():  # of a run that goes on, the steps so far
+            past = read_records(folder.path / METRICS)
+        watchman = Watchman(past, state.model.parameters.flat, settings.steps - state.step)
         with stopping_between_steps() as stopped, one_blas_thread(state.model):
             title = f"{settings.objective} on {settings.task}"
             steps = bar(range(state.step, settings.steps), title, "step", progress)
@@ -81,10 +85,8 @@ def train(
                 if folder:
                     _write(run, step, stopping)
                 on_step(metrics)
-                seen.append(metrics)
-                if progress and (sign := warning_sign(seen)) and sign[0] not in said:
-                    said.add(sign[0])
-                    say(f"warning: {sign[1]}", sys.stderr)
+                for warning in watchman.look(metrics).values() if progress else ():
+                    say(f"warning: {warning}", sys.stderr)
                 if stopping:
                     break
     return state.model, history
