@@ -3,18 +3,19 @@
 import json
 import multiprocessing
 import os
-import time
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import random_rollouts, relative, tiny_model
+from jobs import fails_or_sleeps, noted, square
 
 from minigrpo import Objective, sample
 from minigrpo.command.cli import main
 from minigrpo.engine.optim import global_norm
-from minigrpo.experiments import EXPERIMENTS, alpha, committed, learning, parallel, table1
+from minigrpo.experiments import EXPERIMENTS, alpha, committed, learning, parallel, table1, tables
 from minigrpo.experiments.controls import CONTROLS, PRESETS, gradients_of_arm, shuffled_weights
 from minigrpo.experiments.learning import table as learning_table
 from minigrpo.experiments.parallel import cache_line, code_of, read_cache, run_jobs
@@ -50,15 +51,6 @@ def test_published_tables_are_found_in_the_repository():
         match=r"^there is no 'results/x\.json' in this installation: install the package again",
     ):
         committed("results/x.json")
-
-
-def square(x, log=None):
-    if log:
-        with open(log, "a") as file:
-            file.write(f"{x}\n")
-    if x < 0:
-        raise ValueError("no negative numbers today")
-    return x * x
 
 
 def test_jobs_keep_their_order_and_are_not_run_twice(tmp_path):
@@ -193,8 +185,8 @@ def test_results_of_other_code_are_not_taken_unless_asked_for(
     monkeypatch.setattr(parallel, "code_of", lambda function: "before")
     run_jobs(square, JOBS[:2], title="", cache=cache)
     monkeypatch.setattr(parallel, "code_of", lambda function: "now")
-    monkeypatch.setattr(f"{__name__}.square", cube := lambda x: x**3)
-    cube.__module__, cube.__qualname__ = __name__, "square"
+    cube = lambda x: x**3  # noqa: E731
+    cube.__module__, cube.__qualname__ = square.__module__, "square"
     assert not capsys.readouterr().err
     in_this_process.clear()
     assert run_jobs(cube, JOBS, title="", cache=cache, any_code=True) == [9, 1, 8]
@@ -263,12 +255,6 @@ def test_a_result_that_is_no_json_is_refused_and_not_written(tmp_path, in_this_p
     assert [record["result"] for record in read_cache(cache)] == [4.0]
 
 
-def fails_or_sleeps(fails):
-    if fails:
-        raise ValueError("this one fails")
-    time.sleep(600)
-
-
 def test_no_worker_outlives_a_failure_or_an_interruption():
     before = set(multiprocessing.active_children())
     with pytest.raises(ValueError, match="this one fails"):
@@ -287,18 +273,6 @@ def test_figures_and_words_need_nothing_but_the_published_tables(name):
     assert len(module.text(tables).splitlines()) > 3
 
 
-def short_walk(**job):
-    """Fifty steps of two runs, noted in a file.   With INTERRUPT, some jobs end as if by Ctrl-C."""
-    with open(os.environ["WALKED"], "a") as file:
-        file.write(json.dumps(job) + "\n")
-    if "INTERRUPT" in os.environ and (job["arm"], job["learning_rate"]) == (
-        "placebo",
-        RATES["adamw"][2],
-    ):
-        raise KeyboardInterrupt
-    return walk(**(job | {"runs": 2}), steps=50) * (CHUNK // 2)
-
-
 def test_an_interrupted_experiment_goes_on_to_the_same_table(tmp_path, monkeypatch, capsys):
     """All of table1 by its command, with jobs in any order and a last line that is cut short."""
 
@@ -311,12 +285,12 @@ def test_an_interrupted_experiment_goes_on_to_the_same_table(tmp_path, monkeypat
     def by_value(jobs):
         return sorted(json.dumps(job, sort_keys=True) for job in jobs)
 
-    monkeypatch.setattr(table1, "walk", short_walk)
+    monkeypatch.setattr(table1, "walk", noted)
     monkeypatch.setattr(table1, "figures", lambda tables: {})  # the table only
     code, jobs = run("whole", "whole.log")
     assert code == 0 and len(jobs) == 2 * 3 * 5
 
-    monkeypatch.setenv("INTERRUPT", "")
+    monkeypatch.setenv("INTERRUPT", str(RATES["adamw"][2]))
     assert run("stopped", "first.log")[0] == 130
     assert "interrupted" in capsys.readouterr().err
     assert not (tmp_path / "stopped" / "table1.json").exists()
@@ -642,8 +616,23 @@ def test_committed_table_can_be_regenerated():
         )
 
 
-def test_committed_table_fits_itself():
+@cache
+def draws(n, size):
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=size)
+
+
+class Remembers:
+    """In place of a new `default_rng(0)`, whose draws take nearly all the time of a table."""
+
+    def multinomial(self, n, _, size):
+        return draws(n, size)
+
+
+def test_committed_table_fits_itself(monkeypatch):
     """The comparisons are those of the rows; every best rate lies inside its sweep."""
+    monkeypatch.setattr(
+        tables, "bootstrap_interval", lambda values, rng: bootstrap_interval(values, Remembers())
+    )
     stored = json.loads((COMMITTED / "table1.json").read_text())
     assert comparison(stored["rows"]) == stored["comparison"]
     assert [

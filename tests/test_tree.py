@@ -102,7 +102,7 @@ def check_tree(tree, prompts, groups):
 # -- the tree --------------------------------------------------------------------------------------
 
 
-@settings(max_examples=3000, deadline=None, derandomize=True)
+@settings(max_examples=1000, deadline=None, derandomize=True)
 @given(branching_group)
 @example([[]])
 @example([[2**31 - 1]])
