@@ -163,7 +163,7 @@ def our_step(
 
 def our_gradients(model: Transformer, rollouts: Rollouts, coefficients: Coefficients) -> None:
     """Leave the gradient in model.gradients."""
-    parts = parts_to_learn_from(model, rollouts.tree, coefficients, 1024)
+    parts = parts_to_learn_from(model, rollouts.tree, coefficients.push, 1024)
     compute_gradients(model, parts, OBJECTIVE, coefficients, 1.0, rollouts.logp)
 
 

@@ -13,8 +13,11 @@ one process reward.  Clipping looks at the sign of aᵢ, since min(ρ·a, clip(�
 for a > 0 and a·max(ρ, 1-low) for a < 0; so a node needs two sums, Σ (cᵢaᵢ)⁺ and Σ (cᵢaᵢ)⁻.
 With these everything is exact on the tree, for every variant and any number of inner epochs.
 
-Objectives are evaluated on the host in float64.  Sequence-level ratios (GSPO) are left out: ρ then
-differs inside a node.
+Objectives are evaluated on the host in float64.  One of your own is a subclass of `Objective` that
+overrides one of four methods (worked examples: tutorials/own_work):
+
+    advantages      aᵢ of completions, or of their tokens      node_weights   w, of |λ|
+    node_values     the value of a node and its derivative     coefficients   all that is summed
 
 Sources: GRPO arXiv:2402.03300; DAPO arXiv:2503.14476; Dr. GRPO arXiv:2503.20783; RLOO
 arXiv:2402.14740; λ-GRPO arXiv:2509.21154 (neither the "λ-GRPO" of arXiv:2510.06870 nor the "GRPO-λ"
@@ -23,19 +26,19 @@ of arXiv:2510.00194); KL estimators http://joschu.net/blog/kl-approx.html.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from minigrpo.engine.group_statistics import shift_and_mean, std_of_groups
-from minigrpo.rewards import LARGEST, check_rewards, numbers, step_rewards
-from minigrpo.tree import Array, PrefixTree, Rollouts
+from minigrpo.rewards import BASELINES, LARGEST, SCALES, advantages, step_advantages
+from minigrpo.system.user_code import check_choice, check_number
+from minigrpo.tree import Array, Rollouts
 
 CHOICES: dict[str, tuple] = {
-    "baseline": ("group_mean", "leave_one_out", "none"),
-    "scale": ("group_std", "batch_std", "none"),
+    "baseline": BASELINES,
+    "scale": SCALES,
     "aggregation": (
         "group_token_mean",  # mean over the tokens of a group, then over groups (the paper)
         "batch_token_mean",  # mean over all tokens (DAPO)
@@ -48,87 +51,16 @@ CHOICES: dict[str, tuple] = {
     "ddof": (0, 1),
     "mask_truncated": (False, True),
 }
-NUMBERS = ("alpha", "beta", "std_eps", "clip_low", "clip_high")
-
-
-def advantages(
-    rewards: ArrayLike,
-    group: ArrayLike,
-    baseline: str = "group_mean",
-    scale: str = "group_std",
-    ddof: int = 1,
-    eps: float = 1e-4,
-) -> Array:
-    """aᵢ = (rᵢ - baseline) / (std + eps).   rewards (B,), group of each completion (B,) -> (B,)
-
-    baseline: "group_mean"; "leave_one_out", the mean of the others in the group (RLOO); "none".
-    scale: "group_std" or "batch_std", with ddof 1 (of a sample, the paper's) or 0; "none".
-    Equal rewards have no std to divide by, so aᵢ = rᵢ - baseline: exactly 0 if there is a baseline.
-    Without one take scale "none", since nearly equal rewards are divided by nearly 0.
-    Raises ValueError for an unknown choice, a reward that is not finite, and a group of one that
-    needs a baseline or std.  (Paper, section 2.)
-    """
-    _check_choice("baseline", baseline)
-    _check_choice("scale", scale)
-    rewards = check_rewards(rewards, np.asarray(group))
-    _, group, size = np.unique(group, return_inverse=True, return_counts=True)
-    if size.min(initial=2) < 2 and (baseline != "none" or scale == "group_std"):
-        found = "a group of one completion has nothing to be compared with"
-        raise ValueError(f"{found}: take a group size of at least 2")
-    count = np.ones(len(rewards))  # each reward counts once
-    shifted, mean = shift_and_mean(rewards, group, count)
-    out = rewards if baseline == "none" else shifted - mean[group]
-    if baseline == "leave_one_out":
-        out = out * (size / (size - 1))[group]  # = rᵢ - mean of the others
-    return out / _std_plus_eps(rewards, group, count, scale, ddof, eps)[group]
-
-
-def step_advantages(
-    tree: PrefixTree,
-    rewards: ArrayLike,
-    values: ArrayLike | None = None,
-    scale: str = "group_std",
-    ddof: int = 1,
-    eps: float = 1e-4,
-) -> Array:
-    """Â(λ) = (R̂(λ) - mean r) / (std r + eps), 0 in the trunk.   rewards (B,) -> (N,)
-
-    values (N,), process rewards of one's own, stand in for R̂.  As they need not be on the scale of
-    outcomes, these then play no part: mean and std are those of the values over all tokens of all
-    members, m = Σ |λ|·v / Σ |λ| and so on.  Equal values give exactly 0.  (Paper, section 3.)
-    Raises ValueError as `advantages` does, and for values that are missing or not finite.
-    """
-    x, group = check_rewards(rewards, tree), tree.completion_group
-    advantages(x, group, scale=scale)  # refuses what cannot work
-    nodes, out = np.flatnonzero(tree.group >= 0), np.zeros(tree.n_nodes)
-    owner, count = tree.group[nodes], np.ones(len(group))
-    if values is None:
-        shifted, mean = shift_and_mean(x, group, count)
-        step = step_rewards(tree, shifted)[nodes]
-    else:
-        values = numbers(values, tree.n_nodes, "process rewards", "nodes")
-        bad = nodes[~(np.abs(values[nodes]) <= LARGEST)]
-        if len(bad):
-            found = f"the process reward of node {bad[0]} is {values[bad[0]]}"
-            raise ValueError(f"{found}: it must be a finite number up to {LARGEST:g}")
-        x, group, count = values[nodes], owner, tree.count[nodes]  # all members have the value
-        step, mean = shift_and_mean(x, group, count)
-    out[nodes] = (step - mean[owner]) / _std_plus_eps(x, group, count, scale, ddof, eps)[owner]
-    return out
-
-
-def _std_plus_eps(x: Array, group: Array, count: Array, scale: str, ddof: int, eps: float) -> Array:
-    """std + eps of each group, or 1 if there is no std to divide by.   -> (G,)"""
-    n_groups = group.max(initial=-1) + 1
-    if scale == "none":
-        return np.ones(n_groups)
-    std = std_of_groups(x, group if scale == "group_std" else np.zeros_like(group), count, ddof)
-    return np.broadcast_to(np.where(std > 0, std + eps, 1.0), n_groups)
+NUMBERS = ("alpha", "beta", "std_eps", "clip_low", "clip_high", "outcome_weight", "process_weight")
 
 
 @dataclass(frozen=True, eq=False)
 class Coefficients:
-    """What an objective needs to know of a batch, one number per node; parts of it take theirs."""
+    """What is summed over the members of each node, once a batch.   All fields (N,)
+
+    A node adds -(positive·min(ρ, 1+high) + negative·max(ρ, 1-low)) + β·weight·D to the loss.  A
+    subclass may have more fields.
+    """
 
     positive: Array  # (N,) w · Σ (cᵢaᵢ)⁺ over the members
     negative: Array  # (N,) w · Σ (cᵢaᵢ)⁻, at most 0
@@ -137,13 +69,19 @@ class Coefficients:
     tokens_up: Array  # (N,) of these, members with aᵢ > 0, or all if Â > 0
     tokens_down: Array  # (N,) of these, members with aᵢ < 0, or all if Â < 0
 
+    @property
+    def push(self) -> Array:
+        """(N,) -d loss / d logp where ρ = 1, without KL: the process reward, times w and Σ cᵢ."""
+        return self.positive + self.negative
+
     def only_counted(self, logp: Array) -> Array:
         """Log-probabilities in float64; 0 where no member counts, so that nothing overflows."""
         return np.where(self.tokens > 0, logp, 0.0).astype(np.float64)
 
     def for_part(self, nodes: Array, scored: Array) -> Coefficients:
         """Those of a part of the tree (`plan.split_tree`), 0 where it does not score the node."""
-        return Coefficients(*[np.where(scored, x[nodes], 0.0) for x in vars(self).values()])
+        found = {name: np.where(scored, x[nodes], 0.0) for name, x in vars(self).items()}
+        return replace(self, **found)
 
 
 @dataclass(frozen=True)
@@ -163,18 +101,17 @@ class Objective:
     beta: float = 0.0  # weight of the KL term
     kl: str = "k3"
     mask_truncated: bool = False  # completions stopped by the length limit do not count (DAPO)
+    outcome_weight: float = 1.0  # of the outcome's advantage
+    process_weight: float = 0.0  # of the standardised process rewards of the task, added to it
+
+    every_update: ClassVar[bool] = False  # ask for coefficients before each: ratios of sequences
 
     def __post_init__(self) -> None:
         for field in CHOICES:
-            _check_choice(field, getattr(self, field))
+            check_choice(field, getattr(self, field), CHOICES[field])
         for field in NUMBERS:
-            value = getattr(self, field)
-            if value is None and field.startswith("clip"):
-                continue
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is None or not (is_number and 0 <= value <= LARGEST):
-                allowed = f"a finite number, at least 0 and at most {LARGEST:g}"
-                raise ValueError(f"{field} is {value!r}: it must be {allowed}")
+            if not (field.startswith("clip") and getattr(self, field) is None):
+                check_number(field, getattr(self, field), LARGEST)
         if self.process_reward == "tree" and (self.baseline != "group_mean" or self.mask_truncated):
             found = "the tree's process rewards are centred on the mean of all members"
             raise ValueError(f"{found}: take baseline group_mean, and mask_truncated=False")
@@ -190,30 +127,67 @@ class Objective:
         return cls(**{"name": name, **PRESETS[name], **changes})
 
     def coefficients(
-        self, rollouts: Rollouts, rewards: ArrayLike, process_rewards: ArrayLike | None = None
+        self,
+        rollouts: Rollouts,
+        rewards: ArrayLike,
+        process_rewards: ArrayLike | None = None,
+        logp: Array | None = None,
     ) -> Coefficients:
-        """Carry the outcome rewards to the nodes.   rewards (B,); process_rewards (N,), one's own
+        """Carry outcome rewards (B,), and process rewards (N,) of one's own, to the nodes.
 
-        Raises ValueError for missing or non-finite rewards, for groups that are too small, and for
-        process rewards that would not be used.  See `step_advantages`.
+        With process_weight, process rewards add process_weight · Â of `step_advantages(values=…)`
+        to each aᵢ: their mean and std are their own, so groups of equal outcomes learn from them.
+        Without it they may stand in for R̂, where process_reward is "tree".
+        logp (N,): under the policy before an update after the first, if `every_update`.
+        Raises ValueError for bad rewards, groups that are too small, process rewards without a use.
         """
-        if process_rewards is not None and self.process_reward != "tree":
+        by_tree, given = self.process_reward == "tree", process_rewards is not None
+        if self.process_weight and not given:
+            found = "process_weight is set, but there are no process rewards"
+            raise ValueError(f"{found}: take a task that gives some, or process_weight 0")
+        if given and not (by_tree or self.process_weight):
             found = 'process rewards are given, but process_reward is "outcome"'
-            raise ValueError(f'{found}: take "tree", as the preset prm has')
+            raise ValueError(f'{found}: take "tree", as the preset prm has, or set process_weight')
         tree, standard = rollouts.tree, (self.scale, self.ddof, self.std_eps)
-        counted = ~(rollouts.truncated & self.mask_truncated)
+        own = step_advantages(tree, rewards, process_rewards, *standard) if given else 0.0  # (N,)
+        if not by_tree:
+            a = self.outcome_weight * self.advantages(rollouts, rewards)  # (B,) or (B,T)
+            if self.process_weight:
+                a = a.reshape(len(a), -1) + self.process_weight * tree.on_tokens(own)
+        elif given and not self.process_weight:
+            a = own
+        else:
+            a = self.outcome_weight * step_advantages(tree, rewards, None, *standard)
+            a = a + self.process_weight * own
+        return self.on_nodes(rollouts, a, by_tree)
+
+    def advantages(self, rollouts: Rollouts, rewards: ArrayLike) -> Array:
+        """aᵢ of every completion (B,), or of each of its tokens (B,T), by the outcome rewards (B,).
+
+        Not asked where process_reward is "tree".
+        """
+        group = rollouts.tree.completion_group
+        return advantages(rewards, group, self.baseline, self.scale, self.ddof, self.std_eps)
+
+    def node_weights(self, count: Array) -> Array:
+        """w of every node, by |λ|, the members that count, at least 1.   (N,) -> (N,)"""
+        return count**-self.alpha
+
+    def on_nodes(self, rollouts: Rollouts, a: Array, per_node: bool = False) -> Coefficients:
+        """The sums over members of advantages a, of completions (B,), tokens (B,T) or nodes (N,)"""
+        tree, counted = rollouts.tree, ~(rollouts.truncated & self.mask_truncated)
         share = counted / self._averaged_over(rollouts, tree.lengths * counted)  # cᵢ
         weight, tokens = tree.sum_over_members(share), tree.sum_over_members(counted)
-        if self.process_reward == "outcome":
-            a = advantages(rewards, tree.completion_group, self.baseline, *standard)
+        if per_node:
+            positive, negative = weight * np.maximum(a, 0), weight * np.minimum(a, 0)
+            up, down = tokens * (a > 0), tokens * (a < 0)
+        else:
+            if a.ndim == 2:
+                share, counted = share[:, None], counted[:, None]
             positive = tree.sum_over_members(share * np.maximum(a, 0))
             negative = tree.sum_over_members(share * np.minimum(a, 0))
             up, down = (tree.sum_over_members(counted & side) for side in (a > 0, a < 0))
-        else:
-            step = step_advantages(tree, rewards, process_rewards, *standard)
-            positive, negative = weight * np.maximum(step, 0), weight * np.minimum(step, 0)
-            up, down = tokens * (step > 0), tokens * (step < 0)
-        w = np.maximum(tokens, 1) ** -self.alpha
+        w = self.node_weights(np.maximum(tokens, 1))
         return Coefficients(w * positive, w * negative, w * weight, tokens, up, down)
 
     def _averaged_over(self, rollouts: Rollouts, lengths: Array) -> Array:
@@ -235,6 +209,14 @@ class Objective:
         low = 0.0 if self.clip_low is None else 1 - self.clip_low
         return low, np.inf if self.clip_high is None else 1 + self.clip_high
 
+    def node_values(
+        self, coefficients: Coefficients, logp: Array, old: Array
+    ) -> tuple[Array, Array]:
+        """What every node adds to J, without KL, and its derivative by logp.   -> (N,), (N,)"""
+        c, (low, high), ratio = coefficients, self.clip_range, np.exp(logp - old)
+        value = c.positive * np.minimum(ratio, high) + c.negative * np.maximum(ratio, low)
+        return value, ratio * (c.positive * (ratio <= high) + c.negative * (ratio >= low))
+
     def evaluate(
         self, coefficients: Coefficients, logp: Array, old: Array, ref: Array | None = None
     ) -> tuple[float, Array]:
@@ -243,11 +225,9 @@ class Objective:
         logp, old, ref (N,): log-probabilities under the policy, the one that sampled, and the
         reference, which beta > 0 needs (else ValueError).
         """
-        c, (low, high) = coefficients, self.clip_range
-        logp, old = c.only_counted(logp), c.only_counted(old)
-        ratio = np.exp(logp - old)
-        value = c.positive * np.minimum(ratio, high) + c.negative * np.maximum(ratio, low)
-        slope = ratio * (c.positive * (ratio <= high) + c.negative * (ratio >= low))
+        c, logp = coefficients, coefficients.only_counted(logp)
+        both = self.node_values(c, logp, c.only_counted(old))
+        value, slope = (np.where(c.tokens > 0, x, 0.0) for x in both)  # others count elsewhere
         loss, dlogp = -value.sum(), -slope
         if self.beta:
             if ref is None:
@@ -277,13 +257,6 @@ class Objective:
         if ref is not None:
             sums["kl"] = c.tokens * kl_estimate("k3", logp, c.only_counted(ref))[0]
         return {name: float(values.sum() / tokens) for name, values in sums.items()}
-
-
-def _check_choice(field: str, value: Any) -> None:
-    allowed = CHOICES[field]
-    if value not in allowed or type(value) is not type(allowed[0]):
-        choices = ", ".join(map(str, allowed))
-        raise ValueError(f"{field} {value!r} is unknown: choose from {choices}")
 
 
 def kl_estimate(kind: str, logp: Array, ref: Array) -> tuple[Array, Array]:

@@ -1,7 +1,7 @@
 """Training: sample a tree, score its completions, weigh its nodes, go back through it, update.
 
-`grpo_step` is the whole loop.  `imitate` is the supervised warm start before it, where a task has
-demonstrations.  Neither knows of tasks, settings, folders or checkpoints: those are in `runs/`.
+`grpo_step` is the whole loop.  It knows nothing of tasks, settings, folders or checkpoints, nor of
+the supervised warm start before it: those are in `runs/`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigrpo.engine.backend import Array
-from minigrpo.engine.divergence import check_finite, diverging
+from minigrpo.engine.divergence import check_finite
 from minigrpo.engine.lanes import limit_again, limited
-from minigrpo.engine.optim import SGD, AdamW, clip_gradient, learning_rate_at
+from minigrpo.engine.optim import SGD, AdamW, clip_gradient
 from minigrpo.engine.parameters import with_parameters
 from minigrpo.engine.parts import log_probabilities, visit_parts
 from minigrpo.engine.plan import prune_tree, split_tree
 from minigrpo.engine.profiling import Parts
-from minigrpo.engine.tree_statistics import tree_metrics
+from minigrpo.engine.tree_statistics import process_metrics, rollout_metrics
 from minigrpo.objectives import Coefficients, Objective
-from minigrpo.rewards import check_rewards
+from minigrpo.rewards import check_process_rewards, check_rewards
 from minigrpo.sampler import sample
-from minigrpo.system.terminal import bar
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree, Rollouts
 
@@ -67,20 +66,26 @@ def grpo_step(
     score: Callable[[Rollouts], np.ndarray],
     learning_rate: float,
     limits: Mapping[str, Any],
+    process_rewards: Callable[[Rollouts], np.ndarray] | None = None,
 ) -> Step:
     """One step of training: sample, score, weigh, and update the parameters inner_epochs times.
 
     score(rollouts) -> (B,) outcome rewards;  limits: arguments of `sample`, such as max_new_tokens
+    process_rewards(rollouts) -> (N,), for an objective with a process_weight
     Raises ValueError for rewards that are no finite numbers, DivergenceError if training diverges.
     """
     model, objective, temperature = state.model, state.objective, state.temperature
     how = {"temperature": temperature, **limits}
     rollouts = sample(model, prompts, state.group_size, state.rng, **how)
     rewards = check_rewards(score(rollouts), rollouts.tree)  # the outcome reward model
-    coefficients = objective.coefficients(rollouts, rewards)  # what is added up at each node
+    own = process_rewards and check_process_rewards(process_rewards(rollouts), rollouts.tree)
+    coefficients = objective.coefficients(rollouts, rewards, own)  # what is added up at each node
     parts, ref = _parts_and_reference(state, rollouts, coefficients)  # parts: micro-batches
     old = rollouts.logp  # log π_old; ref is log π_ref, if there is a KL term
-    for _ in range(state.inner_epochs):
+    for epoch in range(state.inner_epochs):
+        if epoch and objective.every_update:
+            logp = log_probabilities(model, parts, temperature, len(old))
+            coefficients = objective.coefficients(rollouts, rewards, own, logp)
         loss, logp = compute_gradients(model, parts, objective, coefficients, temperature, old, ref)
         grad_norm = _update(state, coefficients, learning_rate)
     state.step += 1
@@ -88,7 +93,7 @@ def grpo_step(
     metrics = {"step": state.step, "loss": loss, "grad_norm": grad_norm}
     metrics |= {"learning_rate": learning_rate, "num_tokens": state.num_tokens}
     metrics |= objective.metrics(coefficients, logp, old, ref)
-    metrics |= rollout_metrics(rollouts, rewards)
+    metrics |= rollout_metrics(rollouts, rewards) | process_metrics(rollouts.tree, rewards, own)
     for name, value in metrics.items():
         check_finite(value, f"metric {name}")
     return Step(metrics, rollouts, rewards)
@@ -99,9 +104,10 @@ def _parts_and_reference(
 ) -> tuple[Parts, np.ndarray | None]:
     """The parts of the tree that the model computes one by one, and log p under the reference."""
     limit_again()  # the scorer may have changed the number of BLAS threads
-    first_update_only = state.inner_epochs == 1 and state.reference is None
-    needed = coefficients if first_update_only else None
-    parts = parts_to_learn_from(state.model, rollouts.tree, needed, state.micro_batch_tokens)
+    push, old = None, rollouts.logp
+    if state.inner_epochs == 1 and state.reference is None:  # the first update is the only one
+        _, push = state.objective.evaluate(coefficients, old, old)
+    parts = parts_to_learn_from(state.model, rollouts.tree, push, state.micro_batch_tokens)
     state.updating = True
     if state.reference is None:
         return parts, None
@@ -121,15 +127,15 @@ def _update(state: TrainState, coefficients: Coefficients, learning_rate: float)
 
 
 def parts_to_learn_from(
-    model: Transformer, tree: PrefixTree, coefficients: Coefficients | None, max_nodes: int
+    model: Transformer, tree: PrefixTree, push: np.ndarray | None, max_nodes: int
 ) -> Parts:
-    """The parts of a tree; given coefficients, without the nodes that have no share in a gradient.
+    """The parts of a tree; given d loss / d logp (N,), without nodes that only lead to zeros of it.
 
-    That is right for a first update without KL; above all it drops groups of equal rewards.
+    It is known before a first update without KL; above all this drops groups of equal rewards.
     """
-    if coefficients is None:
+    if push is None:
         return split_tree(tree, max_nodes, model.lanes)
-    live, nodes = prune_tree(tree, coefficients.positive + coefficients.negative != 0)
+    live, nodes = prune_tree(tree, push != 0)
     if live is None:
         return []
     return [(part, nodes[of_live]) for part, of_live in split_tree(live, max_nodes, model.lanes)]
@@ -163,50 +169,3 @@ def compute_gradients(
         return loss
 
     return float(sum(visit_parts(model, parts, visit))), logp_now
-
-
-def rollout_metrics(rollouts: Rollouts, rewards: np.ndarray) -> dict[str, float]:
-    """Rewards, lengths and entropy of a batch under TRL's names, and how much tree there is."""
-    tree = rollouts.tree
-    grouped = [rewards[tree.completion_group == g] for g in range(tree.n_groups)]
-    return {
-        "reward": float(rewards.mean()),
-        "reward_std": float(np.mean([r.std(ddof=min(1, len(r) - 1)) for r in grouped])),
-        "frac_reward_zero_std": float(np.mean([r.min() == r.max() for r in grouped])),
-        "entropy": float(tree.on_tokens(rollouts.entropy).sum() / max(int(tree.lengths.sum()), 1)),
-        "completions/mean_length": float(tree.lengths.mean()),
-        "completions/clipped_ratio": float(rollouts.truncated.mean()),
-        **tree_metrics(tree),
-    }
-
-
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")
-@limited
-def imitate(
-    model: Transformer,
-    draw: Callable[[], Sequence[tuple[np.ndarray, np.ndarray]]],
-    steps: int,
-    learning_rate: float,
-    micro_batch_tokens: int = 1024,
-    progress: bool = False,
-) -> None:
-    """Supervised learning: each step minimises -mean log p(token) of what draw() demonstrates.
-
-    Raises DivergenceError if it diverges.
-    """
-    optimizer = AdamW(model.parameters)
-    for step in bar(range(steps), "warm start", "step", progress):
-        prompts, completions = zip(*draw(), strict=True)
-        tree = PrefixTree.from_groups(prompts, [[completion] for completion in completions])
-        c = -1.0 / max(tree.scored.sum(), 1)  # d loss / d logp
-
-        def visit(lane: Transformer, part: PrefixTree, _: Any, add: bool, c: float = c) -> None:
-            lane.forward(part)
-            lane.backward(np.where(part.scored, c, 0.0), add)
-
-        with diverging(f"warm-start step {step + 1}", lambda: "lower warm_start_learning_rate"):
-            visit_parts(model, split_tree(tree, micro_batch_tokens, model.lanes), visit)
-            clip_gradient(model.gradients, 1.0)
-            rate = learning_rate_at(step, steps, learning_rate, 20, "cosine")
-            optimizer.step(model.parameters, model.gradients, rate)
-            model.check_weights()

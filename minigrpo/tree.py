@@ -154,8 +154,9 @@ class PrefixTree:
         return self.paths[self.paths >= 0]  # (Σ|yᵢ|,) completion after completion
 
     def sum_over_members(self, values: Array) -> Array:
-        """Σ_{i ∈ λ(node)} values[i]: what completions bring to a node.   (B,) -> (N,) float64"""
-        on_tokens = np.repeat(values, self.lengths)
+        """Σ_{i ∈ λ(node)} values[i]: what completions bring.   (B,) or (B,T) -> (N,) float64"""
+        of_each = np.ndim(values) > 1
+        on_tokens = values[self.paths >= 0] if of_each else np.repeat(values, self.lengths)
         return np.bincount(self._nodes_of_tokens, on_tokens, minlength=self.n_nodes)
 
     def on_tokens(self, values: Array, fill: float = 0.0) -> Array:

@@ -23,7 +23,7 @@ def pytest_configure() -> None:
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
-    for name in ("safetensors", "tokenizers", "gguf", "pyarrow"):
+    for name in ("safetensors", "tokenizers", "gguf", "jinja2", "pyarrow"):
         if importlib.util.find_spec(name):
             try:
                 importlib.import_module(name)

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -171,7 +172,7 @@ def end_of(folder):
     return {name: array.tobytes() for name, array in arrays.items()}, state, metrics, samples
 
 
-def power_cuts(journal, disk, base, reference, capsys, enough=10**6):
+def power_cuts(journal, disk, base, reference, capsys, enough=10**6, settings=SETTINGS):
     """From what each power cut leaves, go on.   -> how many different states there were, and what
     went wrong, until it is enough
     """
@@ -190,7 +191,7 @@ def power_cuts(journal, disk, base, reference, capsys, enough=10**6):
                 (folder / name).write_bytes(data)
             try:
                 train(
-                    SETTINGS,
+                    settings,
                     folder,
                     resume="settings.json" in left or bool(checkpoints(folder)),
                     progress=False,
@@ -238,6 +239,24 @@ def test_a_run_that_is_resumed(whole, tmp_path, monkeypatch, capsys):
         train(SETTINGS, folder, resume=True, progress=False)
     assert {"truncate", "unlink"} < {event[0] for event in journal}
     n, wrong = power_cuts(journal, Disk(contents), tmp_path, reference, capsys)
+    assert not wrong
+    assert n > 25
+
+
+def test_a_run_that_is_extended(whole, tmp_path, monkeypatch, capsys):
+    """To one step more: from any state that a power cut leaves, it can be."""
+    folder, _ = whole
+    longer = replace(SETTINGS, steps=5)
+    train(longer, tmp_path / "longer", progress=False)
+    contents = [
+        (file.name, file.read_bytes()) for file in sorted(folder.iterdir()) if file.name != "lock"
+    ]
+    with recorded(folder, monkeypatch) as journal:
+        train(longer, folder, resume=True, progress=False)
+    replaced = [event[2] for event in journal if event[0] == "replace"]
+    assert replaced[:3] == ["checkpoint-000002.mgc", "checkpoint-000004.mgc", "settings.json"]
+    reference = end_of(tmp_path / "longer")
+    n, wrong = power_cuts(journal, Disk(contents), tmp_path, reference, capsys, settings=longer)
     assert not wrong
     assert n > 25
 

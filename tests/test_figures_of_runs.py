@@ -20,7 +20,7 @@ from minigrpo.runs.folder import read_metrics
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.stored_settings import signed
 from minigrpo.show import comparison
-from minigrpo.show.comparison import compare_runs
+from minigrpo.show.comparison import compare_runs, run_settings, run_title
 from minigrpo.show.drawing import LINES
 from minigrpo.show.fonts import fonts_for
 from minigrpo.show.plots import learning_curves, metrics_figure
@@ -271,6 +271,121 @@ def test_names_of_lines_are_short_and_all_different(tmp_path):
     ]
     if not fonts_for("模型一"):
         assert list(drawn(compare_runs(foreign))) == ["init=\\u6a21\\u578b/\\u4e00", "init=модель↵"]
+
+
+MINE = {"objective": "deep/in/a/my.py:Mine", "task": "over/there/tasks.py:Sorting"}
+LONG = "q/" * 60 + "x.py:" + "Long" * 40
+
+
+@pytest.mark.parametrize(
+    ("others", "names"),
+    [
+        ([{}], ["Mine"]),
+        ([{"objective": "grpo"}], ["Mine", "grpo"]),
+        ([{"objective": "deep/in/a/my.py:Other"}], ["Mine", "Other"]),
+        ([{"objective": "deep/in/b/my.py:Mine"}], ["a", "b"]),  # two classes of one name
+        ([{"objective_options": {"beta": 1.0}}], ["beta=default", "beta=1.0"]),
+        ([{"objective": LONG}], ["Mine", "LongLongLongLongLong…gLongLong"]),
+    ],
+    ids=str,
+)
+def test_an_objective_of_the_users_own_is_its_class(others, names, tmp_path):
+    runs = [
+        make_run(tmp_path / str(i), [0, 1], seed=i, **MINE | own)
+        for i, own in enumerate([{}, *others])
+    ]
+    figure = compare_runs(runs)
+    assert list(drawn(figure)) == names
+    assert "reward on Sorting" in texts(figure)
+    title = run_title(run_settings(runs[0]))
+    assert title == "Mine on Sorting, one run (seed 0)"
+
+
+def test_a_model_is_its_file(tmp_path):
+    settings = {"task": "sums", "model": "/somewhere/models/SmolLM2-135M/"}
+    run = make_run(tmp_path / "a", [0, 1], **settings)
+    assert "reward on sums with SmolLM2-135M" in texts(compare_runs([run]))
+
+
+# -- labels and smoothing --------------------------------------------------------------------------
+
+
+def test_labels_are_names_of_the_lines_in_order(run, tmp_path):
+    own = [{"objective": "grpo"}, {"objective": "dapo"}, {"objective": "grpo", "seed": 1}]
+    runs = [make_run(tmp_path / str(i), [i, i], **more) for i, more in enumerate(own)]
+    found = drawn(compare_runs(runs, labels=["ours $x$\n", "x" * 500]))
+    assert found["ours $x$↵ (2)"] == [(1, 1), (2, 1)]
+    figure = compare_runs(runs, labels=["a", "x" * 500])
+    assert figure.get_size_inches()[0] < 14 and max(map(len, drawn(figure))) <= 64
+    for labels in (["a"], ["a", "b", "c"]):
+        flags = [word for label in labels for word in ("--label", label)]
+        told = f"{len(labels)} labels for 2 lines, in this order: grpo; dapo"
+        assert told in one_line(run("plot", *runs, *flags))
+    for label in ("a", ""):
+        err = one_line(run("plot", *runs, "--label", "a", "--label", label))
+        assert "labels must be texts that differ" in err
+    err = one_line(run("plot", runs[0], "--label", "a"))
+    assert "--label names lines, of one --key or several runs" in err
+    out = tmp_path / "x.svg"
+    assert run("plot", *runs, "--label", "A b", "--label", "Ç", "--out", out)[0] == 0
+    assert "<!-- A b (2) -->" in out.read_text(encoding="utf-8")
+    assert run("plot", runs[0], "--key", "loss", "--label", "one", "--out", out)[0] == 0
+
+
+def test_lines_of_several_runs_are_smoothed_seed_by_seed(tmp_path):
+    a, b = make_run(tmp_path / "a", [0, 2, 4, 6]), make_run(tmp_path / "b", [4, 4, 10, 4], seed=1)
+    figure = compare_runs([a, b], smooth=3)
+    assert drawn(figure) == {"lambda_grpo": [(1, 2), (2, 2.5), (3, 4), (4, 5)]}
+    about = "mean and 95 % bootstrap band over 2 seeds; running means of 3 values"
+    assert about in texts(figure)
+    band = figure.axes[0].collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == 0 and band[:, 1].max() == 6  # not 10: each seed is smoothed
+    line, raw = compare_runs([b], smooth=2).axes[0].lines
+    assert line.get_ydata().tolist() == [4, 4, 7, 7] and line.get_label() == "lambda_grpo"
+    assert raw.get_ydata().tolist() == [4, 4, 10, 4] and raw.get_alpha() < 0.5
+    assert raw.get_zorder() < line.get_zorder()
+    for folders in ([a], [a, b]):
+        once = compare_runs(folders, smooth=1)
+        assert drawn(once) == drawn(compare_runs(folders))
+        assert not any("running" in text for text in texts(once))
+    whole = drawn(compare_runs([b], smooth=100))["lambda_grpo"]
+    assert whole == [(1, 4), (2, 4), (3, 6), (4, 5.5)]
+
+
+def test_panels_of_one_run_are_smoothed(run, tmp_path):
+    records = [
+        {"step": i, "reward": float(i), "kl": float("nan"), "eval/pass@1_greedy": 0.5}
+        for i in range(1, 51)
+    ]
+    reward, greedy, kl = metrics_figure(records, smooth=4).axes
+    assert reward.lines[0].get_ydata().tolist() == [float(i) for i in range(1, 51)]
+    assert reward.lines[1].get_ydata().tolist()[:5] == [1, 1.5, 2, 2.5, 3.5]
+    assert "(dark: running mean of 4)" in reward.get_xlabel()
+    assert not len(kl.lines[0].get_xdata())
+    assert greedy.get_ylim()[0] < 0 and greedy.get_ylim()[1] > 1
+    assert [len(ax.lines) for ax in metrics_figure(records, smooth=1).axes] == [1, 1, 1]
+    assert [len(ax.lines) for ax in metrics_figure(records).axes] == [2, 2, 1]
+    folder = make_run(tmp_path / "a", [0, 1, 2])
+    for smooth in ("0", "-1", "x"):
+        one_line(run("plot", folder, "--smooth", smooth))
+    out = tmp_path / "x.svg"
+    assert run("plot", folder, "--smooth", 2, "--out", out)[0] == 0
+    assert "running mean of 2" in out.read_text(encoding="utf-8")
+
+
+def test_the_parts_of_a_reward_stand_beside_it(tmp_path):
+    long = "rewards/" + "a_long_name_" * 5 + "/mean"
+    record = {"step": 1, "kl": 0.1, long: 0.5, "rewards/format/mean": 0.25, "reward": 0.75}
+    figure = metrics_figure([record | {"rewards/format/std": 0.1}])
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert [titles[0], *titles[2:]] == ["reward", "rewards/format/mean", "kl"]
+    assert len(titles[1]) == 38 and "…" in titles[1]
+    assert texts(figure).count("mean of this part") == 2
+    folder = make_run(tmp_path / "a", [0, 1])
+    line = json.dumps({"loss": 0, **record}) + "\n"
+    (folder / "metrics.jsonl").write_text(line, encoding="utf-8")
+    shown = texts(compare_runs([folder], "rewards/format/mean"))
+    assert "rewards/format/mean\nmean of this part" in shown
 
 
 def test_many_lines_can_be_told_apart_in_grey(tmp_path):

@@ -97,6 +97,8 @@ COMMANDS = {
     "a field": "tree {w}/log.jsonl --reward-name {n}",
     "a step": "tree {w}/log.jsonl --step {n}",
     "plot": "plot {w}/run --out {w}/{n}.png",
+    "watching": "plot {w}/run --watch --out {w}/{n}.html",
+    "labels": "plot {w}/run --key reward --label {n} --smooth 2 --out {w}/{n}.png",
     "a metric": "plot {w}/run --key {n}",
     "a figure": "plot {w}/run --out {w}/{n}",
     "export": "export {w}/run --out {w}/{n}",

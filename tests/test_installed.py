@@ -139,6 +139,7 @@ def test_the_wheel_holds_what_users_need(wheel):
         "minigrpo/py.typed",
         "minigrpo/show/explorer/page.html",
         "minigrpo/command/demo.html",
+        "minigrpo/show/watch.html",
     }
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "minigrpo").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules | {

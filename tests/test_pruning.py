@@ -56,7 +56,7 @@ def test_the_gradient_is_the_same(preset: str, max_nodes: int) -> None:
             model, split_tree(rollouts.tree, max_nodes), objective, coefficients, 1.0, old
         )
         expected = model.gradients.flat.copy()
-        parts = parts_to_learn_from(model, rollouts.tree, coefficients, max_nodes)
+        parts = parts_to_learn_from(model, rollouts.tree, coefficients.push, max_nodes)
         pruned, logp_of_pruned = compute_gradients(model, parts, objective, coefficients, 1.0, old)
         assert relative(model.gradients.flat, expected) < 1e-12
         np.testing.assert_allclose(pruned, whole, atol=1e-14)
@@ -71,7 +71,7 @@ def test_nothing_to_learn_from() -> None:
     coefficients = Objective.preset("grpo").coefficients(
         rollouts, np.ones(len(rollouts.tree.paths))
     )
-    assert parts_to_learn_from(model, rollouts.tree, coefficients, 100) == []
+    assert parts_to_learn_from(model, rollouts.tree, coefficients.push, 100) == []
     model.gradients.flat[:] = 7.0
     loss, _ = compute_gradients(
         model, [], Objective.preset("grpo"), coefficients, 1.0, rollouts.logp

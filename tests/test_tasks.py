@@ -737,7 +737,7 @@ def test_loading_errors_say_what_is_wrong(tmp_path):
     broken.write_text("import json\nimport no_such_module_anywhere\n")
     (tmp_path / "notes.txt").write_text("x")
     cases = {
-        "sorting": "no task 'sorting': choose arithmetic, countdown, largest, sums, treewalk",
+        "sorting": "no task 'sorting': choose arithmetic, countdown, largest, rows, sums, treewalk",
         "": "no task ''",
         str(file): "no class in it: write .*mine.py:MyTask",
         f"{tmp_path}/absent.py:CountB": "no task file .*absent.py",

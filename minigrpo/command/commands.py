@@ -31,10 +31,9 @@ def run_demo(a: argparse.Namespace) -> None:
 def run_sample(a: argparse.Namespace) -> None:
     """Draw a group from a trained policy; without a task, a pretrained model continues a text."""
     from minigrpo.logs.groups import read_groups
-    from minigrpo.rewards import check_rewards
     from minigrpo.runs.train import sample_records
     from minigrpo.sampler import sample
-    from minigrpo.tasks import draw_prompts, sampling_limits
+    from minigrpo.tasks import Tokenised, draw_prompts, sampling_limits, score
 
     if a.model is not None:
         if a.path is not None:
@@ -43,13 +42,15 @@ def run_sample(a: argparse.Namespace) -> None:
         if a.task is None:
             return _sample_text(a)
     refuse(a, "max_new_tokens", "goes with --model alone: a task has its own limit")
+    refuse(a, "chat", "goes with --model alone: a task of messages needs no flag")
     model, task = policy(a)
     rng, limits = np.random.default_rng(a.seed), sampling_limits(task)
     given = a.prompt is not None
-    prompts = [task.tokenizer.encode(a.prompt)] if given else draw_prompts(task, rng, 1, "test")
+    encode = task.encode if isinstance(task, Tokenised) else task.tokenizer.encode
+    prompts = [encode(a.prompt)] if given else draw_prompts(task, rng, 1, "test")
     rollouts = sample(model, prompts, a.group_size, rng, temperature=a.temperature, **limits)
-    rewards = check_rewards(task.score(rollouts), rollouts.tree)
-    records = sample_records(rollouts, rewards, task, 0)
+    rewards, parts = score(task, rollouts)
+    records = sample_records(rollouts, rewards, task, 0, parts)
     groups = read_groups("\n".join(map(json.dumps, records)), unit="characters")
     _print_trees(groups, 1)
     _write_figure(groups, a.out)
@@ -67,7 +68,8 @@ def _sample_text(a: argparse.Namespace) -> None:
     model, tokenizer = load_model(a.model)
     limits = {"max_new_tokens": a.max_new_tokens or 64, "temperature": a.temperature}
     limits["eos"] = (tokenizer.eos, tokenizer.stops_at())
-    prompts, rng = [tokenizer.encode(a.prompt)], np.random.default_rng(a.seed)
+    encode = tokenizer.encode_chat if a.chat else tokenizer.encode
+    prompts, rng = [encode(a.prompt)], np.random.default_rng(a.seed)
     rollouts = sample(model, prompts, a.group_size, rng, **limits)
     tree = rollouts.tree
     logp = np.where(tree.paths >= 0, tree.on_tokens(rollouts.logp), 0).sum(1)
@@ -140,10 +142,9 @@ def _write_figure(groups: list, out: str | None) -> None:
 
 def run_equivalence(a: argparse.Namespace) -> int:
     """Theorem 1 on real rollouts.   -> exit code"""
-    from minigrpo.rewards import check_rewards
     from minigrpo.runs.policy import load_run, make_policy
     from minigrpo.sampler import sample
-    from minigrpo.tasks import draw_prompts, sampling_limits
+    from minigrpo.tasks import draw_prompts, sampling_limits, score
     from minigrpo.verify.equivalence import check_equivalence
 
     if a.group_size < 2:
@@ -159,7 +160,7 @@ def run_equivalence(a: argparse.Namespace) -> int:
         model, task = make_policy(settings)
     prompts = draw_prompts(task, rng, a.prompts)
     rollouts = sample(model, prompts, a.group_size, rng, **sampling_limits(task))
-    rewards = check_rewards(task.score(rollouts), rollouts.tree)
+    rewards, _ = score(task, rollouts)
     found = check_equivalence(model, rollouts, rewards, rng, beta=a.beta)
     equal = "" if found.informative else "all rewards are equal in every group, so "
     if equal and not a.beta:
@@ -206,23 +207,40 @@ def run_exercises(a: argparse.Namespace) -> None:
 def run_plot(a: argparse.Namespace) -> None:
     """Metrics of runs as a figure."""
     from minigrpo.runs.folder import METRICS, check_records, read_metrics
-    from minigrpo.show.comparison import compare_runs, run_settings, task_name
+    from minigrpo.show.comparison import compare_runs, run_settings, run_title
     from minigrpo.show.plots import metrics_figure, save
 
     paths = map(Path, a.path)
     folders = [path.resolve().parent if path.is_file() else path for path in paths]
+    if a.watch:
+        return _watch(a, folders)
     if len(folders) > 1 or a.key is not None:
-        figure = compare_runs(folders, "reward" if a.key is None else a.key)
+        smooth, key = a.smooth or 1, "reward" if a.key is None else a.key
+        figure = compare_runs(folders, key, smooth, a.label)
     else:
-        s = run_settings(folders[0])
-        title = f"{s['objective']} on {task_name(s)}, one run (seed {s['seed']})"
-        figure = metrics_figure(read_metrics(folders[0], before=True), title=title)
+        refuse(a, "label", "names lines, of one --key or several runs: this figure has none")
+        title = run_title(run_settings(folders[0]))
+        records = read_metrics(folders[0], before=True)
+        figure = metrics_figure(records, title=title, smooth=a.smooth)
     for folder in folders:
         if n := check_records(folder, METRICS):
             where = visible(str(folder / METRICS))
             note = f"note: no checkpoint vouches yet for the last {n} records in {where}"
             print(note, file=sys.stderr)
     print(f"figure: {visible(str(save(figure, a.out or folders[0] / 'metrics.png')))}")
+
+
+def _watch(a: argparse.Namespace, folders: list[Path]) -> None:
+    from minigrpo.runs.stored_settings import read_settings
+    from minigrpo.show.watch import watch
+
+    refuse(a, "key smooth label", "is of a figure: the page of --watch has its own")
+    file = Path(a.out or folders[0] / "watch.html")
+    if file.suffix != ".html" or len(folders) > 1:
+        raise ValueError("--watch shows one run in one page: give one RUN, and an --out FILE.html")
+    read_settings(folders[0])  # refuses what is no run
+    print(f"page, for a browser: {visible(str(file))} (Ctrl-C ends this)", flush=True)
+    print(visible(watch(folders[0], file)))
 
 
 def run_bench(a: argparse.Namespace) -> None:

@@ -162,6 +162,7 @@ FLAGS: dict[str, list[Flag]] = {
     "sample": [
         *POLICY,
         flag("--prompt", "default: a held-out problem of the task; a text where there is no task"),
+        flag("--chat", "a text is a user's message", action="store_const", const=True),
         flag("--max-new-tokens", "where there is no task (default: 64)", type=count),
         GROUP_SIZE,
         flag("--temperature", "of the samples", 1.0, type=amount),
@@ -212,8 +213,15 @@ FLAGS: dict[str, list[Flag]] = {
     "exercises": [flag("--out", "where to write them", "exercises", metavar="FOLDER")],
     "plot": [
         flag("path", "folders of runs of one task", metavar="RUN", nargs="+"),
-        flag("--out", ".png or .svg (default: metrics.png in the first folder)", metavar="FILE"),
+        flag(
+            "--out",
+            "default: metrics.png (or .svg) in the first folder, or watch.html",
+            metavar="FILE",
+        ),
         flag("--key", "one metric (default: reward; of one run, the usual ones)"),
+        flag("--smooth", "draw running means of the last N values", type=count, metavar="N"),
+        flag("--label", "a name for each line, in order", action="append", metavar="NAME"),
+        flag("--watch", "write a page that shows a run while it goes on", action="store_true"),
     ],
     "bench": [
         flag("--workload", "W1, W2, W3 (default: all)", nargs="+", metavar="NAME"),

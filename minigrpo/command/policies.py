@@ -42,6 +42,8 @@ def run_train(a: argparse.Namespace) -> None:
         reward = np.mean([metrics["reward"] for metrics in last])
         sampled = f"{history[-1]['num_tokens']:,} tokens sampled in all"
         print(f"mean reward of the last {len(last)} steps {reward:.3f}, {sampled}")
+    elif resume:
+        print("all its steps had been taken: go on to more with --steps")
     if a.profile:
         no_step = "no step was taken, so there is no time to show"
         print(watch.table(peak_rate(model.backend, settings.dtype)) if history else no_step)

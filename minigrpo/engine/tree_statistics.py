@@ -1,10 +1,10 @@
-"""How much tree there is in a batch: the statistics of the paper's section 3.2."""
+"""What is logged of a batch: rewards, and how much tree there is (the paper's section 3.2)."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from minigrpo.tree import Array, PrefixTree
+from minigrpo.tree import Array, PrefixTree, Rollouts
 
 
 def path_depth(tree: PrefixTree) -> Array:
@@ -39,4 +39,39 @@ def tree_metrics(tree: PrefixTree) -> dict[str, float]:
         "tree/path_depth": float(path_depth(tree).mean()),
         "tree/intermediate_proportion": float(intermediate_proportion(tree).mean()),
         "tree/flat_fraction": float(tree.is_flat.mean()),
+    }
+
+
+def rollout_metrics(rollouts: Rollouts, rewards: np.ndarray) -> dict[str, float]:
+    """Rewards, lengths and entropy of a batch under TRL's names, and how much tree there is."""
+    tree = rollouts.tree
+    grouped = [rewards[tree.completion_group == g] for g in range(tree.n_groups)]
+    return {
+        "reward": float(rewards.mean()),
+        "reward_std": float(np.mean([r.std(ddof=min(1, len(r) - 1)) for r in grouped])),
+        "frac_reward_zero_std": float(np.mean([r.min() == r.max() for r in grouped])),
+        "entropy": float(tree.on_tokens(rollouts.entropy).sum() / max(int(tree.lengths.sum()), 1)),
+        "completions/mean_length": float(tree.lengths.mean()),
+        "completions/clipped_ratio": float(rollouts.truncated.mean()),
+        **tree_metrics(tree),
+    }
+
+
+def process_metrics(
+    tree: PrefixTree, rewards: np.ndarray, values: np.ndarray | None
+) -> dict[str, float]:
+    """Of a user's process rewards (N,): their mean over tokens, and the groups that need them.
+
+    Those are groups of equal outcomes whose steps differ, which learn from their steps alone.
+    """
+    if values is None:
+        return {}
+    groups = range(tree.n_groups)
+    steps = [len(set(values[tree.group == g].tolist())) for g in groups]
+    outcomes = [len(set(rewards[tree.completion_group == g].tolist())) for g in groups]
+    alone = [n == 1 < m for n, m in zip(outcomes, steps, strict=True)]
+    total = tree.on_tokens(values).sum()
+    return {
+        "process_reward": float(total / max(int(tree.lengths.sum()), 1)),
+        "frac_groups_steps_only": float(np.mean(alone)),
     }

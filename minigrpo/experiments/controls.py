@@ -61,7 +61,7 @@ def gradients_of_arm(
         if beta:
             parts = split_tree(rollouts.tree, 4096, model.lanes)
         else:
-            parts = parts_to_learn_from(model, rollouts.tree, found, 4096)
+            parts = parts_to_learn_from(model, rollouts.tree, found.push, 4096)
         compute_gradients(model, parts, objective, found, rollouts.temperature, rollouts.logp, ref)
         return global_norm(model.gradients)
 

@@ -21,10 +21,10 @@ from minigrpo.logs.rows import (
     Row,
     by_number,
     content_of,
-    listed,
     present,
     text_of,
 )
+from minigrpo.system.tables import listed
 
 # A list of numbers as a text, as tables hold token ids: of JSON, NumPy or PyTorch.
 LIST_TEXT = re.compile(r"\s*([\w.]+\()?\[[-+\d\s,.]*[\])]*\s*")

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.logs.rows import NAMES, Names, listed
+from minigrpo.logs.rows import NAMES, Names
+from minigrpo.system.tables import listed
 
 # Of a reward, not a part of it: "reward_mean", "total_reward", "rewardStd".
 STATISTIC = re.compile(

@@ -6,8 +6,6 @@ apart.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import sys
@@ -16,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from minigrpo.system.tables import SUFFIXES, csv_rows, decode, json_rows, listed, parquet_rows
 from minigrpo.tree import MAX_TOKEN
 
 EXPECTED = """\
@@ -39,7 +38,6 @@ FIELDS = {
 NAMES = {kind: tuple(names.split()) for kind, names in FIELDS.items()}
 KNOWN = {name for names in NAMES.values() for name in names} | {"messages"}
 PLURAL = NAMES["completion"][:4]
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 # What TRL, ms-swift and this package write: in a folder that has some, other files are left out.
 KNOWN_FILES = ("completions_*.parquet", "completions.jsonl", "samples.jsonl")
 CHAT_TEXT = re.compile(
@@ -58,7 +56,7 @@ def read_log(file: str, names: Names = NAMES) -> tuple[list[Row], list[str]]:
     path = Path(file)
     if file == "-":
         data = getattr(sys.stdin, "buffer", sys.stdin).read()
-        text = data if isinstance(data, str) else _decode(data, "standard input")
+        text = data if isinstance(data, str) else decode(data, "standard input")
         return [(*row, "") for row in parse(text, names=names)], []
     if not path.is_dir():
         return _read_file(path, path.name, names), []
@@ -84,9 +82,9 @@ def read_log(file: str, names: Names = NAMES) -> tuple[list[Row], list[str]]:
 def _read_file(path: Path, name: str, names: Names) -> list[Row]:
     """Rows of a file.  A number in its name or folder (STEP.jsonl, step_N/…) is their step."""
     if path.suffix.lower() == ".parquet":
-        rows = _parquet(path, name, names)
+        rows = _plain(parquet_rows(path, name) or [(f"row 0 of {name}", {})], names)
     else:
-        rows = parse(_decode(path.read_bytes(), name), name, names)
+        rows = parse(decode(path.read_bytes(), name), name, names)
     number = re.fullmatch(r"(\d{1,18})\.\w+", path.name)
     number = number or re.search(r"step[_-]?(\d{1,18}(\.\d+)?)(?!\d)", str(Path(*path.parts[-3:])))
     if number:
@@ -95,32 +93,10 @@ def _read_file(path: Path, name: str, names: Names) -> list[Row]:
     return [(where, row, str(path)) for where, row in rows]
 
 
-def _decode(data: bytes, name: str) -> str:
-    codec = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        text = data.decode(codec)
-    except UnicodeDecodeError as error:
-        told = f"{name} is not {codec[:6].strip('-').upper()} text (at byte {error.start})"
-        raise ValueError(f"{told}: write it as UTF-8") from None
-    if "\0" in text[:1000]:
-        told = f"{name} holds zero bytes, as binary files do, and UTF-16 without its mark"
-        raise ValueError(f"{told}: write it as UTF-8")
-    return text
-
-
-def _parquet(path: Path, name: str, names: Names) -> list[tuple[str, dict]]:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import read_table
-    except ImportError:
-        told = f"{name} is a Parquet file, and to read it takes pyarrow"
-        raise ValueError(f"{told}: pip install pyarrow") from None
-    try:
-        table = read_table(path).to_pylist() or [{}]
-    except ArrowException as error:
-        raise ValueError(f"{name}: {error}") from None
-    plain = json.dumps(table, default=lambda v: float(v) if isinstance(v, Decimal) else str(v))
-    return [(f"row {i} of {name}", _opened(row, names)) for i, row in enumerate(json.loads(plain))]
+def _plain(rows: list[tuple[str, dict]], names: Names) -> list[tuple[str, dict]]:
+    """Rows with values as JSON has them, for what Parquet stores otherwise, such as dates."""
+    text = json.dumps(rows, default=lambda v: float(v) if isinstance(v, Decimal) else str(v))
+    return [(where, _opened(row, names)) for where, row in json.loads(text)]
 
 
 def parse(text: str, name: str = "", names: Names = NAMES) -> list[tuple[str, dict]]:
@@ -135,27 +111,12 @@ def parse(text: str, name: str = "", names: Names = NAMES) -> list[tuple[str, di
             told = f"the header{of} has {spaced[0]!r}, with a space, as its texts then would"
             raise ValueError(f"{told}: write no space after {mark!r}, or give --completion-name")
         if present(dict.fromkeys(_renamed(cells, names).values()), names["completion"]):
-            return _table(text, mark, of, names)
+            rows = csv_rows(text, mark, of) or [(f"the table{of}", {})]
+            return [(where, _typed(row, names)) for where, row in rows]
     if name.lower().endswith((".csv", ".tsv")):
         advice = f"or name it with --completion-name: {header[:300]}"
         raise ValueError(f"the header{of} has no completion, {advice}")
-    # splitlines would cut at U+2028 in a text
-    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    try:
-        one_per_line = len(lines) > 1 and isinstance(json.loads(lines[0][1]), dict)
-    except (ValueError, RecursionError):
-        one_per_line = False
-    if one_per_line:
-        rows = [(f"line {n}{of}", _json(line, n, of)) for n, line in lines]
-    else:
-        value = _json(text, 1, of)
-        table = value if isinstance(value, dict) else {}
-        columns, data = table.get("columns"), table.get("data")
-        if isinstance(columns, list) and isinstance(data, list):  # of W&B
-            value = [_row(columns, cells, f"row {i}{of}") for i, cells in enumerate(data)]
-        rows = [(f"the group{of}", value)]
-        if isinstance(value, list):
-            rows = [(f"group {i}{of}", row) for i, row in enumerate(value)]
+    rows = json_rows(text, of, "group")
     for where, row in rows:
         if not isinstance(row, dict):
             raise ValueError(f"{where} is not a JSON object: {EXPECTED}")
@@ -183,41 +144,11 @@ def _opened(row: dict, names: Names) -> dict:
     return {"prompt": chat[:-1], "completion": chat[-1:]} | row
 
 
-def _json(text: str, first_line: int, of: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"line {first_line + error.lineno - 1}, column {error.colno}{of}"
-        raise ValueError(f"malformed JSON at {where}: {error.msg}") from None
-    except (RecursionError, ValueError) as error:  # or a number of thousands of digits
-        told = f"malformed JSON at line {first_line}{of}: {error}"
-        raise ValueError(f"{told}, or nested too deeply") from None
-
-
-def _row(columns: list, cells: Any, where: str) -> dict:
-    n = len(cells) if isinstance(cells, list) else "no"
-    if n != len(columns) or len({*map(str, columns)}) < len(columns):
-        raise ValueError(f"{where} has {n} fields, not one for each of {listed(columns)}")
-    return dict(zip(map(str, columns), cells, strict=True))
-
-
-def _table(text: str, mark: str, of: str, names: Names) -> list[tuple[str, dict]]:
-    """The rows of CSV with a header.  Numbers and truths are read, but not in texts and ids."""
-    old = csv.field_size_limit(len(text) + 1)
-    try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
-        (_, head), *rows = [(f"line {reader.line_num}{of}", row) for row in reader if row]
-    except csv.Error as error:
-        raise ValueError(f"malformed CSV{of}: {error}") from None
-    finally:
-        csv.field_size_limit(old)
+def _typed(row: dict[str, str], names: Names) -> dict[str, Any]:
+    """A row of CSV: numbers and truths are read, but not in texts and ids."""
     texts = {*names["completion"], *names["prompt"], *names["group"]}
-    known = _renamed(head, names)
-    head = [known[field] for field in head]
-    found = [(where, _row(head, row, where)) for where, row in rows]
-    return [
-        (where, {k: v if k in texts else _cell(v) for k, v in row.items()}) for where, row in found
-    ] or [(f"the table{of}", {})]
+    known = _renamed(row, names)
+    return {known[k]: v if known[k] in texts else _cell(v) for k, v in row.items()}
 
 
 def _cell(text: str) -> int | float | str | None:
@@ -242,11 +173,6 @@ def by_number(name: str) -> list:
     """To sort by: 9 comes before 10, and .125 before .25."""
     pieces = re.split(r"(\d+(?:\.\d+)?|\.\d+)", name)
     return [Decimal(piece) if i % 2 else piece for i, piece in enumerate(pieces)]
-
-
-def listed(names: Iterable[object]) -> str:
-    """Names for an error message."""
-    return ", ".join(json.dumps(name, ensure_ascii=False) for name in names)[:500]
 
 
 # -- what a completion says ------------------------------------------------------------------------

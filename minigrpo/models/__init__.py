@@ -71,7 +71,7 @@ def _tokenizer(source: GGUFFile | HuggingFaceFolder, vocab_size: int) -> TextTok
     eos = source.metadata.get("tokenizer.ggml.eos_token_id")
     found = TextTokenizer.from_file(beside, vocab_size, eos)
     source.check_tokenizer(found)
-    return found
+    return source.with_header(found)
 
 
 def _open(name: str | Path) -> GGUFFile | HuggingFaceFolder:

@@ -14,7 +14,7 @@ import math
 import mmap
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from minigrpo.engine.parameters import TransformerConfig
 from minigrpo.models.checks import check_tensors, need, real, refusing, shown, whole
-from minigrpo.models.text_tokenizer import TextTokenizer, byte_level_tokenizer
+from minigrpo.models.text_tokenizer import ChatTemplate, TextTokenizer, byte_level_tokenizer
 
 SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))  # of struct
 STRING, ARRAY = 8, 9
@@ -30,6 +30,8 @@ MAX_DIMENSIONS = 4
 # Types of tokens: unknown, control and user-defined ones are found in a text before it is split; 5
 # is one that no text has.
 ORDINARY, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = range(1, 6)
+TOKEN_IDS = {"bos": "bos_token", "eos": "eos_token", "eot": "eot_token", "eom": "eom_token"}
+TOKEN_IDS |= {"unknown": "unk_token", "padding": "pad_token"}
 QUANTISATIONS = "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K"
 TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 LAYER_TABLE = """
@@ -232,7 +234,23 @@ class GGUFFile:
                 built.core.post_processor = tokenizers.processors.TemplateProcessing(
                     single="BOS $A", special_tokens=[start]
                 )
-            return built
+            return self.with_header(built)
+
+    def with_header(self, tokenizer: TextTokenizer) -> TextTokenizer:
+        """A tokenizer with the header's chat template and special tokens.
+
+        A completion also ends where a turn or a message does.  (llama.cpp ends it with any token of
+        certain names, too; transformers does not, nor does this package.)
+        """
+        known = {i: token for token, i in tokenizer.core.get_vocab().items()}
+        with refusing(f"{self.path} names special tokens that it has not"):
+            ids = {key: self.metadata.get(f"tokenizer.ggml.{key}_token_id") for key in TOKEN_IDS}
+            more = [i for key, i in ids.items() if key in ("eot", "eom") and i is not None]
+            if not all(type(i) is int and i in known for i in more):
+                raise ValueError(f"EOT and EOM are {shown(more)}")
+            tokens = {TOKEN_IDS[key]: known[i] for key, i in ids.items() if i in known}
+        chat = ChatTemplate(self.metadata.get("tokenizer.chat_template"), tokens)
+        return replace(tokenizer.ended_by([*tokenizer.ends, *more]), chat=chat)
 
     def check_tokenizer(self, other: TextTokenizer) -> None:
         """Raises ValueError where a tokenizer.json beside the file contradicts the header.

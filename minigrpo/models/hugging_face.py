@@ -12,6 +12,7 @@ import json
 import re
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from minigrpo.engine.parameters import TransformerConfig, rotate_halves, rotate_neighbours
 from minigrpo.models.checks import check_tensors, need, real, refusing, shown, whole
-from minigrpo.models.text_tokenizer import TextTokenizer
+from minigrpo.models.text_tokenizer import ChatTemplate, TextTokenizer
 from minigrpo.system.files import write_atomically
 from minigrpo.transformer import Transformer
 
@@ -46,6 +47,7 @@ NEUTRAL: dict[str, tuple] = (  # what other keys may say, besides null, without 
     | dict.fromkeys(ONE.split(), (1,))
 )
 TYPES = ("rope_type", "type")
+SPECIAL = [f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
 UNSCALED = {"rope_type": "default", "type": "default", "factor": 1, "partial_rotary_factor": 1}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SIZES = {"vocab_size": "vocab_size", "hidden_size": "dim", "num_hidden_layers": "n_layers"}
@@ -137,9 +139,28 @@ class HuggingFaceFolder:
         return weight if heads is None else rotate_neighbours(weight, heads)
 
     def tokenizer(self) -> TextTokenizer:
-        """The folder's tokenizer.json with the EOS of config.json, one or several."""
-        eos, size = self.settings.get("eos_token_id", 2), self._whole("vocab_size")
-        return TextTokenizer.from_file(self.path / "tokenizer.json", size, eos)
+        """The folder's tokenizer.json, special tokens and chat template, as transformers has them.
+
+        A completion ends with the ids of config.json and of generation_config.json: `generate` of
+        transformers looks only at the latter, but the former end a text for the model too.
+        """
+        more = _json(self.path / "generation_config.json", False).get("eos_token_id")
+        eos = self.settings.get("eos_token_id", 2 if more is None else None)
+        if more is not None:
+            both = [it if isinstance(it, list) else [it] for it in (eos, more) if it is not None]
+            eos = [end for it in both for end in it]
+        file, size = self.path / "tokenizer.json", self._whole("vocab_size")
+        found = TextTokenizer.from_file(file, size, eos)
+        about = _json(self.path / "tokenizer_config.json", False)
+        source, file = about.get("chat_template"), self.path / "chat_template.jinja"
+        with refusing(f"{self.path} holds damaged special tokens, or a damaged chat template"):
+            if file.exists():
+                source = file.read_text(encoding="utf-8")
+            elif isinstance(source, list):
+                source = {it["name"]: it["template"] for it in source}.get("default")
+            named = {name: about[name] for name in SPECIAL if about.get(name) is not None}
+            named = {n: it["content"] if isinstance(it, dict) else it for n, it in named.items()}
+        return replace(found, chat=ChatTemplate(source, named))
 
     def _rope_base(self) -> float:
         """The base of the rotary positions, from its older or newer place.
@@ -199,6 +220,10 @@ def save_hugging_face(
         about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": c.max_seq_len}
         about |= {"clean_up_tokenization_spaces": False}
         about |= {"eos_token": tokenizer.core.id_to_token(ends[0])} if ends else {}
+        about |= tokenizer.chat.tokens | {"chat_template": tokenizer.chat.source}
+    if len(ends) > 1:
+        text = json.dumps({"eos_token_id": ends})
+        write_atomically(folder / "generation_config.json", [text.encode()])
         write_atomically(folder / "tokenizer_config.json", [json.dumps(about, indent=2).encode()])
     text = json.dumps(config, indent=2, allow_nan=False)
     write_atomically(folder / "config.json", [text.encode()])  # last: a folder with it is whole
@@ -255,7 +280,9 @@ def _is_plain(name: str) -> bool:
     return Path(name).name == name != ".." and name.isprintable()
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _json(file: Path, needed: bool = True) -> dict[str, Any]:
+    if not needed and not file.exists():
+        return {}
     if not file.exists():
         advice = "give the folder of a Hugging Face model, or a .gguf file"
         raise ValueError(f"{file} is missing: {advice}")

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,9 @@ import numpy as np
 
 from minigrpo.models.checks import need, refusing, shown
 
+TODAY = datetime(2024, 7, 26)  # for chat templates: a seed's prompts are the same tomorrow
+GENERATION = re.compile(r"(\{%[-+]?\s*(?:end)?)generation(\s*[-+]?%\})")  # marks answers only
+MOST_PIECES = 1_000_000  # that a chat template writes
 TAIL = 8  # tokens that may belong to a stop string, besides one per byte of it
 
 
@@ -28,6 +36,84 @@ class Encoded(np.ndarray):
         return out
 
 
+class Rendered(str):
+    """The text of a conversation, equal only to that of the same conversation."""
+
+    asked: Any  # the conversation, as the task gave it
+
+    def __eq__(self, other: object) -> bool:
+        same = repr(getattr(other, "asked", None)) == repr(self.asked)
+        return same and str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A Jinja template, None if the model has none, and the special tokens that it may name.
+
+    Its text is that of `apply_chat_template` in transformers.  Left out: tools, documents, images.
+    """
+
+    source: str | None = None
+    tokens: Mapping[str, str] = field(default_factory=dict)  # such as "bos_token": "<s>"
+
+    def prompt(self, conversation: Any) -> Rendered:
+        """The text of a conversation, up to where the model's answer begins.
+
+        Raises ValueError for what is no conversation, and for what the template refuses or drops.
+        """
+        is_text, messages, keys = isinstance(conversation, str), [], ("role", "content")
+        given = [{"role": "user", "content": conversation}] if is_text else conversation
+        with suppress(TypeError, KeyError):
+            fits = all(len(it) == len(keys) for it in given)
+            messages = [{key: str.__str__(it[key]) for key in keys} for it in given if fits]
+        if not messages:
+            wanted = 'give a text, or a list of {"role": a text, "content": a text}'
+            raise ValueError(f"the task gave {shown(conversation)} for a conversation: {wanted}")
+        text = Rendered(self.render(messages))
+        for i, it in enumerate(messages):
+            other = [*messages[:i], it | {"content": it["content"] + "?"}, *messages[i + 1 :]]
+            if self.render(other) == str(text):
+                told = f"the model's chat template leaves out message {i + 1} of {shown(messages)}"
+                raise ValueError(f"{told}: give roles in an order that it knows")
+        text.asked = deepcopy(conversation)
+        return text
+
+    def render(self, messages: list[dict[str, str]], answer: bool = True) -> str:
+        """The text of messages; answer: up to where the model's answer begins.
+
+        Raises ValueError for a template that is missing or damaged, and for what it refuses.
+        """
+        given = {"messages": messages, "tools": None, "documents": None, **self.tokens}
+        template = self._compiled
+        with refusing(f"the model's chat template fails on {shown(messages)}"):
+            pieces = template.generate(given, add_generation_prompt=answer)
+            text = "".join(islice(pieces, MOST_PIECES))
+            if next(pieces, None) is not None:
+                raise ValueError(f"it writes more than {MOST_PIECES:,} pieces of text")
+        return text
+
+    @cached_property
+    def _compiled(self) -> Any:
+        if self.source is None:
+            told = "the model has no chat template"
+            raise ValueError(f"{told}: give a chat model, or a task that has texts, not messages")
+        need("jinja2")
+
+        def raise_exception(message: str) -> None:
+            raise ValueError(message)
+
+        with refusing("the model's chat template is damaged"):
+            environment = need("jinja2.sandbox").ImmutableSandboxedEnvironment(
+                trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            )
+            environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
+            environment.globals["strftime_now"] = TODAY.strftime
+            environment.globals["raise_exception"] = raise_exception
+            return environment.from_string(GENERATION.sub(r"\1with\2", self.source))
+
+
 @dataclass(frozen=True, eq=False)
 class TextTokenizer:
     """A tokenizer, the size of the model's vocabulary, and the ids that end a completion."""
@@ -36,6 +122,7 @@ class TextTokenizer:
     vocab_size: int  # of the model, which may be larger than the tokenizer's
     eos: int | None
     more_eos: tuple[int, ...] = ()  # ids that end a completion as well
+    chat: ChatTemplate = field(default_factory=ChatTemplate)
 
     @classmethod
     def from_file(
@@ -63,17 +150,27 @@ class TextTokenizer:
         if whole[len(whole) - len(bare) :] != bare:
             told = f"{path} adds tokens after a text (its post_processor)"
             raise ValueError(f"{told}, but prompts are to be continued: take that out")
-        return cls(core, vocab_size, next(iter(ends), None), tuple(ends[1:]))
+        return cls(core, vocab_size, None).ended_by(ends)
+
+    def ended_by(self, ends: Iterable[int]) -> TextTokenizer:
+        """A tokenizer with these ids as `ends`."""
+        eos, *more = dict.fromkeys(ends) or [None]
+        return replace(self, eos=eos, more_eos=tuple(more))
 
     @property
     def ends(self) -> list[int]:
         """The ids that end a completion."""
         return [self.eos, *self.more_eos] if self.eos is not None else []
 
+    def encode_chat(self, conversation: Any) -> np.ndarray:
+        """As `encode`, the text of [{"role": "user", "content": "Hi"}, …], or of a user's text."""
+        return self.encode(self.chat.prompt(conversation))
+
     def encode(self, text: str) -> np.ndarray:
         """Token ids of a text, which remember it as `.text`.   -> (T,) int64
 
-        What the model expects before it (such as BOS) is there once, though the text may bring it.
+        What the model expects before it (such as BOS) is there once, though the text may bring it;
+        a chat template brings all that there should be.
         """
         if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
             told = f"the text {shown(text)} holds half a character (a lone surrogate)"
@@ -81,6 +178,7 @@ class TextTokenizer:
         ids, bare = (self.core.encode(text, add_special_tokens=add).ids for add in (True, False))
         added = len(ids) - len(bare)
         twice = ids[added:] == bare and bare[:added] == ids[:added]
+        twice = twice or isinstance(text, Rendered)
         out = np.array(bare if twice else ids, dtype=np.int64).view(Encoded)
         out.text = text
         return out
@@ -106,6 +204,13 @@ class TextTokenizer:
         texts = [a, *(a + ids for ids in batch)]
         text, *both = self.core.decode_batch(texts, skip_special_tokens=False)
         return [longer.removeprefix(text) for longer in both]
+
+    def answer_end(self) -> int | None:
+        """The first of `ends` that the chat template writes after an answer, else `eos`."""
+        turns = [{"role": role, "content": "hello"} for role in ("user", "assistant")]
+        after = self.chat.render(turns, answer=False).rpartition("hello")[2]
+        ids = self.core.encode(after, add_special_tokens=False).ids
+        return next((i for i in ids if i in self.ends), self.eos)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a completion, as it goes on from its prompt, up to its EOS.

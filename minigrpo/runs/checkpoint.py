@@ -96,6 +96,11 @@ def checkpoints(folder: str | Path) -> list[Path]:
     return sorted(found, key=lambda file: (len(file.name), file.name))  # 1000000 after 999999
 
 
+def steps_taken(folder: str | Path) -> int:
+    """The step of a run's newest checkpoint; 0 if it has none."""
+    return max((int(file.stem.partition("-")[2]) for file in checkpoints(folder)), default=0)
+
+
 def load_with_advice(file: Path) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
     """`load_checkpoint` of a run's folder: an error also says what to do."""
     beside = checkpoints(file.parent)

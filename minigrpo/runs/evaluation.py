@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from minigrpo.engine.lanes import limit_again, limited
-from minigrpo.rewards import check_rewards, numbers
 from minigrpo.sampler import Rollouts, sample
 from minigrpo.system.terminal import bar
-from minigrpo.tasks import Task, draw_prompts, optional, sampling_limits
+from minigrpo.system.user_code import numbers
+from minigrpo.tasks import Task, draw_prompts, optional, sampling_limits, score
 from minigrpo.transformer import Transformer
 
 CHUNK = 64  # problems that are sampled at a time
@@ -56,7 +56,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Greedy pass@1 on n_prompts problems of a split; with samples > 0 also pass@k for each of ks.
 
-    -> {"eval/pass@1_greedy": …}.   The same seed takes the same problems, whatever was trained.
+    -> {"eval/pass@1_greedy": …}, with the mean of each named part of the greedy rewards under
+    "eval/rewards/NAME".   The same seed takes the same problems, whatever was trained.
     Raises ValueError for no problems, and for a k that is larger than samples.
     """
     if n_prompts < 1:
@@ -70,22 +71,27 @@ def evaluate(
     rng = np.random.default_rng(seed)
     prompts, limits = draw_prompts(task, rng, n_prompts, split), sampling_limits(task)
 
-    def score(rollouts: Rollouts) -> tuple[np.ndarray, np.ndarray]:
-        rewards = check_rewards(task.score(rollouts), rollouts.tree)
+    def judge(rollouts: Rollouts) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        rewards, parts = score(task, rollouts)
         right = is_correct(task, rewards)
         limit_again()
-        return rewards, right
+        return rewards, right, parts
 
-    greedy, rewards, n_right = [], [], []
+    greedy, rewards, n_right, parts = [], [], [], {}
     for start in bar(range(0, n_prompts, CHUNK), "evaluate", "chunk", progress):
         chunk = prompts[start : start + CHUNK]
-        found = score(sample(model, chunk, 1, rng, temperature=0.0, **limits))
-        rewards.extend(found[0])
-        greedy.extend(found[1])
+        own, right, own_parts = judge(sample(model, chunk, 1, rng, temperature=0.0, **limits))
+        rewards.extend(own)
+        greedy.extend(right)
+        for name, values in own_parts.items():
+            parts.setdefault(f"eval/rewards/{name}", []).extend(values)
         if samples:
-            _, right = score(sample(model, chunk, samples, rng, temperature=temperature, **limits))
+            _, right, _ = judge(
+                sample(model, chunk, samples, rng, temperature=temperature, **limits)
+            )
             n_right.extend(right.reshape(-1, samples).sum(1).tolist())
     result = {"eval/pass@1_greedy": np.mean(greedy), "eval/reward_greedy": np.mean(rewards)}
+    result |= {name: np.mean(values) for name, values in parts.items()}
     for k in ks if samples else ():
         result[f"eval/pass@{k}"] = np.mean([pass_at_k(samples, c, k) for c in n_right])
     return {name: float(value) for name, value in result.items()} | {"eval/prompts": n_prompts}

@@ -74,12 +74,17 @@ class RunFolder:
             raise ValueError(f"{self.path} already holds a run: {way_out}")
         if not found:
             self._forget_what_is_no_run()
-        if resume:
-            stored = read_settings(self.path)
-            stored_settings.check_same(self.path, stored, settings)
-        else:
+        was = read_settings(self.path) if resume else None
+        if was is None:
             stored = stored_settings.with_task_file(settings)
-        if not (resume and (self.path / SETTINGS).exists()):
+        else:
+            stored = stored_settings.check_same(self.path, was, settings)
+        if stored != was:
+            for file in found:  # each then vouches for both, so that a kill may come at any moment
+                arrays, state = load_with_advice(file)
+                both = {"settings": stored, stored_settings.REPLACED: {"steps": was["steps"]}}
+                save_checkpoint(file, arrays, state | both)
+        if stored != was or not (self.path / SETTINGS).exists():
             write_atomically(self.path / SETTINGS, [stored_settings.signed(stored)])
         return stored
 
@@ -239,10 +244,15 @@ def check_records(folder: str | Path, name: str) -> int:
         return check_records(folder, name)  # a run that goes on has removed that checkpoint by now
 
 
+class NoStepYet(ValueError):
+    """A run has no metrics yet."""
+
+
 def read_metrics(path: str | Path, before: bool = False) -> list[dict[str, Any]]:
     """The metrics of a run's steps, if asked with the evaluation before the first.
 
-    Raises ValueError if it has not taken a step, or if what its checkpoint vouches for was changed.
+    Raises NoStepYet if it has not taken a step, or ValueError if what its checkpoint vouches for
+    was changed.
     """
     check_records(path, METRICS)
     file = Path(path) / METRICS
@@ -252,7 +262,7 @@ def read_metrics(path: str | Path, before: bool = False) -> list[dict[str, Any]]
             what = f"holds {record!r:.60}, which is not the metrics of a step"
             raise ValueError(f"{file} {what}: take that line out")
     if not any("loss" in record for record in records):
-        raise ValueError(f"{path} has no metrics: its run has not taken a step yet")
+        raise NoStepYet(f"{path} has no metrics: its run has not taken a step yet")
     return [record for record in records if before or "loss" in record]
 
 

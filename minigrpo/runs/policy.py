@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from minigrpo.engine.divergence import DivergenceError
 from minigrpo.engine.optim import SGD, AdamW
 from minigrpo.engine.parameters import TransformerConfig
 from minigrpo.runs.folder import TOKENIZER, load_run_checkpoint
+from minigrpo.runs.imitation import imitate
 from minigrpo.runs.memory import micro_batch_within
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.stored_settings import hash_of_task, task_by_file
 from minigrpo.system.user_code import shown
 from minigrpo.tasks import Task, draw_prompts, load_task, optional, pairs
-from minigrpo.trainer import TrainState, imitate
+from minigrpo.trainer import TrainState
 from minigrpo.transformer import Transformer
 
 
@@ -113,16 +114,20 @@ def restore_policy(
     config, tokenizer = TransformerConfig(**state["config"]), None
     model = Transformer(config, None, settings.backend, settings.dtype)
     if settings.model is not None:
-        from minigrpo.models import TextTokenizer
+        from minigrpo.models.text_tokenizer import ChatTemplate, TextTokenizer
 
         file = folder / TOKENIZER
         tokenizer = TextTokenizer.from_file(file, config.vocab_size, state["eos"])
+        tokenizer = replace(tokenizer, chat=ChatTemplate(*state.get("chat", ())))
     task = task or make_task(settings, tokenizer)
     was, now = state["task"], type(task).__qualname__
     if now != was:
         raise ValueError(f"{folder} was trained on a task of class {was}, not {now}: give that one")
     if state["task_sha256"] not in (None, hash_of_task(settings.task)):
         file = settings.task.rpartition(":")[0]
+        print(f"note: {file} is not what it was when {folder} was trained", file=sys.stderr)
+    if state.get("data_sha256") not in (None, optional(task, "data_sha256")):
+        file = optional(task, "file", "its data")
         print(f"note: {file} is not what it was when {folder} was trained", file=sys.stderr)
     if tokenizer is None and task.tokenizer.vocab_size != config.vocab_size:
         what = f"{folder} holds a model with a vocabulary of {config.vocab_size}"

@@ -10,14 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from minigrpo.runs.checkpoint import checkpoints, load_with_advice, unchecked_state
+from minigrpo.runs.checkpoint import checkpoints, load_with_advice, steps_taken, unchecked_state
 from minigrpo.runs.settings import MAY_CHANGE
 
 SETTINGS = "settings.json"
+REPLACED = "replaced_settings"  # in a checkpoint of a run that was resumed with other steps
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """The settings that a run was started with, with `task_file` for a task of the user's.
+    """The settings that a run was started with, with `task_file` and `data_file` if it has some.
 
     They are those of settings.json, or where that is gone of the newest checkpoint.  Raises
     ValueError if the folder holds none, or others than its newest checkpoint.
@@ -36,15 +37,17 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 def task_by_file(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Stored settings to load the task with: a user's file is where it was when the run began.
+    """Stored settings to load the task with: a user's files are where they were at the run's start.
 
-    If it is gone, it is taken as it was called, from the current folder.
+    What is gone is taken as it was called, from the current folder.
     """
-    stored = dict(stored)
-    was = stored.pop("task_file", None)
+    stored, options = dict(stored), dict(stored.get("task_options") or {})
+    was, data = (stored.pop(name, None) for name in ("task_file", "data_file"))
     called, _, cls = stored.get("task", "").rpartition(":")
     if was and (Path(was).is_file() or not Path(called).is_file()):
         stored["task"] = f"{was}:{cls}"
+    if data and (Path(data).is_file() or not Path(options["file"]).is_file()):
+        stored["task_options"] = options | {"file": data}
     return stored
 
 
@@ -65,8 +68,12 @@ def settings_file(folder: Path) -> dict[str, Any]:
 
 
 def check_settings(file: Path, stored: dict[str, Any], state: dict[str, Any]) -> None:
-    """Refuse settings that are not those in the state of a checkpoint beside them."""
-    if stored == state.get("settings"):
+    """Refuse settings that are not those in the state of a checkpoint beside them.
+
+    The steps may be those before the run was resumed with others, if that was cut short.
+    """
+    own = state.get("settings")
+    if stored == own or (isinstance(own, dict) and stored == own | state.get(REPLACED, {})):
         return
     other = load_with_advice(file)[1]["settings"]  # if it is damaged, that is the reason
     differ = sorted(key for key in stored | other if stored.get(key) != other.get(key))
@@ -74,10 +81,15 @@ def check_settings(file: Path, stored: dict[str, Any], state: dict[str, Any]) ->
     raise ValueError(f"{file.parent / SETTINGS} and {file.name} {what}")
 
 
-def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run under other settings, but for those that say where it computes."""
-    given, fixed = _as_json(given), {*given} - {*MAY_CHANGE, "task"}
+def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuse to go on with a run under other settings, but for those that say where it computes.
+
+    -> the settings to go on with: the stored ones, with the steps that were given
+    """
+    given, fixed = _as_json(given), {*given} - {*MAY_CHANGE, "task", "steps"}
     changed = [name for name in given if name in fixed and stored.get(name) != given[name]]
+    if "data_file" in stored and given.get("task_options") == task_by_file(stored)["task_options"]:
+        changed.remove("task_options")  # the same, but for how the file is called
     was, now = stored.get("task"), given.get("task")
     same_class = str(was).rpartition(":")[2] == str(now).rpartition(":")[2]
     moved = "task_file" in stored and not Path(stored["task_file"]).exists() and same_class
@@ -89,13 +101,30 @@ def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -
         )
         way_out = "resume it as it was, or start another with --out"
         raise ValueError(f"the run in {folder} has other settings ({told}): {way_out}")
+    return stored | {"steps": _check_steps(folder, stored, given.get("steps"))}
+
+
+def _check_steps(folder: Path, stored: dict[str, Any], steps: Any) -> Any:
+    """The steps to go on to.   Raises ValueError if they are taken, or part of the schedule."""
+    planned, taken = stored.get("steps"), steps_taken(folder)
+    if steps in (None, planned):
+        return planned
+    if stored.get("schedule") == "cosine":
+        why = f"its learning rate follows a cosine to 0 at step {planned}"
+        way_out = f"train on from its weights in another folder with --init {folder}"
+        raise ValueError(f"the run in {folder} cannot end at step {steps} ({why}): {way_out}")
+    if steps <= taken:
+        raise ValueError(f"the run in {folder} has taken {taken} steps: give more with --steps")
+    return steps
 
 
 def with_task_file(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON gives them back, and where a user's task is, for who loads it elsewhere."""
+    """Settings as JSON gives them back, and where a user's task and the table of `rows` are."""
     stored = _as_json(settings)
     name, colon, _ = stored.get("task", "").rpartition(":")
-    return stored | ({"task_file": str(Path(name).expanduser().resolve())} if colon else {})
+    file = stored["task_options"].get("file") if stored.get("task") == "rows" else None
+    found = {"task_file": name if colon else "", "data_file": file if type(file) is str else ""}
+    return stored | {k: str(Path(f).expanduser().resolve()) for k, f in found.items() if f}
 
 
 def hash_of_task(task: str) -> str | None:

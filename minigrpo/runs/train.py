@@ -19,7 +19,7 @@ from minigrpo.engine.divergence import DivergenceError, diverging
 from minigrpo.engine.lanes import one_blas_thread
 from minigrpo.engine.optim import learning_rate_at
 from minigrpo.engine.profiling import Stopwatch
-from minigrpo.runs.checkpoint import checkpoints
+from minigrpo.runs.checkpoint import checkpoints, steps_taken
 from minigrpo.runs.evaluation import evaluate, is_correct
 from minigrpo.runs.folder import METRICS, SAMPLES, TOKENIZER, RunFolder
 from minigrpo.runs.memory import micro_batch_within
@@ -28,7 +28,15 @@ from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.warning_signs import warning_sign
 from minigrpo.system.signals import stopping_between_steps
 from minigrpo.system.terminal import bar, say
-from minigrpo.tasks import Task, draw_prompts, prompt_text, sampling_limits
+from minigrpo.tasks import (
+    Task,
+    draw_prompts,
+    optional,
+    process_rewards_of,
+    prompt_text,
+    sampling_limits,
+    score,
+)
 from minigrpo.trainer import Step, TrainState, grpo_step
 from minigrpo.transformer import Transformer
 from minigrpo.tree import Rollouts
@@ -36,6 +44,7 @@ from minigrpo.tree import Rollouts
 SAVE_SECONDS = 300  # between checkpoints, at most
 ADVICE = "train again with a lower learning rate (or smaller rewards or beta, if they are large)"
 Metrics = dict[str, Any]
+Parts = dict[str, np.ndarray]  # (B,) each: the named parts of the rewards
 
 
 class _Run(NamedTuple):
@@ -57,7 +66,8 @@ def train(
 ) -> tuple[Transformer, list[Metrics]]:
     """Train from these settings; write a run folder if `out` is given.   -> model, metrics per step
 
-    resume=True goes on from the newest checkpoint in `out`, or from the start if there is none yet.
+    resume=True goes on from the newest checkpoint in `out`, or from the start if there is none yet;
+    with other `steps` it ends there, to the bits of a run that was started with so many.
     `task` overrides the one that the settings name.  `watch` measures the steps.  Ctrl-C, SIGTERM
     and SIGHUP finish the step, save a checkpoint and raise KeyboardInterrupt.
     Raises ValueError for bad input, DivergenceError (a FloatingPointError) if training diverges:
@@ -71,15 +81,16 @@ def train(
         state, history, said = run.state, [], set()
         with stopping_between_steps() as stopped, one_blas_thread(state.model):
             title = f"{settings.objective} on {settings.task}"
-            steps = bar(range(state.step, settings.steps), title, "step", progress)
+            done = {"initial": state.step, "total": settings.steps}
+            steps = bar(range(state.step, settings.steps), title, "step", progress, **done)
             for _ in steps:
-                step = _step(run, watch)
+                step = _step(run, watch, parts := {})
                 history.append(metrics := step.metrics)
                 shown = {"reward": metrics["reward"], "unique": 1 / metrics["tree/mean_count"]}
                 steps.set_postfix({n: f"{x:.2f}" for n, x in shown.items()}, refresh=False)
                 stopping = bool(stopped)  # once: a signal from here on ends the next step
                 if folder:
-                    _write(run, step, stopping)
+                    _write(run, step, parts, stopping)
                 on_step(metrics)
                 seen.append(metrics)
                 if progress and (sign := warning_sign(seen)) and sign[0] not in said:
@@ -90,35 +101,51 @@ def train(
     return state.model, history
 
 
-def train_step(state: TrainState, task: Task, settings: TrainSettings) -> Step:
-    """`grpo_step` on prompts of a task; the metrics also tell frac_correct and step_time."""
-    s, started = settings, time.perf_counter()
+def train_step(
+    state: TrainState, task: Task, settings: TrainSettings, parts: Parts | None = None
+) -> Step:
+    """`grpo_step` on prompts of a task; the metrics also tell frac_correct and step_time.
+
+    Named parts of rewards go into `parts`, their mean and std (n - 1, as TRL's) to the metrics.
+    """
+    s, started, parts = settings, time.perf_counter(), {} if parts is None else parts
+
+    def outcome(rollouts: Rollouts) -> np.ndarray:
+        rewards, found = score(task, rollouts)
+        parts.update(found)
+        return rewards
+
     prompts = draw_prompts(task, state.rng, s.prompts_per_step)
     rate = learning_rate_at(state.step, s.steps, s.learning_rate, s.warmup_steps, s.schedule)
-    step = grpo_step(state, prompts, task.score, rate, sampling_limits(task))
+    own = process_rewards_of(task) if state.objective.process_weight else None
+    step = grpo_step(state, prompts, outcome, rate, sampling_limits(task), own)
+    for name, values in parts.items():
+        step.metrics[f"rewards/{name}/mean"] = float(values.mean())
+        step.metrics[f"rewards/{name}/std"] = float(values.std(ddof=min(1, len(values) - 1)))
     step.metrics["frac_correct"] = float(is_correct(task, step.rewards).mean())
     step.metrics["step_time"] = time.perf_counter() - started
     return step
 
 
-def _step(run: _Run, watch: Stopwatch | None) -> Step:
+def _step(run: _Run, watch: Stopwatch | None, parts: Parts) -> Step:
     """A step of a run, evaluated if that is due; what ends it leaves the run as it was before."""
     settings, folder, state, task = run
     with diverging(f"step {state.step + 1}", lambda: _advice(folder)):
         with _nothing_lost(folder, state, task), watch or nullcontext():
-            step = train_step(state, task, settings)
+            step = train_step(state, task, settings, parts)
         every = settings.eval_every
         if every and (state.step == settings.steps or state.step % every == 0):
             step.metrics.update(_evaluate(run))
     return step
 
 
-def _write(run: _Run, step: Step, stopping: bool) -> None:
+def _write(run: _Run, step: Step, parts: Parts, stopping: bool) -> None:
     """The records of a step and, if that is due or the run stops, a checkpoint."""
     settings, folder, state, task = run
     folder.append(METRICS, [step.metrics])
     if state.step % settings.log_samples_every == 0:
-        folder.append(SAMPLES, sample_records(step.rollouts, step.rewards, task, state.step))
+        found = sample_records(step.rollouts, step.rewards, task, state.step, parts)
+        folder.append(SAMPLES, found)
     last, late = state.step == settings.steps, time.monotonic() > folder.saved_at + SAVE_SECONDS
     if last or late or stopping or state.step % settings.checkpoint_every == 0:
         _save(folder, state, task)
@@ -143,7 +170,7 @@ def _begin(
         warm_start(model, task, state.rng, settings, progress)
     if state.objective.beta:
         state.reference = model.parameters.flat.copy()
-    before = [{"step": 0} | _evaluate(run)] if settings.eval_every else []
+    before = [{"step": 0} | _evaluate(run, progress)] if settings.eval_every else []
     if folder:
         if settings.model is not None:
             folder.write(TOKENIZER, task.tokenizer.to_json().encode())
@@ -153,30 +180,31 @@ def _begin(
     return run, before
 
 
-def _evaluate(run: _Run) -> Metrics:
+def _evaluate(run: _Run, progress: bool = False) -> Metrics:
     n_prompts = run.settings.eval_prompts
-    return evaluate(run.state.model, run.task, n_prompts=n_prompts, progress=False)
+    return evaluate(run.state.model, run.task, n_prompts=n_prompts, progress=progress)
 
 
 def sample_records(
-    rollouts: Rollouts, rewards: np.ndarray, task: Task, step: int
+    rollouts: Rollouts, rewards: np.ndarray, task: Task, step: int, parts: Parts | None = None
 ) -> list[dict[str, Any]]:
-    """Completions as records that `minigrpo tree` reads."""
-    rows, tokenizer, records = iter(rewards.tolist()), task.tokenizer, []
+    """Completions as records that `minigrpo tree` reads; named parts stand beside the reward."""
+    columns = {"reward": rewards} | {f"rewards/{n}": a for n, a in (parts or {}).items()}
+    rows, tokenizer, records = zip(*columns.values(), strict=True), task.tokenizer, []
     for g, (prompt, group) in enumerate(zip(rollouts.prompts, rollouts.completions, strict=True)):
         shared = {"step": step, "group": g, "prompt": prompt_text(tokenizer, prompt)}
         for completion in group:
             text = tokenizer.decode(completion)
-            records.append({**shared, "completion": text, "reward": next(rows)})
+            own = dict(zip(columns, map(float, next(rows)), strict=True))
+            records.append({**shared, "completion": text, **own})
     return records
 
 
 def _advice(folder: RunFolder | None) -> str:
     """How to go on after training has diverged."""
-    kept = checkpoints(folder.path) if folder else []
-    if not kept:
+    if not folder or not checkpoints(folder.path):
         return ADVICE
-    step = int(kept[-1].stem.partition("-")[2])
+    step = steps_taken(folder.path)
     weights = f", from its weights with --init {folder.path}" if step else ""
     return f"the checkpoint of step {step} is kept: {ADVICE} and another --out{weights}"
 
@@ -211,7 +239,10 @@ def _save(folder: RunFolder, state: TrainState, task: Task) -> None:
         "config": model.settings(),
         "eos": tokenizer.ends if getattr(tokenizer, "more_eos", ()) else tokenizer.eos,
         "task": type(task).__qualname__,
+        "data_sha256": optional(task, "data_sha256"),
     }
+    if chat := getattr(tokenizer, "chat", None):
+        counters["chat"] = [chat.source, chat.tokens]
     on_host = {name: model.backend.to_host(array) for name, array in arrays.items()}
     folder.save(state.step, on_host, counters)
 

@@ -17,9 +17,10 @@ from matplotlib.figure import Figure
 
 from minigrpo.runs.folder import is_finite, read_metrics
 from minigrpo.runs.settings import MAY_CHANGE, TrainSettings
-from minigrpo.runs.stored_settings import read_settings
+from minigrpo.runs.stored_settings import read_settings, task_by_file
+from minigrpo.show.drawing import BLUE
 from minigrpo.show.fonts import printed
-from minigrpo.show.plots import UNITS, learning_curves
+from minigrpo.show.plots import learning_curves, running_mean, unit
 from minigrpo.system.text import columns, visible
 from minigrpo.tasks import BUILT_IN, find_task
 
@@ -29,17 +30,26 @@ TASK = "task", "task_options", "model"
 Runs = dict[str, tuple[str | Path, dict[int, float]]]  # by seed: folder, and values by step
 
 
-def compare_runs(folders: Sequence[str | Path], key: str = "reward") -> Figure:
+def compare_runs(
+    folders: Sequence[str | Path],
+    key: str = "reward",
+    smooth: int = 1,
+    labels: Sequence[str] | None = None,
+) -> Figure:
     """One metric of runs of a task: the mean over the runs that differ in their seed alone.
+
+    smooth: draw running means of so many values of each run.  labels: the names of the lines, in
+    the order of their first runs; by default they are called by what differs in their settings.
 
     What does not change the metric does not part runs: when checkpoints and samples were written;
     where it was computed, unless time is drawn; how often and on how many problems it was
     evaluated, unless evaluations are drawn.  A mean stands only where all its runs have a finite
     value.
     Raises ValueError for runs of several tasks, a run (or the same seed and settings) given twice,
-    and a run without the metric.
+    a run without the metric, and labels that are not as many as the lines, or not all different.
     """
     ignored = {"seed", "checkpoint_every", "log_samples_every", "task_file", *TASK}
+    ignored |= {"data_file"}
     ignored |= set() if key == "step_time" else set(MAY_CHANGE)
     ignored |= set() if key.startswith("eval/") else {"eval_every", "eval_prompts"}
     settings_of: dict[str | Path, dict] = {}
@@ -65,19 +75,33 @@ def compare_runs(folders: Sequence[str | Path], key: str = "reward") -> Figure:
             both = f"{runs[seed][0]} and {folder}"
             raise ValueError(f"{both} are one run, not two seeds ({why}): leave one out")
         runs[seed] = folder, values
-    curves, steps, note = {}, {}, ""
-    for name, (_, runs) in zip(_line_names([line for line, _ in lines]), lines, strict=True):
+    curves, steps, note, raw = {}, {}, [], np.empty(0)
+    names = _line_names([line for line, _ in lines])
+    if labels is not None:
+        if len(labels) != len(lines):
+            told = "; ".join(" ".join(name.split("\n")) for name in names)
+            raise ValueError(f"{len(labels)} labels for {len(lines)} lines, in this order: {told}")
+        names = [printed(label, 60) for label in labels]
+        if not all(names) or len(set(names)) < len(names):
+            raise ValueError("labels must be texts that differ within their first 60 columns")
+    for name, (_, runs) in zip(names, lines, strict=True):
         common = sorted(set.intersection(*(set(values) for _, values in runs.values())))
         if not common:
             why = f"have {key} at no step in common, so they have no mean"
             raise ValueError(f"the runs of {name} {why}: plot them apart")
         if any(len(values) > len(common) for _, values in runs.values()):
-            note = "only where all have a value"
+            note = ["only where all have a value"]
         steps[name] = common
-        curves[name] = np.array([[values[step] for step in common] for _, values in runs.values()])
-    label = f"{key}\n{UNITS[key]}" if key in UNITS else key
-    title = f"{key} on {task_name(settings)}"
-    return learning_curves(curves, steps=steps, ylabel=label, title=title, note=note)
+        raw = np.array([[values[step] for step in common] for _, values in runs.values()])
+        curves[name] = running_mean(raw, smooth)
+    note += [f"running means of {smooth} values"] * (smooth > 1)
+    metric = printed(key, 38, "bold")
+    about = {"ylabel": f"{metric}\n{unit(key)}".strip(), "note": "; ".join(note)}
+    title = f"{metric} on {task_name(settings)}"
+    figure = learning_curves(curves, steps=steps, title=title, **about)
+    if smooth > 1 and len(folders) == 1:  # the raw line, pale
+        figure.axes[0].plot(*steps.values(), raw[0], color=BLUE, lw=0.8, alpha=0.35, zorder=1)
+    return figure
 
 
 def _values(folder: str | Path, key: str) -> dict[int, float]:
@@ -109,21 +133,36 @@ def _resolved(settings: Mapping[str, Any], name: str, by_file: bool) -> Any:
         return f"{settings['task_file']}:{settings['task'].rpartition(':')[2]}"
     if name == "task_options" and settings["task"] in BUILT_IN:
         with suppress(ValueError, TypeError):  # as of options that this version does not know
-            return vars(find_task(settings["task"], **settings[name]))
+            return vars(find_task(settings["task"], **task_by_file(settings)[name]))
     return settings[name]
 
 
 def task_name(settings: Mapping[str, Any]) -> str:
-    """The task of a run, and the model, for a title."""
-    names = [str(settings[name]) for name in ("task", "model") if settings[name]]
-    return printed(" with ".join(names), 60, "bold")
+    """The task of a run, and the model, for a title: classes and files without their folders."""
+    names = [_short(settings["task"]), Path(settings["model"] or "").name]
+    return printed(" with ".join(filter(None, names)), 60, "bold")
+
+
+def run_title(settings: Mapping[str, Any]) -> str:
+    """What a single run is, in one line."""
+    objective = printed(_short(settings["objective"]), 40, "bold")
+    return f"{objective} on {task_name(settings)}, one run (seed {settings['seed']})"
+
+
+def _short(name: object) -> str:
+    """The class of path/to/file.py:Class; other names as they are."""
+    file, _, cls = str(name).rpartition(":")
+    return cls if file.endswith(".py") and cls else str(name)
 
 
 def _line_names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """A name for each line: the settings in which lines differ; else the objective."""
     parts: list[list[str]] = [[] for _ in settings]
     for key in dict.fromkeys(key for s in settings for key in s):
-        values = _without_common_folders([str(s.get(key, "default")) for s in settings])
+        values = [str(s.get(key, "default")) for s in settings]
+        short = [_short(value) for value in values]  # unless two files have a class of this name
+        alike = len(set(short)) < len(set(values))
+        values = _without_common_folders(values if alike else short)
         if len({printed(value, 30) for value in values}) < len(set(values)):
             # Cut to 30 columns, some would look the same: then begin just before the difference.
             letters = enumerate(zip(*values, strict=False))
@@ -134,7 +173,7 @@ def _line_names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
             if len(set(values)) > 1:
                 part.append(("" if key == "objective" else f"{key}=") + printed(value, 30))
     between = ", " if all(columns(", ".join(part)) <= 50 for part in parts) else ",\n"
-    names = [between.join(part) or str(settings[0]["objective"]) for part in parts]
+    names = [between.join(part) or printed(_short(settings[0]["objective"]), 30) for part in parts]
     return [name if names.count(name) == 1 else f"{name} #{i}" for i, name in enumerate(names, 1)]
 
 

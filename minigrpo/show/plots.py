@@ -7,26 +7,27 @@ colour alone, so that a grey print can be read, and `save` writes the same bytes
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from minigrpo.runs.folder import is_finite
 from minigrpo.show.drawing import BLUE, INK, LINES, STYLE
-from minigrpo.show.fonts import styled
+from minigrpo.show.fonts import printed, styled
 from minigrpo.system.files import write_output
 from minigrpo.system.text import columns
 
 # What `metrics_figure` shows if not told otherwise, with units for the vertical axes.
 METRICS = {
     "reward": "mean outcome reward",
-    "frac_reward_zero_std": "share of groups",
+    "eval/pass@1_greedy": "share of held-out problems",
+    "frac_reward_zero_std": "share of dead groups",
     "kl": "nats per token",
     "entropy": "nats per token",
     "completions/mean_length": "tokens",
@@ -34,13 +35,20 @@ METRICS = {
     "tree/unique_tokens": "tokens",
     "tree/mean_count": "mean |λ| of a token",
     "tree/intermediate_proportion": "share of tokens",
-    "eval/pass@1_greedy": "share of held-out problems",
 }
 UNITS = METRICS | {
     "eval/reward_greedy": "mean outcome reward",
     "step_time": "seconds",
     "num_tokens": "tokens",
 }
+METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+PART = re.compile("rewards/.+/mean", re.DOTALL)  # one of the named parts of a reward
+SHARES = "eval/pass@1_greedy", "frac_reward_zero_std"  # these are drawn from 0 to 1
+
+
+def unit(key: str) -> str:
+    """What a metric counts; "" where that is not known."""
+    return "mean of this part" if PART.fullmatch(key) else UNITS.get(key, "")
 
 
 def save(figure: Figure, path: str | Path) -> Path:
@@ -49,15 +57,19 @@ def save(figure: Figure, path: str | Path) -> Path:
     Folders are made as needed.  Raises ValueError for other suffixes.
     """
     path = Path(path)
-    metadata = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
-    if path.suffix not in metadata:
+    if path.suffix[1:] not in METADATA:
         raise ValueError(f"cannot write a figure to {path.name!r}: end its name in .png or .svg")
     path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = BytesIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(drawn, format=path.suffix[1:], metadata=metadata[path.suffix])
-    write_output(path, drawn.getvalue())
+    write_output(path, drawn(figure, path.suffix[1:]))
     return path
+
+
+def drawn(figure: Figure, kind: str) -> bytes:
+    """A figure as the bytes of a file, "png" or "svg"."""
+    file = BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(file, format=kind, metadata=METADATA[kind])
+    return file.getvalue()
 
 
 def bootstrap_interval(
@@ -78,6 +90,12 @@ def bootstrap_interval(
     means = times @ values.reshape(n, -1) / n  # (2000,...)
     low, high = np.quantile(means, [(1 - 0.95) / 2, (1 + 0.95) / 2], axis=0)
     return low.reshape(values.shape[1:]), high.reshape(values.shape[1:])
+
+
+def running_mean(values: np.ndarray, n: int) -> np.ndarray:
+    """The mean of each value and the n - 1 before it, fewer at the start.   (...,S) -> (...,S)"""
+    stops = range(1, values.shape[-1] + 1)
+    return np.stack([values[..., max(stop - n, 0) : stop].mean(-1) for stop in stops], -1)
 
 
 @styled
@@ -137,15 +155,11 @@ def learning_curves(
     else:
         number = f"{min(seeds)} seeds" if len(seeds) == 1 else "seeds (their number in brackets)"
         about = f"mean and 95 % bootstrap band over {number}"
-    _titles(ax, title, about + (f"; {note}" if note else ""))
-    return figure
-
-
-def _titles(ax: Axes, title: str, about: str) -> None:
-    """A bold title over a smaller grey line of what is shown."""
-    ax.set_title(title, weight="bold", pad=22)
+    ax.set_title(title, weight="bold", pad=22)  # over a smaller grey line of what is shown
     where = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    about += f"; {note}" * bool(note)
     ax.annotate(about, (0, 1), (0, 6), fontsize=8.5, color="#555555", **where)
+    return figure
 
 
 @styled
@@ -153,11 +167,13 @@ def metrics_figure(
     records: Sequence[Mapping[str, object]],
     keys: Sequence[str] | None = None,
     title: str | None = None,
+    smooth: int | None = None,
 ) -> Figure:
     """A run's metrics over its steps, a panel per key.
 
     records: the lines of metrics.jsonl, each with a "step".  keys: by default those of METRICS that
-    any record has.  Beyond 40 steps a running mean of 10 is drawn over the pale raw line.
+    any record has, and the parts of the reward.  A running mean of `smooth` values is drawn over
+    the pale raw line; by default it is one of 10 beyond 40 steps.
     Raises ValueError if there is nothing to draw, for a record without a step, and for a key that
     no record has.
     """
@@ -166,7 +182,8 @@ def metrics_figure(
         if not isinstance(record.get("step"), int | float):
             raise ValueError(f'record {i} has no "step": each line of metrics needs one')
         present |= dict.fromkeys(k for k, v in record.items() if isinstance(v, int | float))
-    chosen = [key for key in METRICS if key in present] if keys is None else list(keys)
+    usual = ["reward", *filter(PART.fullmatch, present), *list(METRICS)[1:]]
+    chosen = [key for key in usual if key in present] if keys is None else list(keys)
     missing = [key for key in chosen if key not in present]
     if missing or not chosen:
         wanted = ", ".join(missing) or "any of the usual metrics"
@@ -181,20 +198,24 @@ def metrics_figure(
         ax = figure.add_subplot(down, across, i + 1, sharex=ax)
         points = [(r["step"], r[key]) for r in records if is_finite(r.get(key))]
         x, y = np.array(points, dtype=np.float64).reshape(-1, 2).T
-        if long := len(x) > 40:
+        mean_of = smooth or (10 if len(x) > 40 else 1)
+        if mean_of > 1 and len(x):
             ax.plot(x, y, color=BLUE, lw=0.8, alpha=0.35)
-            running = [y[max(stop - 10, 0) : stop].mean() for stop in range(1, len(y) + 1)]
-            ax.plot(x, running, color=INK)
+            ax.plot(x, running_mean(y, mean_of), color=INK)
         else:
             ax.plot(x, y, color=BLUE, marker="" if len(x) > 20 else "o", ms=4)
         lost = sum(isinstance(r.get(key), int | float) for r in records) - len(x)
-        ax.set_title(key + f" ({lost} not finite)" * (lost > 0), family="monospace", fontsize=9.5)
-        ax.set_ylabel(UNITS.get(key, "value"), fontsize=9)
+        name = printed(key, 38) + f" ({lost} not finite)" * (lost > 0)
+        ax.set_title(name, family="monospace", fontsize=9.5)
+        ax.set_ylabel(unit(key) or "value", fontsize=9)
+        if key in SHARES:
+            ax.set_ylim(-0.04, 1.04)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         is_lowest = i >= len(chosen) - across
         ax.tick_params(labelbottom=is_lowest)
         if is_lowest:
-            ax.set_xlabel("training step" + " (dark: running mean of 10)" * long, fontsize=9)
+            about = f" (dark: running mean of {mean_of})" if mean_of > 1 else ""
+            ax.set_xlabel("training step" + about, fontsize=9)
     if title:
         figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
     return figure

@@ -183,9 +183,19 @@ class Lock:
 _held: WeakSet[Lock] = WeakSet()
 
 
-def _lock(file: IO[bytes]) -> None:
+def is_locked(folder: Path) -> bool:
+    """Whether a process may be writing to a folder; where there are no locks, it may be."""
+    try:
+        with open(folder / "lock", "rb") as file:
+            _lock(file, shared=True)
+    except OSError as error:
+        return error.errno != errno.ENOENT
+    return False
+
+
+def _lock(file: IO[bytes], shared: bool = False) -> None:
     if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     else:
         file.seek(1 << 30)  # a byte that nobody reads, as what is locked cannot be read
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)

@@ -11,10 +11,12 @@ import os
 import shlex
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
+from minigrpo.system.signals import tell
 from minigrpo.system.text import escape, plain, visible
 
 # Unicode's categories of control characters, of what has no width or another direction, and of
@@ -33,6 +35,7 @@ WAY_OUT = {
     errno.EISDIR: "this is a folder: give the path of a file, or remove it",
     errno.ENOENT: "check the path",
 }
+FIRST, EVERY = 10.0, 30.0  # seconds to the first line of progress, and at least between lines
 
 
 class Cleaned:
@@ -66,11 +69,41 @@ def clean(text: str) -> str:
 
 
 def bar(items: Iterable[Any], title: str, unit: str, wanted: bool = True, **more: Any) -> Any:
-    """A bar of progress on stderr while the items are gone through, if that is a terminal."""
+    """Progress on stderr while the items are gone through: a bar, or lines off a terminal.
+
+    more: `total`, the number of items if they have no length; `initial`, those that are done
+    """
     from tqdm import tqdm
 
-    more |= {"disable": not (wanted and sys.stderr.isatty()), "dynamic_ncols": True}
+    if wanted and not sys.stderr.isatty():
+        return _Lines(items, title, unit, **more)
+    more |= {"disable": not wanted, "dynamic_ncols": True}
     return tqdm(items, desc=visible(title), unit=unit, file=_stderr(), **more)
+
+
+class _Lines:
+    """In place of a bar: a line now and then, and none at all for what takes seconds."""
+
+    def __init__(
+        self, items: Any, title: str, unit: str, total: int | None = None, initial: int = 0
+    ) -> None:
+        self.items, self.what, self.shown = items, f"{visible(title)}: {unit}", ""
+        self.total, self.initial = len(items) if total is None else total, initial
+
+    def set_postfix(self, shown: Mapping[str, str], **_: Any) -> None:
+        self.shown = "".join(f", {name} {value}" for name, value in shown.items())
+
+    def __iter__(self) -> Iterator[Any]:
+        from tqdm import tqdm
+
+        start, due = monotonic(), monotonic() + FIRST
+        for done, item in enumerate(self.items, self.initial + 1):
+            yield item
+            if (now := monotonic()) >= due and done < self.total:
+                left = (now - start) / (done - self.initial) * (self.total - done)
+                told = f"{self.what} {done} of {self.total}{self.shown}"
+                tell(f"{told}, {tqdm.format_interval(left)} left")
+                due = now + EVERY
 
 
 def say(text: str, file: Any = None) -> None:

@@ -17,9 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
+from itertools import islice
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
+
+import numpy as np
 
 from minigrpo.engine.backend import ran_out_of_memory
 
@@ -161,3 +164,35 @@ def named(what: str = "", subject: Any = None) -> Iterator[None]:
             raise
         told = f"{what or 'your code failed'}: {explain(error, _last_run[0], subject)}"
         raise ValueError(", ".join([told, *getattr(error, "__notes__", ())])) from error
+
+
+# -- what it gives and returns ---------------------------------------------------------------------
+
+
+def numbers(found: Any, n: int, what: str, owners: str = "completions") -> np.ndarray:
+    """n numbers in whatever a user's code returned.   -> (n,) float64.   Raises ValueError."""
+    found = list(islice(found, n + 1)) if isinstance(found, Iterator) else found
+    array = None
+    with suppress(Exception):  # whatever NumPy says of other people's types
+        given = np.asarray(found)
+        if given.dtype.kind in "biufO":  # neither texts nor complex numbers
+            array = given.astype(np.float64)
+    if array is None or array.shape != (n,):
+        came = reprlib.repr(found) if array is None else f"an array of shape {array.shape}"
+        raise ValueError(f"{n} {owners} need as many {what}, not {came}")
+    return array
+
+
+def check_choice(field: str, value: object, allowed: tuple) -> None:
+    """Raises ValueError, with the choices, for a value that is not among them."""
+    if value not in allowed or type(value) is not type(allowed[0]):
+        choices = ", ".join(map(str, allowed))
+        raise ValueError(f"{field} {value!r} is unknown: choose from {choices}")
+
+
+def check_number(field: str, value: object, largest: float) -> None:
+    """Raises ValueError unless a value is a number, at least 0 and at most `largest`."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and 0 <= value <= largest):
+        allowed = f"a finite number, at least 0 and at most {largest:g}"
+        raise ValueError(f"{field} is {value!r}: it must be {allowed}")

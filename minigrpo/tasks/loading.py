@@ -13,16 +13,18 @@ from typing import Any
 
 from minigrpo.system.user_code import explain, named, run_file
 from minigrpo.tasks.task import Task, Tokenizer, optional
-from minigrpo.tasks.text import Tokenised, stop_strings
+from minigrpo.tasks.text import Tokenised, prompts_method, stop_strings
 from minigrpo.tasks.tools import whole_number
 
 BUILT_IN = {"arithmetic": "Arithmetic", "countdown": "Countdown", "largest": "Largest"}
-BUILT_IN |= {"sums": "Sums", "treewalk": "TreeWalk"}
+BUILT_IN |= {"rows": "Rows", "sums": "Sums", "treewalk": "TreeWalk"}
 TASK_PARTS = ("tokenizer", "max_new_tokens", "prompts", "score")
 TEXT_TASK_PARTS = ("max_new_tokens", "stop", "texts", "reward")
+CHAT_TASK_PARTS = ("max_new_tokens", "messages", "reward")
 TOKENIZER_PARTS = ("encode", "decode", "vocab_size", "eos")
 ARGUMENTS = {"prompts": 3, "texts": 3, "score": 1, "reward": 2}  # of each method, how many
-ARGUMENTS |= {"demonstrations": 2, "is_correct": 1, "for_run": 1}
+ARGUMENTS |= {"messages": 3, "demonstrations": 2, "is_correct": 1, "for_run": 1}
+ARGUMENTS |= {"process_rewards": 1, "score_prefix": 2}
 
 
 def load_task(name: str, tokenizer: Tokenizer | None = None, **options: Any) -> Task:
@@ -32,7 +34,7 @@ def load_task(name: str, tokenizer: Tokenizer | None = None, **options: Any) -> 
     `find_task` does, and for a task of text without a tokenizer or the other way round.
     """
     task = find_task(name, **options)
-    is_text = optional(task, "texts") is not None
+    is_text = prompts_method(task) is not None
     if is_text and tokenizer is None:
         told = f"task {name!r} is made of text, for a language model"
         raise ValueError(f"{told}: give one, such as --model smollm2")
@@ -99,15 +101,19 @@ def _check_options(name: str, cls: Callable[..., Task], options: dict[str, Any])
 
 
 def _check_parts(name: str, task: Any, file: str) -> None:
-    is_text = optional(task, "texts") is not None
-    parts, kind = (TEXT_TASK_PARTS, "a text task") if is_text else (TASK_PARTS, "a task")
+    method = prompts_method(task)
+    parts, kind = (TEXT_TASK_PARTS, "a text task") if method else (TASK_PARTS, "a task")
+    if method == "messages":
+        parts, kind = CHAT_TASK_PARTS, "a task of messages"
+        if optional(task, "texts") is not None:
+            raise ValueError(f"task {name!r} has both texts and messages: leave one of them out")
     for part in parts:  # a property that fails is there, and is told below
         if not hasattr(task, part) and not hasattr(type(task), part):
             needs = f"{kind} needs {', '.join(parts[:-1])} and {parts[-1]}"
             raise ValueError(f"task {name!r} has no attribute {part!r}: {needs}")
     whole_number(f"max_new_tokens of task {name!r}", task.max_new_tokens, 1)
-    if is_text:
-        stop_strings(task.stop)
+    if method:
+        stop_strings(optional(task, "stop"))
     else:
         for part in TOKENIZER_PARTS:
             if not hasattr(task.tokenizer, part):

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from minigrpo.rewards import LARGEST, check_rewards, numbers
 from minigrpo.system.user_code import shown
 
 
@@ -27,11 +28,13 @@ class Task(Protocol):
 
     prompts(rng, n, split)   n arrays of token ids, of the "train" or the "test" split; all
                              randomness comes from rng
-    score(rollouts)          (B,) outcome rewards: any finite numbers, completion after completion
+    score(rollouts)          (B,) outcome rewards: any finite numbers, completion after completion;
+                             or a dict of their named parts, (B,) each, which are added up
 
     Optional:
     demonstrations(rng, n)   n pairs (prompt ids, completion ids with EOS) of the train split, for
                              a supervised warm start
+    reward_weights           the weights of named parts of rewards, a dict; without one it is 1
     is_correct(rewards)      (B,) bool; without it a reward of 1 or more counts as correct
     stop                     a rule that ends completions, as `sampler.sample` takes it as `eos`
     n_drawable               only token ids below it can be drawn: a new model has no logit for the
@@ -39,6 +42,7 @@ class Task(Protocol):
     for_run(seed)            the task, of the same class, of a run with this seed: training,
                              evaluation, sampling and resumption all call it
     defaults                 a dict of settings of a run
+    process_rewards, or score_prefix and step_end: of steps, see process_rewards.py
     """
 
     @property
@@ -51,7 +55,7 @@ class Task(Protocol):
         self, rng: np.random.Generator, n: int, split: str = "train"
     ) -> list[np.ndarray]: ...
 
-    def score(self, rollouts: Any) -> np.ndarray: ...
+    def score(self, rollouts: Any) -> np.ndarray | dict[str, np.ndarray]: ...
 
 
 def optional(task: Any, name: str, default: Any = None) -> Any:
@@ -89,6 +93,41 @@ def pairs(n: int, found: Any) -> list[Any]:
 def draw_prompts(task: Task, rng: np.random.Generator, n: int, *split: str) -> list[np.ndarray]:
     """n prompts of a task.   Raises ValueError for another number; `sample` checks each prompt."""
     return exactly(n, task.prompts(rng, n, *split), "prompts")
+
+
+def score(task: Task, rollouts: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The outcome rewards of a task, and their named parts: reward = Σ weight · part.
+
+    -> rewards (B,) float64, parts {name: (B,) float64}, none of a task that gives plain numbers.
+    Raises ValueError for rewards or parts that `check_rewards` refuses, a name that is no
+    identifier, and a weight that is not finite or of no part.
+    """
+    found, tree = task.score(rollouts), rollouts.tree
+    if not has_parts(found, "rewards"):
+        return check_rewards(found, tree), {}
+    parts, weights = {}, optional(task, "reward_weights", {})
+    for name, values in found.items():
+        try:
+            parts[name] = check_rewards(values, tree)
+        except ValueError as error:
+            raise ValueError(f"of part {name} of the rewards: {error}") from None
+    fits = isinstance(weights, Mapping) and weights.keys() <= parts.keys()
+    given = numbers([*weights.values()], len(weights), "weights", "parts") if fits else np.inf
+    if not (np.abs(given) <= LARGEST).all():
+        told = f"reward_weights of the task is {shown(weights)}"
+        raise ValueError(f"{told}: give a dict of finite numbers for its parts, {', '.join(parts)}")
+    total = sum(float(weights.get(name, 1)) * values for name, values in parts.items())
+    return check_rewards(total, tree), parts
+
+
+def has_parts(reward: Any, of: str) -> bool:
+    """Whether a reward is a dict of named parts.   Raises ValueError for a bad name of one."""
+    if not isinstance(reward, Mapping) or not any(isinstance(name, str) for name in reward):
+        return False
+    if not all(isinstance(name, str) and name.isidentifier() for name in reward):
+        told = f"{of} with parts named {shown(list(reward))}"
+        raise ValueError(f"{told}: name each as Python names a variable")
+    return True
 
 
 def sampling_limits(task: Task) -> dict[str, Any]:

@@ -9,11 +9,24 @@ A text task of your own is a class with the attributes of `TextTask`, named like
             return [f"Q: the capital of {c}? A:" for c in rng.choice(COUNTRIES[split], n)]
         def reward(self, prompt, completion):
             return float(CAPITALS[prompt] in completion)
+
+With a chat model, `messages` in place of `texts` gives conversations, which the model's own chat
+template turns into text; an answer ends where the model ends its turn, and needs no `stop`:
+
+    class Rhymes:
+        max_new_tokens = 24
+        def messages(self, rng, n, split="train"):
+            rules = {"role": "system", "content": "Answer with one word."}
+            ask = [f"What rhymes with {word}?" for word in rng.choice(WORDS[split], n)]
+            return [[rules, {"role": "user", "content": question}] for question in ask]
+        def reward(self, prompt, completion):  # prompt is the conversation
+            return float(rhyme(prompt[-1]["content"].split()[-1][:-1], completion))
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,7 +34,7 @@ import numpy as np
 
 from minigrpo.sampler import Stop
 from minigrpo.system.user_code import shown
-from minigrpo.tasks.task import exactly, pairs
+from minigrpo.tasks.task import exactly, optional, pairs
 from minigrpo.tasks.tools import score_texts
 
 
@@ -30,13 +43,17 @@ class TextTask(Protocol):
 
     texts(rng, n, split)        n prompts, of the "train" or the "test" split; all randomness comes
                                 from rng
-    reward(prompt, completion)  the outcome reward of one completion, without the stop string
+    messages(rng, n, split)     in place of `texts`: n conversations, each a user's text or a list
+                                of {"role": text, "content": text}; the model's chat template makes
+                                text of them (and sees 26 July 2024 as the date on any day)
+    reward(prompt, completion)  the outcome reward of one completion, without the stop string;
+                                prompt is what `texts` or `messages` gave
     stop                        a completion ends where this string, or one of several, appears
-                                (None: only at EOS or the length limit)
+                                (None: only at EOS or the length limit; with `messages` the default)
     max_new_tokens              the length limit, in tokens
 
     Optional: `is_correct`, `for_run` and `defaults`, as in `Task`; `demonstrations(rng, n)`, n
-    pairs of texts (prompt, completion), for a supervised warm start.
+    pairs (prompt, completion text), for a supervised warm start.
     """
 
     max_new_tokens: int
@@ -59,42 +76,62 @@ class Tokenised:
         found = getattr(task, name)
         if name == "for_run":
             return lambda seed: Tokenised(found(seed), self.tokenizer)
-        return self._demonstrations if name == "demonstrations" else found
+        own = {"demonstrations": self._demonstrations, "score_prefix": self._score_prefix}
+        return own.get(name, found)
 
     @property
     def stop(self) -> Stop | None:
         """The rule that ends a completion at the task's stop string."""
-        return self.tokenizer.stops_at(*stop_strings(self.task.stop))
+        return self.tokenizer.stops_at(*stop_strings(optional(self.task, "stop")))
+
+    def encode(self, prompt: Any, method: str = "texts") -> np.ndarray:
+        """A prompt of the task, a text or a conversation, as token ids, which remember it."""
+        if prompts_method(self.task) == "messages":
+            return self.tokenizer.encode_chat(prompt)
+        return self.tokenizer.encode(_text(prompt, method))
 
     def prompts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[np.ndarray]:
-        """n prompts as token ids, which remember their texts."""
-        texts = exactly(n, self.task.texts(rng, n, split), "texts")
-        return [self.tokenizer.encode(_text(text, "texts")) for text in texts]
+        """n prompts as token ids, which remember what they were made of."""
+        method = prompts_method(self.task) or "texts"
+        found = getattr(self.task, method)(rng, n, split)
+        return [self.encode(prompt) for prompt in exactly(n, found, method)]
 
     def score(self, rollouts: Any) -> np.ndarray:
         """(B,) the reward of each completion, which is judged up to its stop string."""
-        stops = stop_strings(self.task.stop)
+        stops = stop_strings(optional(self.task, "stop"))
 
-        def reward(prompt: str, completion: str) -> float:
-            return self.task.reward(prompt, _until(completion, stops))
+        def reward(prompt: Any, completion: str) -> float:
+            asked = deepcopy(getattr(prompt, "asked", prompt))  # which a reward may change
+            return self.task.reward(asked, _until(completion, stops))
 
         return score_texts(rollouts, self.tokenizer, reward)
+
+    def _score_prefix(self, prompt: str, text: str) -> float:
+        """Of a task that has one: of a text so far, which is cut before a stop string."""
+        return self.task.score_prefix(prompt, _until(text, stop_strings(self.task.stop)))
 
     def _demonstrations(
         self, rng: np.random.Generator, n: int
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of a task that has some: n pairs of token ids, ended as sampling ends them."""
-        stops, tokenizer = stop_strings(self.task.stop), self.tokenizer
-        end = [tokenizer.eos] if not stops and tokenizer.eos is not None else []
+        stops, tokenizer = stop_strings(optional(self.task, "stop")), self.tokenizer
+        is_chat = prompts_method(self.task) == "messages"
+        eos = tokenizer.answer_end() if is_chat else tokenizer.eos
+        end = [eos] if not stops and eos is not None else []
 
         def as_ids(prompt: Any, completion: Any) -> tuple[np.ndarray, np.ndarray]:
-            prompt, completion = (_text(text, "demonstrations") for text in (prompt, completion))
-            text = _until(completion, stops) + (stops[0] if stops else "")
-            ids = np.append(tokenizer.encode_after(prompt, text), end).astype(np.int64)
+            asked = self.encode(prompt, "demonstrations")
+            text = _until(_text(completion, "demonstrations"), stops) + "".join(stops[:1])
+            ids = np.append(tokenizer.encode_after(str(asked.text), text), end).astype(np.int64)
             ends = np.flatnonzero(np.isin(ids, tokenizer.ends))  # sampling stops at the first
-            return tokenizer.encode(prompt), ids[: ends[0] + 1] if len(ends) else ids
+            return asked, ids[: ends[0] + 1] if len(ends) else ids
 
         return [as_ids(*pair) for pair in pairs(n, self.task.demonstrations(rng, n))]
+
+
+def prompts_method(task: Any) -> str | None:
+    """Which method gives a task's prompts as text, if any."""
+    return next((it for it in ("messages", "texts") if optional(task, it) is not None), None)
 
 
 def stop_strings(stop: Any) -> tuple[str, ...]:

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.rewards import numbers
-from minigrpo.system.user_code import shown
-from minigrpo.tasks.task import Tokenizer
+from minigrpo.system.user_code import numbers, shown
+from minigrpo.tasks.task import Tokenizer, has_parts
 
 
 @dataclass(frozen=True)
@@ -62,24 +61,28 @@ class CharTokenizer:
 
 
 def score_texts(
-    rollouts: Any, tokenizer: Tokenizer, reward: Callable[[str, str], float]
-) -> np.ndarray:
+    rollouts: Any, tokenizer: Tokenizer, reward: Callable[[str, str], float | dict[str, float]]
+) -> np.ndarray | dict[str, np.ndarray]:
     """Outcome rewards by text: reward(prompt, completion), once per distinct pair.  -> (B,) float
+
+    Where reward gives a dict of named parts, the parts, (B,) each.
 
     rollouts needs `prompts` (G arrays) and `completions` (G lists of arrays).  A completion that
     the length limit cut is judged by what is there.  Raises ValueError, naming prompt and
-    completion, for a reward that is not a finite number.
+    completion, for a reward or part that is not a finite number, and for other parts than before.
     """
-    known: dict[tuple[str, str], float] = {}
-    rewards: list[float] = []
+    known: dict[tuple[str, str], dict[str, float]] = {}
+    rewards: list[dict[str, float]] = []
     for prompt, group in zip(rollouts.prompts, rollouts.completions, strict=True):
         text = prompt_text(tokenizer, prompt)
         for completion in group:
             pair = text, tokenizer.decode(completion)
             if pair not in known:
-                known[pair] = _finite_reward(reward, *pair)
+                known[pair] = _parts(reward, pair, rewards[0] if rewards else None)
             rewards.append(known[pair])
-    return np.array(rewards, dtype=np.float64)
+    names = rewards[0] if rewards else {"": 0.0}
+    parts = {name: np.array([r[name] for r in rewards], dtype=np.float64) for name in names}
+    return parts.get("", parts)
 
 
 def prompt_text(tokenizer: Tokenizer, prompt: np.ndarray) -> str:
@@ -91,18 +94,42 @@ def prompt_text(tokenizer: Tokenizer, prompt: np.ndarray) -> str:
     return "<eos>".join(tokenizer.decode(piece[i > 0 :]) for i, piece in enumerate(pieces))
 
 
-def _finite_reward(reward: Callable[[str, str], float], prompt: str, completion: str) -> float:
+def finite_reward(
+    judge: Callable[[str, str], Any], prompt: str, completion: str, what: str = "reward"
+) -> float:
+    """What a user's function gives for a pair.   Raises ValueError unless it is a finite number."""
     pair = f"completion {shown(completion)} to prompt {shown(prompt)}"
+    return _finite(_asked(judge, prompt, completion, pair), f"the {what} of {pair}")
+
+
+def _parts(
+    reward: Callable[[str, str], Any], pair: tuple[str, str], first: dict[str, float] | None
+) -> dict[str, float]:
+    """A reward by its named parts; a plain number is a part without a name.   first: of another"""
+    told = f"completion {shown(pair[1])} to prompt {shown(pair[0])}"
+    value, of = _asked(reward, *pair, told), f"the reward of {told}"
+    parts = value if has_parts(value, of) else {"": value}
+    if first is not None and parts.keys() != first.keys():
+        other = f"{of} is {shown(value)}, that of another completion had"
+        had = f"the parts {', '.join(first)}" if "" not in first else "no parts"
+        raise ValueError(f"{other} {had}: return the same parts for all")
+    return {k: _finite(v, f"part {k} of {of}" if k else of) for k, v in parts.items()}
+
+
+def _asked(judge: Callable[[str, str], Any], prompt: str, completion: str, pair: str) -> Any:
     try:
-        value = reward(prompt, completion)
+        return judge(prompt, completion)
     except BaseException as error:
         error.add_note(f"at {pair}")
         raise
+
+
+def _finite(value: Any, what: str) -> float:
     number = math.nan
     with suppress(ValueError):
         number = float(numbers([value], 1, "rewards")[0])
     if not math.isfinite(number):
-        raise ValueError(f"the reward of {pair} is {shown(value)}: return a finite number")
+        raise ValueError(f"{what} is {shown(value)}: return a finite number")
     return number
 
 

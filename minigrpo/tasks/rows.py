@@ -1,0 +1,270 @@
+"""Problems from a table of your own, a row each: a text task for a language model.
+
+    minigrpo train --model smollm2 --task rows --task-option file=capitals.csv \\
+        --task-option prompt="The capital of {country} is" --task-option answer=capital
+
+A subclass may have the options as attributes, its file beside its own, and a scorer that sees rows:
+
+    class Capitals(Rows):
+        file, prompt, split = "capitals.csv", "Give the capital of {country} as JSON.", "split"
+        chat, reward_weights = True, {"short": 0.1}
+        def score_row(self, row, completion):
+            return {"right": row["capital"] in completion, "short": len(completion) < 80}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+import unicodedata
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from decimal import Decimal
+from os import PathLike
+from pathlib import Path
+from string import Formatter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minigrpo.system.tables import listed, rows_of
+from minigrpo.system.user_code import shown
+from minigrpo.tasks.problems import FewShot, check_split, in_test_split
+from minigrpo.tasks.tools import real_number, whole_number
+
+SPLITS = {"train": "train", "training": "train"}
+SPLITS |= dict.fromkeys(("test", "testing", "val", "valid", "validation", "dev", "eval"), "test")
+KINDS = {"chat": bool, "split": str | int | float, "file": str | PathLike}
+KINDS |= {"max_new_tokens": int, "stop": str | list | tuple}
+NUMBER = re.compile(
+    r"(?<![\w.])[-+\u2212]?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+|(?=\.[0-9]))"
+    r"(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,4}\b)?"
+)
+LETTER = r"[^\W\u0e00-\U0010ffff]"  # not of Thai or Chinese, which write words without spaces
+Chat = list[dict[str, str]]
+Template = list[tuple[str, str | None]]  # pieces of text, each with the column that follows it
+
+
+class _Problem(NamedTuple):
+    where: str  # the words to name its row by
+    row: dict[str, Any]
+    prompt: str
+    split: str
+    answer: Any  # what two rows with one question must agree in
+
+
+@dataclass(eq=False)
+class Rows:
+    """A problem for each row of a .csv, .tsv, .json, .jsonl or .parquet file.
+
+    file       a relative path is taken from the current folder; a subclass's, from its own file's
+    prompt     a column, or a text with columns in braces: "The capital of {country} is"
+    answer     the column of right answers; not needed if a subclass has score_row or reward
+    split      a column of "train" and "test" (validation is "test", too), or the share of problems
+               that are held out, by a hash of the prompt; default 0.1
+    scorer     reward = 1 if the completion is the answer but for case and space ("exact"), has it
+               as whole words ("contains"), or the last numbers are equal ("number"); else 0
+    chat       true: the prompt is what a user says, after the text `system`, if there is one
+    demonstration   what a warm start copies, with columns in braces; default: the answer
+    max_new_tokens  default 64, of numbers 256
+    stop       default: the end of the line, but nothing ([]) of numbers and in a chat
+
+    What differs in case and space alone is one question.  Test problems are distinct until all were
+    drawn.  Raises ValueError, naming the row, for an empty cell, one that is no text or number, an
+    unknown split, and a question with two answers or in two splits.
+    """
+
+    file: str | PathLike[str] | None = None
+    prompt: str | None = None
+    answer: str | None = None
+    split: str | float | None = None
+    scorer: str | None = None
+    chat: bool | None = None
+    system: str | None = None
+    demonstration: str | None = None
+    max_new_tokens: int | None = None
+    stop: str | Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        options = {f.name: getattr(self, f.name) for f in fields(Rows)}
+        for name in options:  # what is not given is a subclass's attribute, or has a default
+            if options[name] is None:
+                options[name] = getattr(type(self), name)
+            value = options[name]
+            if value is not None and not isinstance(value, KINDS.get(name, str)):
+                kind = "true or false" if name == "chat" else "a text or a number"
+                raise ValueError(f"{name} is {shown(value)}: it must be {kind}")
+        is_number = options["scorer"] == "number"
+        default = {"scorer": "exact", "chat": False, "split": 0.1}
+        default |= {"max_new_tokens": 256 if is_number else 64}
+        default |= {"stop": () if is_number or options["chat"] else "\n"}
+        vars(self).update({n: default.get(n) if v is None else v for n, v in options.items()})
+        whole_number("max_new_tokens", self.max_new_tokens, 1)
+        if not isinstance(self.split, str):
+            real_number("split", self.split, 0, 1)
+        if self.scorer not in ("exact", "contains", "number"):
+            raise ValueError(f"scorer is {self.scorer!r}: choose exact, contains or number")
+        if self.system and not self.chat:
+            raise ValueError("system is of a chat: give chat=true too, or leave it out")
+        judges = type(self).score_row is Rows.score_row and type(self).reward is Rows.reward
+        for name in ("file", "prompt", "answer") if judges else ("file", "prompt"):
+            if not getattr(self, name):
+                told = f"a task of rows needs the option {name!r}"
+                raise ValueError(f"{told}: its options are {', '.join(options)}")
+        setattr(self, "texts" if self.chat else "messages", None)  # a task has one of them
+        self._problems = self._read()
+        found, names = self._problems.values(), ("train", "test")
+        self._of_split = {name: [p for p in found if p.split == name] for name in names}
+
+    def _read(self) -> dict[str, _Problem]:
+        """The distinct problems of the file, by the canonical text of their prompts."""
+        module = None if type(self) is Rows else sys.modules.get(type(self).__module__)
+        folder = Path(getattr(module, "__file__", None) or "here").parent
+        path = folder / Path(self.file).expanduser()
+        if not path.is_file():
+            told = f"there is no file {str(path)!r}: check the path (a relative one is taken from "
+            raise ValueError(f"{told}the {'current folder' if module is None else 'task file'})")
+        data, self.file = path.read_bytes(), str(path.resolve())
+        self.data_sha256 = hashlib.sha256(data).hexdigest()
+        rows = rows_of(data, path.name)
+        columns = list(dict.fromkeys(column for _, row in rows for column in row))
+        for name in ("answer", "split"):
+            column = getattr(self, name)
+            if isinstance(column, str) and column not in columns:
+                told = f"{name} is {shown(column)}, which is no column of {path.name}"
+                raise ValueError(f"{told}: it has {listed(columns)}")
+        prompt = _template("prompt", self.prompt, {c: c for c in columns})
+        if self.demonstration or self.answer:
+            alias = {"answer": self.answer} if self.answer else {}
+            named = alias | {c: c for c in columns}
+            self._copied = _template("demonstration", self.demonstration or "{answer}", named)
+        problems: dict[str, _Problem] = {}
+        for where, row in rows:
+            text = _filled(prompt, row, where)
+            key, split = canonical(text), "train"
+            if not isinstance(self.split, str):
+                split = "test" if in_test_split(key, self.split) else "train"
+            elif (split := SPLITS.get(canonical(said := _cell(row, self.split, where)))) is None:
+                told = f"{where} is of the split {shown(said)}"
+                raise ValueError(f"{told}: write train or test (validation is test, too)")
+            new = _Problem(where, row, text, split, self._answer(row, where))
+            old = problems.setdefault(key, new)
+            for name in ("split", "answer"):
+                if (a := getattr(old, name)) != (b := getattr(new, name)):
+                    told = f"{old.where} and {where} ask the same question"
+                    both = f"{shown(str(a))} and {shown(str(b))}"
+                    raise ValueError(f"{told} with different {name}s, {both}: leave one out")
+        return problems
+
+    def _answer(self, row: dict[str, Any], where: str) -> Any:
+        """A row's answer as completions are compared with it; the row, if it has none."""
+        if self.answer is None:
+            return row
+        text = _cell(row, self.answer, where)
+        answer = last_number(text) if self.scorer == "number" else canonical(text)
+        if answer is None:
+            raise ValueError(f"{where} has {shown(text)} as its answer: write a number there")
+        return answer
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Those of tasks for language models; each test problem is evaluated at most once."""
+        n = len(self._of_split["test"])
+        often = {"eval_every": 10 if n else 0, "eval_prompts": max(min(n, 100), 1)}
+        return FewShot.defaults | often
+
+    def texts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[str]:
+        """n prompts.   Raises ValueError for a split without problems."""
+        return [problem.prompt for problem in self._draw(rng, n, split)]
+
+    def messages(self, rng: np.random.Generator, n: int, split: str = "train") -> list[Chat]:
+        """Of a chat: n prompts as conversations."""
+        return [self._chat(problem) for problem in self._draw(rng, n, split)]
+
+    def demonstrations(self, rng: np.random.Generator, n: int) -> list[tuple[str | Chat, str]]:
+        """n train problems, each with a text to copy."""
+        if not self.demonstration and not self.answer:
+            raise ValueError("there is nothing to demonstrate: give answer, or demonstration")
+        found = []
+        for p in self._draw(rng, n, "train"):
+            text = _filled(self._copied, p.row, p.where)
+            if not (self.demonstration or self.chat or p.prompt[-1:].isspace()):
+                text = " " + text.strip()  # between two words
+            found.append((self._chat(p) if self.chat else p.prompt, text))
+        return found
+
+    def reward(self, prompt: str | Chat, completion: str) -> Any:
+        """What `score_row` gives for the row of the prompt."""
+        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        if canonical(text) not in self._problems:
+            told = f"the prompt {shown(text)} is none of {Path(self.file).name}"
+            raise ValueError(f"{told}, so there is no row to judge by: give one that is")
+        return self.score_row(self._problems[canonical(text)].row, completion)
+
+    def score_row(self, row: dict[str, Any], completion: str) -> Any:
+        """1 if the completion is right by the scorer, else 0; yours may return named parts."""
+        answer, said = self._answer(row, "the row"), canonical(completion)
+        if self.scorer == "number":
+            return float(last_number(completion) == answer)
+        if self.scorer == "contains":
+            words = rf"(?<!{LETTER}){re.escape(answer)}(?!{LETTER})"
+            return float(re.search(words, said) is not None)
+        return float(said == answer)
+
+    def _draw(self, rng: np.random.Generator, n: int, split: str) -> list[_Problem]:
+        """n problems, distinct until all were drawn; then they are repeated in order."""
+        check_split(split)
+        n, of_split = whole_number("the number of prompts", n, 0), self._of_split[split]
+        if n and not of_split:
+            told = f"{Path(self.file).name} has no {split} problem at split={self.split}"
+            raise ValueError(f"{told}: give another share, or rows of both splits")
+        picked = rng.choice(len(of_split), min(n, len(of_split)), replace=False)
+        return [of_split[picked[i % len(picked)]] for i in range(n)]
+
+    def _chat(self, problem: _Problem) -> Chat:
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": problem.prompt}]
+
+
+def _cell(row: Mapping[str, Any], column: str, where: str) -> str:
+    """A cell as a text: a whole number without ".0".   Raises ValueError for an empty one."""
+    value = row.get(column)
+    if isinstance(value, list | dict | bytes):
+        raise ValueError(f"{where} has {shown(value)} as {column!r}: write a text or a number")
+    if isinstance(value, float | Decimal) and value % 1 == 0:
+        value = int(value)
+    if value is None or value != value or not str(value).strip():
+        raise ValueError(f"{where} has an empty {column!r}: fill it in, or leave the row out")
+    return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+def _template(name: str, text: str, columns: Mapping[str, str]) -> Template:
+    """A column, or a text with columns in braces.   Raises ValueError for anything else."""
+    if text in columns:
+        return [("", columns[text])]
+    with suppress(ValueError):  # as of a lone brace
+        pieces = list(Formatter().parse(text))
+        used = [column for _, column, *_ in pieces if column is not None]
+        if used and set(used) <= set(columns) and not any(a or b for *_, a, b in pieces):
+            return [(before, columns.get(column or "")) for before, column, *_ in pieces]
+    told = f"{name} is {shown(text)}, neither a column nor a text with columns in braces"
+    advice = "braces of other use are written twice"
+    raise ValueError(f"{told}: the columns are {listed(columns)}, and {advice}")
+
+
+def _filled(template: Template, row: Mapping[str, Any], where: str) -> str:
+    return "".join(before + (_cell(row, c, where) if c else "") for before, c in template)
+
+
+def canonical(text: str) -> str:
+    """What a text shares with those that differ from it in case and space alone."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def last_number(text: str) -> Decimal | None:
+    """The last number in a text, exactly: 1234.50 of "#### 1,234.50".   None if there is none"""
+    found = NUMBER.findall(text)
+    return Decimal(found[-1].replace(",", "").replace("\u2212", "-")) if found else None
