@@ -206,22 +206,17 @@ def run_exercises(a: argparse.Namespace) -> None:
 
 def run_plot(a: argparse.Namespace) -> None:
     """Metrics of runs as a figure."""
-    from minigrpo.runs.folder import METRICS, check_records, read_metrics
-    from minigrpo.show.comparison import compare_runs, run_settings, run_title
-    from minigrpo.show.plots import metrics_figure, save
+    from minigrpo.runs.folder import METRICS, check_records
+    from minigrpo.show.comparison import plot_runs
+    from minigrpo.show.plots import save
 
     paths = map(Path, a.path)
     folders = [path.resolve().parent if path.is_file() else path for path in paths]
     if a.watch:
         return _watch(a, folders)
-    if len(folders) > 1 or a.key is not None:
-        smooth, key = a.smooth or 1, "reward" if a.key is None else a.key
-        figure = compare_runs(folders, key, smooth, a.label)
-    else:
+    if len(folders) == 1 and a.key is None:
         refuse(a, "label", "names lines, of one --key or several runs: this figure has none")
-        title = run_title(run_settings(folders[0]))
-        records = read_metrics(folders[0], before=True)
-        figure = metrics_figure(records, title=title, smooth=a.smooth)
+    figure = plot_runs(*folders, key=a.key, smooth=a.smooth, labels=a.label)
     for folder in folders:
         if n := check_records(folder, METRICS):
             where = visible(str(folder / METRICS))

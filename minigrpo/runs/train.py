@@ -76,6 +76,10 @@ def train(
     Ctrl-C, SIGTERM and SIGHUP finish the step, save a checkpoint and raise KeyboardInterrupt.
     Raises ValueError for bad input, DivergenceError (a FloatingPointError) if training diverges:
     nothing of that step is kept.
+    >>> settings = mg.TrainSettings(task="treewalk", steps=3)
+    >>> model, history = mg.train(settings, "run", progress=False)
+    >>> [metrics["step"] for metrics in history]
+    [1, 2, 3]
     """
     on_step = on_step or (lambda metrics: None)
     if objective is not None:
