@@ -60,6 +60,10 @@ class Coefficients:
 
     A node adds -(positive·min(ρ, 1+high) + negative·max(ρ, 1-low)) + β·weight·D to the loss.  A
     subclass may have more fields.
+    >>> model, rng = mg.Transformer(mg.TransformerConfig(vocab_size=10)), np.random.default_rng(0)
+    >>> rollouts = mg.sample(model, [[1]], 2, rng, max_new_tokens=1)
+    >>> mg.Objective.preset("grpo").coefficients(rollouts, [1.0, 0.0]).tokens  # of Coefficients
+    array([0., 1., 1.])
     """
 
     positive: Array  # (N,) w · Σ (cᵢaᵢ)⁺ over the members
@@ -86,7 +90,12 @@ class Coefficients:
 
 @dataclass(frozen=True)
 class Objective:
-    """A GRPO variant.   objective(rollouts, rewards, logp, old, ref) -> loss, dlogp (N,)"""
+    """A GRPO variant.   objective(rollouts, rewards, logp, old, ref) -> loss, dlogp (N,)
+
+    >>> objective = mg.Objective(alpha=0.5, clip_low=0.2, clip_high=0.28)  # 1/√|λ|, and DAPO's clip
+    >>> objective.node_weights(np.array([1.0, 4.0]))
+    array([1. , 0.5])
+    """
 
     name: str = "custom"
     baseline: str = "group_mean"
@@ -118,7 +127,11 @@ class Objective:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Objective:
-        """A named objective, with changes to its fields.   Raises ValueError for unknown ones."""
+        """A named objective, with changes to its fields.   Raises ValueError for unknown ones.
+
+        >>> mg.Objective.preset("grpo_original", beta=0.1).aggregation
+        'sequence_mean'
+        """
         if name not in PRESETS:
             raise ValueError(f"unknown objective {name!r}: choose from {', '.join(PRESETS)}")
         unknown = set(changes) - {field.name for field in fields(cls)}

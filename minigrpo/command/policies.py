@@ -24,7 +24,7 @@ def run_train(a: argparse.Namespace) -> None:
     from minigrpo.runs.train import train
     from minigrpo.tasks.treewalk import TreeWalk
 
-    settings = _settings(a)
+    settings = settings_of(a)
     size = f"{settings.prompts_per_step} × {settings.group_size} completions"
     what = settings.task + (f" with {settings.model}" if settings.model is not None else "")
     print(
@@ -52,8 +52,8 @@ def run_train(a: argparse.Namespace) -> None:
         print(f"everything is in {visible(out)}: look with minigrpo plot, evaluate or sample")
 
 
-def _settings(a: argparse.Namespace) -> TrainSettings:
-    """The settings of `minigrpo train`; raises ValueError for flags that this run would ignore."""
+def settings_of(a: argparse.Namespace) -> TrainSettings:
+    """The settings of `minigrpo train`; raises ValueError for flags that the run would ignore."""
     from minigrpo.runs.stored_settings import read_settings, task_by_file
 
     names = [f.name for f in fields(TrainSettings)]

@@ -1,6 +1,6 @@
 """The folder of a training run: whole, whenever the run is killed.
 
-    settings.json             what the run was started with, and a checksum
+    settings.json             what the run was started with (--resume may set its steps anew)
     metrics.jsonl             one line per step
     samples.jsonl             sampled completions with their rewards, readable by `minigrpo tree`
     tokenizer.json            of a pretrained language model

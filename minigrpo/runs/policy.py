@@ -34,6 +34,9 @@ def make_policy(settings: TrainSettings, task: Task | None = None) -> tuple[Tran
     """The policy that a run starts from, and its task, unless one is given.
 
     Raises ValueError for bad input.
+    >>> model, task = mg.make_policy(mg.TrainSettings(task="arithmetic", dim=64))
+    >>> model.config.dim
+    64
     """
     if settings.model is None:
         task = task or make_task(settings)
@@ -135,7 +138,13 @@ def imitate(
 
 
 def load_run(path: str | Path, **changes: Any) -> tuple[Transformer, Task, TrainSettings]:
-    """The model of a run's newest checkpoint, or of a checkpoint file, with task and settings."""
+    """The model of a run's newest checkpoint, or of a checkpoint file, with task and settings.
+
+    changes: to its settings, such as dtype.  Raises ValueError for a folder without a run, damaged
+    files, and a task that is not there or is another one.
+    >>> _ = mg.train(mg.TrainSettings(steps=2), "run", progress=False)
+    >>> model, task, settings = mg.load_run("run", dtype="float64")
+    """
     path = Path(path)
     arrays, state = load_run_checkpoint(path)
     stored = task_by_file(state["settings"])

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import Any
 
+from minigrpo.engine.draw import check_temperature
 from minigrpo.engine.optim import learning_rate_at
 from minigrpo.objectives import Objective
 from minigrpo.runs.own_objective import is_own, load_objective
-from minigrpo.sampler import check_temperature
 from minigrpo.tasks import find_task, optional, whole_number
 
 MAY_BE_0 = ("seed", "steps", "warm_start_steps", "eval_every", "warmup_steps")
@@ -27,7 +27,12 @@ ALLOWED |= {"max_grad_norm": "above 0, or none for no clipping"}
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """All that determines a run.   Raises ValueError for settings that cannot work."""
+    """All that determines a run.   Raises ValueError for settings that cannot work.
+
+    >>> settings = mg.TrainSettings(task="arithmetic", objective="grpo", steps=500, seed=1)
+    >>> settings.prompts_per_step * settings.group_size  # completions per step
+    128
+    """
 
     task: str = "treewalk"  # a built-in name, or path/to/file.py:MyTask
     task_options: dict[str, Any] = field(default_factory=dict)
@@ -123,7 +128,11 @@ class TrainSettings:
 
     @classmethod
     def for_task(cls, task: str, **changes: Any) -> TrainSettings:
-        """The defaults, then what the task recommends (its attribute `defaults`), then changes."""
+        """The defaults, then what the task recommends (its attribute `defaults`), then changes.
+
+        >>> mg.TrainSettings.for_task("arithmetic", steps=3).warm_start_steps
+        1000
+        """
         given = changes.get("task_options", {})
         recommended = optional(find_task(task, **given), "defaults", {})
         options = recommended.get("task_options", {}) if isinstance(recommended, Mapping) else None

@@ -73,10 +73,7 @@ def settings_file(folder: Path) -> dict[str, Any]:
 
 
 def check_settings(file: Path, stored: dict[str, Any], state: dict[str, Any]) -> None:
-    """Refuse settings that are not those in the state of a checkpoint beside them.
-
-    The steps may be those before the run was resumed with others, if that was cut short.
-    """
+    """Refuse settings that are not those in the state of a checkpoint, or those it replaced."""
     own = state.get("settings")
     if stored == own or (isinstance(own, dict) and stored == own | state.get(REPLACED, {})):
         return
@@ -87,14 +84,16 @@ def check_settings(file: Path, stored: dict[str, Any], state: dict[str, Any]) ->
 
 
 def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Refuse to go on with a run under other settings, but for those that say where it computes.
+    """The settings to go on with: those stored, with the steps that are given.
 
-    -> the settings to go on with: the stored ones, with the steps that were given
+    Raises ValueError for other settings, but for those that say where it computes.
     """
     given, fixed = _as_json(given), {*given} - {*MAY_CHANGE, *BY_FILE, "steps"}
+    fixed |= {"steps"} if stored.get("schedule") == "cosine" else set()
     changed = [name for name in given if name in fixed and stored.get(name) != given[name]]
-    if "data_file" in stored and given.get("task_options") == task_by_file(stored)["task_options"]:
-        changed.remove("task_options")  # the same, but for how the file is called
+    found = (task_by_file(s).get("task_options") for s in (stored, with_task_file(given)))
+    if "task_options" in changed and next(found) == next(found):
+        changed.remove("task_options")  # the table is called otherwise, as from another folder
     for name in BY_FILE:
         was, now, file = stored.get(name), given.get(name), stored.get(f"{name}_file")
         same_class = str(was).rpartition(":")[2] == str(now).rpartition(":")[2]
@@ -106,22 +105,13 @@ def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -
             f"{name} was {stored.get(name)!r}, not {given[name]!r}" for name in changed
         )
         way_out = "resume it as it was, or start another with --out"
+        if changed == ["steps"]:
+            way_out = f"its cosine ends there, so train on with --init {folder} --out ANOTHER"
         raise ValueError(f"the run in {folder} has other settings ({told}): {way_out}")
-    return stored | {"steps": _check_steps(folder, stored, given.get("steps"))}
-
-
-def _check_steps(folder: Path, stored: dict[str, Any], steps: Any) -> Any:
-    """The steps to go on to.   Raises ValueError if they are taken, or part of the schedule."""
-    planned, taken = stored.get("steps"), steps_taken(folder)
-    if steps in (None, planned):
-        return planned
-    if stored.get("schedule") == "cosine":
-        why = f"its learning rate follows a cosine to 0 at step {planned}"
-        way_out = f"train on from its weights in another folder with --init {folder}"
-        raise ValueError(f"the run in {folder} cannot end at step {steps} ({why}): {way_out}")
-    if steps <= taken:
+    steps, taken = given.get("steps", stored.get("steps")), steps_taken(folder)
+    if steps != stored.get("steps") and steps <= taken:
         raise ValueError(f"the run in {folder} has taken {taken} steps: give more with --steps")
-    return steps
+    return stored | {"steps": steps}
 
 
 def with_task_file(settings: Mapping[str, Any]) -> dict[str, Any]:

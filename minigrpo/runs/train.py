@@ -27,7 +27,8 @@ from minigrpo.runs.memory import micro_batch_within
 from minigrpo.runs.own_objective import described, short_name
 from minigrpo.runs.policy import load_weights, make_policy, make_state, restore_policy, warm_start
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.runs.warning_signs import warning_sign
+from minigrpo.runs.warning_signs import Watchman
+from minigrpo.system.files import read_records
 from minigrpo.system.signals import stopping_between_steps
 from minigrpo.system.terminal import bar, say
 from minigrpo.tasks import (
@@ -75,6 +76,10 @@ def train(
     Ctrl-C, SIGTERM and SIGHUP finish the step, save a checkpoint and raise KeyboardInterrupt.
     Raises ValueError for bad input, DivergenceError (a FloatingPointError) if training diverges:
     nothing of that step is kept.
+    >>> settings = mg.TrainSettings(task="treewalk", steps=3)
+    >>> model, history = mg.train(settings, "run", progress=False)
+    >>> [metrics["step"] for metrics in history]
+    [1, 2, 3]
     """
     on_step = on_step or (lambda metrics: None)
     if objective is not None:
@@ -84,7 +89,10 @@ def train(
         run, seen = _begin(settings, folder, task, objective, progress)
         for metrics in seen:
             on_step(metrics)
-        state, history, said = run.state, [], set()
+        state, history, past = run.state, [], seen
+        if folder and (folder.path / METRICS).exists():  # of a run that goes on, the steps so far
+            past = read_records(folder.path / METRICS)
+        watchman = Watchman(past, state.model.parameters.flat, settings.steps - state.step)
         with stopping_between_steps() as stopped, one_blas_thread(state.model):
             title = f"{short_name(settings.objective)} on {settings.task}"
             done = {"initial": state.step, "total": settings.steps}
@@ -98,10 +106,8 @@ def train(
                 if folder:
                     _write(run, step, parts, stopping)
                 on_step(metrics)
-                seen.append(metrics)
-                if progress and (sign := warning_sign(seen)) and sign[0] not in said:
-                    said.add(sign[0])
-                    say(f"warning: {sign[1]}", sys.stderr)
+                for warning in watchman.look(metrics).values() if progress else ():
+                    say(f"warning: {warning}", sys.stderr)
                 if stopping:
                     break
     return state.model, history

@@ -21,7 +21,7 @@ from minigrpo.runs.settings import MAY_CHANGE, TrainSettings
 from minigrpo.runs.stored_settings import read_settings, task_by_file
 from minigrpo.show.drawing import BLUE
 from minigrpo.show.fonts import printed
-from minigrpo.show.plots import learning_curves, running_mean, unit
+from minigrpo.show.plots import learning_curves, metrics_figure, running_mean, unit
 from minigrpo.system.text import columns, visible
 from minigrpo.tasks import BUILT_IN, find_task
 
@@ -80,8 +80,8 @@ def compare_runs(
     names = _line_names([line for line, _ in lines])
     if labels is not None:
         if len(labels) != len(lines):
-            told = "; ".join(" ".join(name.split("\n")) for name in names)
-            raise ValueError(f"{len(labels)} labels for {len(lines)} lines, in this order: {told}")
+            counts = f"labels: {len(labels)} given, {len(lines)} wanted"
+            raise ValueError(f"{counts}, one for each line: {visible('; '.join(names))}")
         names = [printed(label, 60) for label in labels]
         if not all(names) or len(set(names)) < len(names):
             raise ValueError("labels must be texts that differ within their first 60 columns")
@@ -103,6 +103,29 @@ def compare_runs(
     if smooth > 1 and len(folders) == 1:  # the raw line, pale
         figure.axes[0].plot(*steps.values(), raw[0], color=BLUE, lw=0.8, alpha=0.35, zorder=1)
     return figure
+
+
+def plot_runs(
+    folder: str | Path,
+    *more: str | Path,
+    key: str | None = None,
+    smooth: int | None = None,
+    labels: Sequence[str] | None = None,
+) -> Figure:
+    """The figure of `minigrpo plot`: all metrics of a run, or one (the reward) of several runs.
+
+    key, smooth, labels: as in `metrics_figure` and `compare_runs`.  Raises ValueError as these do,
+    and for labels of a figure without lines to name.
+    >>> _ = mg.train(mg.TrainSettings(steps=3), "run", progress=False)
+    >>> figure = mg.plot_runs("run")  # figure.savefig("metrics.png")
+    """
+    if more or key is not None:
+        several = (folder, *more), "reward" if key is None else key
+        return compare_runs(*several, 1 if smooth is None else smooth, labels)
+    if labels is not None:
+        raise ValueError("labels name lines, of one key or of several runs: this figure has none")
+    title, records = run_title(run_settings(folder)), read_metrics(folder, before=True)
+    return metrics_figure(records, title=title, smooth=smooth)
 
 
 def _values(folder: str | Path, key: str) -> dict[int, float]:
@@ -136,7 +159,8 @@ def _resolved(settings: Mapping[str, Any], name: str, by_file: bool) -> Any:
         return f"{settings['task_file']}:{settings['task'].rpartition(':')[2]}"
     if name == "task_options" and settings["task"] in BUILT_IN:
         with suppress(ValueError, TypeError):  # as of options that this version does not know
-            return vars(find_task(settings["task"], **task_by_file(settings)[name]))
+            found = vars(find_task(settings["task"], **task_by_file(settings)[name]))
+            return {key: value for key, value in found.items() if key[0] != "_"}
     return settings[name]
 
 

@@ -32,6 +32,9 @@ def load_task(name: str, tokenizer: Tokenizer | None = None, **options: Any) -> 
 
     tokenizer: of a language model, for a task that is made of text.  Raises ValueError as
     `find_task` does, and for a task of text without a tokenizer or the other way round.
+    >>> task = mg.load_task("arithmetic", digits=2)
+    >>> task.tokenizer.decode(task.prompts(np.random.default_rng(0), 1)[0])
+    '86+67='
     """
     task = find_task(name, **options)
     is_text = prompts_method(task) is not None
