@@ -140,7 +140,7 @@ def parts_to_learn_from(
 ) -> Parts:
     """The parts of a tree; given d loss / d logp (N,), without nodes that only lead to zeros of it.
 
-    It is known before a first update without KL; above all this drops groups of equal rewards.
+    It is known before a first update without KL; above all, groups of equal rewards are dropped.
     """
     if push is None:
         return split_tree(tree, max_nodes, model.lanes)

@@ -93,7 +93,14 @@ def test_the_transformer():
         "rope_base",
         "norm_eps",
     ]
-    assert names == [*wanted, "tie_embeddings", "head_dim", "n_drawable"]
+    assert names == [
+        *wanted,
+        "tie_embeddings",
+        "head_dim",
+        "n_drawable",
+        "model_type",
+        "rope_scaling",
+    ]
     arguments = inspect.signature(mg.Transformer).parameters
     assert [(name, p.default) for name, p in arguments.items()][1:] == [
         ("seed", 0),

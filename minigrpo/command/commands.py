@@ -226,16 +226,16 @@ def run_plot(a: argparse.Namespace) -> None:
 
 
 def _watch(a: argparse.Namespace, folders: list[Path]) -> None:
-    from minigrpo.runs.stored_settings import read_settings
     from minigrpo.show.watch import watch
 
     refuse(a, "key smooth label", "is of a figure: the page of --watch has its own")
     file = Path(a.out or folders[0] / "watch.html")
     if file.suffix != ".html" or len(folders) > 1:
         raise ValueError("--watch shows one run in one page: give one RUN, and an --out FILE.html")
-    read_settings(folders[0])  # refuses what is no run
+    states = watch(folders[0], file)
+    first = next(states)
     print(f"page, for a browser: {visible(str(file))} (Ctrl-C ends this)", flush=True)
-    print(visible(watch(folders[0], file)))
+    print([first, *states][-1])
 
 
 def run_bench(a: argparse.Namespace) -> None:
