@@ -36,6 +36,10 @@ class Transformer:
 
     The same seed gives the same weights on every backend (see `Parameters.start`); seed=None leaves
     them 0, to be written into.  Raises ValueError for an unknown backend or dtype.
+    >>> model = mg.Transformer(mg.TransformerConfig(vocab_size=10), dtype="float64")
+    >>> tree = mg.PrefixTree.from_groups([[1, 2]], [[[3], [4]]])
+    >>> logp = model.forward(tree)  # (N,), 0 in the prompt
+    >>> gradients = model.backward(np.where(tree.scored, -0.5, 0.0))  # of -mean log p
     """
 
     def __init__(

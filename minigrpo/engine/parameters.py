@@ -35,7 +35,11 @@ SCALINGS = {"linear": ("factor",), "llama3": LLAMA3, "divisors": ("divisors",)} 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """The shape of a model.  Raises ValueError if the numbers do not fit together."""
+    """The shape of a model.  Raises ValueError if the numbers do not fit together.
+
+    >>> mg.TransformerConfig(vocab_size=100, dim=64, n_layers=2, n_heads=4, n_kv_heads=2).head_dim
+    16
+    """
 
     vocab_size: int  # V
     dim: int = 128  # D

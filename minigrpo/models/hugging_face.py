@@ -240,10 +240,10 @@ def save_hugging_face(
         about |= {"clean_up_tokenization_spaces": False}
         about |= {"eos_token": tokenizer.core.id_to_token(ends[0])} if ends else {}
         about |= tokenizer.chat.tokens | {"chat_template": tokenizer.chat.source}
+        write_atomically(folder / "tokenizer_config.json", [json.dumps(about, indent=2).encode()])
     if len(ends) > 1:
         text = json.dumps({"eos_token_id": ends})
         write_atomically(folder / "generation_config.json", [text.encode()])
-        write_atomically(folder / "tokenizer_config.json", [json.dumps(about, indent=2).encode()])
     text = json.dumps(config, indent=2, allow_nan=False)
     write_atomically(folder / "config.json", [text.encode()])  # last: a folder with it is whole
     return folder
