@@ -87,7 +87,7 @@ SETTINGS = {
     "task_options": "an option of the task, such as n=2; may be repeated",
     "model": "a pretrained language model: smollm2 (fetched by minigrpo pull), a .gguf file, "
     "or a Hugging Face folder",
-    "objective": ", ".join(PRESETS),
+    "objective": f"{', '.join(PRESETS)}, or path/to/file.py:MyObjective",
     "objective_options": "a change to the objective's preset, such as beta=0.04, kl=k2 or "
     "alpha=0.5; may be repeated",
     "group_size": "k, the number of completions per prompt",
@@ -226,11 +226,7 @@ FLAGS: dict[str, list[Flag]] = {
     "exercises": [flag("--out", "where to write them", "exercises", metavar="FOLDER")],
     "plot": [
         flag("path", "folders of runs of one task", metavar="RUN", nargs="+"),
-        flag(
-            "--out",
-            "default: metrics.png (or .svg) in the first folder, or watch.html",
-            metavar="FILE",
-        ),
+        flag("--out", ".png or .svg (default: metrics.png, or watch.html, in RUN)", metavar="FILE"),
         flag("--key", "one metric (default: reward; of one run, the usual ones)"),
         flag("--smooth", "draw running means of the last N values", type=count, metavar="N"),
         flag("--label", "a name for each line, in order", action="append", metavar="NAME"),

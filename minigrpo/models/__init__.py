@@ -33,6 +33,10 @@ def load_model(
 
     max_seq_len shortens the context.  Raises ValueError for what is missing, damaged, not supported
     or too large for the memory, and for weights that are not finite, or too large to compute with.
+    >>> model, tokenizer = mg.load_model("my-model")  # or "smollm2", or "model.gguf"
+    >>> prompts, rng = [tokenizer.encode("12 + 30 =")], np.random.default_rng(0)
+    >>> rollouts = mg.sample(model, prompts, 2, rng, max_new_tokens=3, eos=tokenizer.eos)
+    >>> texts = [tokenizer.decode(tokens) for tokens in rollouts.completions[0]]
     """
     source = _open(name)
     config = source.config(max_seq_len)

@@ -37,13 +37,12 @@ class Encoded(np.ndarray):
 
 
 class Rendered(str):
-    """The text of a conversation, equal only to that of the same conversation."""
+    """The text of a conversation, which differs from the same text of another conversation."""
 
     asked: Any  # the conversation, as the task gave it
 
     def __eq__(self, other: object) -> bool:
-        same = repr(getattr(other, "asked", None)) == repr(self.asked)
-        return same and str.__eq__(self, other)
+        return str.__eq__(self, other) and getattr(other, "asked", self.asked) == self.asked
 
     __hash__ = str.__hash__
 

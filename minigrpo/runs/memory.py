@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from minigrpo.engine.parameters import TransformerConfig
+from minigrpo.runs.own_objective import is_own
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.transformer import MAX_LOGITS
 
@@ -23,7 +24,8 @@ def fixed_bytes(settings: TrainSettings, config: TransformerConfig) -> float:
     Parameters, gradients, moments and reference, and the largest temporary arrays.
     """
     vocabulary = config.vocab_size
-    vectors = 2 + 2 * (settings.optimizer == "adamw") + (settings.make_objective().beta > 0)
+    may_have_kl = is_own(settings.objective) or settings.make_objective().beta > 0
+    vectors = 2 + 2 * (settings.optimizer == "adamw") + may_have_kl
     logits = max(min(MAX_LOGITS, settings.micro_batch_tokens * vocabulary), vocabulary)
     elements = vectors * parameters_of(config) + vocabulary * config.dim + 2 * logits
     return PROGRAM + np.dtype(settings.dtype).itemsize * elements

@@ -173,7 +173,7 @@ def metrics_figure(
 
     records: the lines of metrics.jsonl, each with a "step".  keys: by default those of METRICS that
     any record has, and the parts of the reward.  A running mean of `smooth` values is drawn over
-    the pale raw line; by default it is one of 10 beyond 40 steps.
+    the pale raw line; by default, beyond 40 steps, one of 10 or of a fortieth of the steps.
     Raises ValueError if there is nothing to draw, for a record without a step, and for a key that
     no record has.
     """
@@ -198,7 +198,7 @@ def metrics_figure(
         ax = figure.add_subplot(down, across, i + 1, sharex=ax)
         points = [(r["step"], r[key]) for r in records if is_finite(r.get(key))]
         x, y = np.array(points, dtype=np.float64).reshape(-1, 2).T
-        mean_of = smooth or (10 if len(x) > 40 else 1)
+        mean_of = smooth or (max(10, len(x) // 40) if len(x) > 40 else 1)
         if mean_of > 1 and len(x):
             ax.plot(x, y, color=BLUE, lw=0.8, alpha=0.35)
             ax.plot(x, running_mean(y, mean_of), color=INK)

@@ -102,7 +102,8 @@ def score(task: Task, rollouts: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]
     Raises ValueError for rewards or parts that `check_rewards` refuses, a name that is no
     identifier, and a weight that is not finite or of no part.
     """
-    found, tree = task.score(rollouts), rollouts.tree
+    found: Any = task.score(rollouts)
+    tree = rollouts.tree
     if not has_parts(found, "rewards"):
         return check_rewards(found, tree), {}
     parts, weights = {}, optional(task, "reward_weights", {})

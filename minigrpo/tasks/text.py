@@ -25,7 +25,7 @@ template turns into text; an answer ends where the model ends its turn, and need
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -76,8 +76,9 @@ class Tokenised:
         found = getattr(task, name)
         if name == "for_run":
             return lambda seed: Tokenised(found(seed), self.tokenizer)
-        own = {"demonstrations": self._demonstrations, "score_prefix": self._score_prefix}
-        return own.get(name, found)
+        if name == "score_prefix" and found is not None:
+            return self._judged_by(found)
+        return self._demonstrations if name == "demonstrations" else found
 
     @property
     def stop(self) -> Stop | None:
@@ -98,17 +99,17 @@ class Tokenised:
 
     def score(self, rollouts: Any) -> np.ndarray:
         """(B,) the reward of each completion, which is judged up to its stop string."""
+        return score_texts(rollouts, self.tokenizer, self._judged_by(self.task.reward))
+
+    def _judged_by(self, judge: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+        """judge(prompt, text), asked of what the prompt was made of, and up to the stop string."""
         stops = stop_strings(optional(self.task, "stop"))
 
-        def reward(prompt: Any, completion: str) -> float:
-            asked = deepcopy(getattr(prompt, "asked", prompt))  # which a reward may change
-            return self.task.reward(asked, _until(completion, stops))
+        def asked(prompt: Any, text: str) -> Any:
+            own = deepcopy(getattr(prompt, "asked", prompt))  # which a reward may change
+            return judge(own, _until(text, stops))
 
-        return score_texts(rollouts, self.tokenizer, reward)
-
-    def _score_prefix(self, prompt: str, text: str) -> float:
-        """Of a task that has one: of a text so far, which is cut before a stop string."""
-        return self.task.score_prefix(prompt, _until(text, stop_strings(self.task.stop)))
+        return asked
 
     def _demonstrations(
         self, rng: np.random.Generator, n: int
