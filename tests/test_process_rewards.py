@@ -8,6 +8,8 @@ from helpers import random_rollouts, rollouts_of, tiny_model
 
 from minigrpo import Objective, PrefixTree, TrainSettings
 from minigrpo.engine.tree_statistics import process_metrics
+from minigrpo.experiments import step_verifier
+from minigrpo.experiments.reproduce import Request
 from minigrpo.experiments.step_verifier import Blind, Verified
 from minigrpo.objectives import PRESETS
 from minigrpo.runs.policy import make_model, make_state
@@ -390,3 +392,27 @@ def test_a_run_that_learns_from_its_steps_is_not_called_dead(alive, said):
     same = {"reward": 0.0, "frac_reward_zero_std": 1.0, "completions/clipped_ratio": 0.0} | own
     told = [kind for step in range(1, 25) for kind in watchman.look({"step": step} | same)]
     assert told == said
+
+
+def test_the_experiments_table_compares_seed_by_seed(monkeypatch, tmp_path):
+    """All arms of a seed begin with its own warm policy; measures are those of the curve."""
+    asked = []
+
+    def learned(function, jobs, title=None):
+        asked.extend(jobs)
+        steps = np.arange(13)
+        curve = {"grpo": steps / 20, "outcome_and_verifier": steps / 20 + 0.1}
+        return [
+            {"greedy": list(curve[j["arm"]] + 0.01 * j["seed"]), "dead": [0.5], "steps_only": [0.1]}
+            for j in jobs
+        ]
+
+    monkeypatch.setattr(step_verifier, "warm_policies", lambda make, folders, _: dict(folders))
+    monkeypatch.setattr(Request, "jobs", lambda self, *args: learned(*args))
+    grpo, both = step_verifier.run(Request("step-verifier", tmp_path, quick=True))
+    assert [(j["seed"], j["arm"], j["warm"].name[-1]) for j in asked] == [
+        (seed, arm, str(seed)) for seed in (0, 1) for arm in ("grpo", "outcome_and_verifier")
+    ]
+    assert (grpo["at_15"], grpo["at_60"], grpo["area"]) == (0.155, 0.605, 0.305)
+    assert (both["area_less_grpo"], both["area_less_grpo_low"], both["seeds"]) == (0.1, 0.1, 2)
+    assert both["at_20_of_seed"] == [0.3, 0.31] and both["dead_early"] == 0.5

@@ -24,7 +24,7 @@ from minigrpo.runs.train import train
 from minigrpo.show.drawing import INK, ORANGE
 from minigrpo.tasks.arithmetic import Arithmetic, first_wrong_step
 
-EVERY, PROMPTS, STEPS, EARLY = 5, 200, 60, 20
+EVERY, PROMPTS, AT = 5, 200, (15, 20, 60)
 GREEDY = "eval/pass@1_greedy"
 
 
@@ -62,17 +62,17 @@ ARMS = {  # title in figures, preset, changes to it, task
     "verifier_alone": ("verifier alone", "grpo", ALONE, Verified),
     "outcome_and_blind": ("GRPO + blind verifier", "grpo", ADDED, Blind),
 }
-MEASURES = (f"at_{EARLY}", f"at_{STEPS}", "area")
+MEASURES = (*(f"at_{step}" for step in AT), "area")
 
 
-def learn(arm: str, warm: str, seed: int, steps: int) -> dict[str, list[float]]:
+def learn(arm: str, warm: str, seed: int) -> dict[str, list[float]]:
     """Train an arm from the weights in `warm`.   -> held-out greedy accuracy, and shares of groups
 
     dead: groups with equal outcomes;  steps_only: those of them that learn from the verifier
     """
     _, objective, changes, task = ARMS[arm]
     own = {"objective": objective, "objective_options": changes, "init": warm, "seed": seed}
-    own |= {"steps": steps, "eval_every": EVERY, "eval_prompts": PROMPTS}
+    own |= {"steps": AT[-1], "eval_every": EVERY, "eval_prompts": PROMPTS}
     settings, seen = TrainSettings.for_task("arithmetic", **own), []
     train(settings, task=task(), progress=False, on_step=seen.append)
     taken = [m for m in seen if "loss" in m]
@@ -92,8 +92,9 @@ def prepare(name: str, folder: str) -> str:
 def summary(run: dict[str, list[float]]) -> dict[str, float]:
     """MEASURES of one run; area: the mean height of the curve of greedy accuracy."""
     greedy = np.array(run["greedy"])
-    ends = greedy[EARLY // EVERY], greedy[-1], (greedy[1:] + greedy[:-1]).mean() / 2
-    return dict(zip(MEASURES, map(float, ends), strict=True))
+    area = (greedy[1:] + greedy[:-1]).mean() / 2
+    points = [greedy[step // EVERY] for step in AT]
+    return dict(zip(MEASURES, map(float, [*points, area]), strict=True))
 
 
 def table(runs: dict[str, list[dict[str, list[float]]]]) -> list[t.Row]:
@@ -109,7 +110,7 @@ def table(runs: dict[str, list[dict[str, list[float]]]]) -> list[t.Row]:
                 if other in runs:
                     less = [a - s[name] for a, s in zip(own, found[other], strict=True)]
                     row |= t.interval(f"{name}_less_{other}", less, 4)
-        early = {name: [run[name][:EARLY] for run in of_arm] for name in ("dead", "steps_only")}
+        early = {name: [run[name][: AT[1]] for run in of_arm] for name in ("dead", "steps_only")}
         row |= {f"{name}_early": t.rounded(float(np.mean(x))) for name, x in early.items()}
         curves = np.array([run["greedy"] for run in of_arm])
         row["points"] = [
@@ -142,17 +143,17 @@ def figures(rows: t.Rows) -> dict[str, Figure]:
 def text(rows: t.Rows) -> str:
     """The table for a terminal."""
     title = "greedy accuracy on held-out problems; less: with the same seed"
-    columns = f"arm seeds at_{EARLY}± at_{STEPS}± area± area_less_grpo± area_less_prm±"
+    columns = "arm seeds at_15± at_20± at_60± area± area_less_grpo± area_less_prm±"
     return t.show({title: rows}, {title: columns})
 
 
 def run(request: Request) -> list[t.Row]:
-    """All arms, 6 seeds (quick: GRPO with and without the verifier, 2 seeds, 20 steps)."""
+    """All arms, 8 seeds (quick: GRPO with and without the verifier, 2 seeds)."""
     arms = ("grpo", "outcome_and_verifier") if request.quick else tuple(ARMS)
-    seeds, steps = request.seeds or (2 if request.quick else 6), EARLY if request.quick else STEPS
+    seeds = request.seeds or (2 if request.quick else 8)
     folders = {str(seed): request.out / f"warm-{request.name}-{seed}" for seed in range(seeds)}
     warm = warm_policies(prepare, folders, request.processes)
-    about = [{"seed": seed, "warm": warm[str(seed)], "steps": steps} for seed in range(seeds)]
+    about = [{"seed": seed, "warm": warm[str(seed)]} for seed in range(seeds)]
     jobs = [of_seed | {"arm": arm} for of_seed in about for arm in arms]  # seed after seed
     found = request.jobs(learn, jobs)
     return table({arm: found[i :: len(arms)] for i, arm in enumerate(arms)})
