@@ -52,8 +52,9 @@ class TextTask(Protocol):
                                 (None: only at EOS or the length limit; with `messages` the default)
     max_new_tokens              the length limit, in tokens
 
-    Optional: `is_correct`, `for_run` and `defaults`, as in `Task`; `demonstrations(rng, n)`, n
-    pairs (prompt, completion text), for a supervised warm start.
+    Optional: `is_correct`, `for_run`, `defaults` and `reward_weights`, as in `Task`, where a reward
+    may be a dict of parts; `demonstrations(rng, n)`, n pairs (prompt, completion text), for a
+    supervised warm start.
     """
 
     max_new_tokens: int
