@@ -1,8 +1,8 @@
 """Pretrained language models: Hugging Face folders and GGUF files, fetched by name, saved again.
 
-They need the extra `lm` (safetensors, tokenizers, gguf).  Left out: any architecture but Llama's,
-rotary scalings, mixtures of experts, quantised training.  What is not supported is refused with a
-sentence, never computed wrongly.
+They need the extra `lm` (safetensors, tokenizers, gguf, jinja2).  Left out: any architecture but
+Llama's, rotary scalings, mixtures of experts, quantised training.  What is not supported is refused
+with a sentence, never computed wrongly.
 """
 
 from __future__ import annotations

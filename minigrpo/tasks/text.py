@@ -13,21 +13,23 @@ A text task of your own is a class with the attributes of `TextTask`, named like
 With a chat model, `messages` in place of `texts` gives conversations, which the model's own chat
 template turns into text; an answer ends where the model ends its turn, and needs no `stop`:
 
-    class Rhymes:
-        max_new_tokens = 24
+    class Even:
+        max_new_tokens = 4
         def messages(self, rng, n, split="train"):
-            rules = {"role": "system", "content": "Answer with one word."}
-            ask = [f"What rhymes with {word}?" for word in rng.choice(WORDS[split], n)]
-            return [[rules, {"role": "user", "content": question}] for question in ask]
+            rule = {"role": "system", "content": "Answer yes or no."}
+            numbers = rng.integers(0, 100, n) + {"train": 0, "test": 100}[split]
+            return [[rule, {"role": "user", "content": f"Is {i} even?"}] for i in numbers]
         def reward(self, prompt, completion):  # prompt is the conversation
-            return float(rhyme(prompt[-1]["content"].split()[-1][:-1], completion))
+            even = int(prompt[-1]["content"].split()[1]) % 2 == 0
+            return float(completion.lower().startswith("yes" if even else "no"))
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -76,7 +78,7 @@ class Tokenised:
         found = getattr(task, name)
         if name == "for_run":
             return lambda seed: Tokenised(found(seed), self.tokenizer)
-        own = {"demonstrations": self._demonstrations, "score_prefix": self._score_prefix}
+        own = {"demonstrations": self._demonstrations, "score_prefix": partial(self._judged, found)}
         return own.get(name, found)
 
     @property
@@ -98,17 +100,12 @@ class Tokenised:
 
     def score(self, rollouts: Any) -> np.ndarray:
         """(B,) the reward of each completion, which is judged up to its stop string."""
-        stops = stop_strings(optional(self.task, "stop"))
+        return score_texts(rollouts, self.tokenizer, partial(self._judged, self.task.reward))
 
-        def reward(prompt: Any, completion: str) -> float:
-            asked = deepcopy(getattr(prompt, "asked", prompt))  # which a reward may change
-            return self.task.reward(asked, _until(completion, stops))
-
-        return score_texts(rollouts, self.tokenizer, reward)
-
-    def _score_prefix(self, prompt: str, text: str) -> float:
-        """Of a task that has one: of a text so far, which is cut before a stop string."""
-        return self.task.score_prefix(prompt, _until(text, stop_strings(self.task.stop)))
+    def _judged(self, judge: Callable[[Any, str], Any], prompt: str, text: str) -> Any:
+        """What a function of the task says of a text, which is cut before a stop string."""
+        asked = deepcopy(getattr(prompt, "asked", prompt))  # the task's own, which it may change
+        return judge(asked, _until(text, stop_strings(optional(self.task, "stop"))))
 
     def _demonstrations(
         self, rng: np.random.Generator, n: int
