@@ -96,7 +96,18 @@ def test_what_a_template_writes(template, expected):
         *[
             ("chatml", it, "for a conversation: give a text, or a list of")
             for it in (
-                *([], {}, None, 5, b"Hi", ["Hi"], [said("Hi")], said("Hi")[0], {"user": "Hi"}),
+                *(
+                    [],
+                    {},
+                    None,
+                    5,
+                    b"Hi",
+                    np.array(said("Hi")),
+                    ["Hi"],
+                    [said("Hi")],
+                    said("Hi")[0],
+                    {"user": "Hi"},
+                ),
                 *([{"role": "user"}], [{"content": "Hi"}], [{"role": "user", "content": None}]),
                 [{"role": "user", "content": ["Hi"]}],
                 [{"role": 1, "content": "Hi"}],

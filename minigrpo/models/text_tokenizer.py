@@ -65,6 +65,7 @@ class ChatTemplate:
         given = [{"role": "user", "content": conversation}] if is_text else conversation
         with suppress(TypeError, KeyError):
             fits = all(isinstance(it, dict) and len(it) == len(keys) for it in given)
+            fits = fits and isinstance(given, list | tuple)  # JSON can hold it
             messages = [{key: str.__str__(it[key]) for key in keys} for it in given if fits]
         if not messages:
             wanted = 'give a text, or a list of {"role": a text, "content": a text}'
