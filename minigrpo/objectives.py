@@ -17,7 +17,7 @@ Objectives are evaluated on the host in float64.  One of your own is a subclass 
 overrides one of four methods (worked examples: tutorials/own_work):
 
     advantages      aᵢ of completions, or of their tokens      node_weights   w, of |λ|
-    node_values     the value of a node and its derivative     coefficients   all that is summed
+    node_values     the value of a node and its derivative     on_nodes       all that is summed
 
 Sources: GRPO arXiv:2402.03300; DAPO arXiv:2503.14476; Dr. GRPO arXiv:2503.20783; RLOO
 arXiv:2402.14740; λ-GRPO arXiv:2509.21154 (neither the "λ-GRPO" of arXiv:2510.06870 nor the "GRPO-λ"
@@ -60,6 +60,10 @@ class Coefficients:
 
     A node adds -(positive·min(ρ, 1+high) + negative·max(ρ, 1-low)) + β·weight·D to the loss.  A
     subclass may have more fields.
+    >>> model, rng = mg.Transformer(mg.TransformerConfig(vocab_size=10)), np.random.default_rng(0)
+    >>> rollouts = mg.sample(model, [[1]], 2, rng, max_new_tokens=1)
+    >>> mg.Objective.preset("grpo").coefficients(rollouts, [1.0, 0.0]).tokens  # of Coefficients
+    array([0., 1., 1.])
     """
 
     positive: Array  # (N,) w · Σ (cᵢaᵢ)⁺ over the members
@@ -86,7 +90,12 @@ class Coefficients:
 
 @dataclass(frozen=True)
 class Objective:
-    """A GRPO variant.   objective(rollouts, rewards, logp, old, ref) -> loss, dlogp (N,)"""
+    """A GRPO variant.   objective(rollouts, rewards, logp, old, ref) -> loss, dlogp (N,)
+
+    >>> objective = mg.Objective(alpha=0.5, clip_low=0.2, clip_high=0.28)  # 1/√|λ|, and DAPO's clip
+    >>> objective.node_weights(np.array([1.0, 4.0]))
+    array([1. , 0.5])
+    """
 
     name: str = "custom"
     baseline: str = "group_mean"
@@ -118,7 +127,11 @@ class Objective:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Objective:
-        """A named objective, with changes to its fields.   Raises ValueError for unknown ones."""
+        """A named objective, with changes to its fields.   Raises ValueError for unknown ones.
+
+        >>> mg.Objective.preset("grpo_original", beta=0.1).aggregation
+        'sequence_mean'
+        """
         if name not in PRESETS:
             raise ValueError(f"unknown objective {name!r}: choose from {', '.join(PRESETS)}")
         unknown = set(changes) - {field.name for field in fields(cls)}
@@ -149,23 +162,20 @@ class Objective:
             found = 'process rewards are given, but process_reward is "outcome"'
             raise ValueError(f'{found}: take "tree", as the preset prm has, or set process_weight')
         tree, standard = rollouts.tree, (self.scale, self.ddof, self.std_eps)
-        own = step_advantages(tree, rewards, process_rewards, *standard) if given else 0.0  # (N,)
-        if not by_tree:
+        own = step_advantages(tree, rewards, process_rewards, *standard) if given else np.zeros(1)
+        if by_tree and given and not self.process_weight:
+            a = own  # (N,)
+        elif by_tree:
+            a = self.outcome_weight * step_advantages(tree, rewards, None, *standard)
+            a = a + self.process_weight * own
+        else:
             a = self.outcome_weight * self.advantages(rollouts, rewards)  # (B,) or (B,T)
             if self.process_weight:
                 a = a.reshape(len(a), -1) + self.process_weight * tree.on_tokens(own)
-        elif given and not self.process_weight:
-            a = own
-        else:
-            a = self.outcome_weight * step_advantages(tree, rewards, None, *standard)
-            a = a + self.process_weight * own
-        return self.on_nodes(rollouts, a, by_tree)
+        return self.on_nodes(rollouts, a, by_tree, logp)
 
     def advantages(self, rollouts: Rollouts, rewards: ArrayLike) -> Array:
-        """aᵢ of every completion (B,), or of each of its tokens (B,T), by the outcome rewards (B,).
-
-        Not asked where process_reward is "tree".
-        """
+        """aᵢ of completions (B,), or of their tokens (B,T).   Not asked where it is the tree's."""
         group = rollouts.tree.completion_group
         return advantages(rewards, group, self.baseline, self.scale, self.ddof, self.std_eps)
 
@@ -173,8 +183,10 @@ class Objective:
         """w of every node, by |λ|, the members that count, at least 1.   (N,) -> (N,)"""
         return count**-self.alpha
 
-    def on_nodes(self, rollouts: Rollouts, a: Array, per_node: bool = False) -> Coefficients:
-        """The sums over members of advantages a, of completions (B,), tokens (B,T) or nodes (N,)"""
+    def on_nodes(
+        self, rollouts: Rollouts, a: Array, per_node: bool = False, logp: Array | None = None
+    ) -> Coefficients:
+        """Sums over members of advantages a (B,), (B,T), or (N,) if per_node.   logp: see above"""
         tree, counted = rollouts.tree, ~(rollouts.truncated & self.mask_truncated)
         share = counted / self._averaged_over(rollouts, tree.lengths * counted)  # cᵢ
         weight, tokens = tree.sum_over_members(share), tree.sum_over_members(counted)

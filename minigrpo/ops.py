@@ -70,14 +70,21 @@ def embedding_backward(dy: Array, plan: SegmentSum, dweight: Array) -> None:
 # -- linear ----------------------------------------------------------------------------------------
 
 
-def linear(x: Array, weight: Array) -> tuple[Array, Cache]:
-    """y = x Wᵀ.   x (N,inputs), weight (outputs,inputs) -> y (N,outputs)"""
-    return x @ weight.T, (x, weight)
+def linear(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Cache]:
+    """y = x Wᵀ + b.   x (N,inputs), weight (outputs,inputs), bias (outputs,) -> y (N,outputs)"""
+    y = x @ weight.T
+    if bias is not None:
+        y += bias
+    return y, (x, weight)
 
 
-def linear_backward(dy: Array, cache: Cache, dweight: Array, add: bool = True) -> Array:
-    """dx = dy W, and dweight += dyᵀ x (add=False: dweight = dyᵀ x).   dy (N,outputs) -> dx"""
+def linear_backward(
+    dy: Array, cache: Cache, dweight: Array, add: bool = True, dbias: Array | None = None
+) -> Array:
+    """dx = dy W, dweight += dyᵀ x (add=False: dweight = dyᵀ x), dbias += Σ_n dy[n].   -> dx"""
     x, weight = cache
+    if dbias is not None:
+        dbias += dy.sum(0)
     if add:
         dweight += dy.T @ x
     else:
@@ -89,36 +96,36 @@ def linear_backward(dy: Array, cache: Cache, dweight: Array, add: bool = True) -
 
 
 def rmsnorm(x: Array, weight: Array, eps: float) -> tuple[Array, Cache]:
-    """y = x / rms(x) · weight, with rms over the last axis.   x (N,D), weight (D,) -> y (N,D)"""
-    inv_rms = 1 / array_module(x).sqrt(_dot(x, x) / x.shape[-1] + eps)  # (N,1)
-    unit = x * inv_rms  # (N,D)
+    """y = x / rms(x) · weight, with rms over the last axis.   x (…,D), weight (D,) -> y (…,D)"""
+    inv_rms = 1 / array_module(x).sqrt(_dot(x, x) / x.shape[-1] + eps)  # (…,1)
+    unit = x * inv_rms  # (…,D)
     return unit * weight, (unit, inv_rms, weight)
 
 
 def rmsnorm_backward(dy: Array, cache: Cache, dweight: Array) -> Array:
-    """Scaling x does not change unit, so dunit loses its part along unit.   dy (N,D) -> dx (N,D)"""
+    """Scaling x does not change unit, so dunit loses its part along unit.   dy (…,D) -> dx (…,D)"""
     unit, inv_rms, weight = cache
-    dweight += (dy * unit).sum(0)
-    dx = dy * weight  # (N,D), so far d loss / d unit
+    dweight += (dy * unit).reshape(-1, len(weight)).sum(0)
+    dx = dy * weight  # (…,D), so far d loss / d unit
     dx -= unit * (_dot(dx, unit) / unit.shape[-1])
     dx *= inv_rms
     return dx
 
 
 def _dot(a: Array, b: Array) -> Array:
-    """The inner product of each row of a with that of b.   (N,D), (N,D) -> (N,1)"""
-    return array_module(a).einsum("nd,nd->n", a, b)[:, None]
+    """The inner product of each row of a with that of b.   (…,D), (…,D) -> (…,1)"""
+    return array_module(a).einsum("...d,...d->...", a, b)[..., None]
 
 
 # -- rotary positions ------------------------------------------------------------------------------
 
 
-def rotation(position: np.ndarray, head_dim: int, base: float) -> np.ndarray:
-    """The turn e^{i·t·base^(-2j/E)} of pair j at position t.   position (N,) -> (N,E/2) complex128
+def rotation(position: np.ndarray, head_dim: int, base: float, divisors: Array = 1) -> np.ndarray:
+    """The turn e^{i·t·base^(-2j/E)/divisors[j]} of pair j at position t.   (N,) -> (N,E/2) complex
 
     Source: Su et al., RoFormer, section 3.2.2.
     """
-    frequency = base ** (-np.arange(0, head_dim, 2) / head_dim)  # (E/2,)
+    frequency = base ** (-np.arange(0, head_dim, 2) / head_dim) / divisors  # (E/2,)
     return np.exp(1j * position[:, None] * frequency)
 
 

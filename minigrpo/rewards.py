@@ -24,6 +24,9 @@ def step_rewards(tree: PrefixTree, rewards: ArrayLike) -> Array:
 
     It is a Monte-Carlo estimate of the value of the node's prefix.  Prompt nodes belong to no
     process step and get 0.  Raises ValueError as `check_rewards` does.  (Paper, section 3.)
+    >>> tree = mg.PrefixTree.from_sequences([[1, 2, 3], [1, 2, 4], [1, 5]])
+    >>> mg.step_rewards(tree, [1, 0, 0])[tree.paths[0]].round(2)  # along completion 0
+    array([0.33, 0.5 , 1.  ])
     """
     mean = tree.sum_over_members(check_rewards(rewards, tree)) / tree.count
     return np.where(tree.group >= 0, mean, 0.0)
@@ -76,6 +79,8 @@ def advantages(
     Without one take scale "none", since nearly equal rewards are divided by nearly 0.
     Raises ValueError for an unknown choice, a reward that is not finite, and a group of one that
     needs a baseline or std.  (Paper, section 2.)
+    >>> mg.advantages([1, 0, 0, 0], group=[0, 0, 1, 1]).round(2)
+    array([ 0.71, -0.71,  0.  ,  0.  ])
     """
     check_choice("baseline", baseline, BASELINES)
     check_choice("scale", scale, SCALES)
@@ -106,6 +111,9 @@ def step_advantages(
     outcomes, these then play no part: mean and std are those of the values over all tokens of all
     members, m = Σ |λ|·v / Σ |λ| and so on.  Equal values give exactly 0.  (Paper, section 3.)
     Raises ValueError as `advantages` does, and for values that are missing or not finite.
+    >>> tree = mg.PrefixTree.from_sequences([[1, 2, 3], [1, 2, 4], [1, 5]])
+    >>> mg.step_advantages(tree, [1, 0, 0])[tree.paths[0]].round(2)
+    array([0.  , 0.29, 1.15])
     """
     x, group = check_rewards(rewards, tree), tree.completion_group
     advantages(x, group, scale=scale)  # refuses what cannot work

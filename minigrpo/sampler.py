@@ -19,18 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.engine.backend import Array
 from minigrpo.engine.divergence import OVERFLOW, DivergenceError
-from minigrpo.engine.draw import draw_tokens, has_ended
+from minigrpo.engine.draw import check_temperature, divide, draw_tokens, has_ended
 from minigrpo.engine.kv_cache import KVCache
 from minigrpo.engine.lanes import limited, run_lanes
 from minigrpo.engine.profiling import count_passes, timed
 from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree, Rollouts, Tokens, token_arrays
 
-LANE_WORK = 14_000  # distinct prefixes × width that make a lane of sampling worth its overhead
-LANE_ROWS = 128  # with fewer completions, the matrix products of a lane are slow
-TEMPERATURES = 1e-6, 1e6  # the lowest and the highest one
 Stop = Callable[[np.ndarray], np.ndarray]  # tokens so far (n,t) -> which completions end (n,)
 End = int | Stop  # what ends a completion before its length does: a token, or a rule
 
@@ -59,6 +55,10 @@ def sample(
     Raises ValueError for empty prompts, tokens outside the vocabulary, sequences longer than the
     model's context, and settings out of range; DivergenceError for weights or logits that are not
     finite or overflow.
+    >>> model, rng = mg.Transformer(mg.TransformerConfig(vocab_size=10)), np.random.default_rng(0)
+    >>> rollouts = mg.sample(model, [[1, 2], [3]], 4, rng, max_new_tokens=6, eos=9)
+    >>> [len(group) for group in rollouts.completions]  # two prompts with four completions each
+    [4, 4]
     """
     ends = [end for end in (eos if isinstance(eos, tuple | list) else (eos,)) if end is not None]
     if min(group_size, max_new_tokens) < 1:
@@ -92,7 +92,7 @@ def sample(
             row, newest, position = lane.fork(row, tokens[live, t])
             after_rows = model.extend(lane.attend, newest, position)  # (rows,V)
 
-    run_lanes([partial(grow, some) for some in _divide(model, logits, uniform, temperature)])
+    run_lanes([partial(grow, some) for some in divide(model, logits, uniform, temperature)])
     if not np.isfinite(entropy).all():  # as it is where one logit is not finite
         raise DivergenceError(OVERFLOW)
 
@@ -115,21 +115,6 @@ def sample(
     )
 
 
-def _divide(
-    model: Transformer, logits: Array, uniform: np.ndarray, temperature: float
-) -> list[slice]:
-    """The prompts of each lane: as many lanes as the first tokens, which may agree, are worth."""
-    n_prompts, vocab_size = logits.shape
-    n = min(model.lanes, n_prompts, len(uniform) // LANE_ROWS)
-    if n > 1:
-        group = np.repeat(np.arange(n_prompts), len(uniform) // n_prompts)
-        first = draw_tokens(model.backend, logits.copy(), group, uniform[:, 0], temperature)[0]
-        n_rows = len(np.unique(group * vocab_size + first))
-        n = min(n, n_rows * model.config.dim // LANE_WORK)
-    n = max(n, 1)
-    return [slice(n_prompts * i // n, n_prompts * (i + 1) // n) for i in range(n)]
-
-
 def _checked(
     model: Transformer, prompts: Sequence[Tokens], max_new_tokens: int, ends: Sequence[End]
 ) -> list[np.ndarray]:
@@ -147,11 +132,3 @@ def _checked(
     model.check_weights()
     pairs: Any = zip(prompts, arrays, strict=True)  # a prompt made from a text remembers it
     return [(prompt if hasattr(prompt, "text") else ids).copy() for prompt, ids in pairs]
-
-
-def check_temperature(temperature: float) -> None:
-    """Raise ValueError for a temperature at which logits would overflow, or all be equal."""
-    low, high = TEMPERATURES
-    if not low <= temperature <= high:
-        allowed = f"from {low:g} to {high:g}, or 0 for the likeliest token, which trains nothing"
-        raise ValueError(f"temperature is {temperature}: it must be {allowed}")

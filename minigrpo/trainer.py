@@ -33,6 +33,9 @@ class TrainState:
     """What a training loop holds: the policy, how it learns, and how far it has come.
 
     A checkpoint keeps what changes: parameters, optimiser, rng, reference, step, num_tokens.
+    >>> model = mg.Transformer(mg.TransformerConfig(vocab_size=10))
+    >>> optimizer, objective = mg.AdamW(model.parameters), mg.Objective.preset("lambda_grpo")
+    >>> state = mg.TrainState(model, optimizer, objective, np.random.default_rng(0), group_size=8)
     """
 
     model: Transformer
@@ -73,6 +76,12 @@ def grpo_step(
     score(rollouts) -> (B,) outcome rewards;  limits: arguments of `sample`, such as max_new_tokens
     process_rewards(rollouts) -> (N,), for an objective with a process_weight
     Raises ValueError for rewards that are no finite numbers, DivergenceError if training diverges.
+    >>> model, rng = mg.Transformer(mg.TransformerConfig(vocab_size=10)), np.random.default_rng(0)
+    >>> state = mg.TrainState(model, mg.AdamW(model.parameters), mg.Objective.preset("grpo"), rng)
+    >>> lengths = lambda rollouts: rollouts.tree.lengths  # the reward: how long a completion is
+    >>> step = mg.grpo_step(state, [[1, 2]], lengths, 1e-3, {"max_new_tokens": 5, "eos": 0})
+    >>> step.metrics["step"], step.rewards.shape
+    (1, (16,))
     """
     model, objective, temperature = state.model, state.objective, state.temperature
     how = {"temperature": temperature, **limits}
@@ -131,7 +140,7 @@ def parts_to_learn_from(
 ) -> Parts:
     """The parts of a tree; given d loss / d logp (N,), without nodes that only lead to zeros of it.
 
-    It is known before a first update without KL; above all this drops groups of equal rewards.
+    It is known before a first update without KL; above all, groups of equal rewards are dropped.
     """
     if push is None:
         return split_tree(tree, max_nodes, model.lanes)

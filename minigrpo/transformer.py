@@ -7,7 +7,6 @@ numbers that it gives on each completion alone.  The operations are in `ops.py`,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from copy import copy
 from dataclasses import asdict
@@ -19,7 +18,7 @@ import numpy as np
 from minigrpo import ops
 from minigrpo.engine.backend import Array, Backend, get_backend
 from minigrpo.engine.blocks import block_attention_backward
-from minigrpo.engine.divergence import OVERFLOW, DivergenceError
+from minigrpo.engine.divergence import OVERFLOW, DivergenceError, try_weights
 from minigrpo.engine.lanes import LANES, limited
 from minigrpo.engine.parameters import EMBEDDING, Parameters, TransformerConfig
 from minigrpo.engine.plan import Predictions, TreePlan, plan_tree
@@ -28,7 +27,6 @@ from minigrpo.tree import PrefixTree
 
 MAX_LANE_PARAMETERS = 8_000_000  # each lane has gradients of its own
 MAX_LOGITS = 1 << 24  # logits that are held at a time
-HARMLESS = 1e6  # a norm of all parameters; below it nothing that they compute overflows
 FIRST_TURNS = 4096  # positions whose rotations are computed at first; a context may be far longer
 Attend = Callable[[int, Array, Array, Array, Array], Any]  # layer, q, k, v, y; it writes y
 
@@ -38,6 +36,10 @@ class Transformer:
 
     The same seed gives the same weights on every backend (see `Parameters.start`); seed=None leaves
     them 0, to be written into.  Raises ValueError for an unknown backend or dtype.
+    >>> model = mg.Transformer(mg.TransformerConfig(vocab_size=10), dtype="float64")
+    >>> tree = mg.PrefixTree.from_groups([[1, 2]], [[[3], [4]]])
+    >>> logp = model.forward(tree)  # (N,), 0 in the prompt
+    >>> gradients = model.backward(np.where(tree.scored, -0.5, 0.0))  # of -mean log p
     """
 
     def __init__(
@@ -157,8 +159,12 @@ class Transformer:
         turn = self._turns[position].repeat(c.n_heads + c.n_kv_heads, axis=1)  # (N,H+K,E/2)
         for i, layer in enumerate(self.parameters.layers):
             h, norm1 = ops.rmsnorm(x, layer.attention_norm, eps)  # (N,D)
-            qkv, linear1 = ops.linear(h, layer.qkv)  # (N,(H+2K)·E)
+            qkv, linear1 = ops.linear(h, layer.qkv, layer.qkv_bias)  # (N,(H+2K)·E)
             q, k, v, turned = self._heads(qkv)  # (N,H,E), (N,K,E), (N,K,E)
+            normed = []  # what undoes the norms of Q and K, if the model has them
+            for heads, weight in zip((q, k), layer.head_norms, strict=False):
+                heads[...], cache = ops.rmsnorm(heads, weight, eps)
+                normed.append(cache)
             ops.rope(turned, turn)
             y = self.backend.xp.empty(q.shape, dtype=self.dtype)  # (N,H,E)
             attended = attend(i, q, k, v, y)
@@ -170,16 +176,16 @@ class Transformer:
             y, linear4 = ops.linear(y, layer.down)  # (N,D)
             x += y
             if keep:
-                passes = norm1, linear1, attended, linear2, norm2, linear3, activated, linear4
-                saved.append((*passes, turn))
+                first = norm1, linear1, normed, attended, linear2
+                saved.append((*first, norm2, linear3, activated, linear4, turn))
         return x, saved
 
     def _body_backward(self, dx: Array, saved: list, plan: TreePlan, add: bool) -> Array:
         """Undo the passes of `_body`, from the last to the first.   dx (M,D) -> dx (M,D)"""
         f, xp = self.config.ffn_dim, self.backend.xp
         for grad in reversed(self.gradients.layers):
-            *passes, turn = saved.pop()
-            norm1, linear1, attended, linear2, norm2, linear3, activated, linear4 = passes
+            *first, norm2, linear3, activated, linear4, turn = saved.pop()
+            norm1, linear1, normed, attended, linear2 = first
             dy = ops.linear_backward(dx, linear4, grad.down, add)  # (M,F)
             dgate_up = xp.empty((len(dx), 2 * f), dtype=self.dtype)
             ops.swiglu_backward(dy, activated, dgate_up[:, :f], dgate_up[:, f:])
@@ -191,7 +197,9 @@ class Transformer:
             for block, cache in zip(plan.blocks, attended, strict=True):
                 block_attention_backward(dy.reshape(dq.shape), cache, block, dq, dk, dv)
             ops.rope_backward(dturned, turn)
-            dh = ops.linear_backward(dqkv, linear1, grad.qkv, add)
+            for d, cache, dweight in zip((dq, dk), normed, grad.head_norms, strict=False):
+                d[...] = ops.rmsnorm_backward(d, cache, dweight)
+            dh = ops.linear_backward(dqkv, linear1, grad.qkv, add, grad.qkv_bias)
             dx += ops.rmsnorm_backward(dh, norm1, grad.attention_norm)
         return dx
 
@@ -252,22 +260,9 @@ class Transformer:
         self.config.check(token, length, drawn)
         if length > len(self._turns):
             position = np.arange(min(max(2 * length, FIRST_TURNS), self.config.max_seq_len))
-            turns = ops.rotation(position, self.config.head_dim, self.config.rope_base)[:, None]
+            turns = ops.rotation(position, *self.config.rotary())[:, None]
             self._turns = self.backend.to_device(turns, np.result_type(self.dtype, np.complex64))
 
     def check_weights(self) -> None:
-        """Raise DivergenceError if parameters are not finite, or so large that a trial overflows.
-
-        The trial, of a few tokens, looks at the residual stream too: a norm makes 0 of what
-        overflows, and no logit would show it.
-        """
-        with np.errstate(all="ignore"):
-            size = float(self.parameters.flat @ self.parameters.flat)
-            n = min(8, self.config.max_seq_len - 1)
-            if HARMLESS**2 <= size < math.inf and n:
-                tokens = np.linspace(0, self.config.vocab_size - 1, n).astype(np.int64)
-                x, logits = self.residual(tokens), self.logits(tokens)
-                x = self.backend.to_host(x).astype(np.float64)
-                size = (x * x).sum() if np.isfinite(logits).all() else math.inf
-        if not size < np.finfo(self.dtype).max:
-            raise DivergenceError(OVERFLOW)
+        """Raise DivergenceError if weights are not finite, or so large that a trial overflows."""
+        try_weights(self)

@@ -6,22 +6,6 @@ A *node* is a distinct (prefix, token).  Three completions, with the tokens a b 
     completion 1:  a b d             │     └─ d
     completion 2:  a e               └─ e
 
->>> tree = PrefixTree.from_sequences([[1, 2, 3], [1, 2, 4], [1, 5]])
->>> tree.token          # one entry per node: a, ab, abc, abd, ae
-array([1, 2, 3, 4, 5])
->>> tree.parent         # ab and ae follow a, which follows nothing; abc and abd follow ab
-array([-1,  0,  1,  1,  0])
->>> tree.depth
-array([0, 1, 2, 2, 1])
->>> tree.count          # |λ|: three completions begin with a, two with ab
-array([3, 2, 1, 1, 1])
->>> tree.paths          # completion 1 passes through the nodes 0, 1 and 3
-array([[ 0,  1,  2],
-       [ 0,  1,  3],
-       [ 0,  4, -1]])
->>> tree.row_start      # how many of them it shares with the row before: completion 1 shares two
-array([0, 2, 1])
-
 Completions of a group that agree up to and including position t pass through the same node at t.
 The members of a node are therefore the paper's *process set* λ(i,t), and everything that the paper
 defines is a quantity on nodes: process rewards are means over members, λ-GRPO divides by the count.
@@ -52,7 +36,11 @@ Tokens = Sequence[int] | Array  # token ids of one text
 
 @dataclass(frozen=True)
 class ProcessStep:
-    """A process set λ and its step, the tokens start ≤ t < end that these members alone share."""
+    """A process set λ and its step, the tokens start ≤ t < end that these members alone share.
+
+    >>> mg.PrefixTree.from_sequences([[1, 2, 3], [1, 2, 4], [1, 5]]).steps()[1]
+    ProcessStep(members=(0, 1), start=1, end=2, parent=0, nodes=(1,))
+    """
 
     members: tuple[int, ...]  # completions, ascending
     start: int  # s(λ), position in the completion
@@ -63,7 +51,24 @@ class ProcessStep:
 
 @dataclass(frozen=True, eq=False)
 class PrefixTree:
-    """B completions in G groups as N nodes.   Build it with `from_sequences` or `from_groups`."""
+    """B completions in G groups as N nodes.   Build it with `from_sequences` or `from_groups`.
+
+    >>> tree = mg.PrefixTree.from_sequences([[1, 2, 3], [1, 2, 4], [1, 5]])
+    >>> tree.token          # one entry per node: a, ab, abc, abd, ae
+    array([1, 2, 3, 4, 5])
+    >>> tree.parent         # ab and ae follow a, which follows nothing; abc and abd follow ab
+    array([-1,  0,  1,  1,  0])
+    >>> tree.depth
+    array([0, 1, 2, 2, 1])
+    >>> tree.count          # |λ|: three completions begin with a, two with ab
+    array([3, 2, 1, 1, 1])
+    >>> tree.paths          # completion 1 passes through the nodes 0, 1 and 3
+    array([[ 0,  1,  2],
+           [ 0,  1,  3],
+           [ 0,  4, -1]])
+    >>> tree.row_start      # how many of its nodes a row shares with the row before it
+    array([0, 2, 1])
+    """
 
     token: Array  # (N,) token id
     parent: Array  # (N,) the node before it, or -1
@@ -84,6 +89,8 @@ class PrefixTree:
         """The tree of one group without a prompt.   sequences: k int sequences, possibly empty
 
         Raises ValueError for an empty group and for token ids that are not integers in [0, 2**31).
+        >>> mg.PrefixTree.from_sequences([[1, 2], [1, 3], []]).lengths
+        array([2, 2, 0])
         """
         return cls.from_groups([()], [sequences])
 
@@ -96,6 +103,9 @@ class PrefixTree:
         Completions are numbered through, group after group.  With merge=False nothing is shared:
         every completion has its own copy of its prompt and tokens, as in the usual padded batch.
         Raises ValueError as `from_sequences` does.
+        >>> tree = mg.PrefixTree.from_groups([[7, 8], [7]], [[[1, 2], [1, 3]], [[1, 2]]])
+        >>> tree.token[tree.group == 0]  # of the first group, whose tree is below its prompt
+        array([1, 2, 3])
         """
         symbols, prompt_length, length, group = _rows_with_markers(prompts, completions)
         order, shared = sort_rows(symbols, length + 1)
@@ -210,7 +220,12 @@ class PrefixTree:
 
 @dataclass(frozen=True, eq=False)
 class Rollouts:
-    """G prompts with k completions each, as a tree, and how likely they were when sampled."""
+    """G prompts with k completions each, as a tree, and how likely they were when sampled.
+
+    >>> model, rng = mg.Transformer(mg.TransformerConfig(vocab_size=10)), np.random.default_rng(0)
+    >>> rollouts = mg.sample(model, [[1, 2], [3]], 4, rng, max_new_tokens=6)  # a Rollouts
+    >>> logp = rollouts.tree.on_tokens(rollouts.logp)  # of each completion's tokens (B,T)
+    """
 
     prompts: list[Array]  # G arrays of token ids
     completions: list[list[Array]]  # G lists of k arrays; an EOS that was drawn is the last

@@ -61,6 +61,7 @@ KEYS = (
     "rope_scaling", "rope_parameters", "rope_theta", "head_dim", "sliding_window",
     "tie_word_embeddings", "eos_token_id", "attention_multiplier", "logit_scale",
     "partial_rotary_factor", "num_key_value_heads", "mlp_bias", "auto_map", "foo", "_foo",
+    "model_type", "layer_types", "use_sliding_window", "max_window_layers",
 )  # fmt: skip
 GGUF_KEYS = (
     "llama.rope.scaling.type", "llama.rope.scaling.factor", "llama.rope.scale_linear",
@@ -357,7 +358,7 @@ def any_folder(base: dict[str, bytes], rng: random.Random) -> dict[str, bytes]:
 def bases(folder: Path) -> tuple[list[bytes], list[dict[str, bytes]]]:
     """The files that are damaged: GGUF, and the files of Hugging Face folders."""
     ggufs, folders = [], []
-    for shape in ("mha_tied", "gqa_untied"):
+    for shape in ("mha_tied", "gqa_untied", "qwen2", "llama3"):
         model, tokenizer = make(shape, n_layers=1)
         tokenizer = replace(tokenizer.ended_by([260, 7]), chat=CHAT)
         header = {"general.quantization_version": 2, "tokenizer.chat_template": CHAT.source}

@@ -113,7 +113,7 @@ def test_a_cosine_cannot_be_extended(tmp_path, capsys):
     train(replace(SETTINGS, schedule="cosine"), tmp_path / "run", progress=False)
     before = end_of(tmp_path / "run")
     err = refused(capsys, "train", "--resume", tmp_path / "run", "--steps", 9)
-    assert "cosine" in err and f"--init {tmp_path / 'run'}" in err
+    assert "steps was 4, not 9" in err and "cosine" in err and f"--init {tmp_path / 'run'}" in err
     assert end_of(tmp_path / "run") == before
 
 

@@ -319,7 +319,7 @@ def test_labels_are_names_of_the_lines_in_order(run, tmp_path):
     assert figure.get_size_inches()[0] < 14 and max(map(len, drawn(figure))) <= 64
     for labels in (["a"], ["a", "b", "c"]):
         flags = [word for label in labels for word in ("--label", label)]
-        told = f"{len(labels)} labels for 2 lines, in this order: grpo; dapo"
+        told = f"labels: {len(labels)} given, 2 wanted, one for each line: grpo; dapo"
         assert told in one_line(run("plot", *runs, *flags))
     for label in ("a", ""):
         err = one_line(run("plot", *runs, "--label", "a", "--label", label))
@@ -329,7 +329,7 @@ def test_labels_are_names_of_the_lines_in_order(run, tmp_path):
     out = tmp_path / "x.svg"
     assert run("plot", *runs, "--label", "A b", "--label", "Ç", "--out", out)[0] == 0
     assert "<!-- A b (2) -->" in out.read_text(encoding="utf-8")
-    assert run("plot", runs[0], "--key", "loss", "--label", "one", "--out", out)[0] == 0
+    assert list(drawn(compare_runs(runs[:1], "loss", labels=["one"]))) == ["one"]
 
 
 def test_lines_of_several_runs_are_smoothed_seed_by_seed(tmp_path):
@@ -368,6 +368,13 @@ def test_panels_of_one_run_are_smoothed(run, tmp_path):
     folder = make_run(tmp_path / "a", [0, 1, 2])
     for smooth in ("0", "-1", "x"):
         one_line(run("plot", folder, "--smooth", smooth))
+    for smooth in (0, -3):
+        for draw in (
+            lambda n: metrics_figure(records, smooth=n),
+            lambda n: compare_runs([folder], smooth=n),
+        ):
+            with pytest.raises(ValueError, match="take at least 1"):
+                draw(smooth)
     out = tmp_path / "x.svg"
     assert run("plot", folder, "--smooth", 2, "--out", out)[0] == 0
     assert "running mean of 2" in out.read_text(encoding="utf-8")

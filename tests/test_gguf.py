@@ -290,14 +290,15 @@ SCALED, UNKNOWN = "scales rotary positions", "has a key that may change what is 
     ("key", "value", "message"),
     [
         (
-            "llama.rope.scaling.factor",
-            4.0,
-            f"{SCALED} (4.0): 'llama.rope.scaling.factor' of its header is not supported",
+            "llama.rope.scaling.type",
+            "yarn",
+            f"{SCALED} (yarn): 'llama.rope.scaling.type' of its header is not supported",
         ),
         ("llama.rope.scaling.factor", float("nan"), SCALED),
-        ("llama.rope.scaling.type", "linear", f"{SCALED} (linear)"),
+        ("llama.rope.scaling.factor", -2.0, SCALED),
+        ("llama.rope.scaling.factor", "two", SCALED),
         ("llama.rope.scaling.type", ["none"], SCALED),
-        ("llama.rope.scale_linear", 2.0, SCALED),
+        ("llama.rope.scale_linear", float("inf"), SCALED),
         ("llama.rope.scaling.attn_factor", 1.1, SCALED),
         ("llama.rope.scaling.yarn_ext_factor", 1.0, SCALED),
         ("llama.rope.dimension_sections", [1, 2], SCALED),
@@ -373,7 +374,7 @@ def test_a_long_context_takes_no_memory(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "another architecture": ({"general.architecture": "qwen2"}, "architecture 'qwen2': only llama"),
+    "another architecture": ({"general.architecture": "gemma"}, "architecture 'gemma': only llama"),
     "rotary scaling": ({"llama.rope.scaling.type": "yarn"}, "scales rotary positions (yarn)"),
     "experts": ({"llama.expert_count": 8}, "mixture of experts"),
     "no layers": ({"llama.block_count": None}, "lacks llama.block_count"),
@@ -491,9 +492,11 @@ def test_weights_whose_squares_overflow_are_refused(tmp_path: Path) -> None:
 
 
 def test_tensors_that_do_not_belong(tmp_path: Path) -> None:
-    path = write_gguf(tmp_path / "m.gguf", make()[0], extra={"rope_freqs.weight": np.ones(4)})
+    path = write_gguf(
+        tmp_path / "m.gguf", make()[0], extra={"rope_factors_long.weight": np.ones(4)}
+    )
     with pytest.raises(
-        ValueError, match=r"'rope_freqs\.weight' belongs to a kind of model that is not supported"
+        ValueError, match=r"'rope_factors_long\.weight' belongs to a kind of model that is not"
     ):
         load_model(path)
 

@@ -379,7 +379,7 @@ def test_a_long_context_takes_no_memory(folder: Path) -> None:
 
 
 REFUSED = {
-    "another architecture": ({"model_type": "mistral"}, "type 'mistral': only llama"),
+    "another architecture": ({"model_type": "gemma"}, "type 'gemma': only llama"),
     "no architecture": ({"model_type": None}, "type None: only llama"),
     "rotary scaling": (
         {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
@@ -387,7 +387,7 @@ REFUSED = {
     ),
     "rotary scaling, new": ({"rope_parameters": {"rope_type": "yarn"}}, "scales rotary positions"),
     "rotary scaling, old": (
-        {"rope_scaling": {"type": "linear", "factor": 2}},
+        {"rope_scaling": {"type": "dynamic", "factor": 2}},
         "scales rotary positions",
     ),
     "a rotary scaling that is no object": ({"rope_scaling": "linear"}, "scales rotary positions"),

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from helpers import relative, tiny_model
 
-from minigrpo import Objective, Transformer, sample, sampler
+from minigrpo import Objective, Transformer, sample
 from minigrpo import transformer as transformer_module
-from minigrpo.engine import lanes, plan
+from minigrpo.engine import draw, lanes, plan
 from minigrpo.engine.backend import Backend
 from minigrpo.engine.lanes import one_blas_thread, run_lanes
 from minigrpo.engine.parts import log_probabilities
@@ -84,8 +84,8 @@ def n_threads(request, monkeypatch):
 def eager(monkeypatch):
     """Divide the smallest work."""
     monkeypatch.setattr(plan, "LANE_NODES", 8)
-    monkeypatch.setattr(sampler, "LANE_WORK", 32)
-    monkeypatch.setattr(sampler, "LANE_ROWS", 1)
+    monkeypatch.setattr(draw, "LANE_WORK", 32)
+    monkeypatch.setattr(draw, "LANE_ROWS", 1)
 
 
 def test_results_come_in_order_from_as_many_threads_as_blas_has(n_threads):
@@ -248,14 +248,14 @@ def test_the_number_of_threads_changes_no_bit(eager, monkeypatch):
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 1.3])
 @pytest.mark.parametrize("eos", [None, 0])
 def test_sampling_in_lanes_draws_the_same(eager, n_threads, temperature, eos, monkeypatch):
-    def draw():
+    def drawn():
         limits = {"max_new_tokens": 9, "eos": eos, "temperature": temperature}
         return sample(tiny_model(), PROMPTS, 8, np.random.default_rng(1), **limits)
 
-    divided = draw()
+    divided = drawn()
     assert lanes._blas().changes == limited(n_threads)
-    monkeypatch.setattr(sampler, "LANE_WORK", 10**9)
-    whole = draw()
+    monkeypatch.setattr(draw, "LANE_WORK", 10**9)
+    whole = drawn()
     np.testing.assert_array_equal(divided.tree.paths, whole.tree.paths)
     np.testing.assert_array_equal(divided.tree.token, whole.tree.token)
     np.testing.assert_allclose(divided.logp, whole.logp, rtol=0, atol=1e-12)

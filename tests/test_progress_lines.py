@@ -40,20 +40,20 @@ def test_the_first_line_comes_early_the_others_every_half_minute(clock, capsys):
     lines = shown_by(clock, [1.0] * 120, capsys)
     at = [int(line.split("step ")[1].split()[0]) for line in lines]
     assert at == [10, 40, 70, 100]
-    assert lines[0] == "title: step 10 of 120, reward 1.00, 01:50 left"
+    assert lines[0] == "title: step 10 of 120, reward 1.00, 1.8 min left"
 
 
 def test_slow_steps_have_a_line_each_but_for_the_last(clock, capsys):
     lines = shown_by(clock, [1800.0] * 3, capsys)
     assert lines == [
-        "title: step 1 of 3, reward 1800.00, 1:00:00 left",
-        "title: step 2 of 3, reward 1800.00, 30:00 left",
+        "title: step 1 of 3, reward 1800.00, 60.0 min left",
+        "title: step 2 of 3, reward 1800.00, 30.0 min left",
     ]
 
 
 def test_a_resumed_run_counts_from_its_start_and_times_itself_alone(clock, capsys):
     lines = shown_by(clock, [20.0] * 3, capsys, initial=97, total=100)
-    assert lines == ["title: step 98 of 100, reward 20.00, 00:40 left"]
+    assert lines == ["title: step 98 of 100, reward 20.00, 0.7 min left"]
 
 
 def test_items_without_a_length(clock, capsys):
@@ -96,4 +96,4 @@ def test_training_tells_step_reward_and_time(clock, capsys):
         "lambda_grpo on treewalk: step 1 of 3",
         "lambda_grpo on treewalk: step 2 of 3",
     ]
-    assert all(part in err[0] for part in ("reward ", "unique ", "01:30 left"))
+    assert all(part in err[0] for part in ("reward ", "unique ", "1.5 min left"))

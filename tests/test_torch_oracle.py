@@ -17,7 +17,7 @@ from minigrpo.engine.plan import plan_tree
 from minigrpo.verify.padded import padded_loss
 
 ORACLES = Path(__file__).parent / "oracles"
-LLAMAS = ("mha_tied", "gqa_untied", "mqa_tied")
+LLAMAS = ("mha_tied", "gqa_untied", "mqa_tied", "qwen2_llama3", "qwen3_linear")
 VARIANTS = (
     "plain",
     "grpo",
@@ -41,7 +41,8 @@ def close(got: np.ndarray, expected: np.ndarray, tolerance: float = 1e-10) -> No
 
 def heads_of(config: TransformerConfig, name: str) -> int | None:
     """How many heads a parameter is rotated in; None for the others."""
-    return {"q_proj": config.n_heads, "k_proj": config.n_kv_heads}.get(name.split(".")[-2])
+    heads = {"q_proj": config.n_heads, "k_proj": config.n_kv_heads, "q_norm": 1, "k_norm": 1}
+    return heads.get(name.split(".")[-2])
 
 
 def load(name: str, backend: Backend) -> tuple[Transformer, dict[str, np.ndarray], list]:

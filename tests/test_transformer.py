@@ -31,6 +31,31 @@ SHAPES = {
     },
     "mha_tied": {"dim": 12, "n_layers": 3, "n_heads": 2, "ffn_dim": 16, "norm_eps": 1e-2},
     "mqa_tied": {"dim": 12, "n_layers": 1, "n_heads": 6, "n_kv_heads": 1, "rope_base": 500_000.0},
+    "biases, llama3": {
+        "dim": 12,
+        "n_layers": 2,
+        "n_heads": 2,
+        "n_kv_heads": 1,
+        "ffn_dim": 16,
+        "model_type": "qwen2",
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 0.2,
+            "high_freq_factor": 1.1,
+            "original_max_position_embeddings": 9,
+        },
+    },
+    "norms of heads, linear": {
+        "dim": 12,
+        "n_layers": 2,
+        "n_heads": 3,
+        "n_kv_heads": 1,
+        "ffn_dim": 16,
+        "head_dim": 6,
+        "model_type": "qwen3",
+        "rope_scaling": {"rope_type": "linear", "factor": 2.5},
+    },
 }
 # Forks at every depth, duplicates, beginnings of other completions, empty ones; a prompt that
 # begins another, a prompt twice, a prompt of one token.

@@ -41,6 +41,21 @@ SHAPES = {
     "wide heads": (48, 2, 1, 64, False),
     "narrow heads": (64, 4, 4, 4, True),
 }
+SMALL = {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 64, "rope_theta": 5000.0}
+KINDS = {
+    "qwen2": ("Qwen2", SMALL | {"tie_word_embeddings": True}),
+    "qwen2, no window": ("Qwen2", SMALL | {"sliding_window": 4, "max_window_layers": 1}),
+    "qwen3": ("Qwen3", SMALL | {"head_dim": 16}),
+    "llama3": ("Llama", SMALL | {"head_dim": 16, "rope_parameters": LLAMA3}),
+    "linear": (
+        "Llama",
+        SMALL | {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 100.0}},
+    ),
+    "mistral": ("Mistral", SMALL | {"sliding_window": None}),
+    "mistral, wide window": ("Mistral", SMALL | {"sliding_window": 64, "head_dim": 16}),
+}
 SEQUENCES = ([5, 1, 8, 2, 77], [5, 1, 8, 2, 77], [5, 1, 9], [3, 90, 4, 4, 4, 4, 60])
 
 
@@ -48,19 +63,21 @@ def relative(got: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
 
 
-@pytest.fixture(params=SHAPES)
+@pytest.fixture(params=[*SHAPES, *KINDS])
 def llama(request: pytest.FixtureRequest, tmp_path: Path):
-    """A small random Llama, saved by transformers, with this package's copy of it."""
+    """A small random model, saved by transformers, with this package's copy of it."""
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(
+    plain = "Llama", dict(zip(HEADS, SHAPES.get(request.param, ()), strict=False))
+    kind, changes = KINDS.get(request.param, plain)
+    config = getattr(transformers, f"{kind}Config")(
         vocab_size=100,
         num_hidden_layers=3,
         intermediate_size=80,
         max_position_embeddings=64,
         rms_norm_eps=1e-5,
-        **dict(zip(HEADS, SHAPES[request.param], strict=True)),
+        **changes,
     )
-    theirs = transformers.LlamaForCausalLM(config).float()
+    theirs = getattr(transformers, f"{kind}ForCausalLM")(config).float()
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
             parameter.copy_(
@@ -69,6 +86,12 @@ def llama(request: pytest.FixtureRequest, tmp_path: Path):
                 else torch.randn_like(parameter) * 0.2
             )
     return theirs, pretrained(theirs, tmp_path)
+
+
+def heads_of(config, name: str) -> int | None:
+    """How many heads a parameter is rotated in; None for the others."""
+    heads = {"q_proj": config.n_heads, "k_proj": config.n_kv_heads, "q_norm": 1, "k_norm": 1}
+    return heads.get(name.split(".")[-2])
 
 
 def pretrained(theirs, folder: Path):
@@ -96,9 +119,8 @@ def test_checkpoints_in_16_bits(dtype: str, llama, tmp_path: Path) -> None:
     rounded = theirs.to(getattr(torch, dtype))
     ours = pretrained(rounded, tmp_path / dtype)
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / dtype, dtype=torch.float32)
-    heads = {"q_proj": ours.config.n_heads, "k_proj": ours.config.n_kv_heads}
     for name, parameter in again.named_parameters():
-        n, weight = heads.get(name.split(".")[-2]), ours.parameters[name]
+        n, weight = heads_of(ours.config, name), ours.parameters[name]
         np.testing.assert_array_equal(
             weight if n is None else rotate_halves(weight, n), parameter.detach().numpy()
         )
@@ -140,6 +162,7 @@ def test_the_keys_that_transformers_writes_are_known(llama, tmp_path: Path) -> N
     config = theirs.config.to_dict() | {"dtype": "float32"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert load_model(tmp_path)[0].config == ours.config
+    assert ours.config.model_type == theirs.config.model_type
     standard = transformers.LlamaConfig()
     (tmp_path / "config.json").write_text(json.dumps(standard.to_dict()))
     with pytest.raises(
@@ -232,11 +255,10 @@ def test_every_gradient(llama) -> None:
     ours.forward(tree)
     nodes = tree.paths[tree.paths >= 0]
     gradients = ours.backward(np.bincount(nodes, np.concatenate(weights), minlength=tree.n_nodes))
-    heads = {"q_proj": ours.config.n_heads, "k_proj": ours.config.n_kv_heads}
     expected = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
     assert expected.keys() == gradients.keys()
     for name, gradient in gradients.items():
-        n = heads.get(name.split(".")[-2])
+        n = heads_of(ours.config, name)
         assert (
             relative(gradient if n is None else rotate_halves(gradient, n), expected[name]) < 1e-4
         ), name
@@ -247,6 +269,8 @@ def test_what_is_exported_is_loaded_again(llama, tmp_path: Path) -> None:
     again = transformers.AutoModelForCausalLM.from_pretrained(
         save_hugging_face(ours, None, tmp_path / "export"), dtype=torch.float32
     )
+    assert type(again) is type(theirs)
+    np.testing.assert_array_equal(logits_of(again, SEQUENCES[3]), logits_of(theirs, SEQUENCES[3]))
     for name, parameter in theirs.named_parameters():
         np.testing.assert_array_equal(
             dict(again.named_parameters())[name].detach().numpy(), parameter.detach().numpy()

@@ -15,7 +15,6 @@ from test_cli import run  # noqa: F401
 from test_cli_errors import one_line
 from test_figures_of_runs import make_run
 
-from minigrpo.runs.warning_signs import warning_sign
 from minigrpo.show import watch as module
 from minigrpo.show.watch import watch
 from minigrpo.system.files import Lock, is_locked
@@ -81,9 +80,9 @@ def test_the_page_follows_a_run_until_it_has_ended(tmp_path, monkeypatch):
         seen.append((file.stat().st_ino, file.read_text(encoding="utf-8")))
         changes[len(seen) - 1]()
 
-    assert watch(folder, file, wait) == "Finished: step 2 of 2"
-    states = [re.search(r"<title>(.*)</title>", page)[1] for _, page in seen]
     waiting, first = "Running: no step has been finished yet", "Running: step 1 of 2"
+    assert [*watch(folder, file, wait)] == [waiting, first, first, "Finished: step 2 of 2"]
+    states = [re.search(r"<title>(.*)</title>", page)[1] for _, page in seen]
     assert states == [waiting, first, first, first]
     assert [a == b for (a, _), (b, _) in pairwise(seen)] == [False, True, False]
     assert all("seconds = 5," in page for _, page in seen)
@@ -117,9 +116,9 @@ def test_whether_a_folder_is_being_written(tmp_path):
 
 
 def test_looks_are_rarer_where_drawing_takes_long(tmp_path, monkeypatch):
-    """At most a tenth of the time is taken from the training beside it."""
+    """At most a tenth of a core is taken from the training beside it."""
     lock, clock, waits = Lock(unborn(tmp_path)), iter([0.0, 2.0, 100.0, 100.1]), []
-    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(module.time, "process_time", lambda: next(clock))
 
     def wait(seconds):
         waits.append(seconds)
@@ -127,7 +126,7 @@ def test_looks_are_rarer_where_drawing_takes_long(tmp_path, monkeypatch):
             lock.release()
             monkeypatch.undo()
 
-    watch(tmp_path / "run", tmp_path / "page.html", wait)
+    assert len([*watch(tmp_path / "run", tmp_path / "page.html", wait)]) == 2
     assert waits == [20, 5]
 
 
@@ -154,17 +153,15 @@ def test_the_newest_group_that_teaches_something(tmp_path):
     ]
 
 
-def test_warnings_are_those_that_training_gives(tmp_path):
-    dead = [json.loads(step(i)) for i in range(1, 12)]
-    said = warning_sign(dead[:10])[1]
-    for history in (dead, [{"step": 0, "eval/prompts": 5}, *dead], dead * 200):
-        assert module._signs(history) == [said]
-    assert module._signs([]) == module._signs(dead[:9]) == []
-    assert module._signs([{"step": i, "reward": 1.0} for i in range(12)]) == []  # an old run
-    folder = unborn(tmp_path, steps=11)
-    (folder / "metrics.jsonl").write_text("".join(map(step, range(1, 12))))
-    page = module._page(folder, False)[2]
-    assert f"Warning: {said}" in Parsed(page).text
+def test_warnings_are_those_that_training_gives(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_image", lambda figure, about: about)
+    folder = unborn(tmp_path, steps=999)
+    for number, dead in ((9, 1.0), (11, 1.0), (11, 0.0), (600, 1.0)):
+        lines = [step(i, frac_reward_zero_std=dead) for i in range(1, number + 1)]
+        (folder / "metrics.jsonl").write_text("".join(lines))
+        told = Parsed(module._page(folder, False)[2]).text
+        assert told.count("Warning:") == (number > 9 and dead)
+        assert ("Warning: all completions of every prompt" in told) == (number > 9 and dead)
 
 
 def test_nothing_in_the_page_comes_from_elsewhere_or_from_a_user(tmp_path):
@@ -239,11 +236,13 @@ def test_refusals(flags, message, run, tmp_path):
     assert message in one_line(run("plot", folder, *flags, "--watch"))
     assert "--watch shows one run in one page" in one_line(run("plot", folder, folder, "--watch"))
     assert "holds no run" in one_line(run("plot", tmp_path / "none", "--watch"))
+    (folder / "metrics.jsonl").write_text("5\n")
+    assert "metrics.jsonl holds 5" in one_line(run("plot", folder, "--watch"))
     assert not list(tmp_path.rglob("*.html"))
 
 
 def test_ctrl_c_leaves_the_page(run, tmp_path, monkeypatch):
-    folder, file = unborn(tmp_path), tmp_path / "new.html"
+    folder, file = unborn(tmp_path), tmp_path / "new" / "page.html"
     lock = Lock(folder)
 
     def interrupted(seconds):

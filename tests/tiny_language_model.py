@@ -29,13 +29,23 @@ SHAPES = {
     },
     "wide_heads": {"dim": 32, "n_heads": 2, "n_kv_heads": 1, "ffn_dim": 64, "head_dim": 32},
 }
+SMALL = {"dim": 32, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 64}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3["original_max_position_embeddings"] = 8192
+KINDS = {  # what is not a plain Llama
+    "qwen2": SMALL | {"model_type": "qwen2"},
+    "qwen3": SMALL | {"model_type": "qwen3", "head_dim": 16, "tie_embeddings": False},
+    "llama3": SMALL | {"rope_scaling": LLAMA3},
+    "linear": SMALL | {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    "mistral": SMALL | {"model_type": "mistral", "tie_embeddings": False},
+}
 
 
 def make(shape: str = "mha_tied", seed: int = 0, **changes) -> tuple[Transformer, TextTokenizer]:
     """A random model; norms are not 1, so that forgetting one shows."""
     settings = (
         {"n_layers": 2, "max_seq_len": 96, "rope_base": 5_000.0, "norm_eps": 1e-6}
-        | SHAPES[shape]
+        | (SHAPES | KINDS)[shape]
         | changes
     )
     model = Transformer(TransformerConfig(VOCABULARY, **settings), seed=seed)
@@ -43,6 +53,8 @@ def make(shape: str = "mha_tied", seed: int = 0, **changes) -> tuple[Transformer
     for name, view in model.parameters.items():
         if "norm" in name:
             view[...] = rng.uniform(0.5, 1.5, view.shape)
+        if name.endswith("bias"):
+            view[...] = rng.standard_normal(view.shape)
     return model, byte_level_tokenizer(
         TOKENS, MERGES, ["<end>"], eos=EOS, vocab_size=VOCABULARY, split_digits=True
     )
@@ -50,7 +62,8 @@ def make(shape: str = "mha_tied", seed: int = 0, **changes) -> tuple[Transformer
 
 def half_split(model: Transformer) -> dict[str, np.ndarray]:
     """The weights in the order of a Hugging Face checkpoint."""
-    heads = {"q_proj": model.config.n_heads, "k_proj": model.config.n_kv_heads}
+    c = model.config
+    heads = {"q_proj": c.n_heads, "k_proj": c.n_kv_heads, "q_norm": 1, "k_norm": 1}
     found = {}
     for name, view in model.parameters.items():
         n = heads.get(name.split(".")[-2])
@@ -67,6 +80,8 @@ GGUF_NAMES = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
@@ -83,6 +98,17 @@ def permute(weight: np.ndarray, n_heads: int) -> np.ndarray:
     )
 
 
+def rope_freqs(base: float, width: int, factor: float = 8.0) -> np.ndarray:
+    """What llama.cpp's converter writes beside a model with Llama-3 scaling, in float32."""
+    factors = []
+    for frequency in 1.0 / base ** (np.arange(0, width, 2, dtype=np.float32) / width):
+        wavelength = 2 * np.pi / frequency
+        smooth = (8192 / wavelength - 1.0) / (4.0 - 1.0)
+        between = 1 / ((1 - smooth) / factor + smooth)
+        factors.append(1 if wavelength < 2048 else factor if wavelength > 8192 else between)
+    return np.array(factors, dtype=np.float32)
+
+
 def write_gguf(
     path: Path,
     model: Transformer,
@@ -94,6 +120,8 @@ def write_gguf(
     values to add or, if None, to leave out.
     """
     c = model.config
+    scaling = c.rope_scaling or {}
+    kind_of_model = c.model_type.replace("mistral", "llama")
     values = {
         "llama.block_count": c.n_layers,
         "llama.context_length": c.max_seq_len,
@@ -111,8 +139,15 @@ def write_gguf(
         "tokenizer.ggml.token_type": [1] * (len(TOKENS) - 1) + [3],
         "tokenizer.ggml.merges": MERGES,
         "tokenizer.ggml.eos_token_id": EOS,
-    } | (metadata or {})
-    architecture = values.pop("general.architecture", "llama")
+    }
+    if scaling.get("rope_type") == "linear":
+        values["llama.rope.scaling.type"] = "linear"
+        values["llama.rope.scaling.factor"] = scaling["factor"]
+    if scaling.get("rope_type") == "llama3":
+        extra = {"rope_freqs.weight": rope_freqs(c.rope_base, c.head_dim)} | (extra or {})
+    values = {key.replace("llama.", f"{kind_of_model}."): v for key, v in values.items()}
+    values |= metadata or {}
+    architecture = values.pop("general.architecture", kind_of_model)
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in values.items():
         if isinstance(value, str):
@@ -129,11 +164,11 @@ def write_gguf(
     heads = {"q_proj": c.n_heads, "k_proj": c.n_kv_heads}
     for name, weight in (half_split(model) | (extra or {})).items():
         n = heads.get(name.split(".")[-2])
-        weight = weight if n is None else permute(weight, n)
-        stem = name.removesuffix(".weight")
+        weight = weight if n is None or kind_of_model != "llama" else permute(weight, n)
+        stem, _, what = name.rpartition(".")
         layer = f"blk.{stem.split('.')[2]}." if ".layers." in stem else ""
         target = (
-            f"{layer}{GGUF_NAMES[stem.split('.', 3)[3] if layer else stem]}.weight"
+            f"{layer}{GGUF_NAMES[stem.split('.', 3)[3] if layer else stem]}.{what}"
             if name in model.parameters
             else name
         )

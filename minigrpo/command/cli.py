@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from minigrpo import __version__
-from minigrpo.command import commands, policies
+from minigrpo.command import commands, policies, sweep
 from minigrpo.command.flags import FLAGS, PURPOSES
 from minigrpo.engine.backend import ran_out_of_memory
 from minigrpo.runs.checkpoint import checkpoints
@@ -52,7 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     for command, text in PURPOSES.items():
         added = subparsers.add_parser(command, help=text.split(":")[0], description=text)
         run = f"run_{command}"
-        added.set_defaults(run=getattr(policies if hasattr(policies, run) else commands, run))
+        modules = [module for module in (policies, sweep, commands) if hasattr(module, run)]
+        added.set_defaults(run=getattr(modules[0], run))
         for name, options in FLAGS[command]:
             added.add_argument(name, **options)
     return parser
@@ -113,6 +114,8 @@ def _failure(error: Exception, arguments: argparse.Namespace) -> tuple[int, str]
 
 def _go_on(arguments: argparse.Namespace) -> str:
     """How to go on with the run of a command; "" if it left none."""
+    if arguments.command == "sweep":
+        return "the same command goes on with it"
     out = getattr(arguments, "resume", None) or getattr(arguments, "out", None)
     is_run = arguments.command == "train" and out
     is_run = is_run and os.path.exists(os.path.join(out, "settings.json"))

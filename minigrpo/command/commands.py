@@ -208,22 +208,17 @@ def run_exercises(a: argparse.Namespace) -> None:
 
 def run_plot(a: argparse.Namespace) -> None:
     """Metrics of runs as a figure."""
-    from minigrpo.runs.folder import METRICS, check_records, read_metrics
-    from minigrpo.show.comparison import compare_runs, run_settings, run_title
-    from minigrpo.show.plots import metrics_figure, save
+    from minigrpo.runs.folder import METRICS, check_records
+    from minigrpo.show.comparison import plot_runs
+    from minigrpo.show.plots import save
 
     paths = map(Path, a.path)
     folders = [path.resolve().parent if path.is_file() else path for path in paths]
     if a.watch:
         return _watch(a, folders)
-    if len(folders) > 1 or a.key is not None:
-        smooth, key = a.smooth or 1, "reward" if a.key is None else a.key
-        figure = compare_runs(folders, key, smooth, a.label)
-    else:
+    if len(folders) == 1 and a.key is None:
         refuse(a, "label", "names lines, of one --key or several runs: this figure has none")
-        title = run_title(run_settings(folders[0]))
-        records = read_metrics(folders[0], before=True)
-        figure = metrics_figure(records, title=title, smooth=a.smooth)
+    figure = plot_runs(*folders, key=a.key, smooth=a.smooth, labels=a.label)
     for folder in folders:
         if n := check_records(folder, METRICS):
             where = visible(str(folder / METRICS))
@@ -233,16 +228,16 @@ def run_plot(a: argparse.Namespace) -> None:
 
 
 def _watch(a: argparse.Namespace, folders: list[Path]) -> None:
-    from minigrpo.runs.stored_settings import read_settings
     from minigrpo.show.watch import watch
 
     refuse(a, "key smooth label", "is of a figure: the page of --watch has its own")
     file = Path(a.out or folders[0] / "watch.html")
     if file.suffix != ".html" or len(folders) > 1:
         raise ValueError("--watch shows one run in one page: give one RUN, and an --out FILE.html")
-    read_settings(folders[0])  # refuses what is no run
+    states = watch(folders[0], file)
+    first = next(states)
     print(f"page, for a browser: {visible(str(file))} (Ctrl-C ends this)", flush=True)
-    print(visible(watch(folders[0], file)))
+    print([first, *states][-1])
 
 
 def run_bench(a: argparse.Namespace) -> None:

@@ -87,7 +87,7 @@ SETTINGS = {
     "task_options": "an option of the task, such as n=2; may be repeated",
     "model": "a pretrained language model: smollm2 (fetched by minigrpo pull), a .gguf file, "
     "or a Hugging Face folder",
-    "objective": ", ".join(PRESETS),
+    "objective": f"{', '.join(PRESETS)}, or path/to/file.py:MyObjective",
     "objective_options": "a change to the objective's preset, such as beta=0.04, kl=k2 or "
     "alpha=0.5; may be repeated",
     "group_size": "k, the number of completions per prompt",
@@ -138,6 +138,7 @@ POLICY = [
 TREE_FILE = """JSON, JSON lines, CSV, TSV or Parquet, or - for standard input:
 {"completions": ["ab", "ac"], "rewards": [1, 0]};
 also a log of TRL, verl, open-instruct, ms-swift or prime-rl, or a folder of logs"""
+GRID = "values for a flag of train (task-option.n=1,2: for an option); may be repeated"
 UNITS = "auto", "characters", "words"
 FLAGS: dict[str, list[Flag]] = {
     "demo": [
@@ -148,8 +149,20 @@ FLAGS: dict[str, list[Flag]] = {
     "train": [
         *map(setting, fields(TrainSettings)),
         flag("--out", "write settings, metrics, samples and checkpoints here", metavar="FOLDER"),
-        flag("--resume", "go on with the run in this folder, to the same bits", metavar="FOLDER"),
+        flag("--resume", "go on with a run, to the same bits; to more --steps", metavar="FOLDER"),
         flag("--profile", "print where the time of the steps went", action="store_true"),
+    ],
+    "sweep": [
+        flag("--grid", GRID, action="append", metavar="NAME=V1,V2"),
+        flag("--seeds", "runs of each setting, from --seed on", 1, type=whole(1, 10**4)),
+        flag("--out", "a folder for the folders of the runs", required=True, metavar="FOLDER"),
+        PROCESSES,
+        *map(setting, fields(TrainSettings)),
+    ],
+    "table": [
+        flag("path", "folders of runs, or that hold such", metavar="RUN", nargs="+"),
+        flag("--out", "write a row per run, as CSV", metavar="FILE"),
+        flag("--all", "all settings in the CSV, not only those that differ", action="store_true"),
     ],
     "evaluate": [
         *POLICY,
@@ -213,11 +226,7 @@ FLAGS: dict[str, list[Flag]] = {
     "exercises": [flag("--out", "where to write them", "exercises", metavar="FOLDER")],
     "plot": [
         flag("path", "folders of runs of one task", metavar="RUN", nargs="+"),
-        flag(
-            "--out",
-            "default: metrics.png (or .svg) in the first folder, or watch.html",
-            metavar="FILE",
-        ),
+        flag("--out", ".png or .svg (default: metrics.png, or watch.html, in RUN)", metavar="FILE"),
         flag("--key", "one metric (default: reward; of one run, the usual ones)"),
         flag("--smooth", "draw running means of the last N values", type=count, metavar="N"),
         flag("--label", "a name for each line, in order", action="append", metavar="NAME"),
@@ -242,6 +251,9 @@ PURPOSES = {
     "λ-GRPO, report.html",
     "train": "train a policy: a supervised warm start if the task brings demonstrations, then the "
     "objective",
+    "sweep": "train a grid of settings times seeds in parallel: the same command goes on with it, "
+    "and extends it with more --steps",
+    "table": "a table over runs: means over seeds, and with --out a row per run as CSV",
     "evaluate": "measure a trained policy: greedy pass@1 and unbiased pass@k on held-out problems",
     "sample": "sample a group from a trained policy and draw it: the tree, |λ|, R̂ and Â",
     "pull": "fetch a pretrained language model once, verified, into the cache folder: smollm2",

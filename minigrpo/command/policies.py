@@ -11,6 +11,7 @@ import numpy as np
 
 from minigrpo.command.flags import refuse
 from minigrpo.engine.backend import describe_backend
+from minigrpo.runs.own_objective import short_name
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.system.terminal import say
 from minigrpo.system.text import visible
@@ -23,12 +24,12 @@ def run_train(a: argparse.Namespace) -> None:
     from minigrpo.runs.train import train
     from minigrpo.tasks.treewalk import TreeWalk
 
-    settings = _settings(a)
+    settings = settings_of(a)
     size = f"{settings.prompts_per_step} × {settings.group_size} completions"
     what = settings.task + (f" with {settings.model}" if settings.model is not None else "")
     print(
-        f"{settings.objective} on {visible(what)}: {settings.steps} steps of {size}, "
-        f"seed {settings.seed}, {settings.dtype}"
+        f"{visible(short_name(settings.objective))} on {visible(what)}: "
+        f"{settings.steps} steps of {size}, seed {settings.seed}, {settings.dtype}"
     )
     task = make_task(settings) if settings.model is None else None
     if isinstance(task, TreeWalk):
@@ -51,8 +52,8 @@ def run_train(a: argparse.Namespace) -> None:
         print(f"everything is in {visible(out)}: look with minigrpo plot, evaluate or sample")
 
 
-def _settings(a: argparse.Namespace) -> TrainSettings:
-    """The settings of `minigrpo train`; raises ValueError for flags that this run would ignore."""
+def settings_of(a: argparse.Namespace) -> TrainSettings:
+    """The settings of `minigrpo train`; raises ValueError for flags that the run would ignore."""
     from minigrpo.runs.stored_settings import read_settings, task_by_file
 
     names = [f.name for f in fields(TrainSettings)]

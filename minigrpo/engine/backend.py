@@ -55,6 +55,8 @@ def get_backend(name: str = "auto") -> Backend:
     """The backend "numpy" or "cupy"; "auto" is cupy where it is installed and a GPU computes.
 
     Raises ValueError for another name, and for cupy where it cannot be used, with what to do.
+    >>> mg.Transformer(mg.TransformerConfig(vocab_size=10), backend=mg.get_backend("numpy")).dtype
+    dtype('float32')
     """
     if name not in ("auto", "numpy", "cupy"):
         raise ValueError(f"unknown backend {name!r}: choose auto, numpy or cupy")

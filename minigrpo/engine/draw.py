@@ -15,6 +15,9 @@ import numpy as np
 from minigrpo.engine.backend import Array, Backend, array_module
 
 STRETCH = 512  # tokens of a block
+LANE_WORK = 14_000  # distinct prefixes × width that make a lane of sampling worth its overhead
+LANE_ROWS = 128  # with fewer completions, the matrix products of a lane are slow
+TEMPERATURES = 1e-6, 1e6  # the lowest and the highest one
 
 
 def draw_tokens(
@@ -73,3 +76,24 @@ def has_ended(end: int | Callable[[np.ndarray], np.ndarray], tokens: np.ndarray)
         gave = f"{found.dtype} of shape {found.shape}"
         raise ValueError(f"a rule of eos gave {gave}: {len(tokens)} completions need a bool each")
     return found
+
+
+def divide(model: Any, logits: Array, uniform: np.ndarray, temperature: float) -> list[slice]:
+    """The prompts of each lane: as many lanes as the first tokens, which may agree, are worth."""
+    n_prompts, vocab_size = logits.shape
+    n = min(model.lanes, n_prompts, len(uniform) // LANE_ROWS)
+    if n > 1:
+        group = np.repeat(np.arange(n_prompts), len(uniform) // n_prompts)
+        first = draw_tokens(model.backend, logits.copy(), group, uniform[:, 0], temperature)[0]
+        n_rows = len(np.unique(group * vocab_size + first))
+        n = min(n, n_rows * model.config.dim // LANE_WORK)
+    n = max(n, 1)
+    return [slice(n_prompts * i // n, n_prompts * (i + 1) // n) for i in range(n)]
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ValueError for a temperature at which logits would overflow, or all be equal."""
+    low, high = TEMPERATURES
+    if not low <= temperature <= high:
+        allowed = f"from {low:g} to {high:g}, or 0 for the likeliest token, which trains nothing"
+        raise ValueError(f"temperature is {temperature}: it must be {allowed}")

@@ -15,6 +15,8 @@ def lambda_weights(sequences: Sequence[Tokens]) -> list[np.ndarray]:
     |λ(i,t)| is the number of completions that share completion i up to and including token t.
     Leave out completions that the loss masks: |λ| counts members that count.  (Paper, section 4.)
     Raises ValueError as `PrefixTree.from_sequences` does.
+    >>> [weights.round(2).tolist() for weights in mg.lambda_weights([[1, 2], [1, 3, 4]])]
+    [[0.5, 1.0], [0.5, 1.0, 1.0]]
     """
     sequences = token_arrays(sequences, "completion {} of group 0".format)
     if not sequences:

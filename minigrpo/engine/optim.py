@@ -24,6 +24,8 @@ class AdamW:
     m ← β₁m + (1-β₁)g,  v ← β₂v + (1-β₂)g²,  m̂ = m/(1-β₁ᵗ),  v̂ = v/(1-β₂ᵗ),
     θ ← θ - lr·( m̂/(√v̂ + eps) + decay·θ ).   m, v: flat vectors like θ; t is `step_count`
     The decay applies to all parameters; 0, the default here, is usual in RL.
+    >>> model = mg.Transformer(mg.TransformerConfig(vocab_size=10))
+    >>> mg.AdamW(model.parameters).step(model.parameters, model.gradients, learning_rate=1e-3)
     """
 
     def __init__(
@@ -86,7 +88,11 @@ class AdamW:
 
 
 class SGD:
-    """θ ← θ - lr·g.   No momentum, no state: for experiments where Adam would hide a scale."""
+    """θ ← θ - lr·g.   No momentum, no state: for experiments where Adam would hide a scale.
+
+    >>> model = mg.Transformer(mg.TransformerConfig(vocab_size=10))
+    >>> mg.SGD(model.parameters).step(model.parameters, model.gradients, learning_rate=0.1)
+    """
 
     def __init__(self, parameters: Parameters) -> None:
         self.step_count = 0
@@ -95,7 +101,10 @@ class SGD:
     def step(self, parameters: Parameters, gradients: Parameters, learning_rate: float) -> None:
         """Update the parameters in place."""
         self.step_count += 1
-        parameters.flat -= learning_rate * gradients.flat
+        theta, xp = parameters.flat, array_module(parameters.flat)
+        block = BLOCK if xp is np else DEVICE_BLOCK  # no temporary as large as the model
+        for start in range(0, theta.size, block):
+            theta[start : start + block] -= learning_rate * gradients.flat[start : start + block]
 
     def arrays(self) -> dict[str, Array]:
         """Nothing."""

@@ -9,6 +9,7 @@ rotates neighbours 2j and 2j+1 (one complex number), so the rows of Q and K are 
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,11 +27,19 @@ SWAPPED = 1 << 20  # parameters that change places at a time
 
 
 DERIVED: Any = None  # a size that follows from others: the config has it as a number
+# Qwen2 adds biases to Q, K and V; Qwen3 norms each head of Q and K; Mistral is a Llama.
+MODEL_TYPES = "llama", "mistral", "qwen2", "qwen3"
+LLAMA3 = "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"
+SCALINGS = {"linear": ("factor",), "llama3": LLAMA3, "divisors": ("divisors",)}  # by "rope_type"
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """The shape of a model.  Raises ValueError if the numbers do not fit together."""
+    """The shape of a model.  Raises ValueError if the numbers do not fit together.
+
+    >>> mg.TransformerConfig(vocab_size=100, dim=64, n_layers=2, n_heads=4, n_kv_heads=2).head_dim
+    16
+    """
 
     vocab_size: int  # V
     dim: int = 128  # D
@@ -44,6 +53,8 @@ class TransformerConfig:
     tie_embeddings: bool = True
     head_dim: int = DERIVED  # E; None: D / H
     n_drawable: int | None = None  # only tokens below it can be drawn; None: all
+    model_type: str = "llama"  # of MODEL_TYPES
+    rope_scaling: dict[str, Any] | None = None  # of the rotary positions, as in SCALINGS
 
     def __post_init__(self) -> None:
         def default(name: str, value: int | None, unset: int | None = None) -> None:
@@ -72,6 +83,12 @@ class TransformerConfig:
         if n is not None and (type(n) is not int or not 1 <= n < self.vocab_size):
             allowed = f"a whole number from 1 to {self.vocab_size}, the vocabulary"
             raise ValueError(f"n_drawable is {n!r}: it must be {allowed}")
+        if self.model_type not in MODEL_TYPES:
+            known = f"choose {', '.join(MODEL_TYPES)}"
+            raise ValueError(f"model_type is {self.model_type!r}: {known}")
+        if not (self.rope_scaling is None or _is_scaling(self.rope_scaling, self.head_dim // 2)):
+            told = f"rope_scaling scales rotary positions by {reprlib.repr(self.rope_scaling)}"
+            raise ValueError(f"{told}: give linear a factor, or llama3 {', '.join(LLAMA3)}")
 
     def check(self, token: np.ndarray, length: int, drawn: np.ndarray | tuple = ()) -> None:
         """Raise ValueError for tokens that it lacks or cannot draw, and for a sequence too long."""
@@ -98,6 +115,25 @@ class TransformerConfig:
         """The name of the matrix that makes logits."""
         return EMBEDDING if self.tie_embeddings else "lm_head.weight"
 
+    def rotary(self) -> tuple[int, float, Any]:
+        """Head width, base, and what each pair's frequency is divided by: for `ops.rotation`.
+
+        "llama3" leaves pairs that turn often within the original context, divides those that hardly
+        turn by the factor, and goes from one to the other in between (as `transformers` does).
+        """
+        rope, width, base = self.rope_scaling or {}, self.head_dim, self.rope_base
+        if rope.get("rope_type") != "llama3":
+            return width, base, np.asarray(rope.get("divisors", rope.get("factor", 1.0)))
+        factor, low, high, context = (rope[key] for key in LLAMA3)
+        turns = context * base ** (-np.arange(0, width, 2) / width) / (2 * np.pi)  # (E/2,)
+        kept = np.clip((turns - low) / (high - low), 0, 1)
+        return width, base, 1 / (kept + (1 - kept) / factor)
+
+    def rotated_heads(self, name: str) -> int | None:
+        """How many heads a parameter's elements are rotated in, if they are."""
+        heads = {"q_proj": self.n_heads, "k_proj": self.n_kv_heads, "q_norm": 1, "k_norm": 1}
+        return heads.get(name.split(".")[-2])
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every parameter in the order of `flat`; matrices (outputs, inputs)."""
         d, f = self.dim, self.ffn_dim
@@ -116,6 +152,11 @@ class TransformerConfig:
                 layer + "mlp.up_proj.weight": (f, d),
                 layer + "mlp.down_proj.weight": (d, f),
             }
+            if self.model_type == "qwen2":
+                widths = {"q": q, "k": kv, "v": kv}
+                shapes |= {f"{layer}self_attn.{x}_proj.bias": (n,) for x, n in widths.items()}
+            if self.model_type == "qwen3":
+                shapes |= {f"{layer}self_attn.{x}_norm.weight": (self.head_dim,) for x in "qk"}
         shapes["model.norm.weight"] = (d,)
         return shapes if self.tie_embeddings else shapes | {self.head: (self.vocab_size, d)}
 
@@ -142,14 +183,14 @@ class Parameters(Mapping):
         return len(self._views)
 
     def start(self, config: TransformerConfig, rng: np.random.Generator, backend: Backend) -> None:
-        """Embeddings start as N(0, 0.02²), norms as 1, matrices as N(0, 1/inputs).
+        """Embeddings start as N(0, 0.02²), norms as 1, biases as 0, matrices as N(0, 1/inputs).
 
         Matrices that write into the residual stream start as N(0, 1/(2·layers·inputs)).  With tied
         embeddings the policy is then nearly the uniform one.
         """
         for name, view in self.items():
             if view.ndim == 1:
-                view[...] = 1
+                view[...] = not name.endswith("bias")
                 continue
             writes = name.endswith(("o_proj.weight", "down_proj.weight"))
             inputs = view.shape[1] * (2 * config.n_layers if writes else 1)
@@ -164,9 +205,9 @@ class Parameters(Mapping):
         self[config.head][config.n_logits :] = 0
 
     def joined(self, *names: str) -> Array:
-        """Matrices that stand one after the other in `flat`, as one taller matrix."""
+        """Matrices (or vectors) that stand one after the other in `flat`, as one taller matrix."""
         start, size = self._offset[names[0]], sum(self[name].size for name in names)
-        return self.flat[start : start + size].reshape(-1, self[names[0]].shape[1])
+        return self.flat[start : start + size].reshape(-1, *self[names[0]].shape[1:])
 
     @cached_property
     def layers(self) -> list[Layer]:
@@ -174,6 +215,8 @@ class Parameters(Mapping):
         layers = []
         for i in range(sum(name.endswith("o_proj.weight") for name in self)):
             name = f"model.layers.{i}."
+            biases = [f"{name}self_attn.{x}_proj.bias" for x in "qkv"]
+            norms = [f"{name}self_attn.{x}_norm.weight" for x in "qk"]
             layers.append(
                 Layer(
                     attention_norm=self[name + "input_layernorm.weight"],
@@ -182,6 +225,8 @@ class Parameters(Mapping):
                     ffn_norm=self[name + "post_attention_layernorm.weight"],
                     gate_up=self.joined(name + "mlp.gate_proj.weight", name + "mlp.up_proj.weight"),
                     down=self[name + "mlp.down_proj.weight"],
+                    qkv_bias=self.joined(*biases) if biases[0] in self else None,
+                    head_norms=tuple(self[norm] for norm in norms if norm in self),
                 )
             )
         return layers
@@ -213,15 +258,29 @@ class Layer(NamedTuple):
     ffn_norm: Array  # (D,)
     gate_up: Array  # (2·F, D)
     down: Array  # (D, F)
+    qkv_bias: Array | None  # (H·E + 2·K·E,)
+    head_norms: tuple[Array, ...]  # of Q and of K, (E,) each, or none
 
 
 def rotate_neighbours(weight: np.ndarray, n_heads: int) -> np.ndarray:
     """Rows j and j + E/2 of each head of a Hugging Face Q or K projection become 2j and 2j+1."""
-    heads = weight.reshape(n_heads, 2, -1, weight.shape[1])  # (H,2,E/2,D)
+    heads = weight.reshape(n_heads, 2, -1, *weight.shape[1:])  # (H,2,E/2,D), of a bias (H,2,E/2)
     return heads.swapaxes(1, 2).reshape(weight.shape)
 
 
 def rotate_halves(weight: np.ndarray, n_heads: int) -> np.ndarray:
     """The inverse of `rotate_neighbours`, for writing a Hugging Face checkpoint."""
-    heads = weight.reshape(n_heads, -1, 2, weight.shape[1])  # (H,E/2,2,D)
+    heads = weight.reshape(n_heads, -1, 2, *weight.shape[1:])  # (H,E/2,2,D)
     return heads.swapaxes(1, 2).reshape(weight.shape)
+
+
+def _is_scaling(rope: Any, n_pairs: int) -> bool:
+    """Whether it has what its type of scaling needs, nothing else, and numbers that make sense."""
+    keys = SCALINGS.get(str(rope.get("rope_type"))) if isinstance(rope, dict) else None
+    if keys is None or rope.keys() != {"rope_type", *keys}:
+        return False
+    numbers = rope.get("divisors", [rope[key] for key in keys])
+    if not isinstance(numbers, list) or {type(x) for x in numbers} - {int, float}:
+        return False
+    fits = {"divisors": len(numbers) == n_pairs, "llama3": numbers[1:2] < numbers[2:3]}
+    return fits.get(rope["rope_type"], True) and all(1e-6 < x < 1e10 for x in numbers)

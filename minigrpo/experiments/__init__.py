@@ -37,7 +37,6 @@ EXPERIMENTS = {
         "flaw": ("flaw", "3 min", "which tokens does each objective push up, and which down?"),
         "learning": ("learning", "32 min", "does λ-GRPO learn tasks with text faster?"),
         "alpha": ("alpha", "20 min", "is 1 the best power of |λ|?"),
-        "step-verifier": ("step_verifier", "35 min", "does a verifier of steps teach faster?"),
         "language-model": ("language_model", "25 min", "does SmolLM2-135M learn sums?"),
         "smollm2-walk": ("smollm2_walk", "5 h", "does SmolLM2-135M find the paper's walk?"),
     }.items()

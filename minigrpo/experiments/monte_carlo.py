@@ -32,6 +32,10 @@ def monte_carlo_step_rewards(
     All nodes of a step get its value.  A step that ends a completion gets that completion's own
     outcome, which is exact if outcomes are a function of the text.  Prompt nodes get 0.
     Raises ValueError as `step_rewards` and `sample` do.
+    >>> (model, task), rng = mg.make_policy(mg.TrainSettings()), np.random.default_rng(0)
+    >>> rollouts = mg.sample(model, task.prompts(rng, 1), 4, rng, max_new_tokens=4)
+    >>> found = task.score(rollouts)
+    >>> values = mg.monte_carlo_step_rewards(model, rollouts, found, task.score, 8, rng)
     """
     tree, values = rollouts.tree, step_rewards(rollouts.tree, rewards)
     completions = list(chain(*rollouts.completions))

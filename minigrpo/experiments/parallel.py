@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,12 @@ def _run(
                 key = by_future[future]
                 found[key] = future.result()
                 keep(key, found[key])
-        except BaseException:  # a job may take minutes, and `with` waits for its end
+        except BaseException as error:  # a job may take minutes, and `with` waits for its end
             for worker in set(multiprocessing.active_children()) - others:
                 worker.terminate()
+            if isinstance(error, BrokenProcessPool):
+                told = "a process was ended from outside, perhaps for lack of memory"
+                raise ValueError(f"{told}: start again, with fewer --processes") from error
             raise
     return found
 

@@ -1,8 +1,10 @@
 """Pretrained language models: Hugging Face folders and GGUF files, fetched by name, saved again.
 
-They need the extra `lm` (safetensors, tokenizers, gguf, jinja2).  Left out: any architecture but
-Llama's, rotary scalings, mixtures of experts, quantised training.  What is not supported is refused
-with a sentence, never computed wrongly.
+They need the extra `lm` (safetensors, tokenizers, gguf, jinja2).  Read are Llama (with the linear
+or the Llama-3 scaling of rotary positions), Mistral without a window, Qwen2 and Qwen3.  Left out:
+other architectures and scalings, mixtures of experts, quantised training.  What is not supported is
+refused with a sentence, never computed wrongly.  README.md beside this file says how much memory
+training takes.
 """
 
 from __future__ import annotations
@@ -33,6 +35,10 @@ def load_model(
 
     max_seq_len shortens the context.  Raises ValueError for what is missing, damaged, not supported
     or too large for the memory, and for weights that are not finite, or too large to compute with.
+    >>> model, tokenizer = mg.load_model("my-model")  # or "smollm2", or "model.gguf"
+    >>> prompts, rng = [tokenizer.encode("12 + 30 =")], np.random.default_rng(0)
+    >>> rollouts = mg.sample(model, prompts, 2, rng, max_new_tokens=3, eos=tokenizer.eos)
+    >>> texts = [tokenizer.decode(tokens) for tokens in rollouts.completions[0]]
     """
     source = _open(name)
     config = source.config(max_seq_len)

@@ -69,13 +69,13 @@ def check_tensors(
     path: Path, found: Mapping[str, tuple[int, ...]], config: TransformerConfig
 ) -> None:
     """Raises ValueError unless a file has exactly the parameters of this shape of model."""
-    expected = config.shapes()
+    expected, kind = config.shapes(), config.model_type.title()
     for name in sorted(expected.keys() - found.keys())[:1]:
-        told = f"{path} lacks {len(expected.keys() - found.keys())} tensors of a Llama model"
+        told = f"{path} lacks {len(expected.keys() - found.keys())} tensors of a {kind} model"
         raise ValueError(f"{told}, such as {shown(name, False)}")
     for name in sorted(found.keys() - expected.keys())[:1]:
         count = len(found.keys() - expected.keys())
-        told = f"{path} has {count} tensors that a plain Llama model has not"
+        told = f"{path} has {count} tensors that a plain {kind} model has not"
         raise ValueError(f"{told}, such as {shown(name, False)}: not supported")
     for name, shape in expected.items():
         if tuple(found[name]) != shape:

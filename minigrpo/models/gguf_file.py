@@ -2,8 +2,9 @@
 
 The file is mapped into memory, not read.  Header and tensor table are checked against the file's
 size before anything is allocated, and only what this model computes exactly is let through: every
-key of the header is known, or refused.  GGUF keeps the rows of Q and K in the order that this model
-uses, rotated neighbours side by side, so they are taken as they are.
+key of the header is known, or refused.  A file of architecture llama keeps the rows of Q and K in
+the order that this model uses, rotated neighbours side by side; in those of qwen2 and qwen3 they
+are permuted, as in a Hugging Face folder.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3).
 Dequantisation: the gguf package.
 """
@@ -20,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from minigrpo.engine.parameters import TransformerConfig
+from minigrpo.engine.parameters import LLAMA3, TransformerConfig, rotate_neighbours
 from minigrpo.models.checks import check_tensors, need, real, refusing, shown, whole
+from minigrpo.models.gguf_keys import check_keys
 from minigrpo.models.text_tokenizer import ChatTemplate, TextTokenizer, byte_level_tokenizer
 
 SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))  # of struct
@@ -33,36 +35,17 @@ ORDINARY, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = range(1, 6)
 TOKEN_IDS = {"bos": "bos_token", "eos": "eos_token", "eot": "eot_token", "eom": "eom_token"}
 TOKEN_IDS |= {"unknown": "unk_token", "padding": "pad_token"}
 QUANTISATIONS = "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K"
+ARCHITECTURES = "llama", "qwen2", "qwen3"
 TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+TOP_NAMES["rope_freqs"] = "rope_freqs"
+DIVISORS = "rope_freqs.weight"  # no parameter: what rotary frequencies are divided by
 LAYER_TABLE = """
     attn_norm=input_layernorm ffn_norm=post_attention_layernorm
     attn_q=self_attn.q_proj attn_k=self_attn.k_proj attn_v=self_attn.v_proj
-    attn_output=self_attn.o_proj
+    attn_output=self_attn.o_proj attn_q_norm=self_attn.q_norm attn_k_norm=self_attn.k_norm
     ffn_gate=mlp.gate_proj ffn_up=mlp.up_proj ffn_down=mlp.down_proj
 """
 LAYER_NAMES = dict(pair.split("=") for pair in LAYER_TABLE.split())
-HARMLESS = re.compile(  # keys that change no number, or are read below
-    r"general\.(?!type$|quantization_version$)|quantize\.|mradermacher\.|split\.tensors\.count$"
-    r"|tokenizer\.(chat_template|huggingface\.json$)"
-    r"|tokenizer\.ggml\.(\w+_token_id|model|pre|tokens|token_type|scores|merges|add_bos_token)$"
-    r"|llama\.(vocab_size|context_length|embedding_length|block_count|feed_forward_length)$"
-    r"|llama\.rope\.(dimension_count|freq_base|scaling\.(original_context_length|finetuned))$"
-    r"|llama\.attention\.(head_count|head_count_kv|key_length|value_length)$"
-    r"|llama\.attention\.layer_norm(_rms)?_epsilon$"
-)
-NEUTRAL = (  # what other keys may say without changing a number
-    {"general.type": ("model",), "general.quantization_version": (2,)}
-    | {"split.count": (0, 1), "split.no": (0,)}
-    | {"llama.rope.scaling.type": ("none", ""), "llama.rope.scaling.attn_factor": (1,)}
-    | {"llama.rope.scaling.factor": (0, 1), "llama.rope.scale_linear": (0, 1)}
-    | {"llama.expert_count": (0,), "llama.expert_used_count": (0,)}
-    | {"llama.attention.causal": (True,), "llama.use_parallel_residual": (False,)}
-    | {"llama.tensor_data_layout": ("Meta AI original pth",)}
-    | {"tokenizer.ggml.remove_extra_whitespaces": (False,)}
-    | {f"tokenizer.ggml.add_{it}": (False,) for it in ("eos_token", "sep_token", "space_prefix")}
-)
-REASONS = {"split.": "is one of several parts", ".rope.": "scales rotary positions"}
-REASONS |= {".expert_": "is a mixture of experts"}
 
 
 @dataclass(frozen=True)
@@ -100,6 +83,7 @@ class GGUFFile:
             if key in self.metadata:
                 raise self._damaged(f"it says {shown(key)} twice")
             self.metadata[key] = self._value(self._unpack("I")[0])
+        self._kind = self.metadata.get("general.architecture")
         table = [self._tensor() for _ in range(n_tensors)]
         alignment = self.metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
@@ -120,12 +104,11 @@ class GGUFFile:
     # -- the model -------------------------------------------------------------------------------
 
     def config(self, max_seq_len: int | None = None) -> TransformerConfig:
-        """The model's shape.   Raises ValueError for anything but a plain Llama."""
-        architecture = self.metadata.get("general.architecture")
-        if architecture != "llama":
-            told = f"{self.path} holds a model of architecture {shown(architecture)}"
-            raise ValueError(f"{told}: only llama is supported")
-        self._check_keys(tokenizer=False)
+        """The model's shape.   Raises ValueError for one that this package does not compute."""
+        if self._kind not in ARCHITECTURES:
+            told = f"{self.path} holds a model of architecture {shown(self._kind)}"
+            raise ValueError(f"{told}: only {', '.join(ARCHITECTURES)} are supported")
+        check_keys(self.path, self.metadata, tokenizer=False)
         embedding = self.tensors.get("model.embed_tokens.weight")
         if embedding is None or len(embedding.shape) != 2:
             raise ValueError(f"{self.path} has no token embedding (token_embd.weight)")
@@ -151,50 +134,61 @@ class GGUFFile:
             "norm_eps": self._real("attention.layer_norm_rms_epsilon", "norm_eps"),
             "tie_embeddings": "lm_head.weight" not in self.tensors,
             "head_dim": head_dim,
+            "model_type": self._kind,
         }
         with refusing(str(self.path)):
-            config = TransformerConfig(**shape)
-        check_tensors(self.path, {name: info.shape for name, info in self.tensors.items()}, config)
+            config = self._scaled(TransformerConfig(**shape))
+        found = {name: info.shape for name, info in self.tensors.items() if name != DIVISORS}
+        check_tensors(self.path, found, config)
         return config
 
+    def _scaled(self, config: TransformerConfig) -> TransformerConfig:
+        """With its rotary positions scaled: by a factor, or by divisors as Llama 3.1's are made."""
+        keys = (f"{self._kind}.rope.{key}" for key in ("scaling.factor", "scale_linear"))
+        factor = next((self.metadata[key] for key in keys if key in self.metadata), 1) or 1
+        linear = replace(config, rope_scaling={"rope_type": "linear", "factor": factor})
+        if DIVISORS not in self.tensors:
+            return config if factor == 1 else linear
+        divisors = [float(x) for x in self.read(DIVISORS).ravel()]
+        if factor != 1 or len(divisors) != config.head_dim // 2:
+            raise ValueError(f"it scales rotary positions twice, or by {len(divisors)} divisors")
+        scaled = replace(config, rope_scaling={"rope_type": "divisors", "divisors": divisors})
+        llama3 = {"rope_type": "llama3"} | dict(zip(LLAMA3, (2.0, 1.0, 4.0, 8192), strict=True))
+        kept = 2 / replace(config, rope_scaling=llama3).rotary()[2][-1] - 1  # of the slowest pair
+        if divisors[-1] > 1 > kept * divisors[-1]:
+            found = (1 - kept) / (1 / divisors[-1] - kept)
+            named = replace(config, rope_scaling=llama3 | {"factor": float(f"{found:.4g}")})
+            if np.allclose(named.rotary()[2], divisors, rtol=3e-5, atol=0):
+                return named
+        return config if set(divisors) == {1} else scaled
+
     def read(self, name: str, config: TransformerConfig | None = None) -> np.ndarray:
-        """One parameter, dequantised; its order needs no config.   -> float32"""
+        """One parameter, dequantised, in this model's order.   -> float32"""
         info, dequantize = self.tensors[name], self._gguf.quants.dequantize
         size = self.stored_bytes(info)
         raw = np.frombuffer(self._data, dtype=np.uint8, count=size, offset=info.start)
         rows, kind = raw.reshape(*info.shape[:-1], -1), self._gguf.GGMLQuantizationType[info.kind]
-        return dequantize(rows, kind).reshape(info.shape)
+        weight = dequantize(rows, kind).reshape(info.shape)
+        heads = config.rotated_heads(name) if config and self._kind != "llama" else None
+        return weight if heads is None else rotate_neighbours(weight, heads)
 
     def stored_bytes(self, info: TensorInfo) -> int:
         """How many bytes of the file a tensor takes."""
         block, size = self._gguf.GGML_QUANT_SIZES[self._gguf.GGMLQuantizationType[info.kind]]
         return math.prod(info.shape) // block * size
 
-    def _check_keys(self, tokenizer: bool) -> None:
-        """Raises ValueError for a key, of the tokenizer or the rest, that may change a number."""
-        ours = ("general.", "llama.", "tokenizer.")
-        for key, value in self.metadata.items():
-            foreign = isinstance(value, str) and not key.startswith(ours)
-            known = HARMLESS.match(key) or foreign or value in NEUTRAL.get(key, ())
-            if key.startswith("tokenizer.") == tokenizer and not known:
-                unknown = "has a key that may change what is computed"
-                reason = next((text for part, text in REASONS.items() if part in key), unknown)
-                value = shown(value, quotes=not isinstance(value, str))
-                told = f"{self.path} {reason} ({value})"
-                raise ValueError(f"{told}: {shown(key)} of its header is not supported")
-
     def _number(self, key: str, default: Any = None) -> Any:
-        if (value := self.metadata.get(f"llama.{key}", default)) is None:
-            raise self._damaged(f"it lacks llama.{key}")
+        if (value := self.metadata.get(f"{self._kind}.{key}", default)) is None:
+            raise self._damaged(f"it lacks {self._kind}.{key}")
         return value
 
     def _real(self, key: str, kind: str, default: float | None = None) -> float:
-        value = real(self._number(key, default), kind, f"{self.path}: llama.{key}")
+        value = real(self._number(key, default), kind, f"{self.path}: {self._kind}.{key}")
         short = np.float32(value)  # as it is stored: 1e-5 reads as 9.999999747378752e-06
         return float(str(short)) if short == value else value
 
     def _whole(self, key: str, default: int | None = None) -> int:
-        return whole(self._number(key, default), f"{self.path}: llama.{key}")
+        return whole(self._number(key, default), f"{self.path}: {self._kind}.{key}")
 
     def _damaged(self, told: str) -> ValueError:
         return ValueError(f"{self.path} is damaged: {told}")
@@ -208,7 +202,7 @@ class GGUFFile:
             kind = f"{shown(header['model'])} ({shown(header['pre'])})"
             told = f"{self.path} has a tokenizer of kind {kind}, which is not rebuilt from GGUF"
             raise ValueError(f"{told}: put the model's tokenizer.json beside the file")
-        self._check_keys(tokenizer=True)
+        check_keys(self.path, self.metadata, tokenizer=True)
         keys = "tokens", "token_type", "merges", "add_bos_token", "bos_token_id", "eos_token_id"
         found = (self.metadata.get(f"tokenizer.ggml.{key}") for key in keys)
         tokens, types, merges, add_bos, bos, eos = found
@@ -319,11 +313,11 @@ class GGUFFile:
         return name, shape, kind, offset
 
     def _parameter(self, name: str) -> str:
-        match = re.fullmatch(r"(?:blk\.([^.]*)\.)?([^.]*)\.weight", name)
-        layer, part = match.groups() if match else (None, "")
+        match = re.fullmatch(r"(?:blk\.([^.]*)\.)?([^.]*)\.(weight|bias)", name)
+        layer, part, what = match.groups() if match else (None, "", "")
         if layer is None and part in TOP_NAMES:
-            return f"{TOP_NAMES[part]}.weight"
+            return f"{TOP_NAMES[part]}.{what}"
         if layer is not None and part in LAYER_NAMES:
-            return f"model.layers.{layer}.{LAYER_NAMES[part]}.weight"
+            return f"model.layers.{layer}.{LAYER_NAMES[part]}.{what}"
         told = f"{self.path}: tensor {shown(name)} belongs to a kind of model"
         raise ValueError(f"{told} that is not supported")

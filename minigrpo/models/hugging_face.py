@@ -1,9 +1,9 @@
-"""Hugging Face folders of Llama models (config.json, safetensors, tokenizer.json): read, written.
+"""Hugging Face folders of the Llama family: config.json, safetensors, tokenizer.json.
 
 A checkpoint rotates element j of a head together with j + E/2, this model rotates neighbours: rows
-of Q and K are permuted on the way in and back on the way out.  Weights are mapped into memory and
-converted one by one; what the files claim is checked before anything is allocated, and what this
-model does not compute is refused.
+of Q and K, and their biases and norms, are permuted on the way in and back on the way out.  Weights
+are mapped into memory and converted one by one; what the files claim is checked before anything is
+allocated, and what this model does not compute is refused.
 """
 
 from __future__ import annotations
@@ -39,16 +39,21 @@ HARMLESS = re.compile(  # keys of config.json that change no logit, or are read 
     r"|top_[kp]|typical_p|bad_words_ids|\w+_penalty|(encoder_)?no_repeat_ngram_size"
     r"|remove_invalid_values|(begin_)?suppress_tokens"
 )
-OFF = "attention_bias mlp_bias rope_interleaved use_sliding_window is_encoder_decoder"
+OFF = "attention_bias mlp_bias rope_interleaved use_sliding_window use_mrope is_encoder_decoder"
 ONE = "partial_rotary_factor logits_scaling residual_multiplier embedding_multiplier"
 NEUTRAL: dict[str, tuple] = (  # what other keys may say, besides null, without changing a logit
     {"hidden_act": ("silu", "swish"), "tie_word_embeddings": (False, True), "pruned_heads": ({},)}
     | dict.fromkeys([*OFF.split(), "add_cross_attention"], (False,))
     | dict.fromkeys(ONE.split(), (1,))
 )
-TYPES = ("rope_type", "type")
+# The types of models that are read, with what transformers takes where config.json says nothing.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {"max_position_embeddings": 2048},
+    "mistral": {"max_position_embeddings": 131_072, "sliding_window": 4096},
+    "qwen2": {"max_position_embeddings": 32_768, "eos_token_id": None},
+    "qwen3": {"max_position_embeddings": 32_768, "eos_token_id": None},
+}
 SPECIAL = [f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
-UNSCALED = {"rope_type": "default", "type": "default", "factor": 1, "partial_rotary_factor": 1}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SIZES = {"vocab_size": "vocab_size", "hidden_size": "dim", "num_hidden_layers": "n_layers"}
 SIZES |= {"num_attention_heads": "n_heads", "intermediate_size": "ffn_dim"}
@@ -77,6 +82,7 @@ class HuggingFaceFolder:
         need("safetensors")
         self.path = Path(path)
         self.settings = _json(self.path / "config.json")
+        self.settings = DEFAULTS.get(str(self.settings.get("model_type")), {}) | self.settings
         index, names = self.path / "model.safetensors.index.json", ["model.safetensors"]
         if index.exists() and not (self.path / names[0]).exists():  # a whole file wins
             found = _json(index).get("weight_map")
@@ -96,28 +102,31 @@ class HuggingFaceFolder:
         self._head = self.tensors.pop(HEAD, None) if tied else None  # stored twice
 
     def config(self, max_seq_len: int | None = None) -> TransformerConfig:
-        """The model's shape, by LlamaConfig's defaults.   Raises ValueError for no plain Llama."""
+        """The model's shape, by its type's defaults.   Raises ValueError for another type."""
         s, file = self.settings, self.path / "config.json"
-        if s.get("model_type") != "llama":
+        if s.get("model_type") not in tuple(DEFAULTS):
             told = f"{file} describes a model of type {shown(s.get('model_type'))}"
-            raise ValueError(f"{told}: only llama is supported")
-        for key, value in s.items():
-            neutral = value is None or value in NEUTRAL.get(key, ())
-            if not neutral and not HARMLESS.fullmatch(key):
-                told = f"{file}: {shown(key, False)} is {shown(value)}"
-                raise ValueError(f"{told}: not supported, it may change what is computed")
-        defaults = {"max_seq_len": 2048}
-        sizes = {ours: self._whole(key, defaults.get(ours)) for key, ours in SIZES.items()}
+            raise ValueError(f"{told}: only {', '.join(DEFAULTS)} are supported")
+        sizes = {ours: self._whole(key) for key, ours in SIZES.items()}
         if sizes["n_layers"] > len(self.tensors):
             told = f"{file} asks for {sizes['n_layers']} layers"
             raise ValueError(f"{told}, but the weights are {len(self.tensors)} tensors")
         sizes["max_seq_len"] = min(sizes["max_seq_len"], max_seq_len or sizes["max_seq_len"])
+        without_window = self._without_window(sizes["n_layers"], sizes["max_seq_len"])
+        for key, value in s.items():
+            neutral = value is None or value in NEUTRAL.get(key, ()) or key in without_window
+            if not neutral and not HARMLESS.fullmatch(key):
+                told = f"{file}: {shown(key, False)} is {shown(value)}"
+                raise ValueError(f"{told}: not supported, it may change what is computed")
+        base, scaling = self._rotary()
         rest = {
             "n_kv_heads": self._whole("num_key_value_heads", sizes["n_heads"]),
             "head_dim": self._whole("head_dim", sizes["dim"] // sizes["n_heads"]),
-            "rope_base": self._rope_base(),
+            "rope_base": base,
             "norm_eps": real(s.get("rms_norm_eps", 1e-6), "norm_eps", f"{file}: rms_norm_eps"),
             "tie_embeddings": bool(s.get("tie_word_embeddings")),
+            "model_type": s["model_type"],
+            "rope_scaling": scaling,
         }
         with refusing(str(file)):
             config = TransformerConfig(**sizes, **rest)
@@ -129,7 +138,7 @@ class HuggingFaceFolder:
 
         Raises ValueError if a stored head differs from the embedding that it is tied to.
         """
-        weight, heads = self.tensors[name].read(), _heads(name, config)
+        weight, heads = self.tensors[name].read(), config.rotated_heads(name)
         if name == EMBEDDING and self._head and not np.array_equal(self._head.read(), weight):
             told = (
                 f"{self.path} ties its output matrix to the embedding, but {HEAD} differs from it"
@@ -162,28 +171,32 @@ class HuggingFaceFolder:
             named = {n: it["content"] if isinstance(it, dict) else it for n, it in named.items()}
         return replace(found, chat=ChatTemplate(source, named))
 
-    def _rope_base(self) -> float:
-        """The base of the rotary positions, from its older or newer place.
+    def _without_window(self, n_layers: int, context: int) -> set[str]:
+        """The keys about sliding windows that say of this model that it has none."""
+        s, window = self.settings, self.settings.get("sliding_window")
+        full = s.get("layer_types") == ["full_attention"] * n_layers
+        keys = {"layer_types"} if full else set()
+        if s["model_type"].startswith("qwen") and not s.get("use_sliding_window"):
+            keys |= {"sliding_window", "max_window_layers"}
+        if s["model_type"] == "mistral" and type(window) is int and window >= context:
+            keys |= {"sliding_window"}  # no query has more keys
+        return keys
 
-        Raises ValueError if they are scaled.
-        """
-        file, places = self.path / "config.json", [self.settings]
+    def _rotary(self) -> tuple[float, dict[str, Any] | None]:
+        """Base and scaling of the rotary positions, from their older or newer places."""
+        file, places, found = self.path / "config.json", [self.settings], []
         for key in ("rope_parameters", "rope_scaling"):
-            rope = given = self.settings.get(key) or {}
-            if isinstance(rope, dict) and rope.get("factor") == 1:  # linear scaling by 1 is none
-                rope = {k: v for k, v in rope.items() if k not in TYPES or v != "linear"}
-            plain = isinstance(rope, dict) and all(
-                rope[k] == UNSCALED.get(k) for k in rope.keys() - {"rope_theta"}
-            )
-            if not plain:
-                told = f"{file} scales rotary positions ({key} is {shown(given)})"
-                raise ValueError(f"{told}: that is not supported")
-            places.append(rope)
+            if rope := self.settings.get(key):
+                with refusing(f"{file} scales rotary positions ({key} is {shown(rope)})"):
+                    rope = rope if isinstance(rope, dict) else {"type": rope}
+                    found.append(_scaling(rope, self.settings["max_position_embeddings"]))
+                places.append(rope)
         given = [place["rope_theta"] for place in places if "rope_theta" in place]
         bases = {real(base, "rope_base", f"{file}: rope_theta") for base in given} or {10_000.0}
-        if len(bases) > 1:
-            raise ValueError(f"{file} gives several rope_theta: {sorted(bases)}")
-        return bases.pop()
+        for what, several in (("rope_theta", sorted(bases)), ("scalings", found)):
+            if several[1:] != several[:-1]:
+                raise ValueError(f"{file} gives several {what}: {several}")
+        return bases.pop(), next(iter(found), None)
 
     def _whole(self, key: str, default: int | None = None) -> int:
         value = self.settings.get(key)
@@ -196,22 +209,28 @@ def save_hugging_face(
     """Write a folder that `transformers` loads: config, weights, tokenizer.json.   -> the folder
 
     Each file is written to a temporary one, synced and renamed.  Raises ValueError if the folder
-    holds a model already, and for a model with `n_drawable`, which such a folder has no word for.
+    holds a model already, and for a model with `n_drawable` or divisors of its rotary frequencies,
+    which such a folder has no word for.
     """
     need("safetensors")
     folder, c = Path(folder), model.config
     if (folder / "config.json").exists():
         raise ValueError(f"{folder} holds a model already: give another folder")
-    if c.n_drawable is not None:
+    divides = "divisors" in (c.rope_scaling or {})
+    if c.n_drawable is not None or divides:
         told = f"the model draws its first {c.n_drawable} tokens only"
+        told = "the model divides rotary frequencies in a way of its own" if divides else told
         raise ValueError(f"{told}, which a folder of this kind cannot say")
     folder.mkdir(parents=True, exist_ok=True)
     ends = [] if tokenizer is None else tokenizer.ends
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}
+    kind = {"model_type": c.model_type, "architectures": [f"{c.model_type.title()}ForCausalLM"]}
+    config: dict[str, Any] = kind | {"hidden_act": "silu"}
     config |= {theirs: getattr(c, ours) for theirs, ours in SIZES.items()}
     config |= {"num_key_value_heads": c.n_kv_heads, "head_dim": c.head_dim}
     config |= {"rms_norm_eps": c.norm_eps, "rope_theta": c.rope_base}
-    config |= {"tie_word_embeddings": c.tie_embeddings, "attention_bias": False, "mlp_bias": False}
+    config |= {"rope_scaling": c.rope_scaling, "tie_word_embeddings": c.tie_embeddings}
+    off = ("attention_bias", "mlp_bias") if c.model_type == "llama" else ("use_sliding_window",)
+    config |= dict.fromkeys(off, False) | {"sliding_window": None}
     config |= {"eos_token_id": ends if len(ends) > 1 else next(iter(ends), None)}
     config |= {"bos_token_id": None, "dtype": str(model.dtype)}
     write_atomically(folder / "model.safetensors", list(_safetensors(model)))
@@ -235,7 +254,7 @@ def _safetensors(model: Transformer) -> Iterator[bytes | memoryview]:
 
     The package's own writer wants all tensors, Q and K permuted, in memory at once.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    c, header = model.config, {"__metadata__": {"format": "pt"}}
     kind, end = {"float32": "F32", "float64": "F64"}[str(model.dtype)], 0
     for name, view in model.parameters.items():
         start, end = end, end + view.nbytes
@@ -244,7 +263,7 @@ def _safetensors(model: Transformer) -> Iterator[bytes | memoryview]:
     text += b" " * (-len(text) % 8)
     yield struct.pack("<Q", len(text)) + text
     for name, view in model.parameters.items():
-        array, heads = model.backend.to_host(view), _heads(name, model.config)
+        array, heads = model.backend.to_host(view), c.rotated_heads(name)
         array = array if heads is None else rotate_halves(array, heads)
         yield memoryview(np.ascontiguousarray(array)).cast("B")
 
@@ -270,9 +289,17 @@ def _tensors(file: Path) -> dict[str, Stored]:
     return tensors
 
 
-def _heads(name: str, config: TransformerConfig) -> int | None:
-    """How many heads a parameter is rotated in; None for the others."""
-    return {"q_proj": config.n_heads, "k_proj": config.n_kv_heads}.get(name.split(".")[-2])
+def _scaling(rope: dict[str, Any], context: int) -> dict[str, Any] | None:
+    """What is said of rotary positions, for a TransformerConfig; None: they are not scaled."""
+    rest = {k: v for k, v in rope.items() if (k, v) != ("partial_rotary_factor", 1)}
+    rest.pop("rope_theta", None)
+    kind, *other = [rest.pop(k) for k in ("rope_type", "type") if k in rest] or ["default"]
+    rest = {"factor": 1} | rest if kind == "default" else rest
+    by_1 = kind in ("default", "linear") and rest == {"factor": 1}
+    if other not in ([], [kind]) or not (by_1 or kind in ("linear", "llama3")):
+        raise ValueError("supported are linear and llama3")
+    defaults = {"original_max_position_embeddings": context} if kind == "llama3" else {}
+    return None if by_1 else {"rope_type": kind} | defaults | rest
 
 
 def _is_plain(name: str) -> bool:

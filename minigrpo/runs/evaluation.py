@@ -59,6 +59,9 @@ def evaluate(
     -> {"eval/pass@1_greedy": …}, with the mean of each named part of the greedy rewards under
     "eval/rewards/NAME".   The same seed takes the same problems, whatever was trained.
     Raises ValueError for no problems, and for a k that is larger than samples.
+    >>> model, task = mg.make_policy(mg.TrainSettings(task="arithmetic"))
+    >>> mg.evaluate(model, task, n_prompts=9, samples=2, ks=[2], progress=False)["eval/pass@2"]
+    0.0
     """
     if n_prompts < 1:
         raise ValueError(f"{n_prompts} problems give no estimate: take at least 1")

@@ -1,6 +1,6 @@
 """The folder of a training run: whole, whenever the run is killed.
 
-    settings.json             what the run was started with, and a checksum
+    settings.json             what the run was started with (--resume may set its steps anew)
     metrics.jsonl             one line per step
     samples.jsonl             sampled completions with their rewards, readable by `minigrpo tree`
     tokenizer.json            of a pretrained language model
@@ -48,8 +48,11 @@ class RunFolder:
         self._files: dict[str, str] = {}
         self._records = {name: _Records() for name in (METRICS, SAMPLES)}
         self._unsynced: set[str] = set()
-        # The task's file is hashed now, when it is loaded: it may be edited later.
-        self._task = stored_settings.hash_of_task(str(settings.get("task")))
+        # The user's files are hashed now, when they are loaded: they may be edited later.
+        self._hashes = {
+            f"{name}_sha256": stored_settings.hash_of_task(str(settings.get(name)))
+            for name in stored_settings.BY_FILE
+        }
         if resume:
             read_settings(self.path)  # refuses what is no run, before anything is made
         try:
@@ -135,7 +138,7 @@ class RunFolder:
             files.sync_folder(self.path)
         self._unsynced.clear()
         path = self.path / f"checkpoint-{step:06d}.mgc"
-        vouched = {"settings": self.settings, "files": self._files, "task_sha256": self._task}
+        vouched = {"settings": self.settings, "files": self._files} | self._hashes
         vouched["records"] = {name: some.summary() for name, some in self._records.items()}
         save_checkpoint(path, arrays, {**state, "step": step, **vouched})
         self.saved_step, self.saved_at = step, time.monotonic()

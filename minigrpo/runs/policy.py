@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minigrpo.engine.divergence import DivergenceError
-from minigrpo.engine.optim import SGD, AdamW
+from minigrpo.engine.divergence import DivergenceError, diverging
+from minigrpo.engine.lanes import limited
+from minigrpo.engine.optim import SGD, AdamW, clip_gradient, learning_rate_at
 from minigrpo.engine.parameters import TransformerConfig
+from minigrpo.engine.parts import visit_parts
+from minigrpo.engine.plan import split_tree
+from minigrpo.objectives import Objective
 from minigrpo.runs.folder import TOKENIZER, load_run_checkpoint
-from minigrpo.runs.imitation import imitate
 from minigrpo.runs.memory import micro_batch_within
+from minigrpo.runs.own_objective import checked
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.stored_settings import hash_of_task, task_by_file
+from minigrpo.system.terminal import bar
 from minigrpo.system.user_code import shown
 from minigrpo.tasks import Task, draw_prompts, load_task, optional, pairs
 from minigrpo.trainer import TrainState
 from minigrpo.transformer import Transformer
+from minigrpo.tree import PrefixTree
 
 
 def make_policy(settings: TrainSettings, task: Task | None = None) -> tuple[Transformer, Task]:
     """The policy that a run starts from, and its task, unless one is given.
 
     Raises ValueError for bad input.
+    >>> model, task = mg.make_policy(mg.TrainSettings(task="arithmetic", dim=64))
+    >>> model.config.dim
+    64
     """
     if settings.model is None:
         task = task or make_task(settings)
@@ -65,7 +74,9 @@ def make_model(settings: TrainSettings, task: Task) -> Transformer:
     return Transformer(config, settings.seed, settings.backend, settings.dtype)
 
 
-def make_state(settings: TrainSettings, model: Transformer) -> TrainState:
+def make_state(
+    settings: TrainSettings, model: Transformer, objective: Objective | None = None
+) -> TrainState:
     """What a run begins with: optimiser, objective, and the randomness of the settings' seed."""
     if settings.optimizer == "sgd":
         optimizer = SGD(model.parameters)
@@ -74,7 +85,8 @@ def make_state(settings: TrainSettings, model: Transformer) -> TrainState:
     names = "group_size", "temperature", "inner_epochs", "max_grad_norm", "micro_batch_tokens"
     same = {name: getattr(settings, name) for name in names}
     rng = np.random.default_rng(settings.seed)
-    return TrainState(model, optimizer, settings.make_objective(), rng, **same)
+    objective = checked(objective or settings.make_objective(), settings.objective)
+    return TrainState(model, optimizer, objective, rng, **same)
 
 
 def warm_start(
@@ -93,8 +105,46 @@ def warm_start(
     imitate(model, lambda: pairs(n, demonstrations(rng, n)), *rest)
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+@limited
+def imitate(
+    model: Transformer,
+    draw: Callable[[], Sequence[tuple[np.ndarray, np.ndarray]]],
+    steps: int,
+    learning_rate: float,
+    micro_batch_tokens: int = 1024,
+    progress: bool = False,
+) -> None:
+    """Supervised learning: each step minimises -mean log p(token) of what draw() demonstrates.
+
+    Raises DivergenceError if it diverges.
+    """
+    optimizer = AdamW(model.parameters)
+    for step in bar(range(steps), "warm start", "step", progress):
+        prompts, completions = zip(*draw(), strict=True)
+        tree = PrefixTree.from_groups(prompts, [[completion] for completion in completions])
+        c = -1.0 / max(tree.scored.sum(), 1)  # d loss / d logp
+
+        def visit(lane: Transformer, part: PrefixTree, _: Any, add: bool, c: float = c) -> None:
+            lane.forward(part)
+            lane.backward(np.where(part.scored, c, 0.0), add)
+
+        with diverging(f"warm-start step {step + 1}", lambda: "lower warm_start_learning_rate"):
+            visit_parts(model, split_tree(tree, micro_batch_tokens, model.lanes), visit)
+            clip_gradient(model.gradients, 1.0)
+            rate = learning_rate_at(step, steps, learning_rate, 20, "cosine")
+            optimizer.step(model.parameters, model.gradients, rate)
+            model.check_weights()
+
+
 def load_run(path: str | Path, **changes: Any) -> tuple[Transformer, Task, TrainSettings]:
-    """The model of a run's newest checkpoint, or of a checkpoint file, with task and settings."""
+    """The model of a run's newest checkpoint, or of a checkpoint file, with task and settings.
+
+    changes: to its settings, such as dtype.  Raises ValueError for a folder without a run, damaged
+    files, and a task that is not there or is another one.
+    >>> _ = mg.train(mg.TrainSettings(steps=2), "run", progress=False)
+    >>> model, task, settings = mg.load_run("run", dtype="float64")
+    """
     path = Path(path)
     arrays, state = load_run_checkpoint(path)
     stored = task_by_file(state["settings"])
@@ -123,9 +173,11 @@ def restore_policy(
     was, now = state["task"], type(task).__qualname__
     if now != was:
         raise ValueError(f"{folder} was trained on a task of class {was}, not {now}: give that one")
-    if state["task_sha256"] not in (None, hash_of_task(settings.task)):
-        file = settings.task.rpartition(":")[0]
-        print(f"note: {file} is not what it was when {folder} was trained", file=sys.stderr)
+    for name in (settings.task, settings.objective):
+        kind = "task" if name == settings.task else "objective"
+        if state.get(f"{kind}_sha256") not in (None, hash_of_task(name)):
+            file = name.rpartition(":")[0]
+            print(f"note: {file} is not what it was when {folder} was trained", file=sys.stderr)
     if state.get("data_sha256") not in (None, optional(task, "data_sha256")):
         file = optional(task, "file", "its data")
         print(f"note: {file} is not what it was when {folder} was trained", file=sys.stderr)

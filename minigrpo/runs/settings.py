@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import Any
 
+from minigrpo.engine.draw import check_temperature
 from minigrpo.engine.optim import learning_rate_at
 from minigrpo.objectives import Objective
-from minigrpo.sampler import check_temperature
+from minigrpo.runs.own_objective import is_own, load_objective
 from minigrpo.tasks import find_task, optional, whole_number
 
 MAY_BE_0 = ("seed", "steps", "warm_start_steps", "eval_every", "warmup_steps")
@@ -26,12 +27,18 @@ ALLOWED |= {"max_grad_norm": "above 0, or none for no clipping"}
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """All that determines a run.   Raises ValueError for settings that cannot work."""
+    """All that determines a run.   Raises ValueError for settings that cannot work.
+
+    `minigrpo train --help` says what each is for.
+    >>> settings = mg.TrainSettings(task="arithmetic", objective="grpo", steps=500, seed=1)
+    >>> settings.prompts_per_step * settings.group_size  # completions per step
+    128
+    """
 
     task: str = "treewalk"  # a built-in name, or path/to/file.py:MyTask
     task_options: dict[str, Any] = field(default_factory=dict)
     model: str | None = None  # a pulled language model, a .gguf file, a Hugging Face folder
-    objective: str = "lambda_grpo"  # a preset of objectives.py
+    objective: str = "lambda_grpo"  # a preset of objectives.py, or path/to/file.py:MyObjective
     objective_options: dict[str, Any] = field(default_factory=dict)  # changes to it, such as beta
     steps: int = 250
     seed: int = 0
@@ -81,10 +88,8 @@ class TrainSettings:
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype {self.dtype!r} is not supported: choose float32 or float64")
         learning_rate_at(0, 1, 1.0, schedule=self.schedule)
-        objective = self.make_objective()
-        if self.group_size < 2 and (objective.baseline != "none" or objective.scale == "group_std"):
-            why = f"leaves {self.objective} nothing to compare a completion with"
-            raise ValueError(f"group size 1 {why}: take at least 2")
+        if not is_own(self.objective):  # a user's file is run when training begins
+            self.make_objective()
 
     def _check(self, name: str, kind: str) -> None:
         """Refuse a value of another kind than the field's, or outside its range."""
@@ -113,12 +118,22 @@ class TrainSettings:
                 raise ValueError(f"{name} is {value!r:.200}: {why}") from error
 
     def make_objective(self) -> Objective:
-        """The objective that these settings name."""
-        return Objective.preset(self.objective, **self.objective_options)
+        """The objective that these settings name.   Raises ValueError as `load_objective` does."""
+        load = load_objective if is_own(self.objective) else Objective.preset
+        objective = load(self.objective, **self.objective_options)
+        needs_others = objective.baseline != "none" or objective.scale == "group_std"
+        if self.group_size < 2 and (needs_others or objective.process_weight):
+            why = f"leaves {self.objective} nothing to compare a completion with"
+            raise ValueError(f"group size 1 {why}: take at least 2")
+        return objective
 
     @classmethod
     def for_task(cls, task: str, **changes: Any) -> TrainSettings:
-        """The defaults, then what the task recommends (its attribute `defaults`), then changes."""
+        """The defaults, then what the task recommends (its attribute `defaults`), then changes.
+
+        >>> mg.TrainSettings.for_task("arithmetic", steps=3).warm_start_steps
+        1000
+        """
         given = changes.get("task_options", {})
         recommended = optional(find_task(task, **given), "defaults", {})
         options = recommended.get("task_options", {}) if isinstance(recommended, Mapping) else None

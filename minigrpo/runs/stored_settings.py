@@ -14,11 +14,14 @@ from minigrpo.runs.checkpoint import checkpoints, load_with_advice, steps_taken,
 from minigrpo.runs.settings import MAY_CHANGE
 
 SETTINGS = "settings.json"
+BY_FILE = ("task", "objective")  # settings that may name a class in a file of the user's
 REPLACED = "replaced_settings"  # in a checkpoint of a run that was resumed with other steps
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
     """The settings that a run was started with, with `task_file` and `data_file` if it has some.
+
+    So it is with `objective_file`.
 
     They are those of settings.json, or where that is gone of the newest checkpoint.  Raises
     ValueError if the folder holds none, or others than its newest checkpoint.
@@ -37,15 +40,17 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 def task_by_file(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Stored settings to load the task with: a user's files are where they were at the run's start.
+    """Stored settings to load a run with: a user's files are where they were at the run's start.
 
     What is gone is taken as it was called, from the current folder.
     """
     stored, options = dict(stored), dict(stored.get("task_options") or {})
-    was, data = (stored.pop(name, None) for name in ("task_file", "data_file"))
-    called, _, cls = stored.get("task", "").rpartition(":")
-    if was and (Path(was).is_file() or not Path(called).is_file()):
-        stored["task"] = f"{was}:{cls}"
+    for name in BY_FILE:
+        was = stored.pop(f"{name}_file", None)
+        called, _, cls = stored.get(name, "").rpartition(":")
+        if was and (Path(was).is_file() or not Path(called).is_file()):
+            stored[name] = f"{was}:{cls}"
+    data = stored.pop("data_file", None)
     if data and (Path(data).is_file() or not Path(options["file"]).is_file()):
         stored["task_options"] = options | {"file": data}
     return stored
@@ -68,10 +73,7 @@ def settings_file(folder: Path) -> dict[str, Any]:
 
 
 def check_settings(file: Path, stored: dict[str, Any], state: dict[str, Any]) -> None:
-    """Refuse settings that are not those in the state of a checkpoint beside them.
-
-    The steps may be those before the run was resumed with others, if that was cut short.
-    """
+    """Refuse settings that are not those in the state of a checkpoint, or those it replaced."""
     own = state.get("settings")
     if stored == own or (isinstance(own, dict) and stored == own | state.get(REPLACED, {})):
         return
@@ -82,53 +84,47 @@ def check_settings(file: Path, stored: dict[str, Any], state: dict[str, Any]) ->
 
 
 def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Refuse to go on with a run under other settings, but for those that say where it computes.
+    """The settings to go on with: those stored, with the steps that are given.
 
-    -> the settings to go on with: the stored ones, with the steps that were given
+    Raises ValueError for other settings, but for those that say where it computes.
     """
-    given, fixed = _as_json(given), {*given} - {*MAY_CHANGE, "task", "steps"}
+    given, fixed = _as_json(given), {*given} - {*MAY_CHANGE, *BY_FILE, "steps"}
+    fixed |= {"steps"} if stored.get("schedule") == "cosine" else set()
     changed = [name for name in given if name in fixed and stored.get(name) != given[name]]
-    if "data_file" in stored and given.get("task_options") == task_by_file(stored)["task_options"]:
-        changed.remove("task_options")  # the same, but for how the file is called
-    was, now = stored.get("task"), given.get("task")
-    same_class = str(was).rpartition(":")[2] == str(now).rpartition(":")[2]
-    moved = "task_file" in stored and not Path(stored["task_file"]).exists() and same_class
-    if not (moved or now in (was, task_by_file(stored).get("task"))):
-        changed.append("task")
+    found = (task_by_file(s).get("task_options") for s in (stored, with_task_file(given)))
+    if "task_options" in changed and next(found) == next(found):
+        changed.remove("task_options")  # the table is called otherwise, as from another folder
+    for name in BY_FILE:
+        was, now, file = stored.get(name), given.get(name), stored.get(f"{name}_file")
+        same_class = str(was).rpartition(":")[2] == str(now).rpartition(":")[2]
+        moved = file is not None and not Path(file).exists() and same_class
+        if not (moved or now in (was, task_by_file(stored).get(name))):
+            changed.append(name)
     if changed:
         told = ", ".join(
             f"{name} was {stored.get(name)!r}, not {given[name]!r}" for name in changed
         )
         way_out = "resume it as it was, or start another with --out"
+        if changed == ["steps"]:
+            way_out = f"its cosine ends there, so train on with --init {folder} --out ANOTHER"
         raise ValueError(f"the run in {folder} has other settings ({told}): {way_out}")
-    return stored | {"steps": _check_steps(folder, stored, given.get("steps"))}
-
-
-def _check_steps(folder: Path, stored: dict[str, Any], steps: Any) -> Any:
-    """The steps to go on to.   Raises ValueError if they are taken, or part of the schedule."""
-    planned, taken = stored.get("steps"), steps_taken(folder)
-    if steps in (None, planned):
-        return planned
-    if stored.get("schedule") == "cosine":
-        why = f"its learning rate follows a cosine to 0 at step {planned}"
-        way_out = f"train on from its weights in another folder with --init {folder}"
-        raise ValueError(f"the run in {folder} cannot end at step {steps} ({why}): {way_out}")
-    if steps <= taken:
+    steps, taken = given.get("steps", stored.get("steps")), steps_taken(folder)
+    if steps != stored.get("steps") and steps <= taken:
         raise ValueError(f"the run in {folder} has taken {taken} steps: give more with --steps")
-    return steps
+    return stored | {"steps": steps}
 
 
 def with_task_file(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON gives them back, and where a user's task and the table of `rows` are."""
+    """Settings as JSON gives them back, and where a user's files and the table of `rows` are."""
     stored = _as_json(settings)
-    name, colon, _ = stored.get("task", "").rpartition(":")
+    found = {f"{name}_file": stored.get(name, "").rpartition(":")[0] for name in BY_FILE}
     file = stored["task_options"].get("file") if stored.get("task") == "rows" else None
-    found = {"task_file": name if colon else "", "data_file": file if type(file) is str else ""}
+    found["data_file"] = file if type(file) is str else ""
     return stored | {k: str(Path(f).expanduser().resolve()) for k, f in found.items() if f}
 
 
 def hash_of_task(task: str) -> str | None:
-    """The SHA-256 of the file of a user's task, path/to/file.py:Class; None if there is no file."""
+    """The SHA-256 of a user's file, named as path/to/file.py:Class; None if there is no file."""
     with suppress(OSError):
         return hashlib.sha256(Path(task.rpartition(":")[0]).expanduser().read_bytes()).hexdigest()
     return None

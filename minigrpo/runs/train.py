@@ -19,13 +19,16 @@ from minigrpo.engine.divergence import DivergenceError, diverging
 from minigrpo.engine.lanes import one_blas_thread
 from minigrpo.engine.optim import learning_rate_at
 from minigrpo.engine.profiling import Stopwatch
+from minigrpo.objectives import Objective
 from minigrpo.runs.checkpoint import checkpoints, steps_taken
 from minigrpo.runs.evaluation import evaluate, is_correct
 from minigrpo.runs.folder import METRICS, SAMPLES, TOKENIZER, RunFolder
 from minigrpo.runs.memory import micro_batch_within
+from minigrpo.runs.own_objective import described, short_name
 from minigrpo.runs.policy import load_weights, make_policy, make_state, restore_policy, warm_start
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.runs.warning_signs import warning_sign
+from minigrpo.runs.warning_signs import Watchman
+from minigrpo.system.files import read_records
 from minigrpo.system.signals import stopping_between_steps
 from minigrpo.system.terminal import bar, say
 from minigrpo.tasks import (
@@ -60,6 +63,7 @@ def train(
     *,
     resume: bool = False,
     task: Task | None = None,
+    objective: Objective | None = None,
     progress: bool = True,
     on_step: Callable[[Metrics], None] | None = None,
     watch: Stopwatch | None = None,
@@ -68,19 +72,29 @@ def train(
 
     resume=True goes on from the newest checkpoint in `out`, or from the start if there is none yet;
     with other `steps` it ends there, to the bits of a run that was started with so many.
-    `task` overrides the one that the settings name.  `watch` measures the steps.  Ctrl-C, SIGTERM
-    and SIGHUP finish the step, save a checkpoint and raise KeyboardInterrupt.
+    `task` and `objective` override those that the settings name.  `watch` measures the steps.
+    Ctrl-C, SIGTERM and SIGHUP finish the step, save a checkpoint and raise KeyboardInterrupt.
     Raises ValueError for bad input, DivergenceError (a FloatingPointError) if training diverges:
     nothing of that step is kept.
+    >>> settings = mg.TrainSettings(task="treewalk", steps=3)
+    >>> model, history = mg.train(settings, "run", progress=False)
+    >>> [metrics["step"] for metrics in history]
+    [1, 2, 3]
     """
     on_step = on_step or (lambda metrics: None)
+    if objective is not None:
+        settings = replace(settings, **described(objective))
+    objective = objective or settings.make_objective()
     with RunFolder(out, asdict(settings), resume) if out is not None else nullcontext() as folder:
-        run, seen = _begin(settings, folder, task, progress)
+        run, seen = _begin(settings, folder, task, objective, progress)
         for metrics in seen:
             on_step(metrics)
-        state, history, said = run.state, [], set()
+        state, history, past = run.state, [], seen
+        if folder and (folder.path / METRICS).exists():  # of a run that goes on, the steps so far
+            past = read_records(folder.path / METRICS)
+        watchman = Watchman(past, state.model.parameters.flat, settings.steps - state.step)
         with stopping_between_steps() as stopped, one_blas_thread(state.model):
-            title = f"{settings.objective} on {settings.task}"
+            title = f"{short_name(settings.objective)} on {settings.task}"
             done = {"initial": state.step, "total": settings.steps}
             steps = bar(range(state.step, settings.steps), title, "step", progress, **done)
             for _ in steps:
@@ -92,10 +106,8 @@ def train(
                 if folder:
                     _write(run, step, parts, stopping)
                 on_step(metrics)
-                seen.append(metrics)
-                if progress and (sign := warning_sign(seen)) and sign[0] not in said:
-                    said.add(sign[0])
-                    say(f"warning: {sign[1]}", sys.stderr)
+                for warning in watchman.look(metrics).values() if progress else ():
+                    say(f"warning: {warning}", sys.stderr)
                 if stopping:
                     break
     return state.model, history
@@ -152,7 +164,11 @@ def _write(run: _Run, step: Step, parts: Parts, stopping: bool) -> None:
 
 
 def _begin(
-    settings: TrainSettings, folder: RunFolder | None, task: Task | None, progress: bool
+    settings: TrainSettings,
+    folder: RunFolder | None,
+    task: Task | None,
+    objective: Objective,
+    progress: bool,
 ) -> tuple[_Run, list[Metrics]]:
     """The run before its next step, and the evaluation before step 1 if that was now taken."""
     if saved := folder.load() if folder else None:
@@ -160,7 +176,8 @@ def _begin(
     else:
         model, task = make_policy(settings, task)
     settings = replace(settings, micro_batch_tokens=micro_batch_within(settings, model.config))
-    run = _Run(settings, folder, state := make_state(settings, model), task)
+    _check_process_rewards(task, objective, settings)
+    run = _Run(settings, folder, state := make_state(settings, model, objective), task)
     if saved:
         _restore(state, *saved)
         return run, []
@@ -178,6 +195,18 @@ def _begin(
             folder.append(METRICS, before)
         _save(folder, state, task)
     return run, before
+
+
+def _check_process_rewards(task: Task, objective: Objective, settings: TrainSettings) -> None:
+    """Tell whose process rewards will not be used, and refuse an objective that has none to use."""
+    own, names = process_rewards_of(task), (settings.task, short_name(settings.objective))
+    if objective.process_weight and own is None:
+        told = "task {} has no process rewards, which objective {} has a process_weight for"
+        way_out = "give it process_rewards or score_prefix, or set process_weight to 0"
+        raise ValueError(f"{told.format(*names)}: {way_out}")
+    if own is not None and not objective.process_weight:
+        told = "note: task {} has process rewards, which objective {} does not use".format(*names)
+        say(f"{told} (it would with --objective-option process_weight=1)", sys.stderr)
 
 
 def _evaluate(run: _Run, progress: bool = False) -> Metrics:

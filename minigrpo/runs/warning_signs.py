@@ -1,68 +1,134 @@
 """Signs that a run is not learning, each as one sentence that names the setting to change.
 
-Only the metrics of the steps are looked at, so it costs nothing.  A healthy run should stay silent:
-what is said must be beyond the noise of the rewards.  Parameters and logits that are not finite are
-left out, as they end a run (`engine/divergence.py`).
+Only the metrics of the steps and some parameters are looked at, so it costs nothing.  A healthy run
+should stay silent: what is said must be beyond the noise of the rewards.  Left out are parameters
+that are not finite, which end a run (`engine/divergence.py`), and ratios that nothing clips.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from minigrpo.engine.backend import Array
+
 WINDOW = 10  # steps that are looked at together
 START = 5  # steps that stand for the policy before it was trained
+MOST = 0.9  # share of completions: most are right, and equal rewards a success, or most are cut off
+ALIKE = 0.01  # nats per token: all completions of a prompt are the same
+CLIPPED = 0.25  # share of tokens; runs that learn from several epochs clip below 0.1
+FAR = 0.5  # nats per token from the reference, for a policy that is not better for it
+STILL = 1e-4  # of their size: the parameters would hardly move in the whole run
 GREEDY = "eval/pass@1_greedy"
-GENTLER = "start again and lower --learning-rate (or raise --prompts-per-step, or --warmup-steps)"
+GENTLER = "lower --learning-rate (or raise --prompts-per-step, or --warmup-steps)"
+AGAIN = f"start again and {GENTLER}"
+LONGER = "all were cut off at the length limit, so raise max_new_tokens of the task"
+EASIER = "take easier problems (harder ones if this is the best reward), finer rewards, "
+EASIER += "a warm start, or a larger --group-size"
+Metrics = Mapping[str, Any]
 
 
-def warning_sign(history: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
-    """What is wrong with a run so far.   history: the metrics of its steps -> (kind, sentence)
+class Watchman:
+    """Looks at a run after each step.   look(metrics) -> {kind: sentence}, each kind once
 
-    "nothing to compare": no group of the first 10 steps had two different rewards.
+    past: the metrics so far, of which nothing is said again;  parameters: one vector, which the
+    n_steps to come will change in place.
     "collapse": the reward fell, and all groups of the last 10 steps are dead (equal rewards); or it
     fell by half of its distance from the lowest step, and by 5 standard errors; or greedy accuracy
     fell by a third, and by 5 standard errors.
+    "nothing to compare": all groups of the last 10 steps are dead, and not because all is right.
+    "no gradient": it was 0 in 10 steps whose rewards differ.  "no movement": at this pace the
+    parameters will move by less than 1e-4 of their size.  "clipped": clipping leaves out a quarter
+    of the tokens.  "far": a KL of half a nat per token, and no better reward.
     """
-    measured = [m for m in history if GREEDY in m]
-    if len(measured) > 1 and (sentence := _greedy_collapse(measured[0], measured[-1])):
-        return "collapse", sentence
-    steps = [m for m in history if "reward" in m]
-    if len(steps) < WINDOW:
+
+    def __init__(
+        self, past: Iterable[Metrics] = (), parameters: Array | None = None, n_steps: int = 1
+    ) -> None:
+        self._steps, self._evaluated, self._said = deque[Metrics](maxlen=WINDOW), {}, set[str]()
+        self._first, self._best, self._lowest = [], {"reward": -np.inf}, np.inf
+        self._some, self._n_seen, self._n_steps = None, 0, n_steps
+        for metrics in past:
+            self.look(metrics)
+        if parameters is not None:
+            self._some, self._n_seen = parameters[:: max(1, parameters.size // 4096)], 0  # a view
+            self._before = self._some.copy()
+
+    def look(self, metrics: Metrics) -> dict[str, str]:
+        """What is new after a step, or an evaluation."""
+        if GREEDY in metrics:
+            self._evaluated = self._evaluated or metrics
+        if "reward" in metrics:
+            self._steps.append(metrics)
+            self._first += [metrics] * (len(self._first) < START)
+            self._best = max(self._best, metrics, key=lambda m: m["reward"])
+            self._lowest = min(self._lowest, metrics["reward"])
+            self._n_seen += 1
+        new = {kind: said for kind, said in self._signs(metrics) if kind not in self._said}
+        self._said |= set(new)
+        return new
+
+    def _signs(self, metrics: Metrics) -> Iterator[tuple[str, str]]:
+        if GREEDY in metrics and (fell := _fall_of_greedy(self._evaluated, metrics)):
+            yield "collapse", f"greedy accuracy on held-out problems fell {fell}: {AGAIN}"
+        if "reward" not in metrics or len(self._steps) < WINDOW:
+            return
+        equal, alive = "frac_reward_zero_std", "frac_groups_steps_only"  # these learn from steps
+        dead = [m[equal] - m.get(alive, 0) == 1 for m in self._steps]
+        lately = f"in steps {self._steps[0]['step']} to {metrics['step']}"
+        now, cut = self._mean("reward"), self._mean("completions/clipped_ratio") > MOST
+        if fell := self._fall_of_reward(now, all(dead)):
+            self._said.add("nothing to compare")  # as that is a part of it
+            yield "collapse", f"step {metrics['step']}: the mean reward fell {fell}: {AGAIN}"
+        elif all(dead) and self._mean("frac_correct", now >= 1) < MOST:
+            same = f"all completions of every prompt earned the same {lately} (mean {now:.3g}), so "
+            alike = f"they are all alike, so raise --temperature, or {AGAIN}"
+            way_out = LONGER if cut else alike if self._mean("entropy", 1) < ALIKE else EASIER
+            yield "nothing to compare", f"{same}nothing is learned: {way_out}"
+        if not any(dead) and self._mean("grad_norm", 1) == 0:
+            why = f"{LONGER}, or the objective masks them" if cut else "take another --objective"
+            yield "no gradient", f"the gradient was 0 {lately}, although rewards differ: {why}"
+        elif not any(dead) and self._n_seen >= WINDOW and self._some is not None:
+            moved = float(((self._some - self._before) ** 2).sum() / (self._before**2).sum()) ** 0.5
+            if moved * max(1, self._n_steps / self._n_seen) < STILL:
+                each = f"the parameters move by {moved / self._n_seen:.1g} of their size per step"
+                yield "no movement", f"{each}, too little to learn: raise --learning-rate"
+        clipped = self._mean("clip_ratio/low_mean") + self._mean("clip_ratio/high_mean")
+        if clipped > CLIPPED:
+            share = f"clipping left out {clipped:.0%} of the tokens {lately}"
+            yield "clipped", f"{share}, as a step moves too far: lower --inner-epochs, or {GENTLER}"
+        first, error = self._start_and_error()
+        if (kl := self._mean("kl")) > FAR and now < first + 2 * error:
+            far = f"the KL to the reference was {kl:.2g} nats per token {lately}, and the reward no"
+            yield "far", f"{far} better for it: raise --objective-option beta=…, or {AGAIN}"
+
+    def _mean(self, name: str, missing: float = 0.0) -> float:
+        return float(np.mean([m.get(name, missing) for m in self._steps]))
+
+    def _start_and_error(self) -> tuple[float, float]:
+        """Mean reward of the first steps, and the standard error of its difference from now."""
+        first, last = ([m["reward"] for m in some] for some in (self._first, self._steps))
+        variance = (np.var(first) * START + np.var(last) * WINDOW) / (START + WINDOW - 2)
+        return float(np.mean(first)), float(np.sqrt(variance * (1 / START + 1 / WINDOW)))
+
+    def _fall_of_reward(self, now: float, all_dead: bool) -> str | None:
+        best = self._best["reward"]
+        if all_dead and now < best - 0.25 * (best - self._lowest) - 1e-9:
+            fell = f"from {best:.3g} at step {self._best['step']} to {now:.3g}, and all completions"
+            return f"{fell} of a prompt now earn the same, so nothing more is learned"
+        first, error = self._start_and_error()
+        room = max(5 * error, 0.5 * (first - self._lowest), 1e-9)
+        if self._first[-1]["step"] < self._steps[0]["step"] and first - now > room:
+            return f"from {first:.3g} in the first {START} steps to {now:.3g} in the last {WINDOW}"
         return None
-    rewards = np.array([m["reward"] for m in steps], dtype=np.float64)
-    dead = np.array([m["frac_reward_zero_std"] == 1 for m in steps])
-    now, fell = rewards[-WINDOW:].mean(), f"step {steps[-1]['step']}: the mean reward fell from"
-    if len(steps) == WINDOW and dead.all():
-        return "nothing to compare", (
-            f"all completions of every prompt have earned the same reward for {WINDOW} steps (mean "
-            f"{now:.3g}), so nothing was learned: take easier problems (harder ones if all are "
-            "solved), finer rewards, a warm start, or a larger --group-size"
-        )
-    best = int(rewards.argmax())
-    if dead[-WINDOW:].all() and now < rewards[best] - 0.25 * np.ptp(rewards) - 1e-9:
-        return "collapse", (
-            f"{fell} {rewards[best]:.3g} at step {steps[best]['step']} to {now:.3g}, and all "
-            f"completions of a prompt now earn the same, so nothing more is learned: {GENTLER}"
-        )
-    if len(steps) >= START + WINDOW:
-        first, last = rewards[:START], rewards[-WINDOW:]
-        spread = np.sqrt((first.var() * START + last.var() * WINDOW) / (START + WINDOW - 2))
-        error = spread * np.sqrt(1 / START + 1 / WINDOW)
-        if first.mean() - now > max(5 * error, 0.5 * (first.mean() - rewards.min()), 1e-9):
-            return "collapse", (
-                f"{fell} {first.mean():.3g} in the first {START} steps to {now:.3g} in the last "
-                f"{WINDOW}: {GENTLER}"
-            )
-    return None
 
 
-def _greedy_collapse(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+def _fall_of_greedy(before: Metrics, after: Metrics) -> str | None:
     p, q, n = before[GREEDY], after[GREEDY], before["eval/prompts"]
     error = np.sqrt((p * (1 - p) + q * (1 - q)) / n) + 1 / n
     if p - q <= max(5 * error, p / 3):
         return None
-    fell = f"fell from {p:.0%} at step {before['step']} to {q:.0%} at step {after['step']}"
-    return f"greedy accuracy on held-out problems {fell}: {GENTLER}"
+    return f"from {p:.0%} at step {before['step']} to {q:.0%} at step {after['step']}"

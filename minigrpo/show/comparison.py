@@ -16,11 +16,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minigrpo.runs.folder import is_finite, read_metrics
+from minigrpo.runs.own_objective import short_name
 from minigrpo.runs.settings import MAY_CHANGE, TrainSettings
 from minigrpo.runs.stored_settings import read_settings, task_by_file
 from minigrpo.show.drawing import BLUE
 from minigrpo.show.fonts import printed
-from minigrpo.show.plots import learning_curves, running_mean, unit
+from minigrpo.show.plots import learning_curves, metrics_figure, running_mean, unit
 from minigrpo.system.text import columns, visible
 from minigrpo.tasks import BUILT_IN, find_task
 
@@ -48,8 +49,7 @@ def compare_runs(
     Raises ValueError for runs of several tasks, a run (or the same seed and settings) given twice,
     a run without the metric, and labels that are not as many as the lines, or not all different.
     """
-    ignored = {"seed", "checkpoint_every", "log_samples_every", "task_file", *TASK}
-    ignored |= {"data_file"}
+    ignored = {"seed", "checkpoint_every", "log_samples_every", "task_file", "data_file", *TASK}
     ignored |= set() if key == "step_time" else set(MAY_CHANGE)
     ignored |= set() if key.startswith("eval/") else {"eval_every", "eval_prompts"}
     settings_of: dict[str | Path, dict] = {}
@@ -79,8 +79,8 @@ def compare_runs(
     names = _line_names([line for line, _ in lines])
     if labels is not None:
         if len(labels) != len(lines):
-            told = "; ".join(" ".join(name.split("\n")) for name in names)
-            raise ValueError(f"{len(labels)} labels for {len(lines)} lines, in this order: {told}")
+            counts = f"labels: {len(labels)} given, {len(lines)} wanted"
+            raise ValueError(f"{counts}, one for each line: {visible('; '.join(names))}")
         names = [printed(label, 60) for label in labels]
         if not all(names) or len(set(names)) < len(names):
             raise ValueError("labels must be texts that differ within their first 60 columns")
@@ -104,6 +104,29 @@ def compare_runs(
     return figure
 
 
+def plot_runs(
+    folder: str | Path,
+    *more: str | Path,
+    key: str | None = None,
+    smooth: int | None = None,
+    labels: Sequence[str] | None = None,
+) -> Figure:
+    """The figure of `minigrpo plot`: all metrics of a run, or one (the reward) of several runs.
+
+    key, smooth, labels: as in `metrics_figure` and `compare_runs`.  Raises ValueError as these do,
+    and for labels of a figure without lines to name.
+    >>> _ = mg.train(mg.TrainSettings(steps=3), "run", progress=False)
+    >>> figure = mg.plot_runs("run")  # figure.savefig("metrics.png")
+    """
+    if more or key is not None:
+        several = (folder, *more), "reward" if key is None else key
+        return compare_runs(*several, 1 if smooth is None else smooth, labels)
+    if labels is not None:
+        raise ValueError("labels name lines, of one key or of several runs: this figure has none")
+    title, records = run_title(run_settings(folder)), read_metrics(folder, before=True)
+    return metrics_figure(records, title=title, smooth=smooth)
+
+
 def _values(folder: str | Path, key: str) -> dict[int, float]:
     """A metric of a run by step, where it is finite."""
     records = read_metrics(folder, before=True)
@@ -121,6 +144,8 @@ def run_settings(folder: str | Path) -> dict[str, Any]:
     The objective's options stand among them.
     """
     settings = asdict(TrainSettings()) | read_settings(folder)
+    if file := settings.pop("objective_file", None):  # the user's, wherever the run was started
+        settings["objective"] = f"{file}:{settings['objective'].rpartition(':')[2]}"
     return settings | (settings.pop("objective_options") or {})
 
 
@@ -133,26 +158,21 @@ def _resolved(settings: Mapping[str, Any], name: str, by_file: bool) -> Any:
         return f"{settings['task_file']}:{settings['task'].rpartition(':')[2]}"
     if name == "task_options" and settings["task"] in BUILT_IN:
         with suppress(ValueError, TypeError):  # as of options that this version does not know
-            return vars(find_task(settings["task"], **task_by_file(settings)[name]))
+            found = vars(find_task(settings["task"], **task_by_file(settings)[name]))
+            return {key: value for key, value in found.items() if key[0] != "_"}
     return settings[name]
 
 
 def task_name(settings: Mapping[str, Any]) -> str:
     """The task of a run, and the model, for a title: classes and files without their folders."""
-    names = [_short(settings["task"]), Path(settings["model"] or "").name]
+    names = [short_name(settings["task"]), Path(settings["model"] or "").name]
     return printed(" with ".join(filter(None, names)), 60, "bold")
 
 
 def run_title(settings: Mapping[str, Any]) -> str:
     """What a single run is, in one line."""
-    objective = printed(_short(settings["objective"]), 40, "bold")
+    objective = printed(short_name(settings["objective"]), 40, "bold")
     return f"{objective} on {task_name(settings)}, one run (seed {settings['seed']})"
-
-
-def _short(name: object) -> str:
-    """The class of path/to/file.py:Class; other names as they are."""
-    file, _, cls = str(name).rpartition(":")
-    return cls if file.endswith(".py") and cls else str(name)
 
 
 def _line_names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -160,7 +180,7 @@ def _line_names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     parts: list[list[str]] = [[] for _ in settings]
     for key in dict.fromkeys(key for s in settings for key in s):
         values = [str(s.get(key, "default")) for s in settings]
-        short = [_short(value) for value in values]  # unless two files have a class of this name
+        short = [short_name(value) for value in values]  # unless two are alike
         alike = len(set(short)) < len(set(values))
         values = _without_common_folders(values if alike else short)
         if len({printed(value, 30) for value in values}) < len(set(values)):
@@ -173,7 +193,9 @@ def _line_names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
             if len(set(values)) > 1:
                 part.append(("" if key == "objective" else f"{key}=") + printed(value, 30))
     between = ", " if all(columns(", ".join(part)) <= 50 for part in parts) else ",\n"
-    names = [between.join(part) or printed(_short(settings[0]["objective"]), 30) for part in parts]
+    names = [
+        between.join(part) or printed(short_name(settings[0]["objective"]), 30) for part in parts
+    ]
     return [name if names.count(name) == 1 else f"{name} #{i}" for i, name in enumerate(names, 1)]
 
 

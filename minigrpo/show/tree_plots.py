@@ -74,6 +74,8 @@ def draw_tree(
     last of them, so nothing can overlap.  All is laid out in points and then scaled to `figsize`
     (inches; by default what it needs, at most 13.3 x 7.5).  rewards (B,)
     Raises ValueError as `drawn_steps` does.
+    >>> tree = mg.PrefixTree.from_sequences([[0, 1, 2], [0, 1, 3], [0, 4]])
+    >>> mg.draw_tree(tree, [1.0, 0.0, 0.0], labels="abcde", title="A group").savefig("tree.png")
     """
     steps = drawn_steps(tree, rewards, labels, group=group)
     leaves = sorted(set(range(len(steps))) - {s.parent for s in steps})

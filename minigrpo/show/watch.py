@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from html import escape
@@ -16,14 +16,13 @@ from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from minigrpo.logs.groups import read_groups
 from minigrpo.runs.folder import METRICS, SAMPLES, NoStepYet, check_records, read_metrics
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.runs.warning_signs import warning_sign
+from minigrpo.runs.warning_signs import Watchman
 from minigrpo.show.comparison import run_settings, run_title
 from minigrpo.show.plots import PART, SHARES, drawn, metrics_figure
 from minigrpo.show.tree_plots import draw_tree
@@ -34,22 +33,23 @@ from minigrpo.system.text import visible
 EVERY = 5  # seconds between looks at the run, and between those at the page
 
 
-def watch(folder: Path, file: Path, wait: Callable[[float], object] = time.sleep) -> str:
-    """Write the page of a run each time it has gone on, until it has ended.   -> how it ended
+def watch(folder: Path, file: Path, wait: Callable[[float], object] = time.sleep) -> Iterator[str]:
+    """Draw the page of a run each time it has gone on, until it has ended.   -> how far it came
 
-    It looks every 5 seconds, or more rarely where drawing would take more than a tenth of the time.
+    It looks every 5 seconds, or more rarely where drawing would take more than a tenth of a core.
     Raises ValueError if the folder holds no run, or one that was damaged.
     """
-    seen, state, running = None, "", True
-    while True:
-        started, locked = time.perf_counter(), is_locked(folder)  # before what it guards is read
+    seen, running = None, True
+    while running:
+        started, locked = time.process_time(), is_locked(folder)  # before what it guards is read
         stats = [path.stat() for name in (METRICS, SAMPLES) if (path := folder / name).exists()]
         if seen != (seen := (locked, [(s.st_size, s.st_mtime_ns) for s in stats])):
             running, state, page = _page(folder, locked)
+            file.parent.mkdir(parents=True, exist_ok=True)
             write_output(file, page.encode())
-        if not running:
-            return state
-        wait(max(EVERY, 10 * (time.perf_counter() - started)))
+            yield state
+        if running:
+            wait(max(EVERY, 10 * (time.process_time() - started)))
 
 
 def _page(folder: Path, locked: bool) -> tuple[bool, str, str]:
@@ -63,7 +63,9 @@ def _page(folder: Path, locked: bool) -> tuple[bool, str, str]:
     state += f"step {step} of {steps}" if records else "no step has been finished yet"
     if state.startswith("Stopped"):
         state += f" (go on with: minigrpo train --resume {quoted(str(folder))})"
-    signs = [f'<p class="warning"><b>Warning:</b> {_text(sign)}</p>' for sign in _signs(records)]
+    watchman = Watchman()
+    said = [_text(sign) for record in records for sign in watchman.look(record).values()]
+    signs = [f'<p class="warning"><b>Warning:</b> {sign}</p>' for sign in said]
     known = {k for record in records for k, v in record.items() if isinstance(v, int | float)}
     keys = ("reward", *SHARES, "entropy", "kl", *sorted(filter(PART.fullmatch, known)))
     panels = [_image(metrics_figure(records, [key]), key) for key in keys if key in known]
@@ -89,23 +91,14 @@ def _image(figure: Figure, about: str) -> str:
     return f'<img alt="{_text(about)}" src="data:image/svg+xml;base64,{data}">'
 
 
-def _signs(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The first warning of each kind; of a long run, not every step is looked at."""
-    n, told = len(records), {}
-    for end in sorted({*range(min(n, 500)), *range(0, n, 1 + n // 500), n}):
-        with suppress(KeyError):  # a run of an earlier version may lack a metric
-            if sign := warning_sign(records[:end]):
-                told.setdefault(*sign)
-    return list(told.values())
-
-
 def _tree(folder: Path) -> str:
     """The newest sampled group whose rewards differ, or if there is none the newest."""
     check_records(folder, SAMPLES)
     records = read_records(folder / SAMPLES) if (folder / SAMPLES).exists() else []
-    groups = [[*g] for _, g in groupby(records, lambda r: (r.get("step"), r.get("group")))]
+    dicts = [r for r in records if isinstance(r, dict)]
+    groups = [[*g] for _, g in groupby(dicts, lambda r: (r.get("step"), r.get("group")))]
     if not groups:
-        return "<p>No completions have been written down yet.</p>"
+        return "<p>No completions have been written down (see --log-samples-every).</p>"
     alive = [g for g in groups if len({str(r.get("reward")) for r in g}) > 1]
     group = read_groups("\n".join(map(json.dumps, (alive or groups)[-1])))[0]
     title = f"A group of step {group.step}" + " (all groups here are dead)" * (not alive)

@@ -32,6 +32,9 @@ def load_task(name: str, tokenizer: Tokenizer | None = None, **options: Any) -> 
 
     tokenizer: of a language model, for a task that is made of text.  Raises ValueError as
     `find_task` does, and for a task of text without a tokenizer or the other way round.
+    >>> task = mg.load_task("arithmetic", digits=2)
+    >>> task.tokenizer.decode(task.prompts(np.random.default_rng(0), 1)[0])
+    '86+67='
     """
     task = find_task(name, **options)
     is_text = prompts_method(task) is not None
@@ -61,43 +64,53 @@ def find_task(name: str, **options: Any) -> Any:
     if ":" not in name:
         known = f"choose {', '.join(sorted(BUILT_IN))}, or path/to/file.py:MyTask"
         raise ValueError(f"there is no task {name!r}: {known}")
-    path, cls = _class_in_file(*name.rsplit(":", 1))
-    _check_options(name, cls, options)
-    with named(f"task {name!r} cannot be made", cls):
-        task = cls(**options)
+    path, task = made_from_file("task", name, options)
     _check_parts(name, task, str(path))
     return task
 
 
-def _class_in_file(file: str, class_name: str) -> tuple[Path, Callable[..., Task]]:
+def made_from_file(kind: str, name: str, options: dict[str, Any]) -> tuple[Path, Any]:
+    """What the class "path/to/file.py:Name" makes of options.   kind: what it is, for messages
+
+    It may be a function, too.   -> the file, the object.   Raises ValueError as `find_task` does.
+    """
+    path, cls = _class_in_file(kind, *name.rsplit(":", 1))
+    _check_options(name, cls, options, kind)
+    with named(f"{kind} {name!r} cannot be made", cls):
+        return path, cls(**options)
+
+
+def _class_in_file(kind: str, file: str, class_name: str) -> tuple[Path, Callable[..., Any]]:
     path = Path(file).expanduser().resolve()
     if not path.is_file():
         advice = "check the path (a relative one is taken from the current folder)"
-        raise ValueError(f"there is no task file {file!r}: {advice}")
+        raise ValueError(f"there is no {kind} file {file!r}: {advice}")
     if path.suffix != ".py":
-        raise ValueError(f"the task file {file!r} is no .py file: name one")
-    module_name = f"minigrpo_task_{path.stem}_{zlib.crc32(os.fsencode(path)):08x}"
-    with named(f"the task file {file!r} cannot be imported"):
+        raise ValueError(f"the {kind} file {file!r} is no .py file: name one")
+    module_name = f"minigrpo_{kind}_{path.stem}_{zlib.crc32(os.fsencode(path)):08x}"
+    with named(f"the {kind} file {file!r} cannot be imported"):
         module = run_file(path, module_name)
     if not callable(found := getattr(module, class_name, None)):
         found = {key: value for key, value in vars(module).items() if inspect.isclass(value)}
         classes = [key for key, value in found.items() if value.__module__ == module_name]
-        told = f"the task file {file!r} has no class {class_name!r}"
+        told = f"the {kind} file {file!r} has no class {class_name!r}"
         raise ValueError(f"{told}: it has {', '.join(classes) or 'none'}")
     return path, found
 
 
-def _check_options(name: str, cls: Callable[..., Task], options: dict[str, Any]) -> None:
+def _check_options(
+    name: str, cls: Callable[..., Any], options: dict[str, Any], kind: str = "task"
+) -> None:
     parameters = inspect.signature(cls).parameters.values()
     accepted = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     known = [p.name for p in accepted]
     listed = f"its options are {', '.join(known)}" if known else "it has no options"
     unknown = sorted(set(options) - set(known))
     if unknown and not any(p.kind == p.VAR_KEYWORD for p in parameters):
-        raise ValueError(f"task {name!r} has no option {unknown[0]!r}: {listed}")
+        raise ValueError(f"{kind} {name!r} has no option {unknown[0]!r}: {listed}")
     for p in accepted:
         if p.default is p.empty and p.name not in options:
-            raise ValueError(f"task {name!r} needs the option {p.name!r}: {listed}")
+            raise ValueError(f"{kind} {name!r} needs the option {p.name!r}: {listed}")
 
 
 def _check_parts(name: str, task: Any, file: str) -> None:

@@ -29,7 +29,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -78,8 +77,9 @@ class Tokenised:
         found = getattr(task, name)
         if name == "for_run":
             return lambda seed: Tokenised(found(seed), self.tokenizer)
-        own = {"demonstrations": self._demonstrations, "score_prefix": partial(self._judged, found)}
-        return own.get(name, found)
+        if name == "score_prefix" and found is not None:
+            return self._judged_by(found)
+        return self._demonstrations if name == "demonstrations" else found
 
     @property
     def stop(self) -> Stop | None:
@@ -100,12 +100,17 @@ class Tokenised:
 
     def score(self, rollouts: Any) -> np.ndarray:
         """(B,) the reward of each completion, which is judged up to its stop string."""
-        return score_texts(rollouts, self.tokenizer, partial(self._judged, self.task.reward))
+        return score_texts(rollouts, self.tokenizer, self._judged_by(self.task.reward))
 
-    def _judged(self, judge: Callable[[Any, str], Any], prompt: str, text: str) -> Any:
-        """What a function of the task says of a text, which is cut before a stop string."""
-        asked = deepcopy(getattr(prompt, "asked", prompt))  # the task's own, which it may change
-        return judge(asked, _until(text, stop_strings(optional(self.task, "stop"))))
+    def _judged_by(self, judge: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+        """judge(prompt, text), asked of what the prompt was made of, and up to the stop string."""
+        stops = stop_strings(optional(self.task, "stop"))
+
+        def asked(prompt: Any, text: str) -> Any:
+            own = deepcopy(getattr(prompt, "asked", prompt))  # which a reward may change
+            return judge(own, _until(text, stops))
+
+        return asked
 
     def _demonstrations(
         self, rng: np.random.Generator, n: int

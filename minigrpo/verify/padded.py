@@ -37,11 +37,13 @@ def padded_loss(
     *,
     truncated: Array | None = None,
     max_new_tokens: int = 1,
+    process_rewards: Array | None = None,
 ) -> tuple[float, Array]:
     """The loss of an objective and d loss / d logp, by the definitions.   -> loss, (B,T)
 
     groups: G lists of k completions; logp, old, ref (B,T), anything in the padding;
-    rewards (B,), group after group; truncated (B,) bool.
+    rewards (B,), group after group; truncated (B,) bool; process_rewards (B,T), the same for all
+    members of a node, which the objective has a process_weight for.
     """
     o, rewards = objective, np.asarray(rewards, dtype=np.float64)
     n_rows, width = logp.shape
@@ -73,6 +75,14 @@ def padded_loss(
                 "none": 0.0,
             }[o.baseline]
             advantage[rows] = ((r - baseline) / scale)[:, None]
+        advantage[rows] *= o.outcome_weight
+        if process_rewards is not None:
+            inside = np.arange(width) < lengths[:, None]  # (B,T)
+            own = process_rewards[rows][inside[rows]]
+            spread = {"group_std": own, "batch_std": process_rewards[inside], "none": own[:1]}
+            spread = spread[o.scale]
+            scale = spread.std(ddof=o.ddof) + o.std_eps if np.ptp(spread) else 1.0
+            advantage[rows] += o.process_weight * (process_rewards[rows] - own.mean()) / scale
         weight[rows, columns] = 1 / size_or_1**o.alpha
         share[rows] = {
             "group_token_mean": 1 / (len(groups) * max(mask[rows].sum(), 1)),

@@ -11,6 +11,7 @@ The tests only read the files.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,19 @@ CONFIGS = {
         "tie_embeddings": True,
         "norm_eps": 1e-2,
     },
+    "qwen2_llama3": {
+        "vocab_size": 11, "dim": 12, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "ffn_dim": 14,
+        "tie_embeddings": True, "model_type": "qwen2", "rope_base": 50.0,
+        "rope_scaling": {
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 0.4, "high_freq_factor": 3.0,
+            "original_max_position_embeddings": 20,
+        },
+    },
+    "qwen3_linear": {
+        "vocab_size": 11, "dim": 10, "n_layers": 2, "n_heads": 3, "n_kv_heads": 1, "ffn_dim": 14,
+        "tie_embeddings": False, "model_type": "qwen3", "head_dim": 8, "rope_base": 100.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 2.5},
+    },
 }  # fmt: skip
 DEFAULTS = {"rope_base": 10_000.0, "norm_eps": 1e-5, "max_seq_len": 32}
 # Groups: a prompt and its completions.  Shared prefixes, a duplicate, a prefix of another one, an
@@ -46,25 +60,35 @@ GROUPS = [
 ]
 
 
+def width_of_heads(config: dict) -> int:
+    return config.get("head_dim") or config["dim"] // config["n_heads"]
+
+
 def random_weights(config: dict, rng: np.random.Generator) -> dict[str, torch.Tensor]:
     """Large enough for attention to be far from uniform; float32 numbers (the files are smaller),
     computed with in float64.
     """
-    d, f, e = config["dim"], config["ffn_dim"], config["dim"] // config["n_heads"]
+    d, f, e = config["dim"], config["ffn_dim"], width_of_heads(config)
+    q, kv = config["n_heads"] * e, config["n_kv_heads"] * e
     shapes = {"model.embed_tokens.weight": (config["vocab_size"], d)}
     for i in range(config["n_layers"]):
         layer = f"model.layers.{i}."
         shapes |= {
             layer + "input_layernorm.weight": (d,),
-            layer + "self_attn.q_proj.weight": (d, d),
-            layer + "self_attn.k_proj.weight": (config["n_kv_heads"] * e, d),
-            layer + "self_attn.v_proj.weight": (config["n_kv_heads"] * e, d),
-            layer + "self_attn.o_proj.weight": (d, d),
+            layer + "self_attn.q_proj.weight": (q, d),
+            layer + "self_attn.k_proj.weight": (kv, d),
+            layer + "self_attn.v_proj.weight": (kv, d),
+            layer + "self_attn.o_proj.weight": (d, q),
             layer + "post_attention_layernorm.weight": (d,),
             layer + "mlp.gate_proj.weight": (f, d),
             layer + "mlp.up_proj.weight": (f, d),
             layer + "mlp.down_proj.weight": (d, f),
         }
+        if config.get("model_type") == "qwen2":
+            for name, size in (("q", q), ("k", kv), ("v", kv)):
+                shapes[f"{layer}self_attn.{name}_proj.bias"] = (size,)
+        if config.get("model_type") == "qwen3":
+            shapes |= {f"{layer}self_attn.{name}_norm.weight": (e,) for name in "qk"}
     shapes["model.norm.weight"] = (d,)
     if not config["tie_embeddings"]:
         shapes["lm_head.weight"] = (config["vocab_size"], d)
@@ -90,10 +114,30 @@ def rotate_half(x: torch.Tensor) -> torch.Tensor:
     return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
 
 
-def rotary(x: torch.Tensor, base: float) -> torch.Tensor:
+def scaled(inv_freq: torch.Tensor, scaling: dict) -> torch.Tensor:
+    """Frequency by frequency, as Llama 3.1's authors describe it."""
+    if scaling["rope_type"] == "linear":
+        return inv_freq / scaling["factor"]
+    factor, context = scaling["factor"], scaling["original_max_position_embeddings"]
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    found = []
+    for frequency in inv_freq.tolist():
+        wavelength = 2 * math.pi / frequency
+        if wavelength < context / high:
+            found.append(frequency)
+        elif wavelength > context / low:
+            found.append(frequency / factor)
+        else:
+            smooth = (context / wavelength - low) / (high - low)
+            found.append((1 - smooth) * frequency / factor + smooth * frequency)
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def rotary(x: torch.Tensor, base: float, scaling: dict | None = None) -> torch.Tensor:
     """x (heads, T, E)"""
     width = x.shape[-1]
     inv_freq = 1.0 / base ** (torch.arange(0, width, 2, dtype=torch.float64) / width)
+    inv_freq = scaled(inv_freq, scaling) if scaling else inv_freq
     angles = torch.outer(torch.arange(x.shape[1], dtype=torch.float64), inv_freq)
     angles = torch.cat((angles, angles), dim=-1)
     return x * angles.cos() + rotate_half(x) * angles.sin()
@@ -106,7 +150,7 @@ def repeat_kv(x: torch.Tensor, times: int) -> torch.Tensor:
 def llama_logits(config: dict, weights: dict[str, torch.Tensor], tokens: list[int]) -> torch.Tensor:
     """The logits after every token.   (T,) -> (T,V)"""
     heads, kv_heads, eps = config["n_heads"], config["n_kv_heads"], config["norm_eps"]
-    e = config["dim"] // heads
+    e = width_of_heads(config)
     n = len(tokens)
     mask = torch.full((n, n), -torch.inf, dtype=torch.float64).triu(1)
     x = weights["model.embed_tokens.weight"][torch.tensor(tokens)]
@@ -117,11 +161,21 @@ def llama_logits(config: dict, weights: dict[str, torch.Tensor], tokens: list[in
             "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
         )}  # fmt: skip
         h = rms_norm(x, layer["input_layernorm"], eps)
+
+        def bias(name: str, i: int = i) -> torch.Tensor | float:
+            return weights.get(f"model.layers.{i}.self_attn.{name}_proj.bias", 0.0)
+
         q, k, v = (
-            (h @ layer[f"self_attn.{name}_proj"].T).view(n, count, e).transpose(0, 1)
+            (h @ layer[f"self_attn.{name}_proj"].T + bias(name)).view(n, count, e).transpose(0, 1)
             for name, count in (("q", heads), ("k", kv_heads), ("v", kv_heads))
         )
-        q, k = rotary(q, config["rope_base"]), rotary(k, config["rope_base"])
+        if config.get("model_type") == "qwen3":
+            q_norm, k_norm = (
+                weights[f"model.layers.{i}.self_attn.{name}_norm.weight"] for name in "qk"
+            )
+            q, k = rms_norm(q, q_norm, eps), rms_norm(k, k_norm, eps)
+        scaling = config.get("rope_scaling")
+        q, k = (rotary(x, config["rope_base"], scaling) for x in (q, k))
         k, v = repeat_kv(k, heads // kv_heads), repeat_kv(v, heads // kv_heads)
         attention = torch.softmax(q @ k.transpose(1, 2) / e**0.5 + mask, dim=-1)
         x = x + (attention @ v).transpose(0, 1).reshape(n, heads * e) @ layer["self_attn.o_proj"].T
