@@ -76,7 +76,8 @@ class Watchman:
             yield "collapse", f"greedy accuracy on held-out problems fell {fell}: {AGAIN}"
         if "reward" not in metrics or len(self._steps) < WINDOW:
             return
-        dead = [m["frac_reward_zero_std"] == 1 for m in self._steps]
+        equal, alive = "frac_reward_zero_std", "frac_groups_steps_only"  # these learn from steps
+        dead = [m[equal] - m.get(alive, 0) == 1 for m in self._steps]
         lately = f"in steps {self._steps[0]['step']} to {metrics['step']}"
         now, cut = self._mean("reward"), self._mean("completions/clipped_ratio") > MOST
         if fell := self._fall_of_reward(now, all(dead)):

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from minigrpo.logs.groups import read_groups
 from minigrpo.runs.folder import METRICS, SAMPLES, NoStepYet, check_records, read_metrics
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.runs.warning_signs import warning_sign
+from minigrpo.runs.warning_signs import Watchman
 from minigrpo.show.comparison import run_settings, run_title
 from minigrpo.show.plots import PART, SHARES, drawn, metrics_figure
 from minigrpo.show.tree_plots import draw_tree
@@ -63,9 +63,9 @@ def _page(folder: Path, locked: bool) -> tuple[bool, str, str]:
     state += f"step {step} of {steps}" if records else "no step has been finished yet"
     if state.startswith("Stopped"):
         state += f" (go on with: minigrpo train --resume {quoted(str(folder))})"
-    ends = sorted({*range(500), *range(0, len(records), 1 + len(records) // 500), len(records)})
-    found = dict(sign for n in reversed(ends) if (sign := warning_sign(records[:n])))
-    signs = [f'<p class="warning"><b>Warning:</b> {_text(x)}</p>' for x in found.values()]
+    watchman = Watchman()
+    said = [_text(sign) for record in records for sign in watchman.look(record).values()]
+    signs = [f'<p class="warning"><b>Warning:</b> {sign}</p>' for sign in said]
     known = {k for record in records for k, v in record.items() if isinstance(v, int | float)}
     keys = ("reward", *SHARES, "entropy", "kl", *sorted(filter(PART.fullmatch, known)))
     panels = [_image(metrics_figure(records, [key]), key) for key in keys if key in known]
