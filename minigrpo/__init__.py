@@ -1,6 +1,7 @@
 """GRPO is secretly a process reward model: the result from scratch, with hand-written gradients.
 
-    >>> def score(rollouts):  # your own loop: a reward for each completion, here its number of 1s
+    >>> import numpy as np, minigrpo as mg
+    >>> def score(rollouts):  # a reward for each completion: how many of its tokens are 1
     ...     return [(tokens == 1).sum() for group in rollouts.completions for tokens in group]
     >>> model = mg.Transformer(mg.TransformerConfig(vocab_size=3, dim=16, n_layers=1, n_heads=2))
     >>> optimizer, objective = mg.AdamW(model.parameters), mg.Objective.preset("lambda_grpo")
@@ -37,6 +38,7 @@ Plots
     plot_runs                     the metrics of a run, or one metric of several
     draw_tree                     a group of completions as a tree
 
+Each name in full, with an example: help(mg.sample), and so on; all of them follow below.
 The textbook, in this order: tree, rewards, objectives, ops, transformer, sampler, trainer.
 """
 

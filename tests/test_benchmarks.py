@@ -8,9 +8,10 @@ import pytest
 from helpers import tiny_model
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks import compare, curves, tree_building
+from benchmarks import compare, curves, model_memory, tree_building
 from minigrpo import lambda_weights
 from minigrpo.runs.bench import Bench, Workload
+from minigrpo.runs.memory import parameters_of
 
 
 @pytest.mark.parametrize(("k", "n"), [(1, 5), (6, 40), (20, 30)])
@@ -76,3 +77,17 @@ def test_the_interval_of_ratios_is_over_the_starts():
     assert compare.interval(np.full((3, 4), 1.25)) == "1.250 (1.250 … 1.250)"
     between = np.repeat([[0.9], [1.0], [1.1]], 50, axis=1)  # starts differ, the pairs of one do not
     assert compare.interval(between) == "1.000 (0.900 … 1.100)"
+
+
+def test_the_table_of_memory_is_the_one_that_is_printed():
+    text = (Path(compare.__file__).parents[1] / "minigrpo/models/README.md").read_text("utf-8")
+    assert model_memory.table() in text
+    published = {  # parameters, as the models' pages give them
+        "SmolLM2-135M": 134_515_008,
+        "SmolLM2-360M": 361_821_120,
+        "Qwen2.5-0.5B": 494_032_768,
+        "Qwen3-0.6B": 596_049_920,
+        "Llama-3.2-1B": 1_235_814_400,
+        "DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000,
+    }
+    assert {n: parameters_of(c) for n, c in model_memory.MODELS.items()} == published

@@ -368,6 +368,13 @@ def test_panels_of_one_run_are_smoothed(run, tmp_path):
     folder = make_run(tmp_path / "a", [0, 1, 2])
     for smooth in ("0", "-1", "x"):
         one_line(run("plot", folder, "--smooth", smooth))
+    for smooth in (0, -3):
+        for draw in (
+            lambda n: metrics_figure(records, smooth=n),
+            lambda n: compare_runs([folder], smooth=n),
+        ):
+            with pytest.raises(ValueError, match="take at least 1"):
+                draw(smooth)
     out = tmp_path / "x.svg"
     assert run("plot", folder, "--smooth", 2, "--out", out)[0] == 0
     assert "running mean of 2" in out.read_text(encoding="utf-8")

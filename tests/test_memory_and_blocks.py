@@ -70,6 +70,7 @@ def test_a_block_is_never_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch)
     [
         {"dim": 64, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 160},
         {"dim": 48, "n_heads": 3, "n_kv_heads": 3},
+        {"dim": 48, "n_heads": 6, "n_kv_heads": 3, "head_dim": 16, "model_type": "qwen3"},
     ],
 )
 def test_what_a_forward_pass_saves(shape: dict) -> None:

@@ -326,3 +326,29 @@ def test_weights_in_the_order_of_a_checkpoint(tmp_path: Path) -> None:
             np.testing.assert_array_equal(stored[name], weight)
     bias = model.parameters["model.layers.0.self_attn.k_norm.weight"]
     assert (stored["model.layers.0.self_attn.k_norm.weight"][[0, 8]] == bias[:2]).all()
+
+
+# What the published config.json say besides sizes, which are those of `make` here.
+COMMON = {"attention_dropout": 0.0, "hidden_act": "silu", "initializer_range": 0.02}
+COMMON |= {"torch_dtype": "bfloat16", "transformers_version": "4.44.0", "use_cache": True}
+NO_WINDOW = {"use_sliding_window": False, "bos_token_id": 8}
+PUBLISHED = {
+    "Qwen2.5-0.5B": {"max_window_layers": 24, "sliding_window": 32768, "use_mrope": False},
+    "DeepSeek-R1-Distill-Qwen-1.5B": {"max_window_layers": 21, "sliding_window": 4}
+    | {"use_mrope": False},
+    "Qwen3-0.6B": {"attention_bias": False, "max_window_layers": 28, "rope_scaling": None}
+    | {"sliding_window": None},
+    "Llama-3.2-1B": {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1},
+    "Mistral-7B-v0.3": {"bos_token_id": 1, "head_dim": 8, "sliding_window": None},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_keys_of_published_models_are_known(name: str, tmp_path: Path) -> None:
+    start = {"Qwen2": "qwen2", "DeepS": "qwen2", "Qwen3": "qwen3", "Llama": "llama3"}
+    kind = start.get(name[:5], "mistral")
+    model, tokenizer = make(kind)
+    file = save_hugging_face(model, tokenizer, tmp_path / "m") / "config.json"
+    keys = COMMON | (NO_WINDOW if "Qwen" in name else {}) | PUBLISHED[name]
+    file.write_text(json.dumps(json.loads(file.read_text()) | keys))
+    np.testing.assert_array_equal(load_model(tmp_path / "m")[0].logits(TEXT), model.logits(TEXT))

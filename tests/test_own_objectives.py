@@ -29,9 +29,10 @@ TINY = {"dim": 8, "n_layers": 1, "n_heads": 2, "steps": 2, "eval_every": 0}
 # -- the worked examples ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.stem)
-def test_an_example_takes_under_twenty_lines(file):
+@pytest.mark.parametrize("name", ["inverse_square_root", "gspo", "step_verifier"])
+def test_an_example_takes_under_twenty_lines(name):
     """Of its class, all lines with code count, and it says how it is run."""
+    file = EXAMPLES / f"{name}.py"
     text = file.read_text(encoding="utf-8")
     tree = ast.parse(text)
     assert f"{file.name}:" in ast.get_docstring(tree)

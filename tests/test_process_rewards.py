@@ -12,6 +12,7 @@ from minigrpo.experiments.step_verifier import Blind, Verified
 from minigrpo.objectives import PRESETS
 from minigrpo.runs.policy import make_model, make_state
 from minigrpo.runs.train import train, train_step
+from minigrpo.runs.warning_signs import Watchman
 from minigrpo.tasks import CharTokenizer, Tokenised, process_rewards_of
 from minigrpo.tasks.arithmetic import Arithmetic
 from minigrpo.tasks.process_rewards import score_prefixes
@@ -380,3 +381,12 @@ def test_an_objective_alone_refuses_what_it_cannot_use():
             Objective(process_weight=bad)
     with pytest.raises(ValueError, match="group size 1 leaves reinforce nothing to compare"):
         TrainSettings(group_size=1, objective="reinforce", objective_options={"process_weight": 1})
+
+
+@pytest.mark.parametrize(("alive", "said"), [(0.0, ["nothing to compare"]), (0.25, [])])
+def test_a_run_that_learns_from_its_steps_is_not_called_dead(alive, said):
+    watchman = Watchman()
+    own = {"frac_groups_steps_only": alive, "frac_correct": 0.0, "grad_norm": 0.1}
+    same = {"reward": 0.0, "frac_reward_zero_std": 1.0, "completions/clipped_ratio": 0.0} | own
+    told = [kind for step in range(1, 25) for kind in watchman.look({"step": step} | same)]
+    assert told == said

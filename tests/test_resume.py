@@ -282,10 +282,8 @@ TINY = {
     "log_samples_every": 1,
 }
 TINY |= {
-    "task": "arithmetic",
-    "task_options": {"digits": 1},
-    "warm_start_steps": 2,
-    "warm_start_batch": 2,
+    "task": "treewalk",
+    "task_options": {"depth": 2, "root": "L"},
     "eval_every": 3,
 }
 TINY |= {"eval_prompts": 2, "objective_options": {"beta": 0.1}}

@@ -192,7 +192,7 @@ def test_a_run_logs_its_parts(file, capsys):
     assert sorted(drawn) == sorted(record["reward"] for record in samples)
     assert main(["tree", "run", "--reward-name", "rewards/short", "--last"]) == 0
     assert main(["plot", "run", "--key", "rewards/short/mean", "--out", "short.svg"]) == 0
-    assert compare_runs(["run"], "rewards/short/mean").axes[0].get_ylabel() == "rewards/short/mean"
+    assert compare_runs(["run"], "rewards/short/mean").axes[0].lines
     last = seen[-1]
     assert {f"eval/rewards/{n}" for n in ("right", "short", "idle")} <= last.keys()
     told = last["eval/rewards/right"] + last["eval/rewards/short"] / 2

@@ -3,6 +3,7 @@ training, and evaluation from another folder.
 """
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ pytest.importorskip("tokenizers", reason="language models need the extra lm")
 pytest.importorskip("gguf", reason="language models need the extra lm")
 from tiny_language_model import make
 
+from minigrpo import tasks
 from minigrpo.command.cli import main
 from minigrpo.models import save_hugging_face
 from minigrpo.runs.checkpoint import checkpoints
@@ -147,6 +149,29 @@ def test_a_task_of_rows_with_its_neighbours_from_another_folder(model, here, cap
     assert f"note: {here / 'here/data/t.csv'} is not what it was" in err
 
 
+TEMPLATE = "{% for m in messages %}{{ m.role }} {{ m.content }}<end>{% endfor %}"
+TEMPLATE += "{% if add_generation_prompt %}assistant {% endif %}"
+
+
+def test_a_chat_of_rows_is_learned(model, here, capsys):
+    """Prompts are rendered by the model's template, answers end where it ends a turn."""
+    pytest.importorskip("jinja2", reason="chat templates need the extra lm")
+    shutil.copytree(model, "chat")
+    Path("chat/chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    options = ["chat=true", "system=Brief.", "split=split", "file=data/t.csv", "scorer=number"]
+    options = [word for option in options for word in ("--task-option", option)]
+    command = ["train", "--model", "chat", "--task", "rows", *OPTIONS, *options, *SMALL, *WARM]
+    run(capsys, *command, "--learning-rate", "1e-6", "--out", "run")
+    samples = read_records("run/samples.jsonl")
+    asked = dict(line.split(",")[:2] for line in CSV.splitlines()[1:4])
+    texts = {f"system Brief.<end>user {q}<end>assistant ": a for q, a in asked.items()}
+    assert {s["prompt"] for s in samples} <= set(texts)
+    right = [s["completion"] == texts[s["prompt"]] for s in samples]
+    assert [bool(s["reward"]) for s in samples] == right and np.mean(right) > 0.5
+    out, err = run(capsys, "evaluate", "run", "--prompts", 1)
+    assert "note" not in err and "eval/pass@1_greedy" in out
+
+
 def test_runs_on_one_table_are_one_task_however_it_is_called(model, here, capsys):
     files = ["data/t.csv", here / "here/data/t.csv"]
     for seed, file in enumerate(files):
@@ -171,3 +196,24 @@ def test_messages_of_the_command(model, here, capsys):
         capsys, "train", "--task", "rows", *OPTIONS, "--task-option", "file=data/t.csv", code=2
     )[1]
     assert "task 'rows' is made of text, for a language model: give one" in err
+
+
+def test_the_example_of_the_readme(model, here, capsys):
+    readme = (Path(tasks.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    section = readme.split("## Your own data")[1].split("\n## ")[0]
+    command, python = (
+        section.split(f"```{kind}\n")[1].split("```")[0] for kind in ("bash", "python")
+    )
+    Path("my_task.py").write_text(python, encoding="utf-8")
+    cities = {"Peru": "Lima", "Cuba": "Havana", "Egypt": "Cairo", "Chad": "N'Djamena"}
+    table = "country,capital\n" + "".join(f"{c},{a}\n" for c, a in cities.items())
+    Path("capitals.csv").write_text(table, encoding="utf-8")
+    words = shlex.split(command.replace("smollm2", shlex.quote(model)))
+    assert words.pop(0) == "minigrpo"
+    run(capsys, *words, *SMALL, "--task-option", "max_new_tokens=3", "--warm-start-steps", 1)
+    assert "The capital of" in Path("capitals/samples.jsonl").read_text(encoding="utf-8")
+    task = tasks.find_task("my_task.py:Capitals")
+    (prompt, text), *_ = task.demonstrations(np.random.default_rng(0), 1)
+    assert json.loads(text)["capital"] in cities.values() and "{" not in prompt[0]["content"]
+    assert task.reward(prompt, text) == {"json": True, "right": True, "short": True}
+    assert task.reward(prompt, "x" * 40) == {"json": False, "right": False, "short": False}

@@ -96,7 +96,9 @@ def test_with_a_task_of_characters(minigrpo, tmp_path, monkeypatch):
     sweep = "sweep --task backwards.py:Backwards --grid objective=grpo,lambda_grpo --seeds 2"
     sweep += " --out sweep --processes 2 --steps"
     printed = minigrpo(f"{sweep} 10")  # in two processes
-    assert printed.startswith("0 of 4 runs are finished\nobjective    runs  steps_done  ")
+    lines = printed.splitlines()
+    assert lines[0].startswith("0 of 4 runs are finished; while the others run, minigrpo table ")
+    assert lines[1].startswith("objective    runs  steps_done  ")
     folders = [f"sweep/objective={o},seed={s}" for o in ("grpo", "lambda_grpo") for s in (0, 1)]
     assert sorted(map(str, (tmp_path / "sweep").iterdir())) == [str(tmp_path / f) for f in folders]
 
@@ -115,7 +117,7 @@ def test_with_a_task_of_characters(minigrpo, tmp_path, monkeypatch):
     printed = minigrpo("train --steps 15 --resume", folders[3])  # one of them goes on
     assert "15 steps" in printed and "greedy pass@1" in printed
     monkeypatch.setattr(parallel, "run_jobs", serial)
-    assert minigrpo(f"{sweep} 15").startswith("1 of 4 runs are finished\n")  # then all
+    assert minigrpo(f"{sweep} 15").startswith("1 of 4 runs are finished; ")  # then all
     minigrpo("table sweep --all --out all.csv")
     assert [row["steps_done"] for row in numbers("all.csv")] == [15] * 4
     assert {row["task"] for row in numbers("all.csv")} == {"backwards.py:Backwards"}

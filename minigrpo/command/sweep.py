@@ -32,18 +32,18 @@ def run_sweep(a: argparse.Namespace) -> int:
     from minigrpo.experiments.parallel import run_jobs
     from minigrpo.show.table import read_run, table_text
 
-    runs = _planned(a)
+    runs, out = _planned(a), quoted(a.out)
     for folder in filter(checkpoints, runs):
         check_same(folder, read_settings(folder), asdict(runs[folder]))
     left = [f for f, s in runs.items() if not checkpoints(f) or steps_taken(f) != s.steps]
-    print(f"{len(runs) - len(left)} of {len(runs)} runs are finished", flush=True)
+    how_far = f"; while the others run, minigrpo table {out} tells how far they are" if left else ""
+    print(f"{len(runs) - len(left)} of {len(runs)} runs are finished{how_far}", flush=True)
     jobs = [{"settings": asdict(runs[folder]), "folder": str(folder)} for folder in left]
     told = zip(left, run_jobs(train_one, jobs, title="sweep", processes=a.processes), strict=True)
     if rows := [read_run(folder) for folder in filter(checkpoints, runs)]:
         print(table_text(rows))
     for line in (failed := [f"FAILED {folder}: {why}" for folder, why in told if why]):
         print(visible(line))
-    out = quoted(a.out)
     print(f"a row per run: minigrpo table {out} --out runs.csv; curves: minigrpo plot {out}/*/")
     return 1 if failed else 0
 

@@ -101,7 +101,10 @@ class SGD:
     def step(self, parameters: Parameters, gradients: Parameters, learning_rate: float) -> None:
         """Update the parameters in place."""
         self.step_count += 1
-        parameters.flat -= learning_rate * gradients.flat
+        theta, xp = parameters.flat, array_module(parameters.flat)
+        block = BLOCK if xp is np else DEVICE_BLOCK  # no temporary as large as the model
+        for start in range(0, theta.size, block):
+            theta[start : start + block] -= learning_rate * gradients.flat[start : start + block]
 
     def arrays(self) -> dict[str, Array]:
         """Nothing."""

@@ -16,12 +16,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minigrpo.experiments import tables as t
-from minigrpo.experiments.figures import band, look, panels, percent, styled
+from minigrpo.experiments.figures import band, dots, look, panels, percent, styled
 from minigrpo.experiments.reproduce import Request
 from minigrpo.experiments.warm_start import warm_policies, warm_policy
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train
-from minigrpo.show.drawing import INK
+from minigrpo.show.drawing import INK, ORANGE
 from minigrpo.tasks.arithmetic import Arithmetic, first_wrong_step
 
 EVERY, PROMPTS, STEPS, EARLY = 5, 200, 60, 20
@@ -121,23 +121,21 @@ def table(runs: dict[str, list[dict[str, list[float]]]]) -> list[t.Row]:
 
 @styled
 def figures(rows: t.Rows) -> dict[str, Figure]:
-    """Held-out greedy accuracy along training, and the area under it less GRPO's, by seed."""
+    """Held-out greedy accuracy along training, and its mean less GRPO's, with a ring per seed."""
     figure, ((curves, areas),) = panels(1, 2, 11, 4.2)
     for number, row in enumerate(rows):
-        points = row["points"]
         style = look(number) | {"label": ARMS[row["arm"]][0]}
-        band(curves, [point["step"] for point in points], points, "greedy", **style)
-        at, ends = row["area_less_grpo"], (row["area_less_grpo_low"], row["area_less_grpo_high"])
-        distances = [[at - ends[0]], [ends[1] - at]]
-        areas.errorbar([at], [-number], xerr=distances, capsize=3, **style | {"ls": ""})
+        band(curves, [p["step"] for p in row["points"]], row["points"], "greedy", **style)
         seeds = np.subtract(row["area_of_seed"], rows[0]["area_of_seed"])
-        areas.plot(seeds, np.full(len(seeds), -number - 0.2), "o", ms=3, mfc="none", color=INK)
+        areas.plot(np.full(len(seeds), number + 0.2), seeds, "o", ms=3, mfc="none", color=ORANGE)
+    dots(areas, range(len(rows)), rows, "area_less_grpo")
+    areas.axhline(0, color=INK, lw=0.8)
+    names = [ARMS[row["arm"]][0].replace(" ", "\n") for row in rows]
+    areas.set_xticks(range(len(rows)), names, fontsize=9)
+    areas.set(ylabel="mean accuracy along training,\nless GRPO's with the same seed")
     curves.set(xlabel="training step", ylabel="held-out problems right (greedy)")
     curves.legend(loc="lower right", fontsize=9)
     percent(curves)
-    areas.axvline(0, color=INK, lw=0.8)
-    areas.set_yticks(-np.arange(len(rows)), [ARMS[row["arm"]][0] for row in rows])
-    areas.set(xlabel="mean accuracy along training,\nless GRPO's with the same seed")
     return {"step-verifier": figure}
 
 

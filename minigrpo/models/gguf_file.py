@@ -143,10 +143,7 @@ class GGUFFile:
         return config
 
     def _scaled(self, config: TransformerConfig) -> TransformerConfig:
-        """With the scaling of its rotary positions: by one factor, or by one per pair (Llama 3.1).
-
-        Where llama.cpp has made the latter of a factor, that factor is found again.
-        """
+        """With its rotary positions scaled: by a factor, or by divisors as Llama 3.1's are made."""
         keys = (f"{self._kind}.rope.{key}" for key in ("scaling.factor", "scale_linear"))
         factor = next((self.metadata[key] for key in keys if key in self.metadata), 1) or 1
         linear = replace(config, rope_scaling={"rope_type": "linear", "factor": factor})

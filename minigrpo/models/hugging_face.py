@@ -39,7 +39,7 @@ HARMLESS = re.compile(  # keys of config.json that change no logit, or are read 
     r"|top_[kp]|typical_p|bad_words_ids|\w+_penalty|(encoder_)?no_repeat_ngram_size"
     r"|remove_invalid_values|(begin_)?suppress_tokens"
 )
-OFF = "attention_bias mlp_bias rope_interleaved use_sliding_window is_encoder_decoder"
+OFF = "attention_bias mlp_bias rope_interleaved use_sliding_window use_mrope is_encoder_decoder"
 ONE = "partial_rotary_factor logits_scaling residual_multiplier embedding_multiplier"
 NEUTRAL: dict[str, tuple] = (  # what other keys may say, besides null, without changing a logit
     {"hidden_act": ("silu", "swish"), "tie_word_embeddings": (False, True), "pruned_heads": ({},)}
@@ -183,10 +183,7 @@ class HuggingFaceFolder:
         return keys
 
     def _rotary(self) -> tuple[float, dict[str, Any] | None]:
-        """Base and scaling of the rotary positions, from their older or newer places.
-
-        Raises ValueError for a scaling that is not supported, and where two places disagree.
-        """
+        """Base and scaling of the rotary positions, from their older or newer places."""
         file, places, found = self.path / "config.json", [self.settings], []
         for key in ("rope_parameters", "rope_scaling"):
             if rope := self.settings.get(key):
@@ -196,9 +193,9 @@ class HuggingFaceFolder:
                 places.append(rope)
         given = [place["rope_theta"] for place in places if "rope_theta" in place]
         bases = {real(base, "rope_base", f"{file}: rope_theta") for base in given} or {10_000.0}
-        if len(bases) > 1 or found[1:] != found[:-1]:
-            several = f"rope_theta: {sorted(bases)}" if len(bases) > 1 else f"scalings: {found}"
-            raise ValueError(f"{file} gives several {several}")
+        for what, several in (("rope_theta", sorted(bases)), ("scalings", found)):
+            if several[1:] != several[:-1]:
+                raise ValueError(f"{file} gives several {what}: {several}")
         return bases.pop(), next(iter(found), None)
 
     def _whole(self, key: str, default: int | None = None) -> int:
@@ -293,10 +290,7 @@ def _tensors(file: Path) -> dict[str, Stored]:
 
 
 def _scaling(rope: dict[str, Any], context: int) -> dict[str, Any] | None:
-    """What is said of rotary positions, for a TransformerConfig; None: they are not scaled.
-
-    Raises ValueError for another type of scaling than linear and llama3.
-    """
+    """What is said of rotary positions, for a TransformerConfig; None: they are not scaled."""
     rest = {k: v for k, v in rope.items() if (k, v) != ("partial_rotary_factor", 1)}
     rest.pop("rope_theta", None)
     kind, *other = [rest.pop(k) for k in ("rope_type", "type") if k in rest] or ["default"]

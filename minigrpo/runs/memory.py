@@ -35,10 +35,11 @@ def node_bytes(config: TransformerConfig, dtype: str) -> float:
     """Bytes of what a node's forward pass saves for its backward pass, layer by layer.
 
     Norms and the inputs of products 4·D, queries, keys and values with attention's copies
-    3·H·E + 4·K·E, attention's probabilities H·keys, SwiGLU 5·F.
+    3·H·E + 4·K·E (and H·E + K·E if they are normed), attention's probabilities H·keys, SwiGLU 5·F.
     """
-    c = config
-    heads = (3 * c.n_heads + 4 * c.n_kv_heads) * c.head_dim + c.n_heads * KEYS
+    c, normed = config, config.model_type == "qwen3"
+    heads = ((3 + normed) * c.n_heads + (4 + normed) * c.n_kv_heads) * c.head_dim
+    heads += c.n_heads * KEYS
     return c.n_layers * np.dtype(dtype).itemsize * (4 * c.dim + heads + 5 * c.ffn_dim)
 
 

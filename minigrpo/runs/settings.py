@@ -29,6 +29,7 @@ ALLOWED |= {"max_grad_norm": "above 0, or none for no clipping"}
 class TrainSettings:
     """All that determines a run.   Raises ValueError for settings that cannot work.
 
+    `minigrpo train --help` says what each is for.
     >>> settings = mg.TrainSettings(task="arithmetic", objective="grpo", steps=500, seed=1)
     >>> settings.prompts_per_step * settings.group_size  # completions per step
     128

@@ -49,8 +49,7 @@ def compare_runs(
     Raises ValueError for runs of several tasks, a run (or the same seed and settings) given twice,
     a run without the metric, and labels that are not as many as the lines, or not all different.
     """
-    ignored = {"seed", "checkpoint_every", "log_samples_every", "task_file", *TASK}
-    ignored |= {"data_file"}
+    ignored = {"seed", "checkpoint_every", "log_samples_every", "task_file", "data_file", *TASK}
     ignored |= set() if key == "step_time" else set(MAY_CHANGE)
     ignored |= set() if key.startswith("eval/") else {"eval_every", "eval_prompts"}
     settings_of: dict[str | Path, dict] = {}

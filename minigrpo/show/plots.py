@@ -94,6 +94,8 @@ def bootstrap_interval(
 
 def running_mean(values: np.ndarray, n: int) -> np.ndarray:
     """The mean of each value and the n - 1 before it, fewer at the start.   (...,S) -> (...,S)"""
+    if n < 1:
+        raise ValueError(f"a running mean of {n} values cannot be drawn: take at least 1")
     stops = range(1, values.shape[-1] + 1)
     return np.stack([values[..., max(stop - n, 0) : stop].mean(-1) for stop in stops], -1)
 
@@ -174,16 +176,16 @@ def metrics_figure(
     records: the lines of metrics.jsonl, each with a "step".  keys: by default those of METRICS that
     any record has, and the parts of the reward.  A running mean of `smooth` values is drawn over
     the pale raw line; by default, beyond 40 steps, one of 10 or of a fortieth of the steps.
-    Raises ValueError if there is nothing to draw, for a record without a step, and for a key that
-    no record has.
+    Raises ValueError if there is nothing to draw, for a record without a step, for a key that no
+    record has, and for a mean of less than one value.
     """
     present: dict[str, None] = {}
     for i, record in enumerate(records):
         if not isinstance(record.get("step"), int | float):
             raise ValueError(f'record {i} has no "step": each line of metrics needs one')
         present |= dict.fromkeys(k for k, v in record.items() if isinstance(v, int | float))
-    usual = ["reward", *filter(PART.fullmatch, present), *list(METRICS)[1:]]
-    chosen = [key for key in usual if key in present] if keys is None else list(keys)
+    known = ["reward", *filter(PART.fullmatch, present), *list(METRICS)[1:]]
+    chosen = [key for key in known if key in present] if keys is None else list(keys)
     missing = [key for key in chosen if key not in present]
     if missing or not chosen:
         wanted = ", ".join(missing) or "any of the usual metrics"
@@ -198,8 +200,9 @@ def metrics_figure(
         ax = figure.add_subplot(down, across, i + 1, sharex=ax)
         points = [(r["step"], r[key]) for r in records if is_finite(r.get(key))]
         x, y = np.array(points, dtype=np.float64).reshape(-1, 2).T
-        mean_of = smooth or (max(10, len(x) // 40) if len(x) > 40 else 1)
-        if mean_of > 1 and len(x):
+        usual = max(10, len(x) // 40) if len(x) > 40 else 1
+        mean_of = usual if smooth is None else smooth
+        if mean_of != 1 and len(x):
             ax.plot(x, y, color=BLUE, lw=0.8, alpha=0.35)
             ax.plot(x, running_mean(y, mean_of), color=INK)
         else:

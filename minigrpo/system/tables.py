@@ -18,27 +18,26 @@ Named = list[tuple[str, dict[str, Any]]]  # rows, each after the words to name i
 
 
 def rows_of(data: bytes, name: str) -> Named:
-    """The rows of a file that holds this data.   Cells of CSV are texts, others as they were stored
+    """The rows of a file that holds this data, at least one; cells of CSV are texts.
 
     CSV is split at commas, or at semicolons or tabs if its header has more of those.  Raises
-    ValueError, with the place, for what is no such table, or damaged, or has no rows.
+    ValueError, with the place, for what is no such table, or damaged.
     """
-    of, suffix = f" of {name}", Path(name).suffix.lower()
+    suffix, of = Path(name).suffix.lower(), f" of {name}"
     if suffix not in SUFFIXES:
         raise ValueError(f"{name} is no table that is read: give {', '.join(SUFFIXES)}")
+    text = "" if suffix == ".parquet" else decode(data, name)
     if suffix == ".parquet":
         rows = parquet_rows(io.BytesIO(data), name)
     elif suffix in (".csv", ".tsv"):
-        text = decode(data, name)
         header = text.lstrip().partition("\n")[0]
         rows = csv_rows(text, "\t" if suffix == ".tsv" else max(",;\t", key=header.count), of)
     else:
-        rows = json_rows(decode(data, name), of, "row")
-    for where, row in rows:
-        if not isinstance(row, dict):
-            raise ValueError(f"{where} is not a JSON object: write one for each row")
+        rows = json_rows(text, of, "row") if text.strip() else []
     if not rows:
         raise ValueError(f"{name} has no rows")
+    if bad := [where for where, row in rows if not isinstance(row, dict)]:
+        raise ValueError(f"{bad[0]} is not a JSON object: write one for each row")
     return rows
 
 

@@ -13,6 +13,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -70,26 +71,27 @@ def clean(text: str) -> str:
 
 def bar(items: Iterable[Any], title: str, unit: str, wanted: bool = True, **more: Any) -> Any:
     """Progress on stderr while the items are gone through: a bar, or lines off a terminal."""
+    if not (wanted and sys.stderr.isatty()):
+        return _Lines(items, title, unit, FIRST if wanted else inf, **more)
     from tqdm import tqdm
 
-    if wanted and not sys.stderr.isatty():
-        return _Lines(items, title, unit, **more)
-    more |= {"disable": not wanted, "dynamic_ncols": True}
-    return tqdm(items, desc=visible(title), unit=unit, file=_stderr(), **more)
+    return tqdm(items, visible(title), unit=unit, file=_stderr(), dynamic_ncols=True, **more)
 
 
 class _Lines:
     """In place of a bar: a line now and then, and none at all for what takes seconds."""
 
-    def __init__(self, items: Any, title: str, unit: str, total: int = 0, initial: int = 0) -> None:
-        self.items, self.what, self.shown = items, f"{visible(title)}: {unit}", ""
+    def __init__(
+        self, items: Any, title: str, unit: str, wait: float, total: int = 0, initial: int = 0
+    ) -> None:
+        self.items, self.what, self.wait, self.shown = items, f"{visible(title)}: {unit}", wait, ""
         self.total, self.initial = total or len(items), initial
 
     def set_postfix(self, shown: Mapping[str, str], **_: Any) -> None:
         self.shown = "".join(f", {name} {value}" for name, value in shown.items())
 
     def __iter__(self) -> Iterator[Any]:
-        start, due = monotonic(), monotonic() + FIRST
+        start, due = monotonic(), monotonic() + self.wait
         for done, item in enumerate(self.items, self.initial + 1):
             yield item
             if (now := monotonic()) >= due and done < self.total:

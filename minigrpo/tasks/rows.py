@@ -1,15 +1,6 @@
-"""Problems from a table of your own, a row each: a text task for a language model.
+"""A text task whose problems are the rows of a table of your own (README.md, "Your own data").
 
-    minigrpo train --model smollm2 --task rows --task-option file=capitals.csv \\
-        --task-option prompt="The capital of {country} is" --task-option answer=capital
-
-A subclass may have the options as attributes, its file beside its own, and a scorer that sees rows:
-
-    class Capitals(Rows):
-        file, prompt, split = "capitals.csv", "Give the capital of {country} as JSON.", "split"
-        chat, reward_weights = True, {"short": 0.1}
-        def score_row(self, row, completion):
-            return {"right": row["capital"] in completion, "short": len(completion) < 80}
+A subclass may have the options as attributes, its table beside its own file, and a scorer.
 """
 
 from __future__ import annotations
@@ -37,8 +28,6 @@ from minigrpo.tasks.tools import real_number, whole_number
 
 SPLITS = {"train": "train", "training": "train"}
 SPLITS |= dict.fromkeys(("test", "testing", "val", "valid", "validation", "dev", "eval"), "test")
-KINDS = {"chat": bool, "split": str | int | float, "file": str | PathLike}
-KINDS |= {"max_new_tokens": int, "stop": str | list | tuple}
 NUMBER = re.compile(
     r"(?<![\w.])[-+\u2212]?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+|(?=\.[0-9]))"
     r"(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,4}\b)?"
@@ -63,14 +52,14 @@ class Rows:
     file       a relative path is taken from the current folder; a subclass's, from its own file's
     prompt     a column, or a text with columns in braces: "The capital of {country} is"
     answer     the column of right answers; not needed if a subclass has score_row or reward
-    split      a column of "train" and "test" (validation is "test", too), or the share of problems
-               that are held out, by a hash of the prompt; default 0.1
+    split      a column of "train" and "test" (or "validation", which is "test"), or the share of
+               questions that are held out, by a hash (default 0.1)
     scorer     reward = 1 if the completion is the answer but for case and space ("exact"), has it
-               as whole words ("contains"), or the last numbers are equal ("number"); else 0
+               as whole words ("contains"), or the last numbers are equal ("number"), else 0
     chat       true: the prompt is what a user says, after the text `system`, if there is one
-    demonstration   what a warm start copies, with columns in braces; default: the answer
-    max_new_tokens  default 64, of numbers 256
-    stop       default: the end of the line, but nothing ([]) of numbers and in a chat
+    demonstration   what a warm start copies, with columns in braces (default: the answer)
+    max_new_tokens  default 64, of numbers 256;   stop: default the line's end, but of numbers and
+               in a chat nothing ([])
 
     What differs in case and space alone is one question.  Test problems are distinct until all were
     drawn.  Raises ValueError, naming the row, for an empty cell, one that is no text or number, an
@@ -89,19 +78,19 @@ class Rows:
     stop: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        options = {f.name: getattr(self, f.name) for f in fields(Rows)}
-        for name in options:  # what is not given is a subclass's attribute, or has a default
-            if options[name] is None:
-                options[name] = getattr(type(self), name)
-            value = options[name]
-            if value is not None and not isinstance(value, KINDS.get(name, str)):
-                kind = "true or false" if name == "chat" else "a text or a number"
-                raise ValueError(f"{name} is {shown(value)}: it must be {kind}")
-        is_number = options["scorer"] == "number"
+        names, kinds = [f.name for f in fields(Rows)], {"file": str | PathLike, "chat": bool}
+        for name in names:  # what is not given is a subclass's attribute, or has a default
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(type(self), name))
+            value, kind = getattr(self, name), kinds.get(name, str)
+            checked_below = name in ("split", "max_new_tokens", "stop")
+            if not (value is None or checked_below or isinstance(value, kind)):
+                told = "true or false" if kind is bool else "a text"
+                raise ValueError(f"{name} is {shown(value)}: it must be {told}")
         default = {"scorer": "exact", "chat": False, "split": 0.1}
-        default |= {"max_new_tokens": 256 if is_number else 64}
-        default |= {"stop": () if is_number or options["chat"] else "\n"}
-        vars(self).update({n: default.get(n) if v is None else v for n, v in options.items()})
+        default["max_new_tokens"] = 256 if self.scorer == "number" else 64
+        default["stop"] = () if self.scorer == "number" or self.chat else "\n"
+        vars(self).update({n: v for n, v in default.items() if getattr(self, n) is None})
         whole_number("max_new_tokens", self.max_new_tokens, 1)
         if not isinstance(self.split, str):
             real_number("split", self.split, 0, 1)
@@ -109,15 +98,16 @@ class Rows:
             raise ValueError(f"scorer is {self.scorer!r}: choose exact, contains or number")
         if self.system and not self.chat:
             raise ValueError("system is of a chat: give chat=true too, or leave it out")
-        judges = type(self).score_row is Rows.score_row and type(self).reward is Rows.reward
-        for name in ("file", "prompt", "answer") if judges else ("file", "prompt"):
+        own = any(getattr(type(self), n) is not getattr(Rows, n) for n in ("reward", "score_row"))
+        for name in ("file", "prompt") if own else ("file", "prompt", "answer"):
             if not getattr(self, name):
                 told = f"a task of rows needs the option {name!r}"
-                raise ValueError(f"{told}: its options are {', '.join(options)}")
+                raise ValueError(f"{told}: its options are {', '.join(names)}")
         setattr(self, "texts" if self.chat else "messages", None)  # a task has one of them
         self._problems = self._read()
-        found, names = self._problems.values(), ("train", "test")
-        self._of_split = {name: [p for p in found if p.split == name] for name in names}
+        self._of_split: dict[str, list[_Problem]] = {"train": [], "test": []}
+        for problem in self._problems.values():
+            self._of_split[problem.split].append(problem)
 
     def _read(self) -> dict[str, _Problem]:
         """The distinct problems of the file, by the canonical text of their prompts."""
@@ -130,33 +120,31 @@ class Rows:
         data, self.file = path.read_bytes(), str(path.resolve())
         self.data_sha256 = hashlib.sha256(data).hexdigest()
         rows = rows_of(data, path.name)
-        columns = list(dict.fromkeys(column for _, row in rows for column in row))
+        columns = {column: column for _, row in rows for column in row}
         for name in ("answer", "split"):
             column = getattr(self, name)
             if isinstance(column, str) and column not in columns:
                 told = f"{name} is {shown(column)}, which is no column of {path.name}"
                 raise ValueError(f"{told}: it has {listed(columns)}")
-        prompt = _template("prompt", self.prompt, {c: c for c in columns})
-        if self.demonstration or self.answer:
-            alias = {"answer": self.answer} if self.answer else {}
-            named = alias | {c: c for c in columns}
-            self._copied = _template("demonstration", self.demonstration or "{answer}", named)
+        prompt, copied = _template("prompt", self.prompt, columns), self.demonstration
+        if copied or self.answer:
+            named = ({"answer": self.answer} if self.answer else {}) | columns
+            self._copied = _template("demonstration", copied or "{answer}", named)
         problems: dict[str, _Problem] = {}
         for where, row in rows:
             text = _filled(prompt, row, where)
             key, split = canonical(text), "train"
             if not isinstance(self.split, str):
                 split = "test" if in_test_split(key, self.split) else "train"
-            elif (split := SPLITS.get(canonical(said := _cell(row, self.split, where)))) is None:
+            elif not (split := SPLITS.get(canonical(said := _cell(row, self.split, where)))):
                 told = f"{where} is of the split {shown(said)}"
                 raise ValueError(f"{told}: write train or test (validation is test, too)")
             new = _Problem(where, row, text, split, self._answer(row, where))
             old = problems.setdefault(key, new)
             for name in ("split", "answer"):
                 if (a := getattr(old, name)) != (b := getattr(new, name)):
-                    told = f"{old.where} and {where} ask the same question"
-                    both = f"{shown(str(a))} and {shown(str(b))}"
-                    raise ValueError(f"{told} with different {name}s, {both}: leave one out")
+                    told = f"{old.where} and {where} ask the same question with different {name}s"
+                    raise ValueError(f"{told}, {shown(str(a))} and {shown(str(b))}: leave one out")
         return problems
 
     def _answer(self, row: dict[str, Any], where: str) -> Any:
@@ -173,8 +161,7 @@ class Rows:
     def defaults(self) -> dict[str, Any]:
         """Those of tasks for language models; each test problem is evaluated at most once."""
         n = len(self._of_split["test"])
-        often = {"eval_every": 10 if n else 0, "eval_prompts": max(min(n, 100), 1)}
-        return FewShot.defaults | often
+        return FewShot.defaults | {"eval_every": 10 * (n > 0), "eval_prompts": min(n, 100) or 1}
 
     def texts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[str]:
         """n prompts.   Raises ValueError for a split without problems."""
@@ -199,10 +186,10 @@ class Rows:
     def reward(self, prompt: str | Chat, completion: str) -> Any:
         """What `score_row` gives for the row of the prompt."""
         text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        if canonical(text) not in self._problems:
+        if (problem := self._problems.get(canonical(text))) is None:
             told = f"the prompt {shown(text)} is none of {Path(self.file).name}"
             raise ValueError(f"{told}, so there is no row to judge by: give one that is")
-        return self.score_row(self._problems[canonical(text)].row, completion)
+        return self.score_row(problem.row, completion)
 
     def score_row(self, row: dict[str, Any], completion: str) -> Any:
         """1 if the completion is right by the scorer, else 0; yours may return named parts."""
@@ -210,8 +197,7 @@ class Rows:
         if self.scorer == "number":
             return float(last_number(completion) == answer)
         if self.scorer == "contains":
-            words = rf"(?<!{LETTER}){re.escape(answer)}(?!{LETTER})"
-            return float(re.search(words, said) is not None)
+            return float(bool(re.search(rf"(?<!{LETTER}){re.escape(answer)}(?!{LETTER})", said)))
         return float(said == answer)
 
     def _draw(self, rng: np.random.Generator, n: int, split: str) -> list[_Problem]:
@@ -247,12 +233,12 @@ def _template(name: str, text: str, columns: Mapping[str, str]) -> Template:
         return [("", columns[text])]
     with suppress(ValueError):  # as of a lone brace
         pieces = list(Formatter().parse(text))
-        used = [column for _, column, *_ in pieces if column is not None]
-        if used and set(used) <= set(columns) and not any(a or b for *_, a, b in pieces):
+        used = {column for _, column, *_ in pieces} - {None}
+        if used and used <= set(columns) and not any(a or b for *_, a, b in pieces):
             return [(before, columns.get(column or "")) for before, column, *_ in pieces]
     told = f"{name} is {shown(text)}, neither a column nor a text with columns in braces"
-    advice = "braces of other use are written twice"
-    raise ValueError(f"{told}: the columns are {listed(columns)}, and {advice}")
+    told += f": the columns are {listed(columns)}, and braces of other use are written twice"
+    raise ValueError(told)
 
 
 def _filled(template: Template, row: Mapping[str, Any], where: str) -> str:

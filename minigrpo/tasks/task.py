@@ -102,13 +102,13 @@ def score(task: Task, rollouts: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]
     Raises ValueError for rewards or parts that `check_rewards` refuses, a name that is no
     identifier, and a weight that is not finite or of no part.
     """
-    found, tree = task.score(rollouts), rollouts.tree
+    found: Any = task.score(rollouts)
     if not has_parts(found, "rewards"):
-        return check_rewards(found, tree), {}
+        return check_rewards(found, rollouts.tree), {}
     parts, weights = {}, optional(task, "reward_weights", {})
     for name, values in found.items():
         try:
-            parts[name] = check_rewards(values, tree)
+            parts[name] = check_rewards(values, rollouts.tree)
         except ValueError as error:
             raise ValueError(f"of part {name} of the rewards: {error}") from None
     fits = isinstance(weights, Mapping) and weights.keys() <= parts.keys()
@@ -117,17 +117,16 @@ def score(task: Task, rollouts: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]
         told = f"reward_weights of the task is {shown(weights)}"
         raise ValueError(f"{told}: give a dict of finite numbers for its parts, {', '.join(parts)}")
     total = sum(float(weights.get(name, 1)) * values for name, values in parts.items())
-    return check_rewards(total, tree), parts
+    return check_rewards(total, rollouts.tree), parts
 
 
 def has_parts(reward: Any, of: str) -> bool:
     """Whether a reward is a dict of named parts.   Raises ValueError for a bad name of one."""
-    if not isinstance(reward, Mapping) or not any(isinstance(name, str) for name in reward):
-        return False
-    if not all(isinstance(name, str) and name.isidentifier() for name in reward):
+    named = isinstance(reward, Mapping) and any(isinstance(n, str) for n in reward)
+    if named and not all(isinstance(n, str) and n.isidentifier() for n in reward):
         told = f"{of} with parts named {shown(list(reward))}"
         raise ValueError(f"{told}: name each as Python names a variable")
-    return True
+    return named
 
 
 def sampling_limits(task: Task) -> dict[str, Any]:
