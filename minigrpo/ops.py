@@ -120,7 +120,9 @@ def _dot(a: Array, b: Array) -> Array:
 # -- rotary positions ------------------------------------------------------------------------------
 
 
-def rotation(position: np.ndarray, head_dim: int, base: float, divisors: Array = 1) -> np.ndarray:
+def rotation(
+    position: np.ndarray, head_dim: int, base: float, divisors: Array | int = 1
+) -> np.ndarray:
     """The turn e^{i·t·base^(-2j/E)/divisors[j]} of pair j at position t.   (N,) -> (N,E/2) complex
 
     Source: Su et al., RoFormer, section 3.2.2.

@@ -73,7 +73,12 @@ class Watchman:
             yield "collapse", f"greedy accuracy on held-out problems {fell}: {AGAIN}"
         if "reward" not in metrics or len(self._steps) < WINDOW:
             return
+<<<<<<< HEAD
         dead = [m.get("frac_reward_zero_std") == 1 for m in self._steps]
+=======
+        equal, alive = "frac_reward_zero_std", "frac_groups_steps_only"  # these learn from steps
+        dead = [m.get(equal, 0) - m.get(alive, 0) == 1 for m in self._steps]
+>>>>>>> main
         lately = f"in steps {self._steps[0]['step']} to {metrics['step']}"
         cut = self._mean("completions/clipped_ratio") > MOST
         rewards, (best, when) = np.array(self._rewards), self._best
