@@ -62,7 +62,7 @@ class Watchman:
         if "reward" in metrics:
             self._steps.append(metrics)
             self._rewards.append(metrics["reward"])
-            if metrics.get("frac_reward_zero_std", 1) <= 0.5:
+            if _dead(metrics) <= 0.5:
                 self._best = max(self._best, (metrics["reward"], metrics["step"]))
         new = {kind: said for kind, said in self._signs(metrics) if kind not in self._said}
         self._said |= set(new)
@@ -73,12 +73,7 @@ class Watchman:
             yield "collapse", f"greedy accuracy on held-out problems {fell}: {AGAIN}"
         if "reward" not in metrics or len(self._steps) < WINDOW:
             return
-<<<<<<< HEAD
-        dead = [m.get("frac_reward_zero_std") == 1 for m in self._steps]
-=======
-        equal, alive = "frac_reward_zero_std", "frac_groups_steps_only"  # these learn from steps
-        dead = [m.get(equal, 0) - m.get(alive, 0) == 1 for m in self._steps]
->>>>>>> main
+        dead = [_dead(m) == 1 for m in self._steps]
         lately = f"in steps {self._steps[0]['step']} to {metrics['step']}"
         cut = self._mean("completions/clipped_ratio") > MOST
         rewards, (best, when) = np.array(self._rewards), self._best
@@ -119,6 +114,11 @@ class Watchman:
 
     def _mean(self, name: str, missing: float = 0.0) -> float:
         return float(np.mean([m.get(name, missing) for m in self._steps]))
+
+
+def _dead(metrics: Metrics) -> float:
+    """The share of groups of equal rewards that do not learn from their steps either."""
+    return metrics.get("frac_reward_zero_std", 0) - metrics.get("frac_groups_steps_only", 0)
 
 
 def _fall_of_greedy(before: Metrics, after: Metrics) -> str | None:
