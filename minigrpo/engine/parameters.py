@@ -37,6 +37,7 @@ SCALINGS = {"linear": ("factor",), "llama3": LLAMA3, "divisors": ("divisors",)} 
 class TransformerConfig:
     """The shape of a model.  Raises ValueError if the numbers do not fit together.
 
+    None takes what follows from the others: n_kv_heads is then n_heads, and so on.
     >>> mg.TransformerConfig(vocab_size=100, dim=64, n_layers=2, n_heads=4, n_kv_heads=2).head_dim
     16
     """

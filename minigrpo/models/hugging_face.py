@@ -150,8 +150,8 @@ class HuggingFaceFolder:
     def tokenizer(self) -> TextTokenizer:
         """The folder's tokenizer.json, special tokens and chat template, as transformers has them.
 
-        A completion ends with the ids of config.json and of generation_config.json: `generate` of
-        transformers looks only at the latter, but the former end a text for the model too.
+        The ids of generation_config.json end a completion, as in transformers, and those of
+        config.json too: they end a text for the model.
         """
         more = _json(self.path / "generation_config.json", False).get("eos_token_id")
         eos = self.settings.get("eos_token_id", 2 if more is None else None)

@@ -17,7 +17,8 @@ from minigrpo.engine.backend import Array
 
 WINDOW = 10  # steps that are looked at together
 START = 5  # steps that stand for the policy before it was trained
-MOST = 0.9  # share of completions: most are right, and equal rewards a success, or most are cut off
+SOLVED = 0.75  # share of right completions from which on equal rewards are a success
+MOST = 0.9  # share of completions that were cut off
 ALIKE = 0.01  # nats per token: all completions of a prompt are the same
 CLIPPED = 0.25  # share of tokens; runs that learn from several epochs clip below 0.1
 FAR = 0.5  # nats per token from the reference, for a policy that is not better for it
@@ -36,9 +37,9 @@ class Watchman:
 
     past: the metrics so far, of which nothing is said again;  parameters: one vector, which the
     n_steps to come will change in place.
-    "collapse": the reward fell, and all groups of the last 10 steps are dead (equal rewards); or it
-    fell by half of its distance from the lowest step, and by 5 standard errors; or greedy accuracy
-    fell by a third, and by 5 standard errors.
+    "collapse": the reward fell from that of a live step, and all groups of the last 10 are dead
+    (equal rewards); or it fell by half of its distance from the lowest step, and by 5 standard
+    errors; or greedy accuracy fell by a third, and by 5 standard errors.
     "nothing to compare": all groups of the last 10 steps are dead, and not because all is right.
     "no gradient": it was 0 in 10 steps whose rewards differ.  "no movement": at this pace the
     parameters will move by less than 1e-4 of their size.  "clipped": clipping leaves out a quarter
@@ -64,7 +65,8 @@ class Watchman:
         if "reward" in metrics:
             self._steps.append(metrics)
             self._first += [metrics] * (len(self._first) < START)
-            self._best = max(self._best, metrics, key=lambda m: m["reward"])
+            if metrics.get("frac_reward_zero_std", 1) <= 0.5:  # most groups were alive
+                self._best = max(self._best, metrics, key=lambda m: m["reward"])
             self._lowest = min(self._lowest, metrics["reward"])
             self._n_seen += 1
         new = {kind: said for kind, said in self._signs(metrics) if kind not in self._said}
@@ -77,19 +79,20 @@ class Watchman:
         if "reward" not in metrics or len(self._steps) < WINDOW:
             return
         equal, alive = "frac_reward_zero_std", "frac_groups_steps_only"  # these learn from steps
-        dead = [m[equal] - m.get(alive, 0) == 1 for m in self._steps]
+        dead = [m.get(equal, 0) - m.get(alive, 0) == 1 for m in self._steps]
         lately = f"in steps {self._steps[0]['step']} to {metrics['step']}"
         now, cut = self._mean("reward"), self._mean("completions/clipped_ratio") > MOST
         if fell := self._fall_of_reward(now, all(dead)):
             self._said.add("nothing to compare")  # as that is a part of it
             yield "collapse", f"step {metrics['step']}: the mean reward fell {fell}: {AGAIN}"
-        elif all(dead) and self._mean("frac_correct", now >= 1) < MOST:
+        elif all(dead) and self._mean("frac_correct") < SOLVED:
             same = f"all completions of every prompt earned the same {lately} (mean {now:.3g}), so "
             alike = f"they are all alike, so raise --temperature, or {AGAIN}"
             way_out = LONGER if cut else alike if self._mean("entropy", 1) < ALIKE else EASIER
             yield "nothing to compare", f"{same}nothing is learned: {way_out}"
-        if not any(dead) and self._mean("grad_norm", 1) == 0:
-            why = f"{LONGER}, or the objective masks them" if cut else "take another --objective"
+        if sum(dead) < WINDOW / 2 and self._mean("grad_norm", 1) == 0:
+            apart = "make them differ more, or take another --objective"
+            why = f"{LONGER} (the objective masks such)" if cut else apart
             yield "no gradient", f"the gradient was 0 {lately}, although rewards differ: {why}"
         elif not any(dead) and self._n_seen >= WINDOW and self._some is not None:
             moved = float(((self._some - self._before) ** 2).sum() / (self._before**2).sum()) ** 0.5
@@ -100,6 +103,8 @@ class Watchman:
         if clipped > CLIPPED:
             share = f"clipping left out {clipped:.0%} of the tokens {lately}"
             yield "clipped", f"{share}, as a step moves too far: lower --inner-epochs, or {GENTLER}"
+        if self._first[-1]["step"] >= self._steps[0]["step"]:
+            return
         first, error = self._start_and_error()
         if (kl := self._mean("kl")) > FAR and now < first + 2 * error:
             far = f"the KL to the reference was {kl:.2g} nats per token {lately}, and the reward no"
