@@ -25,10 +25,17 @@ import numpy as np
 from minigrpo.engine.optim import SGD, AdamW
 from minigrpo.engine.parameters import TransformerConfig
 from minigrpo.experiments.controls import AT_THE_NORM_OF
-from minigrpo.experiments.many_policies import OneModel, Tabular, Transformers, n_moves
+from minigrpo.experiments.many_policies import (
+    DEPTH,
+    OneModel,
+    Tabular,
+    Transformers,
+    moves_to,
+    n_moves,
+)
 from minigrpo.objectives import advantages
 
-DEPTH, GROUP_SIZE, MC_GROUP_SIZE, STEPS, LAST, BLOCK = 4, 16, 4, 250, 50, 10
+GROUP_SIZE, MC_GROUP_SIZE, STEPS, LAST, BLOCK = 16, 4, 250, 50, 10
 R_OTHER = 0.7
 Policy = Tabular | Transformers | OneModel
 SMALL = TransformerConfig(vocab_size=3, dim=32, n_layers=2, n_heads=2, max_seq_len=64)
@@ -42,12 +49,6 @@ def leaf_rewards(target: np.ndarray, n: int, r_neg: float, depth: int = DEPTH) -
     leaf, target = np.arange(2**depth), np.asarray(target)[:, None]
     shares = leaf >> (depth - n) == target >> (depth - n)
     return np.where(leaf == target, 1.0, np.where(shares, r_neg, R_OTHER))
-
-
-def moves_to(leaf: np.ndarray, depth: int = DEPTH) -> np.ndarray:
-    """The moves on the way to each leaf, as numbers among those of the tree.   (…,) -> (…,depth)"""
-    level = np.arange(1, depth + 1)
-    return 2**level - 2 + (np.asarray(leaf)[..., None] >> (depth - level))
 
 
 def path_logp(logp: np.ndarray) -> np.ndarray:
