@@ -2,6 +2,7 @@
 
 import ast
 import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -181,6 +182,7 @@ def folder(tmp_path, monkeypatch):
     (here / "my.py").write_text(OWN, encoding="utf-8")
     (here / "beside.py").write_text("FACTOR = 2.0\n", encoding="utf-8")
     monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     return here
 
 
@@ -394,3 +396,39 @@ def test_coefficients_may_have_fields_of_their_own():
     part = more.for_part(np.array([0, 1, 3]), np.array([False, True, True]))
     assert type(part) is More and part.extra.tolist() == [0, 1, 3]
     assert part.push.tolist() == [0, *more.push[[1, 3]]]
+
+
+def test_task_and_objective_keep_their_folders(folder, tmp_path, capsys):
+    """Both import a neighbour of their own only when they are asked, from two folders."""
+    (folder / "late.py").write_text(
+        "from minigrpo import Objective\nclass Late(Objective):\n"
+        "    def node_weights(self, count):\n        from of_objective import power\n"
+        "        return count**power\n",
+        encoding="utf-8",
+    )
+    (folder / "of_objective.py").write_text("power = -1.0\n", encoding="utf-8")
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "task.py").write_text(
+        "from minigrpo.tasks.treewalk import TreeWalk\nclass Walk(TreeWalk):\n"
+        "    def score(self, rollouts):\n        from of_task import factor\n"
+        "        return factor * super().score(rollouts)\n",
+        encoding="utf-8",
+    )
+    (there / "of_task.py").write_text("factor = 0.5\n", encoding="utf-8")
+    before = list(sys.path)
+    options = ["--task", f"{there}/task.py:Walk", "--objective", "late.py:Late"]
+    assert main([*SMALL, *options, "--out", "run"]) == 0, capsys.readouterr().err
+    assert main(["evaluate", "run"]) == 0, capsys.readouterr().err
+    train(TrainSettings(**TINY, objective="late.py:Late"), progress=False)
+    assert len(set(sys.path) - set(before)) <= 2  # one folder for each kind of file
+
+
+def test_a_field_that_is_an_array_is_written_down_as_text(tmp_path):
+    @dataclass(frozen=True)
+    class Weighted(Objective):
+        table: object = None
+
+    given = Weighted(table=np.arange(3))
+    train(TrainSettings(**TINY), tmp_path / "run", objective=given, progress=False)
+    assert run_settings(tmp_path / "run")["table"] == "array([0, 1, 2])"

@@ -64,9 +64,10 @@ def described(objective: Objective) -> dict[str, Any]:
     options = {}
     for field in fields(objective):
         value = getattr(objective, field.name)
+        if not (value is None or isinstance(value, int | float | str)):
+            value = shown(value)
         if field.name != "name" and value != getattr(base, field.name, field.default):
-            is_plain = value is None or isinstance(value, int | float | str)
-            options[field.name] = value if is_plain else shown(value)
+            options[field.name] = value
     return {"objective": name, "objective_options": options}
 
 

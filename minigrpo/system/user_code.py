@@ -26,7 +26,7 @@ import numpy as np
 
 from minigrpo.engine.backend import ran_out_of_memory
 
-_last_on_path: list[str] = []  # the folder of the file that was run last
+_last_on_path: list[str] = []  # the folder of the file that was run last, then those kept
 _last_run = [""]  # the file itself, then its neighbours
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 _LIBRARIES = [path for name, path in sysconfig.get_paths().items() if name.endswith("lib")]
@@ -43,11 +43,12 @@ class _FromSource(SourceFileLoader):
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
-def run_file(path: Path, name: str) -> ModuleType:
+def run_file(path: Path, name: str, keep: bool = False) -> ModuleType:
     """Run a Python file as the module `name`.   -> the module
 
     Its folder comes first on the search path while it runs, and last afterwards, for imports inside
-    its functions, until another file is run.  Neighbours of an earlier run are imported anew.
+    its functions, until another file is run (keep: that stays, behind the new one).  Neighbours of
+    an earlier run are imported anew.
     Raises whatever the file raises, SyntaxError if it is no Python.
     """
     path = Path(path).resolve()
@@ -70,13 +71,14 @@ def run_file(path: Path, name: str) -> ModuleType:
     finally:
         sys.dont_write_bytecode = bytecode
         sys.path.remove(folder)
-        while _last_on_path:
+        while _last_on_path and not keep:
             left = _last_on_path.pop()
             if left in sys.path:
                 sys.path.remove(left)
         if folder not in sys.path:
-            sys.path.append(folder)
-            _last_on_path.append(folder)
+            behind = [sys.path.index(kept) for kept in _last_on_path if kept in sys.path]
+            sys.path.insert(min(behind, default=len(sys.path)), folder)
+            _last_on_path.insert(0, folder)
         for new in set(sys.modules) - known - {name}:
             top = new.partition(".")[0]
             if top not in known and _stands_in(sys.modules.get(top), path.parent):

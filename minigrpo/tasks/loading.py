@@ -89,7 +89,7 @@ def _class_in_file(kind: str, file: str, class_name: str) -> tuple[Path, Callabl
         raise ValueError(f"the {kind} file {file!r} is no .py file: name one")
     module_name = f"minigrpo_{kind}_{path.stem}_{zlib.crc32(os.fsencode(path)):08x}"
     with named(f"the {kind} file {file!r} cannot be imported"):
-        module = run_file(path, module_name)
+        module = run_file(path, module_name, kind == "objective")  # beside a task's file
     if not callable(found := getattr(module, class_name, None)):
         found = {key: value for key, value in vars(module).items() if inspect.isclass(value)}
         classes = [key for key, value in found.items() if value.__module__ == module_name]
