@@ -48,7 +48,7 @@ MACHINES |= {f"GPU, {size} GB": 0.9 * size for size in (6, 8, 12, 24)}
 
 
 def gigabytes(name: str, optimizer: str) -> float:
-    """What `runs/memory.py` expects: parameters, gradients, moments, a micro-batch's activations."""
+    """What `runs/memory.py` expects: parameters, gradients, moments, and a micro-batch's values."""
     config, settings = MODELS[name], replace(SETTINGS, optimizer=optimizer)
     nodes = settings.micro_batch_tokens * node_bytes(config, settings.dtype)
     return (fixed_bytes(settings, config) + nodes) / 1e9

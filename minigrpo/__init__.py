@@ -85,7 +85,8 @@ def __getattr__(name: str) -> object:
     for module in _MODULES if name in __all__ else ():
         if hasattr(found := import_module(f"{__name__}.{module}"), name):
             return globals().setdefault(name, getattr(found, name))
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    told = f"module {__name__!r} has no attribute {name!r}"  # Python adds what may be meant
+    raise AttributeError(told, name=name, obj=import_module(__name__))
 
 
 def __dir__() -> list[str]:

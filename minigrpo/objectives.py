@@ -92,6 +92,8 @@ class Coefficients:
 class Objective:
     """A GRPO variant.   objective(rollouts, rewards, logp, old, ref) -> loss, dlogp (N,)
 
+    loss = -Σᵢ cᵢ Σₜ w(i,t) · (min(ρ·aᵢ, clip(ρ)·aᵢ) - β·D); each field chooses a part of it (see
+    objectives.py).  Raises ValueError for choices that are unknown or contradict each other.
     >>> objective = mg.Objective(alpha=0.5, clip_low=0.2, clip_high=0.28)  # 1/√|λ|, and DAPO's clip
     >>> objective.node_weights(np.array([1.0, 4.0]))
     array([1. , 0.5])

@@ -45,7 +45,7 @@ def sample(
     eos: End | tuple[End | None, ...] | None = None,
     temperature: float = 1.0,
 ) -> Rollouts:
-    """Draw group_size completions of every prompt.
+    """Draw group_size completions of every prompt.   prompts: G int sequences
 
     A completion ends with the token `eos`, or after max_new_tokens tokens: then it is `truncated`.
     eos may also be a rule, a function of the tokens so far (n,t) that says which of n completions

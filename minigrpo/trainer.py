@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from minigrpo.engine.backend import Array
 from minigrpo.engine.divergence import check_finite
@@ -25,7 +26,7 @@ from minigrpo.objectives import Coefficients, Objective
 from minigrpo.rewards import check_process_rewards, check_rewards
 from minigrpo.sampler import sample
 from minigrpo.transformer import Transformer
-from minigrpo.tree import PrefixTree, Rollouts
+from minigrpo.tree import PrefixTree, Rollouts, Tokens
 
 
 @dataclass
@@ -65,14 +66,15 @@ class Step(NamedTuple):
 @limited
 def grpo_step(
     state: TrainState,
-    prompts: Sequence[np.ndarray],
-    score: Callable[[Rollouts], np.ndarray],
+    prompts: Sequence[Tokens],
+    score: Callable[[Rollouts], ArrayLike],
     learning_rate: float,
     limits: Mapping[str, Any],
     process_rewards: Callable[[Rollouts], np.ndarray] | None = None,
 ) -> Step:
     """One step of training: sample, score, weigh, and update the parameters inner_epochs times.
 
+    -> the step's metrics, rollouts and rewards;   learning_rate: of this step
     score(rollouts) -> (B,) outcome rewards;  limits: arguments of `sample`, such as max_new_tokens
     process_rewards(rollouts) -> (N,), for an objective with a process_weight
     Raises ValueError for rewards that are no finite numbers, DivergenceError if training diverges.

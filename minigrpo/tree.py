@@ -53,6 +53,8 @@ class ProcessStep:
 class PrefixTree:
     """B completions in G groups as N nodes.   Build it with `from_sequences` or `from_groups`.
 
+    Nodes have token, parent, depth, count |λ|, group (-1 in prompts) and scored, (N,) each; `paths`
+    (B,T) are the nodes of each completion.   All are integers, but for `scored`.
     >>> tree = mg.PrefixTree.from_sequences([[1, 2, 3], [1, 2, 4], [1, 5]])
     >>> tree.token          # one entry per node: a, ab, abc, abd, ae
     array([1, 2, 3, 4, 5])
@@ -222,6 +224,7 @@ class PrefixTree:
 class Rollouts:
     """G prompts with k completions each, as a tree, and how likely they were when sampled.
 
+    logp and entropy (N,) are of the scored nodes, truncated (B,) of the completions.
     >>> model, rng = mg.Transformer(mg.TransformerConfig(vocab_size=10)), np.random.default_rng(0)
     >>> rollouts = mg.sample(model, [[1, 2], [3]], 4, rng, max_new_tokens=6)  # a Rollouts
     >>> logp = rollouts.tree.on_tokens(rollouts.logp)  # of each completion's tokens (B,T)

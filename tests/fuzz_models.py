@@ -20,14 +20,18 @@ import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from chat_templates import TEMPLATES
 from tiny_language_model import half_split, make, write_gguf
 
 from minigrpo.models import load_model, save_hugging_face
+from minigrpo.models.text_tokenizer import ChatTemplate
 
+CHAT = ChatTemplate(TEMPLATES["llama2"], {"bos_token": "a", "eos_token": "<end>"})
 SECONDS = 20  # after which a case counts as hanging
 ROOM = 2 << 30  # bytes that loading may take beyond what the process has
 TOKENS = np.array([5, 250, 17, 99, 3])
@@ -356,20 +360,12 @@ def bases(folder: Path) -> tuple[list[bytes], list[dict[str, bytes]]]:
     ggufs, folders = [], []
     for shape in ("mha_tied", "gqa_untied", "qwen2", "llama3"):
         model, tokenizer = make(shape, n_layers=1)
+        tokenizer = replace(tokenizer.ended_by([260, 7]), chat=CHAT)
+        header = {"general.quantization_version": 2, "tokenizer.chat_template": CHAT.source}
         for kind in ("F32", "Q4_0", "F16"):
-            ggufs.append(
-                write_gguf(
-                    folder / "m.gguf", model, kind, {"general.quantization_version": 2}
-                ).read_bytes()
-            )
+            ggufs.append(write_gguf(folder / "m.gguf", model, kind, header).read_bytes())
         saved = save_hugging_face(model, tokenizer, folder / shape)
-        folders.append(
-            {
-                file.name: file.read_bytes()
-                for file in saved.iterdir()
-                if file.name != "tokenizer_config.json"
-            }
-        )
+        folders.append({file.name: file.read_bytes() for file in saved.iterdir()})
         stored = {name: weight.astype(np.float64) for name, weight in half_split(model).items()}
         header, offset = {}, 0
         for name, weight in stored.items():
@@ -394,6 +390,8 @@ def outcome(path: Path) -> str:
     try:
         model, tokenizer = load_model(path)
         tokenizer.encode("ab 12 <end>")
+        if tokenizer.chat.source is not None:
+            tokenizer.encode_chat("ab 12")
     except (ValueError, OSError) as error:
         if "does not fit into the memory" in str(error):
             return "over 2 GB"
@@ -425,7 +423,7 @@ def run(
         ggufs, folders = bases(Path(name))
         file, folder = Path(name) / "case.gguf", Path(name) / "case"
         folder.mkdir()
-        load_model(Path(name) / "mha_tied")  # what is imported is imported
+        outcome(Path(name) / "mha_tied")  # what is imported is imported
         if Path("/proc/self/statm").exists():  # elsewhere the memory is not limited
             import resource
 

@@ -5,6 +5,7 @@ tests/test_chat_parity.py compares texts and tokens with transformers, where it 
 
 import json
 import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from minigrpo.runs.policy import load_run
 from minigrpo.sampler import sample
 from minigrpo.system.files import read_records
 from minigrpo.tasks import Tokenised, load_task, sampling_limits
+from minigrpo.tasks import text as text_tasks
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
@@ -94,7 +96,18 @@ def test_what_a_template_writes(template, expected):
         *[
             ("chatml", it, "for a conversation: give a text, or a list of")
             for it in (
-                *([], {}, None, 5, b"Hi", ["Hi"], [said("Hi")], said("Hi")[0], {"user": "Hi"}),
+                *(
+                    [],
+                    {},
+                    None,
+                    5,
+                    b"Hi",
+                    np.array(said("Hi")),
+                    ["Hi"],
+                    [said("Hi")],
+                    said("Hi")[0],
+                    {"user": "Hi"},
+                ),
                 *([{"role": "user"}], [{"content": "Hi"}], [{"role": "user", "content": None}]),
                 [{"role": "user", "content": ["Hi"]}],
                 [{"role": 1, "content": "Hi"}],
@@ -201,6 +214,55 @@ def test_conversations_that_render_alike_stay_apart():
     assert conversations == [said("a"), said("a "), "a", said(" a"), said("a")]
 
 
+def test_a_verifier_of_prefixes_gets_the_conversation(here):
+    from minigrpo.tasks.process_rewards import process_rewards_of
+
+    task = Tokenised(Asked([said("a"), "b"]), load_tokenizer("model"))
+    asked = []
+    task.task.score_prefix = lambda prompt, text: asked.append(prompt) or 1.0
+    rng = np.random.default_rng(0)
+    rollouts = sample(model_for(task.tokenizer), task.prompts(rng, 2), 2, rng, max_new_tokens=3)
+    process_rewards_of(task)(rollouts)
+    assert said("a") in asked and "b" in asked and all(it in (said("a"), "b") for it in asked)
+
+
+def test_the_example_in_the_documentation(here):
+    """Its rewards are those of the questions that it asked."""
+    text = text_tasks.__doc__.split("needs no `stop`:\n\n")[1]
+    (here / "even.py").write_text(textwrap.dedent(text))
+    task = load_task("even.py:Even", load_tokenizer("model"))
+    prompts = task.prompts(np.random.default_rng(0), 20, "test")
+    encode = task.tokenizer.encode
+    rewards = task.score(rollouts_for(prompts, [[encode("Yes."), encode("no")]] * 20))
+    numbers = [int(prompt.text.asked[1]["content"].split()[1]) for prompt in prompts]
+    assert rewards.tolist() == [r for n in numbers for r in ((0, 1) if n % 2 else (1, 0))]
+    assert min(numbers) >= 100 and prompts[0].text.count("<|im_start|>") == 3
+
+
+def test_rows_of_a_table_as_a_chat(here, capsys):
+    """A task of a CSV file with chat=true trains, warm start and all, and exports."""
+    (here / "capitals.csv").write_text(
+        "country,capital,split\nPeru,Lima,train\nFrance,Paris,train\nItaly,Rome,test\n"
+    )
+    options = ["file=capitals.csv", "prompt=The capital of {country}?", "answer=capital"]
+    options += ["chat=true", "split=split", "system=One word.", "max_new_tokens=4"]
+    small = "--steps 1 --group-size 3 --prompts-per-step 2 --log-samples-every 1 --eval-every 1"
+    small += " --eval-prompts 1 --warm-start-steps 1 --warm-start-batch 2"
+    named = [word for option in options for word in ("--task-option", option)]
+    flags = ["--model", "model", "--task", "rows", *named, *small.split(), "--out", "run"]
+    assert main(["train", *flags]) == 0
+    records = read_records("run/samples.jsonl")
+    asked = [said("s:One word.", f"The capital of {it}?") for it in ("Peru", "France")]
+    assert len(records) == 6 and all(record["prompt"] in asked for record in records)
+    task = load_run("run")[1]
+    ((prompt, answer),) = task.demonstrations(np.random.default_rng(0), 1)
+    assert prompt.text.asked in asked and answer[-1] == task.tokenizer.eos
+    assert task.tokenizer.decode(answer) in ("Lima", "Paris")
+    right = task.tokenizer.encode(task.tokenizer.decode(answer) + ".")
+    assert task.score(rollouts_for([prompt], [[answer, right]]))[0] == 1
+    assert main(["evaluate", "run", "--prompts", "1"]) == 0
+
+
 @pytest.mark.parametrize(
     ("template", "ends", "end"),
     [
@@ -300,14 +362,12 @@ def test_a_run_trains_resumes_evaluates_samples_and_exports(here, capsys, monkey
     assert read_records("run/samples.jsonl") == whole
     groups = read_groups((here / "run/samples.jsonl").read_text(encoding="utf-8"))
     assert len(groups) == 12 and {len(group.sequences) for group in groups} == {3}
-    start = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nGreet "
-    assert {group.prompt for group in groups} == {
-        f"{start}{name}.<|im_end|>\n<|im_start|>assistant\n" for name in ("Ann", "Bob")
-    }
+    assert {group.prompt for group in groups} == {"Be brief.\nGreet Ann.", "Be brief.\nGreet Bob."}
+    assert all(record["prompt"][0] == said("s:Be brief.")[0] for record in whole)
     assert main(["evaluate", "run", "--prompts", "4", "--samples", "2"]) == 0
     capsys.readouterr()
     assert main(["sample", "run", "--group-size", "2", "--prompt", "Greet Eve."]) == 0
-    assert "Greet Eve.<|im_end|>" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("prompt   Greet Eve.\n")
     assert main(["tree", "run/samples.jsonl"]) == 0
     assert main(["export", "run", "--out", "hf"]) == 0
     model, tokenizer = load_model("hf")
@@ -379,7 +439,8 @@ def test_sample_with_a_users_message(here, capsys):
     for flags in (["--chat", "Hi"], ["Hi", "--chat"], ["--chat", "--prompt", "Hi"], [text]):
         assert main(["sample", "--model", "model", *flags, *few]) == 0
         outputs.append(capsys.readouterr().out)
-    assert len(set(outputs)) == 1
+    assert outputs[0].startswith(f"prompt         {text!r}\n")
+    assert {out.removeprefix(f"prompt         {text!r}\n") for out in outputs} == {outputs[-1]}
     for flags in (["--model", "model", "--task", "my.py:Greet", "--chat"], ["run", "--chat"]):
         assert main(["sample", *flags]) == 2
         assert "--chat goes with --model alone" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from shutil import copytree
 
+import numpy as np
 import pytest
 
 pytest.importorskip("transformers", reason="compares with transformers: pip install transformers")
@@ -23,8 +24,9 @@ from chat_templates import CONVERSATIONS, TEMPLATES
 from test_prompts import byte_level, metaspace, model_for, sentencepiece
 from transformers.utils import chat_template_utils
 
-from minigrpo.models import load_tokenizer, save_hugging_face
+from minigrpo.models import load_model, load_tokenizer, save_hugging_face
 from minigrpo.models.text_tokenizer import TODAY
+from minigrpo.sampler import sample
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other packages warn about is not ours
 TOKENIZERS = {"byte level": byte_level, "sentencepiece": sentencepiece, "metaspace": metaspace}

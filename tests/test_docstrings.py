@@ -5,6 +5,8 @@ import doctest
 import inspect
 import pydoc
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,13 @@ def test_a_public_name_has_an_example_of_a_few_lines(name):
     lines = [line.strip()[:4].strip() for line in inspect.getdoc(thing).splitlines()]
     assert 1 <= lines.count(">>>") + lines.count("...") <= 8
     assert name.split(".")[-1] in inspect.getdoc(thing)
+
+
+def test_a_name_that_is_mistyped():
+    code = "import minigrpo as mg; mg.grop_step"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    told = "module 'minigrpo' has no attribute 'grop_step'. Did you mean: 'grpo_step'?"
+    assert told in done.stderr and not hasattr(mg, "grop_step")
 
 
 def test_help_is_a_page():

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,16 @@ from jobs import fails_or_sleeps, noted, square
 from minigrpo import Objective, sample
 from minigrpo.command.cli import main
 from minigrpo.engine.optim import global_norm
-from minigrpo.experiments import EXPERIMENTS, alpha, committed, learning, parallel, table1, tables
+from minigrpo.experiments import (
+    EXPERIMENTS,
+    alpha,
+    committed,
+    learning,
+    module_of,
+    parallel,
+    table1,
+    tables,
+)
 from minigrpo.experiments.controls import CONTROLS, PRESETS, gradients_of_arm, shuffled_weights
 from minigrpo.experiments.learning import table as learning_table
 from minigrpo.experiments.parallel import cache_line, code_of, read_cache, run_jobs
@@ -266,7 +274,7 @@ def test_no_worker_outlives_a_failure_or_an_interruption():
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_figures_and_words_need_nothing_but_the_published_tables(name):
-    module = import_module(f"minigrpo.experiments.{EXPERIMENTS[name].module}")
+    module = module_of(name)
     tables = committed(f"results/{name}.json")
     published = {path.stem for path in COMMITTED.glob(f"{name}*.png")}
     assert set(module.figures(tables)) == published

@@ -98,6 +98,7 @@ def plausible(action, folder):
         "workload": ["W1", "W9"],
     }
     options |= {
+        "grid": ["objective=grpo,rloo", "task_option.depth=3,4", "seed=1,2", "dim=8", "n=1"],
         "task_options": ["n=2", "depth=3", "digits=1"],
         "objective_options": ["beta=0.1", "kl=k2", "scale=none"],
     }
@@ -109,7 +110,8 @@ def plausible(action, folder):
 def command_line(rng, folder):
     """A command with some of its flags, in any order, perhaps twice, with values good and bad."""
     name, parser = list(parsers().items())[rng.integers(len(parsers()))]
-    words = [*SMALL] if name == "train" else []
+    words = [*SMALL] if name in ("train", "sweep") else []
+    words += ["--out", str(folder / "swept")] if name == "sweep" else []
     share = rng.choice([0.05, 0.5])  # of nasty values
     actions = [a for a in parser._actions if a.dest != "help"]
     places = [a for a in actions if not a.option_strings and rng.random() < 0.85]
@@ -176,6 +178,8 @@ def prepare(folder, patch):
     )
     patch.setattr(bench.Bench, "timed_step", lambda *_: (_ for _ in ()).throw(ValueError("played")))
     patch.setattr("minigrpo.experiments.reproduce.reproduce", lambda *_, **__: "played")
+    serial = lambda function, jobs, **_: [function(**job) for job in jobs]  # noqa: E731
+    patch.setattr("minigrpo.experiments.parallel.run_jobs", serial)
     patch.setenv("MINIGRPO_CACHE", str(folder / "cache"))
     patch.chdir(folder)
 

@@ -215,8 +215,9 @@ def gradients(model, rollouts, rewards, lanes_of_model):
     return len(parts), loss, logp, model.gradients.flat.copy()
 
 
-def test_gradients_of_lanes_are_those_of_the_whole(eager, n_threads):
-    model = tiny_model()
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_gradients_of_lanes_are_those_of_the_whole(kind, eager, n_threads):
+    model = tiny_model(model_type=kind)
     rollouts = sample(model, PROMPTS, 8, np.random.default_rng(1), max_new_tokens=9, eos=0)
     rewards = np.random.default_rng(2).standard_normal(len(rollouts.tree.paths))
     one, *whole = gradients(model, rollouts, rewards, 1)

@@ -49,6 +49,7 @@ NEEDED = {
     "tree": ["x"],
     "check": ["ch05"],
     "reproduce": ["theorem"],
+    "sweep": ["--out", "x"],
 }
 
 

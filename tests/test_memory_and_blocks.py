@@ -39,13 +39,14 @@ def test_blocks_of_logits_change_nothing(
 @pytest.mark.parametrize("max_logits", [1 << 24, 5])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("weight", [1.0, 0.0])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 def test_gradients_are_overwritten_where_they_are_not_to_be_added(
-    max_logits: int, tied: bool, weight: float, monkeypatch: pytest.MonkeyPatch
+    max_logits: int, tied: bool, weight: float, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transformer, "MAX_LOGITS", max_logits)
     tree, found = PrefixTree.from_groups(*GROUPS), []
     for before, add in ((0.0, True), (np.nan, False)):
-        model = tiny_model(tie_embeddings=tied)
+        model = tiny_model(tie_embeddings=tied, model_type=kind)
         model.gradients.flat[:] = before
         model.forward(tree)
         found.append(

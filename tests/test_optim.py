@@ -3,6 +3,7 @@ between.
 """
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -209,3 +210,14 @@ def test_a_schedule_that_is_shorter_than_its_warm_up_stays_below_the_peak():
 def test_unknown_schedule():
     with pytest.raises(ValueError, match="unknown schedule 'linear': choose constant or cosine"):
         learning_rate_at(0, 1, 1.0, schedule="linear")
+
+
+def test_sgd_takes_no_memory_for_the_size_of_the_model():
+    parameters, gradients = (Parameters({"a": (4_000_000,)}, np, "float32") for _ in range(2))
+    gradients.flat[:] = 1
+    optimizer = SGD(parameters)
+    tracemalloc.start()
+    optimizer.step(parameters, gradients, 0.5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (parameters.flat == -0.5).all() and peak < parameters.flat.nbytes / 8

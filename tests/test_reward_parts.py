@@ -9,7 +9,7 @@ from helpers import rollouts_of
 
 from minigrpo.command.cli import main
 from minigrpo.logs.groups import read_groups
-from minigrpo.runs.evaluation import evaluate
+from minigrpo.runs.evaluation import evaluate, is_correct
 from minigrpo.runs.folder import read_metrics
 from minigrpo.runs.policy import make_policy
 from minigrpo.runs.settings import TrainSettings
@@ -78,6 +78,13 @@ def test_the_reward_is_the_weighted_sum_of_its_parts():
         assert list(found) == ["format", "answer"] and np.array_equal(
             found["answer"], parts["answer"]
         )
+
+
+def test_all_parts_right_is_right_however_their_sum_is_rounded():
+    parts = {f"p{i}": np.array([1.0] * 5 + [float(i < 9)]) for i in range(10)}
+    rewards, _ = score(Own(parts, reward_weights=dict.fromkeys(parts, 0.1)), rollouts())
+    assert rewards[0] < 1
+    assert is_correct(Own(parts), rewards).tolist() == [True] * 5 + [False]
 
 
 def test_plain_rewards_have_no_parts():

@@ -2,8 +2,10 @@
 is refused, with the row.
 """
 
+import csv
 import datetime
 import importlib
+import io
 import json
 import sys
 from decimal import Decimal
@@ -13,6 +15,7 @@ import pytest
 
 from minigrpo.system.tables import rows_of
 from minigrpo.tasks import Rows, find_task
+from minigrpo.tasks.rows import last_number
 
 CAPITALS = {"France": "Paris", "Italy": "Rome", "Peru": "Lima", "Cuba": "Havana", "Egypt": "Cairo"}
 TABLE = [{"country": c, "capital": a, "split": "train"} for c, a in CAPITALS.items()]
@@ -77,6 +80,19 @@ def test_cells_with_commas_quotes_and_line_ends(tmp_path):
     (tmp_path / "t.csv").write_text('q,a\n"one, ""two""\nthree",1\n\nfour,2\n', encoding="utf-8")
     task = Rows(tmp_path / "t.csv", prompt="q", answer="a", split=0)
     assert sorted(task.texts(rng(), 2)) == ["four", 'one, "two"\nthree']
+
+
+def test_csv_is_read_as_pythons_writer_wrote_it():
+    draw = np.random.default_rng(6)
+    for _ in range(100):
+        names = [f"c{i}" for i in range(draw.integers(2, 5))]
+        cells = [
+            ["".join(draw.choice(list('ab,;\t"\n \u2028\u4e2d'), 5)) for _ in names] for _ in "123"
+        ]
+        out = io.StringIO(newline="")
+        csv.writer(out, delimiter=str(draw.choice([",", ";", "\t"]))).writerows([names, *cells])
+        found = [list(row.values()) for _, row in rows_of(out.getvalue().encode(), "t.csv")]
+        assert found == cells
 
 
 @pytest.mark.parametrize(
@@ -343,6 +359,17 @@ def test_scorers(scorer, answer, right, wrong, tmp_path):
     task = Rows(file, prompt="q", answer="a", scorer=scorer, split=0)
     assert [task.reward("Q", text) for text in right] == [1.0] * len(right)
     assert [task.reward("Q", text) for text in wrong] == [0.0] * len(wrong)
+
+
+def test_the_last_number_of_a_sentence_is_read_exactly():
+    draw = np.random.default_rng(5)
+    for _ in range(300):
+        n = Decimal(int(draw.integers(-(10**9), 10**9))).scaleb(-int(draw.integers(5)))
+        before = draw.choice(["", "2 and 3, so ", "= ", "\\boxed{", "$", "**", "(a) "])
+        after = draw.choice(["", ".", "**", "}", " km", "%", ",", ". No more"])
+        for text in (f"{before}{n:,f}{after}", f"{before}{n:f}{after}"):
+            assert last_number(text) == n, text
+    assert last_number("none at all, x2 and v1.2.3") is None
 
 
 def test_a_prompt_of_no_row(tmp_path):

@@ -360,6 +360,16 @@ def test_options_missing_values_and_hostile_names():
     assert b"a\\udc80" in half  # a name on disk that is no text
 
 
+def test_files_of_one_name_are_apart_but_not_told():
+    about = [{"task": "m.py:T", "task_file": f"/{folder}/m.py"} for folder in "ab"]
+    runs = [made(f"{i}", settings, {"final_reward": i, "steps_done": 10}) for i, settings in
+            enumerate((about[0], about[1], about[0]))]  # fmt: skip
+    lines = [line.split() for line in table_text(runs).splitlines()]
+    assert lines == [["runs", "steps_done", "final_reward"], ["2", "10", "1", "±", "1.4"],
+                     ["1", "10", "1"]]  # fmt: skip
+    assert b"/b/m.py" in table_csv(runs)
+
+
 def test_runs_are_found_once_and_wherever_they_are(swept, run, tmp_path):
     out, _, _ = swept
     one = out / "objective=grpo,learning_rate=1e-4,seed=0"

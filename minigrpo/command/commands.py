@@ -70,6 +70,8 @@ def _sample_text(a: argparse.Namespace) -> None:
     limits["eos"] = (tokenizer.eos, tokenizer.stops_at())
     encode = tokenizer.encode_chat if a.chat else tokenizer.encode
     prompts, rng = [encode(a.prompt)], np.random.default_rng(a.seed)
+    if a.chat:
+        print(f"prompt         {prompts[0].text!r}")
     rollouts = sample(model, prompts, a.group_size, rng, **limits)
     tree = rollouts.tree
     logp = np.where(tree.paths >= 0, tree.on_tokens(rollouts.logp), 0).sum(1)

@@ -95,6 +95,7 @@ SETTINGS = {
     "inner_epochs": "μ, updates from one batch of rollouts (above 1, ratios are clipped)",
     "temperature": "of sampling, and of the policy that is trained",
     "optimizer": "adamw or sgd",
+    "learning_rate": "lower it if training warns that the reward fell",
     "schedule": "constant or cosine",
     "max_grad_norm": "clip the gradient to this norm (none: do not)",
     "micro_batch_tokens": "tree nodes in the model at a time; changes memory and speed, "

@@ -37,6 +37,7 @@ SCALINGS = {"linear": ("factor",), "llama3": LLAMA3, "divisors": ("divisors",)} 
 class TransformerConfig:
     """The shape of a model.  Raises ValueError if the numbers do not fit together.
 
+    None takes what follows from the others: n_kv_heads is then n_heads, and so on.
     >>> mg.TransformerConfig(vocab_size=100, dim=64, n_layers=2, n_heads=4, n_kv_heads=2).head_dim
     16
     """
@@ -84,8 +85,7 @@ class TransformerConfig:
             allowed = f"a whole number from 1 to {self.vocab_size}, the vocabulary"
             raise ValueError(f"n_drawable is {n!r}: it must be {allowed}")
         if self.model_type not in MODEL_TYPES:
-            known = f"choose {', '.join(MODEL_TYPES)}"
-            raise ValueError(f"model_type is {self.model_type!r}: {known}")
+            raise ValueError(f"model_type is {self.model_type!r}: choose {', '.join(MODEL_TYPES)}")
         if not (self.rope_scaling is None or _is_scaling(self.rope_scaling, self.head_dim // 2)):
             told = f"rope_scaling scales rotary positions by {reprlib.repr(self.rope_scaling)}"
             raise ValueError(f"{told}: give linear a factor, or llama3 {', '.join(LLAMA3)}")

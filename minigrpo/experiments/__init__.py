@@ -9,39 +9,31 @@ of them.
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from importlib import import_module
+from typing import Any
 
 from minigrpo.system.shipped import shipped
 
-
-class Experiment(NamedTuple):
-    """An experiment: its module here, its time on two cores, and the question that it answers."""
-
-    module: str
-    time: str
-    question: str
-
-    def __str__(self) -> str:
-        return f"{self.question} ({self.time})"
-
-
-EXPERIMENTS = {
-    name: Experiment(*about)
-    for name, about in {
-        "table1": ("table1", "70 min", "does λ-GRPO find the paper's walk where GRPO does not?"),
-        "when": ("when_lambda_matters", "12 min", "when is λ-GRPO ahead of GRPO, and why?"),
-        "theorem": ("theorem", "36 s", "for which objectives is GRPO a process reward model?"),
-        "prm-quality": ("prm_quality", "4 min", "how good are the hidden process rewards?"),
-        "enumeration": ("enumeration", "1 min", "is |λ| a mistake, or part of the gradient?"),
-        "trees": ("trees_in_training", "4 min", "how much tree is there along training?"),
-        "flaw": ("flaw", "3 min", "which tokens does each objective push up, and which down?"),
-        "learning": ("learning", "32 min", "does λ-GRPO learn tasks with text faster?"),
-        "alpha": ("alpha", "20 min", "is 1 the best power of |λ|?"),
-        "step-verifier": ("step_verifier", "15 min", "does a verifier of steps teach faster?"),
-        "language-model": ("language_model", "25 min", "does SmolLM2-135M learn sums?"),
-        "smollm2-walk": ("smollm2_walk", "5 h", "does SmolLM2-135M find the paper's walk?"),
-    }.items()
+EXPERIMENTS = {  # the question that each answers, and its time on two cores
+    "table1": "does λ-GRPO find the paper's walk where GRPO does not? (70 min)",
+    "when": "when is λ-GRPO ahead of GRPO, and why? (12 min)",
+    "theorem": "for which objectives is GRPO a process reward model? (36 s)",
+    "prm-quality": "how good are the hidden process rewards? (4 min)",
+    "enumeration": "is |λ| a mistake, or part of the gradient? (1 min)",
+    "trees": "how much tree is there along training? (4 min)",
+    "flaw": "which tokens does each objective push up, and which down? (3 min)",
+    "learning": "does λ-GRPO learn tasks with text faster? (32 min)",
+    "alpha": "is 1 the best power of |λ|? (20 min)",
+    "step-verifier": "does a verifier of steps teach faster than the outcome? (15 min)",
+    "language-model": "does SmolLM2-135M learn sums? (25 min)",
+    "smollm2-walk": "does SmolLM2-135M find the paper's walk? (5 h)",
 }
+
+
+def module_of(name: str) -> Any:
+    """The module of an experiment."""
+    longer = {"when": "when_lambda_matters", "trees": "trees_in_training"}
+    return import_module(f"minigrpo.experiments.{longer.get(name, name.replace('-', '_'))}")
 
 
 def committed(name: str) -> Any:

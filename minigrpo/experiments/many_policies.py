@@ -29,11 +29,18 @@ from minigrpo.transformer import Transformer
 from minigrpo.tree import PrefixTree
 
 BOS = 2  # the root's token: no move, and masked
+DEPTH = 4  # of the paper's tree
 
 
 def n_moves(depth: int) -> int:
     """N: the moves of a whole binary tree."""
     return 2 ** (depth + 1) - 2
+
+
+def moves_to(leaf: np.ndarray, depth: int = DEPTH) -> np.ndarray:
+    """The moves on the way to each leaf, as numbers among those of the tree.   (…,) -> (…,depth)"""
+    level = np.arange(1, depth + 1)
+    return 2**level - 2 + (np.asarray(leaf)[..., None] >> (depth - level))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -53,9 +60,9 @@ class Tabular:
     """A softmax for every prefix.   start (runs,moves) logits; None: 0, the uniform policy"""
 
     def __init__(self, runs: int, depth: int, start: np.ndarray | None = None) -> None:
-        if start is None:
-            start = np.zeros((runs, n_moves(depth)))
-        self.flat = np.array(start, dtype=np.float64).reshape(-1)
+        self.flat = np.zeros(runs * n_moves(depth))
+        if start is not None:
+            self.flat[:] = start.reshape(-1)
         self._shape = runs, -1, 2
 
     def logp(self) -> np.ndarray:
@@ -129,19 +136,19 @@ class Transformers:
         x = embed[:, self._token]  # (runs,inner,D)
         for w in layers:
             h, norm1 = rmsnorm(x, w["norm1"], eps)
-            q, k, v = (self._heads(h @ turned(w[name])) for name in "qkv")  # (runs,H,inner,E)
+            q, k, v = (self._heads(h @ w[name].mT) for name in "qkv")  # (runs,H,inner,E)
             q, k = self._rotate(q, self._turn), self._rotate(k, self._turn)
-            s = q @ turned(k) / math.sqrt(self.config.head_dim) + self._mask  # (runs,H,inner,inner)
+            s = q @ k.mT / math.sqrt(self.config.head_dim) + self._mask  # (runs,H,inner,inner)
             p = np.exp(s - s.max(-1, keepdims=True))
             p /= p.sum(-1, keepdims=True)
             y = (p @ v).swapaxes(1, 2).reshape(*x.shape[:2], -1)  # (runs,inner,H·E)
-            x = x + y @ turned(w["o"])
+            x = x + y @ w["o"].mT
             h2, norm2 = rmsnorm(x, w["norm2"], eps)
-            a, activated = swiglu(h2 @ turned(w["gate"]), h2 @ turned(w["up"]))  # (runs,inner,F)
-            x = x + a @ turned(w["down"])
+            a, activated = swiglu(h2 @ w["gate"].mT, h2 @ w["up"].mT)  # (runs,inner,F)
+            x = x + a @ w["down"].mT
             self._saved.append((h, norm1, q, k, v, p, y, h2, norm2, activated, a))
         self._h, self._norm = rmsnorm(x, last, eps)
-        self._logp = log_softmax(self._h @ turned(embed[:, :BOS]))
+        self._logp = log_softmax(self._h @ embed[:, :BOS].mT)
         return self._logp
 
     @one_blas_thread()
@@ -153,7 +160,7 @@ class Transformers:
         (embed, _, layers), (dembed, dlast, dlayers) = self._weights, self._gradients
         dlogits = log_softmax_backward(dlogp, self._logp).astype(self.dtype)  # (runs,inner,2)
         dembed[...] = 0
-        dembed[:, :BOS] = turned(dlogits) @ self._h
+        dembed[:, :BOS] = dlogits.mT @ self._h
         dx = rmsnorm_backward(dlogits @ embed[:, :BOS], self._norm, dlast)
         for w, g, saved in zip(layers[::-1], dlayers[::-1], self._saved[::-1], strict=True):
             h, norm1, q, k, v, p, y, h2, norm2, activated, a = saved
@@ -164,12 +171,12 @@ class Transformers:
             dh += linear_backward(dup, h2, w["up"], g["up"])
             dx = dx + rmsnorm_backward(dh, norm2, g["norm2"])
             dy = self._heads(linear_backward(dx, y, w["o"], g["o"]))
-            dp = dy @ turned(v)
+            dp = dy @ v.mT
             ds = p * (dp - (dp * p).sum(-1, keepdims=True)) / math.sqrt(self.config.head_dim)
             back = self._turn.conj()
-            dq, dk = self._rotate(ds @ k, back), self._rotate(turned(ds) @ q, back)
+            dq, dk = self._rotate(ds @ k, back), self._rotate(ds.mT @ q, back)
             dh = 0
-            for name, d in (("q", dq), ("k", dk), ("v", turned(p) @ dy)):
+            for name, d in (("q", dq), ("k", dk), ("v", p.mT @ dy)):
                 d = d.swapaxes(1, 2).reshape(y.shape)
                 dh = dh + linear_backward(d, h, w[name], g[name])
             dx = dx + rmsnorm_backward(dh, norm1, g["norm1"])
@@ -193,10 +200,8 @@ class OneModel:
     def __init__(self, model: Transformer, prompt: np.ndarray, depth: int) -> None:
         self.model, self.flat = model, model.parameters.flat
         self._tree = PrefixTree.from_groups([prompt], [list(product(range(2), repeat=depth))])
-        level = np.arange(1, depth + 1)
-        move = 2**level - 2 + (np.arange(2**depth)[:, None] >> (depth - level))  # (2**depth,depth)
         self._node = np.zeros(n_moves(depth), dtype=np.int64)
-        self._node[move] = self._tree.paths
+        self._node[moves_to(np.arange(2**depth), depth)] = self._tree.paths
 
     def logp(self) -> np.ndarray:
         """-> (1,N)"""
@@ -209,16 +214,11 @@ class OneModel:
         return self.model.backward(on_nodes, add=False).flat
 
 
-def turned(x: np.ndarray) -> np.ndarray:
-    """The transpose of every matrix."""
-    return x.swapaxes(-1, -2)
-
-
 def linear_backward(
     dy: np.ndarray, x: np.ndarray, weight: np.ndarray, dweight: np.ndarray
 ) -> np.ndarray:
     """dweight = dyᵀ x, dx = dy W, as `ops.linear_backward` for every run."""
-    np.matmul(turned(dy), x, out=dweight)
+    np.matmul(dy.mT, x, out=dweight)
     return dy @ weight
 
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from minigrpo.experiments import EXPERIMENTS
+from minigrpo.experiments import module_of
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.show.plots import save
 from minigrpo.system.files import write_output
@@ -34,9 +33,8 @@ class Request:
         self, function: Callable[..., Any], jobs: Sequence[dict], title: str | None = None
     ) -> list:
         """[function(**job) for job in jobs]; finished jobs are kept in out/NAME.cache.jsonl."""
-        cache = self.out / f"{self.name}.cache.jsonl"
-        title = title or self.name
-        return run_jobs(function, jobs, title=title, processes=self.processes, cache=cache)
+        where = {"processes": self.processes, "cache": self.out / f"{self.name}.cache.jsonl"}
+        return run_jobs(function, jobs, title=title or self.name, **where)
 
     def seeded(
         self, function: Callable[..., Any], jobs: Mapping, seeds: int, title: str | None = None
@@ -49,15 +47,12 @@ class Request:
 
 def reproduce(name: str, out: Path, **options: Any) -> str:
     """Run an experiment; write out/NAME.json and its figures.   options: those of Request"""
-    tables = import_module(f"minigrpo.experiments.{EXPERIMENTS[name].module}").run(
-        Request(name, out, **options)
-    )
-    return publish(name, tables, out)
+    return publish(name, module_of(name).run(Request(name, out, **options)), out)
 
 
 def publish(name: str, tables: Any, out: Path) -> str:
     """Write out/NAME.json and every figure made from it.   -> the experiment's words"""
-    module = import_module(f"minigrpo.experiments.{EXPERIMENTS[name].module}")
+    module = module_of(name)
     write_tables(out / f"{name}.json", tables)
     for file, figure in module.figures(tables).items():
         save(figure, out / f"{file}.png")

@@ -1,8 +1,8 @@
 """Pretrained language models: Hugging Face folders and GGUF files, fetched by name, saved again.
 
-They need the extra `lm` (safetensors, tokenizers, gguf).  Read are Llama (with the linear or the
-Llama-3 scaling of rotary positions), Mistral without a window, Qwen2 and Qwen3.  Left out: other
-architectures and scalings, mixtures of experts, quantised training.  What is not supported is
+They need the extra `lm` (safetensors, tokenizers, gguf, jinja2).  Read are Llama (with the linear
+or the Llama-3 scaling of rotary positions), Mistral without a window, Qwen2 and Qwen3.  Left out:
+other architectures and scalings, mixtures of experts, quantised training.  What is not supported is
 refused with a sentence, never computed wrongly.  README.md beside this file says how much memory
 training takes.
 """

@@ -40,11 +40,10 @@ class Rendered(str):
     """The text of a conversation, which differs from the same text of another conversation."""
 
     asked: Any  # the conversation, as the task gave it
+    __hash__ = str.__hash__
 
     def __eq__(self, other: object) -> bool:
         return str.__eq__(self, other) and getattr(other, "asked", self.asked) == self.asked
-
-    __hash__ = str.__hash__
 
 
 @dataclass(frozen=True)
@@ -65,25 +64,23 @@ class ChatTemplate:
         is_text, messages, keys = isinstance(conversation, str), [], ("role", "content")
         given = [{"role": "user", "content": conversation}] if is_text else conversation
         with suppress(TypeError, KeyError):
-            fits = all(len(it) == len(keys) for it in given)
+            fits = all(isinstance(it, dict) and len(it) == len(keys) for it in given)
+            fits = fits and isinstance(given, list | tuple)  # JSON can hold it
             messages = [{key: str.__str__(it[key]) for key in keys} for it in given if fits]
         if not messages:
             wanted = 'give a text, or a list of {"role": a text, "content": a text}'
             raise ValueError(f"the task gave {shown(conversation)} for a conversation: {wanted}")
         text = Rendered(self.render(messages))
+        text.asked = deepcopy(conversation)
         for i, it in enumerate(messages):
             other = [*messages[:i], it | {"content": it["content"] + "?"}, *messages[i + 1 :]]
-            if self.render(other) == str(text):
+            if self.render(other) == text:
                 told = f"the model's chat template leaves out message {i + 1} of {shown(messages)}"
                 raise ValueError(f"{told}: give roles in an order that it knows")
-        text.asked = deepcopy(conversation)
         return text
 
     def render(self, messages: list[dict[str, str]], answer: bool = True) -> str:
-        """The text of messages; answer: up to where the model's answer begins.
-
-        Raises ValueError for a template that is missing or damaged, and for what it refuses.
-        """
+        """The text of messages; answer: up to where the model's answer begins."""
         given = {"messages": messages, "tools": None, "documents": None, **self.tokens}
         template = self._compiled
         with refusing(f"the model's chat template fails on {shown(messages)}"):
@@ -104,13 +101,12 @@ class ChatTemplate:
             raise ValueError(message)
 
         with refusing("the model's chat template is damaged"):
-            environment = need("jinja2.sandbox").ImmutableSandboxedEnvironment(
+            made = need("jinja2.sandbox").ImmutableSandboxedEnvironment(
                 trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
             )
-            environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
-            environment.globals["strftime_now"] = TODAY.strftime
-            environment.globals["raise_exception"] = raise_exception
-            return environment.from_string(GENERATION.sub(r"\1with\2", self.source))
+            made.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
+            made.globals |= {"raise_exception": raise_exception, "strftime_now": TODAY.strftime}
+            return made.from_string(GENERATION.sub(r"\1with\2", self.source))
 
 
 @dataclass(frozen=True, eq=False)

@@ -221,7 +221,8 @@ def sample_records(
     columns = {"reward": rewards} | {f"rewards/{n}": a for n, a in (parts or {}).items()}
     rows, tokenizer, records = zip(*columns.values(), strict=True), task.tokenizer, []
     for g, (prompt, group) in enumerate(zip(rollouts.prompts, rollouts.completions, strict=True)):
-        shared = {"step": step, "group": g, "prompt": prompt_text(tokenizer, prompt)}
+        text = prompt_text(tokenizer, prompt)
+        shared = {"step": step, "group": g, "prompt": getattr(text, "asked", text)}
         for completion in group:
             text = tokenizer.decode(completion)
             own = dict(zip(columns, map(float, next(rows)), strict=True))

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,12 @@ def table_text(runs: Sequence[Run]) -> str:
     for settings, results in runs:
         key = tuple(visible(str(settings.get(name, "default"))) for name in names)
         groups.setdefault(key, []).append(results)
-    lines = [[*names, "runs", *shown]]
+    is_told = [not name.endswith("_file") for name in names]  # beside it stands who uses the file
+    lines = [[*compress(names, is_told), "runs", *shown]]
     for key, group in groups.items():
         values = [[results[name] for results in group if name in results] for name in shown]
-        lines.append([*(shorten(x, 30) for x in key), str(len(group)), *map(_mean, values)])
+        told = [shorten(value, 30) for value in compress(key, is_told)]
+        lines.append([*told, str(len(group)), *map(_mean, values)])
     padded = [[x.ljust(max(map(len, c))) for x in c] for c in zip(*lines, strict=True)]
     text = ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
     if left := sum(results["steps_done"] < settings["steps"] for settings, results in runs):

@@ -72,7 +72,8 @@ def draw_tree(
 
     Each leaf has a row; an inner step stands to the left of its children, between the first and the
     last of them, so nothing can overlap.  All is laid out in points and then scaled to `figsize`
-    (inches; by default what it needs, at most 13.3 x 7.5).  rewards (B,)
+    (inches; by default what it needs, at most 13.3 x 7.5).  rewards (B,); labels: the text of each
+    token id, as a list, a dict or a function.
     Raises ValueError as `drawn_steps` does.
     >>> tree = mg.PrefixTree.from_sequences([[0, 1, 2], [0, 1, 3], [0, 4]])
     >>> mg.draw_tree(tree, [1.0, 0.0, 0.0], labels="abcde", title="A group").savefig("tree.png")

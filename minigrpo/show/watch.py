@@ -64,8 +64,8 @@ def _page(folder: Path, locked: bool) -> tuple[bool, str, str]:
     if state.startswith("Stopped"):
         state += f" (go on with: minigrpo train --resume {quoted(str(folder))})"
     watchman = Watchman()
-    said = [_text(sign) for record in records for sign in watchman.look(record).values()]
-    signs = [f'<p class="warning"><b>Warning:</b> {sign}</p>' for sign in said]
+    found = [sentence for record in records for sentence in watchman.look(record).values()]
+    signs = [f'<p class="warning"><b>Warning:</b> {_text(x)}</p>' for x in found]
     known = {k for record in records for k, v in record.items() if isinstance(v, int | float)}
     keys = ("reward", *SHARES, "entropy", "kl", *sorted(filter(PART.fullmatch, known)))
     panels = [_image(metrics_figure(records, [key]), key) for key in keys if key in known]

@@ -6,7 +6,6 @@ A subclass may have the options as attributes, its table beside its own file, an
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import sys
 import unicodedata
@@ -224,7 +223,7 @@ def _cell(row: Mapping[str, Any], column: str, where: str) -> str:
         value = int(value)
     if value is None or value != value or not str(value).strip():
         raise ValueError(f"{where} has an empty {column!r}: fill it in, or leave the row out")
-    return json.dumps(value) if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _template(name: str, text: str, columns: Mapping[str, str]) -> Template:

@@ -13,14 +13,15 @@ A text task of your own is a class with the attributes of `TextTask`, named like
 With a chat model, `messages` in place of `texts` gives conversations, which the model's own chat
 template turns into text; an answer ends where the model ends its turn, and needs no `stop`:
 
-    class Rhymes:
-        max_new_tokens = 24
+    class Even:
+        max_new_tokens = 4
         def messages(self, rng, n, split="train"):
-            rules = {"role": "system", "content": "Answer with one word."}
-            ask = [f"What rhymes with {word}?" for word in rng.choice(WORDS[split], n)]
-            return [[rules, {"role": "user", "content": question}] for question in ask]
+            rule = {"role": "system", "content": "Answer yes or no."}
+            numbers = rng.integers(0, 100, n) + {"train": 0, "test": 100}[split]
+            return [[rule, {"role": "user", "content": f"Is {i} even?"}] for i in numbers]
         def reward(self, prompt, completion):  # prompt is the conversation
-            return float(rhyme(prompt[-1]["content"].split()[-1][:-1], completion))
+            even = int(prompt[-1]["content"].split()[1]) % 2 == 0
+            return float(completion.lower().startswith("yes" if even else "no"))
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ class TextTask(Protocol):
                                 (None: only at EOS or the length limit; with `messages` the default)
     max_new_tokens              the length limit, in tokens
 
-    Optional: `is_correct`, `for_run` and `defaults`, as in `Task`; `demonstrations(rng, n)`, n
-    pairs (prompt, completion text), for a supervised warm start.
+    Optional: `is_correct`, `for_run`, `defaults` and `reward_weights`, as in `Task`, where a reward
+    may be a dict of parts; `demonstrations(rng, n)`, n pairs (prompt, completion text), for a
+    supervised warm start.
     """
 
     max_new_tokens: int

@@ -26,8 +26,7 @@ class Brackets:
     def score(self, rollouts):
         def reward(prompt, completion):
             right = self.close(prompt)
-            agree = [a == b for a, b in zip(completion, right)]
-            begun = (agree + [False]).index(False)
+            begun = max(i for i in range(len(right)) if completion[:i] == right[:i])
             return 1.0 if completion == right else 0.5 * begun / len(right)
 
         return score_texts(rollouts, self.tokenizer, reward)
