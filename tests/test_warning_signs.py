@@ -17,7 +17,6 @@ from minigrpo.runs.warning_signs import Watchman
 
 HERE = Path(__file__).parent
 TASK = """
-import numpy as np
 from minigrpo.tasks import CharTokenizer, score_texts
 
 class Reverse:
@@ -32,17 +31,6 @@ class Reverse:
         return float(completion == prompt[2::-1])
     def score(self, rollouts):
         return score_texts(rollouts, self.tokenizer, self.reward)
-
-class Parity(Reverse):
-    tokenizer = CharTokenizer("01=")
-    max_new_tokens = 7
-    def prompts(self, rng, n, split="train"):
-        return [self.tokenizer.encode("".join(rng.choice(list("01"), 6)) + "=") for _ in range(n)]
-    def demonstrations(self, rng, n):
-        steps = [(p, np.cumsum(p[:-1]) % 2) for p in self.prompts(rng, n)]
-        return [(p, np.append(running, self.tokenizer.eos)) for p, running in steps]
-    def reward(self, p, c):
-        return float(len(c) == 6 and c[-1] == str(p.count("1") % 2))
 
 class Never(Reverse):
     def reward(self, prompt, completion):
@@ -181,10 +169,8 @@ def test_a_resumed_run_remembers(stop, here, tmp_path, capsys):
 
 def test_the_default_settings_leave_a_warm_started_policy_whole(here, capsys):
     """Of a task that recommends nothing."""
-    records = []
-    shape = {"warm_start_steps": 120, "steps": 20, "eval_every": 20, "eval_prompts": 100}
-    settings = TrainSettings.for_task("mine.py:Parity", **shape)
-    train(settings, on_step=records.append)
+    records, shape = [], {"init": "warm", "steps": 12, "eval_every": 12, "eval_prompts": 64}
+    train(TrainSettings.for_task("mine.py:Reverse", **shape), on_step=records.append)
     before, after = (r["eval/pass@1_greedy"] for r in records if "eval/pass@1_greedy" in r)
     assert before > 0.5
     assert after > before - 0.1
@@ -225,6 +211,7 @@ def test_a_case_of_the_campaign(task, monkeypatch):
 # -- recorded runs of the built-in tasks -----------------------------------------------------------
 
 RECORDED = json.loads((HERE / "recorded_runs.json").read_text(encoding="utf-8"))
+SUMS = json.loads((HERE.parent / "results/smollm2-sums.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -236,6 +223,11 @@ def test_a_healthy_run_of_a_built_in_task_is_left_alone(name):
     ]
     assert len(records) >= 30 and records[-1]["step"] == len(records) - ("eval/prompts" in columns)
     assert all_signs(records) == {}
+
+
+def test_a_healthy_run_of_a_language_model_is_left_alone():
+    """The run on two-digit sums that the README tells of."""
+    assert all_signs([{"eval/prompts": 100} | metrics for metrics in SUMS["metrics"]]) == {}
 
 
 # -- histories -------------------------------------------------------------------------------------
