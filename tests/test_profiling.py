@@ -4,6 +4,7 @@ print them.
 
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from helpers import tiny_model
 
 from minigrpo import sample
 from minigrpo.command.cli import main
+from minigrpo.engine import profiling
 from minigrpo.engine.backend import get_backend
 from minigrpo.engine.parameters import TransformerConfig
 from minigrpo.engine.profiling import Stopwatch, forward_flops, peak_rate, timed
@@ -108,7 +110,14 @@ def test_the_peak_rate_is_a_rate():
     assert 1e7 < peak_rate(get_backend("numpy"), size=64, repeats=2) < 1e15
 
 
-def test_train_says_where_the_time_went(capsys):
+@pytest.fixture
+def small_products(monkeypatch):
+    """The peak rate is that of small products: large ones take most of a test's time."""
+    for module in (bench, profiling):
+        monkeypatch.setattr(module, "peak_rate", partial(peak_rate, size=64))
+
+
+def test_train_says_where_the_time_went(capsys, small_products):
     assert (
         main(
             [
@@ -132,7 +141,7 @@ def test_train_says_where_the_time_went(capsys):
     assert "GFLOP/s" in printed
 
 
-def test_bench_prints_a_step_next_to_its_floor(capsys, monkeypatch):
+def test_bench_prints_a_step_next_to_its_floor(capsys, monkeypatch, small_products):
     small = bench.Workload(TransformerConfig(16, 32, 1, 2, max_seq_len=16), 2, 4, 4, 6)
     monkeypatch.setattr(
         bench, "WORKLOADS", {"W1": small, "W2": replace(small, agreeing=0.5, group_size=16)}
