@@ -120,14 +120,12 @@ def _dot(a: Array, b: Array) -> Array:
 # -- rotary positions ------------------------------------------------------------------------------
 
 
-def rotation(
-    position: np.ndarray, head_dim: int, base: float, divisors: Array | int = 1
-) -> np.ndarray:
-    """The turn e^{i·t·base^(-2j/E)/divisors[j]} of pair j at position t.   (N,) -> (N,E/2) complex
+def rotation(position: np.ndarray, head_dim: int, base: float, divisor: float | Array = 1) -> Array:
+    """The turn e^{i·t·base^(-2j/E)/divisor[j]} of pair j at position t.   (N,) -> (N,E/2) complex
 
     Source: Su et al., RoFormer, section 3.2.2.
     """
-    frequency = base ** (-np.arange(0, head_dim, 2) / head_dim) / divisors  # (E/2,)
+    frequency = base ** (-np.arange(0, head_dim, 2) / head_dim) / divisor  # (E/2,)
     return np.exp(1j * position[:, None] * frequency)
 
 

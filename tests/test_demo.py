@@ -18,9 +18,10 @@ from minigrpo.command.demo import (
     ARITHMETIC,
     NAMES,
     RATES,
-    _learning_sections,
-    _theorem_section,
-    _tree_sections,
+    _of_learning,
+    _of_theorem,
+    _of_trees,
+    _page,
     demo,
 )
 from minigrpo.experiments.many_walks import BLOCK, GROUP_SIZE, LAST, run_walks
@@ -171,7 +172,8 @@ def test_the_report_has_the_numbers_of_the_data(made, page):
     )  # an EOS for most completions, which the texts do not have
     assert f"last {LAST} of {STEPS} steps" in page.text
     assert re.search(r"Made by minigrpo demo in \d+ seconds", page.text)
-    assert not re.search(r"BODY|SECONDS|\bnan\b", page.text)
+    assert f"Over {SEEDS} runs each, at learning rate" in page.text
+    assert not re.search(r"\$|\bnan\b", page.text)
 
 
 def test_the_table_is_the_mean_of_the_curves_and_the_curves_are_the_runs(made):
@@ -244,15 +246,12 @@ def test_the_verdict_on_learning(found, relation):
     row = {"target_frequency": 0.6, "low": 0.5, "high": 0.7, "found": 0.25}
     rows = [dict(zip(("n", "learning_rate", "objective"), key, strict=True)) | row for key in KEYS]
     none = {(n, rate): (0.0, 0.0, 0.0) for n in (1, 2) for rate in RATES}
-    sections = _learning_sections(rows, none | {(1, RATES[0]): found}, 8, 250)
-    title, text, figures, numbers = sections[0]
-    assert title.endswith("n = 1, r_neg = −1")
-    assert figures == ["curves-n1.png"]
+    told = _of_learning(rows, none | {(1, RATES[0]): found})
+    text, numbers = told["verdicts_n1"], told["table_n1"]
     interval = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found)
     assert f"at learning rate {RATES[0]:g} λ-GRPO is {relation} GRPO ({interval})" in text
     assert f"at learning rate {RATES[1]:g} λ-GRPO is not distinguishable from GRPO" in text
-    assert "Over 8 runs each" in text
-    assert "last 50 of 250 steps" in text
+    assert told["verdicts_n2"].count("λ-GRPO is not distinguishable from GRPO") == 2
     assert numbers.count("0.600  [0.500, 0.700]  found by 25%") == 4
     assert f"difference by seed      {interval}" in numbers
 
@@ -265,28 +264,37 @@ def test_the_verdict_on_the_theorem(off, words):
         theorem = Equivalence(
             0.25, 0.25, differences[0], {"a": differences[1], "b": 0.0}, 10, 20, True
         )
-        _, text, _, numbers = _theorem_section(theorem)
-        assert f"{words}" in text
-        assert f"largest relative difference is {off:.1e}" in text
-        assert ("DISAGREE" in text) != ("agree to rounding" in text)
-        assert "20 tokens, 10 of them distinct" in numbers
+        told = _of_theorem(theorem)
+        assert told["verdict"].startswith(words)
+        assert told["worst"] == f"{off:.1e}"
+        assert "20 tokens, 10 of them distinct" in told["theorem"]
 
 
-def test_what_is_said_of_trees():
+def test_the_page_is_filled_with_what_is_measured(tmp_path):
+    """Texts are escaped, and a number that is missing is an error."""
     groups = read_groups(
-        '[{"completions": ["ab", "ac"], "rewards": [1, 0]},'
+        '[{"completions": ["<b", "<c"], "rewards": [1, 0]},'
         '{"completions": ["a", "b"], "rewards": [1, 1]}]'
     )
-    sections = _tree_sections(groups, groups[0], group_statistics(groups), 0.37)
-    assert (
-        "it is right on 37% of 100 held-out problems. It wrote the 2 completions below"
-        in sections[0][1]
-    )
-    assert (
-        "Of 2 groups, 1 have no shared prefix at all. "
-        "Their completions have 6 tokens, of which 5 are distinct" in sections[1][1]
-    )
-    assert "+0.71" in sections[0][3]
+    for name in FIGURES:
+        (tmp_path / name).write_bytes(b"figure")
+    numbers = _of_trees(groups[0], group_statistics(groups))
+    numbers |= _of_theorem(Equivalence(0.25, 0.25, 0.0, {"a": 0.0}, 10, 20, True))
+    names = ["accuracy", "seeds", "steps", "last"]
+    names += ["verdicts_n1", "verdicts_n2", "table_n1", "table_n2"]
+    numbers |= {name: f"the {name}" for name in names}
+    with pytest.raises(KeyError, match="seconds"):
+        _page(numbers, tmp_path)
+    page = Page(_page(numbers | {"seconds": 3}, tmp_path))
+    for words in (
+        "It wrote the 2 completions below",
+        "Of 2 groups, 1 have no shared prefix at all.",
+        "Their completions have 6 tokens, of which 5 are distinct",
+        "+0.71",
+        "<b",
+        *(f"the {name}" for name in names),
+    ):
+        assert words in page.text
 
 
 def test_bad_input(tmp_path):

@@ -18,6 +18,7 @@ from minigrpo.experiments.trees_in_training import (
     train_and_measure,
     tree_at,
 )
+from minigrpo.experiments.warm_start import warm_policy
 from minigrpo.show.plots import save
 from minigrpo.tasks import load_task
 
@@ -27,7 +28,7 @@ SMALL = {"dim": 16, "n_heads": 2, "warm_start_steps": 2}
 
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory):
-    return trees.warm_policy(
+    return warm_policy(
         settings_of("countdown", **SMALL), tmp_path_factory.mktemp("warm") / "policy"
     )
 
@@ -79,17 +80,17 @@ def test_colder_is_less_of_a_tree():
 
 def test_the_policy_is_made_once_and_other_settings_are_refused(tmp_path, capsys):
     settings, folder = settings_of("countdown", **SMALL), tmp_path / "policy"
-    trees.warm_policy(settings, folder)
+    warm_policy(settings, folder)
     made = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
-    assert trees.warm_policy(settings, folder) == str(folder)
+    assert warm_policy(settings, folder) == str(folder)
     assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == made
     assert not capsys.readouterr().err
     (folder / "code.txt").write_text("that of yesterday")  # then it is made again
-    trees.warm_policy(settings, folder)
+    warm_policy(settings, folder)
     assert (folder / "checkpoint-000000.mgc").stat().st_mtime_ns != made["checkpoint-000000.mgc"]
     assert (folder / "code.txt").read_text() != "that of yesterday"
     with pytest.raises(ValueError, match="other settings"):
-        trees.warm_policy(replace(settings, warm_start_steps=3), folder)
+        warm_policy(replace(settings, warm_start_steps=3), folder)
 
 
 def test_a_run_is_a_function_of_its_settings(warm):

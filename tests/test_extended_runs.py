@@ -72,7 +72,7 @@ def test_from_python_in_two_goes(run, longer):
     assert end_of(run) == longer
 
 
-def test_an_unfinished_run_may_end_earlier_or_later(tmp_path, longer):
+def test_an_unfinished_run_may_end_earlier_and_says_so(tmp_path, longer, capsys):
     for plan in (5, 9):
 
         def stop(metrics):
@@ -84,6 +84,8 @@ def test_an_unfinished_run_may_end_earlier_or_later(tmp_path, longer):
         train(replace(SETTINGS, steps=plan), folder, resume=True, progress=False)
         assert load_checkpoint(checkpoints(folder)[-1])[1]["step"] == plan
         assert end_of(folder)[2][:5] == longer[2][:5]
+        note = f"note: {folder} now ends at step {plan}, not 20\n"
+        assert capsys.readouterr().err == note
 
 
 def test_the_evaluation_at_the_last_step_stays(tmp_path):

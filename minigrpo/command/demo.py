@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from string import Template
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ import numpy as np
 from minigrpo.experiments.many_walks import BLOCK, GROUP_SIZE, LAST, STEPS, run_walks
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.table1 import summary
+from minigrpo.experiments.tables import mean_and_interval, select
 from minigrpo.logs.groups import Group, read_groups, statistics_text, tree_statistics
 from minigrpo.rewards import check_rewards
 from minigrpo.runs.evaluation import evaluate
@@ -36,7 +39,7 @@ from minigrpo.runs.train import sample_records
 from minigrpo.sampler import sample
 from minigrpo.show.drawing import tree_text
 from minigrpo.show.explorer import explorer_page
-from minigrpo.show.plots import bootstrap_interval, learning_curves, save
+from minigrpo.show.plots import learning_curves, save
 from minigrpo.show.tree_plots import draw_tree, draw_trees_page
 from minigrpo.system.files import replace
 from minigrpo.tasks import load_task, sampling_limits
@@ -59,8 +62,8 @@ NAMES = {"grpo": "GRPO", "lambda_grpo": "λ-GRPO"}
 
 Walks = dict[tuple[int, float, str], np.ndarray]
 """(n, learning rate, objective): the share of target paths, (seeds, steps / BLOCK)."""
-Section = tuple[str, str, list[str], str]
-"""Title, sentences, figures, preformatted text."""
+ROW = "n={n}  rate {learning_rate:g}  {name:7} target frequency {target_frequency:.3f}  "
+ROW += "[{low:.3f}, {high:.3f}]  found by {found:.0%}"
 
 _print = functools.partial(print, flush=True)
 
@@ -112,7 +115,8 @@ def _demo(
     lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
     (out / "groups.jsonl").write_text(lines)
     groups = read_groups(lines, unit="characters")
-    shown = max(groups, key=_interest)
+    # One worth looking at: rewards differ, and there are as many forks as possible.
+    shown = max(groups, key=lambda g: (g.rewards.std() > 0, len(g.tree.steps()), -g.tree.n_nodes))
     stats = tree_statistics([rollouts.tree])  # with EOS, which the groups as texts lack
     drawn = shown.tree, shown.rewards, shown.labels
     say("\n" + tree_text(*drawn, prompt=shown.prompt) + "\n")
@@ -127,19 +131,18 @@ def _demo(
 
     say(f"3/3  GRPO and λ-GRPO on the paper's tree walk, {seeds} runs each, over all 16 targets")
     results = _walks(seeds, steps, processes)
-    rows = [_row(*key, values) for key, values in results.items()]
+    rows = [
+        {"n": n, "learning_rate": rate, "objective": objective, "seeds": len(values)}
+        | summary(_final(values))
+        for (n, rate, objective), values in results.items()
+    ]
     _write_results(results, rows, steps, out)
-    learning = _learning_sections(rows, differences(results), seeds, steps)
-    say("\n".join("     " + line for _, _, _, table in learning for line in table.splitlines()))
-    trees = _tree_sections(groups, shown, stats, accuracy)
-    sections = [*trees, _theorem_section(theorem), *learning]
-    took = time.perf_counter() - started
-    (out / "report.html").write_text(_page(sections, out, took), encoding="utf-8")
-
-
-def _interest(group: Group) -> tuple:
-    """Rewards differ, then as many forks as possible: a group worth looking at."""
-    return group.rewards.std() > 0, len(group.tree.steps()), -group.tree.n_nodes
+    learning = _of_learning(rows, differences(results))
+    say(indent(f"{learning['table_n1']}\n{learning['table_n2']}", "     "))
+    numbers = {"accuracy": f"{accuracy:.0%}", "seeds": seeds, "steps": steps, "last": LAST}
+    numbers |= _of_trees(shown, stats) | _of_theorem(theorem) | learning
+    numbers["seconds"] = f"{time.perf_counter() - started:.0f}"
+    (out / "report.html").write_text(_page(numbers, out), encoding="utf-8")
 
 
 # -- the tree walks --------------------------------------------------------------------------------
@@ -166,24 +169,15 @@ def _final(values: np.ndarray) -> np.ndarray:
     return values[:, -LAST // BLOCK :].mean(1)
 
 
-def _row(n: int, learning_rate: float, objective: str, values: np.ndarray) -> dict[str, Any]:
-    about = {"n": n, "learning_rate": learning_rate, "objective": objective, "seeds": len(values)}
-    return about | summary(_final(values))
-
-
 def differences(results: Walks) -> dict[tuple[int, float], tuple[float, float, float]]:
     """λ-GRPO's frequency less GRPO's, run by run, as two runs of a seed have the same target.
 
     (n, learning rate): mean, low, high of the 95 % bootstrap interval.
     """
-    found = {}
-    for n, rate, objective in results:
-        if objective == "grpo":
-            fixed = _final(results[n, rate, "lambda_grpo"])
-            difference = fixed - _final(results[n, rate, objective])
-            low, high = bootstrap_interval(difference, np.random.default_rng(0))
-            found[n, rate] = float(difference.mean()), float(low), float(high)
-    return found
+    return {
+        key: mean_and_interval(_final(results[*key, "lambda_grpo"]) - _final(results[*key, "grpo"]))
+        for key in dict.fromkeys(key[:2] for key in results)
+    }
 
 
 def _write_results(results: Walks, rows: list[dict[str, Any]], steps: int, out: Path) -> None:
@@ -195,10 +189,10 @@ def _write_results(results: Walks, rows: list[dict[str, Any]], steps: int, out: 
         about = {"ylabel": "frequency of the target path", "steps": middles}
         about["title"] = f"Tree walk, n = {n}, r_neg = −1, two learning rates"
         save(learning_curves(curves, **about), out / f"curves-n{n}.png")
-    names = ("n", "learning_rate", "objective")
     data = [
-        dict(zip(names, key, strict=True)) | {"target_frequency": values.tolist()}
-        for key, values in results.items()
+        {name: row[name] for name in ("n", "learning_rate", "objective")}
+        | {"target_frequency": values.tolist()}
+        for row, values in zip(rows, results.values(), strict=True)
     ]
     (out / "curves.json").write_text(json.dumps(data, allow_nan=False))
 
@@ -206,83 +200,40 @@ def _write_results(results: Walks, rows: list[dict[str, Any]], steps: int, out: 
 # -- the report ------------------------------------------------------------------------------------
 
 
-def _filled(text: str, **numbers: Any) -> str:
-    return " ".join(text.format(**numbers).split())
-
-
-TREE = """A small transformer learned two-digit sums from demonstrations that often forget the
-carry; greedily it is right on {accuracy:.0%} of 100 held-out problems. It wrote the {k} completions
-below. Only the outcome of each is rewarded, yet every shared step has a value R̂ (the mean outcome
-of the completions that pass through it) and an advantage Â: a process reward."""
-TREES = """Of {groups} groups, {flat_groups} have no shared prefix at all. Their completions have
-{flat_tokens} tokens, of which {unique_tokens} are distinct (prefix, token) pairs: the model
-computes only those."""
-THEOREM = """The loss and all gradients were computed twice on these rollouts: the usual way, on
-padded rows with one advantage for each completion, and on the tree with one process reward for each
-step. {verdict}: the largest relative difference is {worst:.1e}."""
-LEARNING = """One path of 16, another one in each of 16 runs, earns 1; paths that share its first
-{moves} earn −1, all others 0.7: GRPO pushes the shared beginning down once for each completion that
-took it, λ-GRPO once. Over {seeds} runs each, {verdicts}. The frequency is that of the last {last}
-of {steps} steps; a run found the target if it is above one half. Two runs with the same seed have
-the same target, so the difference is taken run by run; its interval is a 95 % bootstrap."""
-
-
-def _tree_sections(
-    groups: list[Group], shown: Group, stats: dict[str, Any], accuracy: float
-) -> list[Section]:
+def _of_trees(shown: Group, stats: dict[str, Any]) -> dict[str, Any]:
     drawing = tree_text(shown.tree, shown.rewards, shown.labels, prompt=shown.prompt)
-    text = _filled(TREE, accuracy=accuracy, k=len(shown.texts))
-    return [
-        ("A group of completions is a tree", text, ["tree.png"], drawing),
-        ("Trees are the rule", _filled(TREES, **stats), ["trees.png"], statistics_text(stats)),
-    ]
+    return stats | {"k": len(shown.texts), "tree": drawing, "statistics": statistics_text(stats)}
 
 
-def _theorem_section(theorem: Equivalence) -> Section:
+def _of_theorem(theorem: Equivalence) -> dict[str, str]:
     agree = theorem.worst < 1e-12
     verdict = "They agree to rounding" if agree else "They DISAGREE: please report this as a bug"
-    text = _filled(THEOREM, verdict=verdict, worst=theorem.worst)
-    return "Theorem 1: GRPO is this process reward model", text, [], theorem.text()
+    return {"verdict": verdict, "worst": f"{theorem.worst:.1e}", "theorem": theorem.text()}
 
 
-def _learning_sections(
-    rows: list[dict[str, Any]],
-    differences: dict[tuple[int, float], tuple[float, float, float]],
-    seeds: int,
-    steps: int,
-) -> list[Section]:
-    sections: list[Section] = []
+def _of_learning(
+    rows: list[dict[str, Any]], differences: dict[tuple[int, float], tuple[float, float, float]]
+) -> dict[str, str]:
+    found = {}
     for n in (1, 2):
         verdicts, table = [], []
         for rate in RATES:
-            of_rate = [r for r in rows if (r["n"], r["learning_rate"]) == (n, rate)]
             mean, low, high = differences[n, rate]
             told = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
             relation = "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
             verdicts.append(f"at learning rate {rate:g} λ-GRPO is {relation} GRPO ({told})")
-            table += map(_row_text, of_rate)
+            for row in select(rows, n=n, learning_rate=rate):
+                table.append(ROW.format(name=NAMES[row["objective"]], **row))
             table.append(f"{'':19}difference by seed      {told}")
-        moves = "move" if n == 1 else f"{n} moves"
-        numbers = {"moves": moves, "seeds": seeds, "steps": steps, "last": LAST}
-        text = _filled(LEARNING, verdicts="; ".join(verdicts), **numbers)
-        title = f"The flaw and the fix: tree walk with n = {n}, r_neg = −1"
-        sections.append((title, text, [f"curves-n{n}.png"], "\n".join(table)))
-    return sections
+        found |= {f"verdicts_n{n}": "; ".join(verdicts), f"table_n{n}": "\n".join(table)}
+    return found
 
 
-def _row_text(row: dict[str, Any]) -> str:
-    about = "n={n}  rate {learning_rate:g}".format(**row)
-    numbers = "{target_frequency:.3f}  [{low:.3f}, {high:.3f}]  found by {found:.0%}".format(**row)
-    return f"{about}  {NAMES[row['objective']]:7} target frequency {numbers}"
-
-
-def _page(sections: list[Section], out: Path, seconds: float) -> str:
-    body = []
-    for title, text, figures, pre in sections:
-        body.append(f"<section><h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>")
-        for name in figures:
-            data = base64.b64encode((out / name).read_bytes()).decode()
-            body.append(f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">')
-        body.append(f"<pre>{html.escape(pre)}</pre></section>" if pre else "</section>")
-    template = (files("minigrpo.command") / "demo.html").read_text(encoding="utf-8")
-    return template.replace("BODY", "\n".join(body)).replace("SECONDS", f"{seconds:.0f}")
+def _page(numbers: dict[str, Any], out: Path) -> str:
+    """The report: demo.html with its places filled, and the figures in it."""
+    template = Template((files("minigrpo.command") / "demo.html").read_text(encoding="utf-8"))
+    filled = {name: html.escape(str(value)) for name, value in numbers.items()}
+    for file in out.glob("*.png"):
+        data = base64.b64encode(file.read_bytes()).decode()
+        filled[file.stem.replace("-", "_") + "_png"] = f"data:image/png;base64,{data}"
+    return template.substitute(filled)

@@ -6,17 +6,9 @@ from minigrpo.course.grading import Answer, slope, softmax, task, text
 from minigrpo.objectives import advantages
 
 
-def _expected_reward(logits: np.ndarray, rewards: np.ndarray) -> float:
-    return float(softmax(logits) @ rewards)
-
-
-def _reward_times_logp(logits: np.ndarray, actions: np.ndarray, rewards: np.ndarray) -> float:
-    return float(rewards @ np.log(softmax(logits))[actions]) / len(rewards)
-
-
 def _estimate(logits: np.ndarray, actions: np.ndarray, rewards: np.ndarray) -> np.ndarray:
     """The REINFORCE estimate, by its definition."""
-    return slope(_reward_times_logp, logits, actions, rewards)
+    return slope(lambda z: rewards @ np.log(softmax(z))[actions] / len(rewards), logits)
 
 
 def _draws() -> list[tuple[np.ndarray, np.ndarray, np.ndarray, str]]:
@@ -48,7 +40,7 @@ def _check_expected_reward_gradient(answer: Answer) -> None:
         p = softmax(z)
         mistakes = dict(no_baseline=p * r, plain_mean=p * (r - r.mean()), no_probability=r - p @ r)
         given = f"logits {text(logits)} and rewards {text(rewards)}"
-        answer.check(given, (z, r), slope(_expected_reward, z, r), **mistakes)
+        answer.check(given, (z, r), slope(lambda z, r: softmax(z) @ r, z, r), **mistakes)
 
 
 @task(

@@ -139,13 +139,6 @@ def _check_cost(answer: Answer) -> None:
         answer.compare(given, got[1], tree, "tree", **mistakes)
 
 
-def _weighted_logp(
-    logits: np.ndarray, c: np.ndarray, token: np.ndarray, parent: np.ndarray
-) -> float:
-    child = parent >= 0
-    return float(c[child] @ np.log(softmax(logits))[parent[child], token[child]])
-
-
 @task(
     "gradient of the logits",
     axes=("node", "token"),
@@ -162,8 +155,9 @@ def _check_logits_gradient(answer: Answer) -> None:
         c, logits = rng.standard_normal(n).round(2), rng.standard_normal((n, 8))
         given = f"token {token.tolist()}, parent {parent.tolist()}, "
         given += f"random dlogp {text(c)} and logits"
-        right = slope(_weighted_logp, logits, c, token, parent)
         p, child = softmax(logits), parent >= 0
+        of_children = c[child], parent[child], token[child]
+        right = slope(lambda z, c, n, v: c @ np.log(softmax(z))[n, v], logits, *of_children)
         one_hots = right + p * np.bincount(parent[child], c[child], minlength=n)[:, None]
         last, own_logits, root = np.zeros_like(logits), np.zeros_like(logits), right.copy()
         last[parent[child]] = c[child, None] * (np.eye(8)[token[child]] - p[parent[child]])

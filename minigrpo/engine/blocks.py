@@ -20,9 +20,7 @@ class AttentionBlock:
     query: Array  # (S,R,Q) the node of each query, also a key of its row; padding repeats a node
     prefix: Array  # (S,P) the nodes on the path to each fork, whose keys all its rows see; padded
     causal: Array  # (Q,Q) 0 where a query sees a key of its row, -inf where that key comes later
-    mask: (
-        Array | None
-    )  # (S,1,1,1,1,P) 0 for a node of the prefix, -inf for padding, if there is any
+    mask: Array | None  # (S,1,1,1,1,P) 0 for a node of the prefix, -inf for padding, if any
     valid: Array | None  # (S,R,Q,1,1) 1 for a query, 0 for padding, if there is any
     slots: Array  # the places in the flattened (S·R·Q) that are not padding
     nodes: Array  # the node of each of these places

@@ -85,8 +85,7 @@ class TransformerConfig:
             allowed = f"a whole number from 1 to {self.vocab_size}, the vocabulary"
             raise ValueError(f"n_drawable is {n!r}: it must be {allowed}")
         if self.model_type not in MODEL_TYPES:
-            known = f"choose {', '.join(MODEL_TYPES)}"
-            raise ValueError(f"model_type is {self.model_type!r}: {known}")
+            raise ValueError(f"model_type is {self.model_type!r}: choose {', '.join(MODEL_TYPES)}")
         if not (self.rope_scaling is None or _is_scaling(self.rope_scaling, self.head_dim // 2)):
             told = f"rope_scaling scales rotary positions by {reprlib.repr(self.rope_scaling)}"
             raise ValueError(f"{told}: give linear a factor, or llama3 {', '.join(LLAMA3)}")

@@ -8,14 +8,14 @@ predicted from), so the floor of a tree is lower than that of its completions on
 
 from __future__ import annotations
 
-import functools
 import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -88,23 +88,14 @@ class Stopwatch:
         return "\n".join(lines)
 
 
-def timed(phase: str) -> Callable[[Callable], Callable]:
+@contextmanager
+def timed(phase: str) -> Iterator[None]:
     """Decorate a function: a Stopwatch that runs around a call adds its seconds to the phase."""
-
-    def decorate(function: Callable) -> Callable:
-        @functools.wraps(function)
-        def inner(*args: Any, **kwargs: Any) -> Any:
-            watch = _running.get()
-            if watch is None:
-                return function(*args, **kwargs)
-            started = time.perf_counter()
-            result = function(*args, **kwargs)
-            watch.add(phase, time.perf_counter() - started)
-            return result
-
-        return inner
-
-    return decorate
+    watch = _running.get()
+    started = time.perf_counter() if watch else 0.0
+    yield
+    if watch is not None:
+        watch.add(phase, time.perf_counter() - started)
 
 
 def count_passes(config: TransformerConfig, parts: Parts, **n_passes: int) -> None:

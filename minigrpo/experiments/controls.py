@@ -11,6 +11,7 @@ All are unclipped: with one update per batch, clipping would not act.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -102,13 +103,7 @@ def shuffled_weights(
         weight[tokens] = rng.permutation(weight[tokens]) / (tree.n_groups * tokens.sum())
     options = {"ddof": objective.ddof, "eps": objective.std_eps}
     advantage = advantages(rewards, tree.completion_group, **options).repeat(tree.lengths)
-    shuffled = {
-        "positive": weight * np.maximum(advantage, 0),
-        "negative": weight * np.minimum(advantage, 0),
-        "weight": weight,
-    }
-    on_nodes = {
-        name: np.bincount(nodes, values, minlength=tree.n_nodes)
-        for name, values in shuffled.items()
-    }
-    return Coefficients(**(vars(objective.coefficients(rollouts, rewards)) | on_nodes))
+    terms = weight * np.maximum(advantage, 0), weight * np.minimum(advantage, 0), weight
+    positive, negative, weight = (np.bincount(nodes, x, minlength=tree.n_nodes) for x in terms)
+    plain = objective.coefficients(rollouts, rewards)
+    return replace(plain, positive=positive, negative=negative, weight=weight)

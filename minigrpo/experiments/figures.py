@@ -15,14 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from minigrpo.experiments.tables import Row, Rows
+from minigrpo.experiments.tables import ENDS, Row, Rows
 from minigrpo.show.drawing import BLUE, INK, LINES, ORANGE, STYLE
 
 styled = matplotlib.rc_context(STYLE)  # decorates a function that draws
 matrix_style = matplotlib.rc_context(
     STYLE | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}
 )
-ENDS = ("", "_low", "_high")
 
 
 def panels(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple:

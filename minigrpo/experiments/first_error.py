@@ -21,12 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from minigrpo.experiments import tables as t
-from minigrpo.experiments.warm_start import warm_policy
 from minigrpo.rewards import step_rewards
 from minigrpo.runs.policy import load_weights, make_model
 from minigrpo.runs.settings import TrainSettings
@@ -38,10 +36,8 @@ from minigrpo.tree import PrefixTree
 SIZES = (8, 16, 32)
 SHUFFLES = 16
 RULES = ("negative", "zero", "drop", "token")
-COUNTS = ("true", "false")
-COUNTS += tuple(
-    f"{who} {what}" for who in ("hidden", "shuffled") for what in ("found", "accused", "exact")
-)
+COUNTS = ("true", "false", "hidden found", "hidden accused", "hidden exact")
+COUNTS += ("shuffled found", "shuffled accused", "shuffled exact")
 OFFSETS = (-2, -1, 0, 1, 2)  # written steps after the first wrong one
 PROFILE = ("all", "hidden", "shuffled")
 
@@ -69,12 +65,6 @@ def shuffle_summands(text: str, rng: np.random.Generator) -> str:
         parts = summands.split("+")
         steps.append("+".join(parts[i] for i in rng.permutation(len(parts))) + equals + total)
     return ";".join(steps)
-
-
-def prepare(name: str, folder: str) -> str:
-    """The warm-started policy of a way of writing, in `folder`."""
-    settings = TrainSettings.for_task("arithmetic", steps=0, eval_every=0)
-    return warm_policy(settings, Path(folder), TASKS[name]())
 
 
 def step_ends(text: str, n_tokens: int) -> np.ndarray:
@@ -184,7 +174,7 @@ def table(found: dict[str, Sequence[dict[str, list[list[float]]]]]) -> t.Tables:
 
 def ratio(name: str, above: np.ndarray, below: np.ndarray, drawn: np.ndarray) -> dict:
     """Σ above / Σ below over groups, with its interval over bootstrap draws (n,G)."""
-    names = (name, f"{name}_low", f"{name}_high")
+    names = [name + end for end in t.ENDS]
     if not below.sum():
         return dict.fromkeys(names)
     ends = np.quantile((drawn @ above) / np.maximum(drawn @ below, 1e-12), [0.025, 0.975])

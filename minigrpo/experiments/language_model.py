@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,9 +22,7 @@ TASKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # options of `sums`
     "two-digit sums": ({}, {"eval_every": 5}),
     "three-digit sums": ({"low": 100, "high": 499}, {"steps": 40}),
 }
-Run = list[
-    dict[str, float]
-]  # of each evaluation: step, tokens, unique (their share), reward, greedy
+Run = list[dict[str, float]]  # by evaluation: step, tokens, unique (their share), reward, greedy
 
 
 def learn(name: str, objective: str, seed: int) -> Run:
@@ -47,8 +44,7 @@ def learn(name: str, objective: str, seed: int) -> Run:
             since.clear()
 
     about = {"task_options": options, "model": MODEL, "objective": objective, "seed": seed}
-    settings = replace(TrainSettings.for_task("sums", **about), **changes)
-    train(settings, progress=False, on_step=on_step)
+    train(TrainSettings.for_task("sums", **about | changes), progress=False, on_step=on_step)
     return history
 
 
@@ -75,8 +71,7 @@ def figures(found: t.Tables) -> dict[str, Figure]:
     for name, ax in zip(tasks, line, strict=True):
         for number, row in enumerate(t.select(rows, task=name)):
             greedy, style = np.array(row["greedy_of_seed"]), look(number)
-            thin = {"color": style["color"], "ls": style["ls"], "lw": 0.7, "alpha": 0.45}
-            ax.plot(row["steps"], greedy.T, **thin)
+            ax.plot(row["steps"], greedy.T, **style | {"marker": "", "lw": 0.7, "alpha": 0.45})
             label = f"{TITLES[row['objective']]}, mean of {len(greedy)}"
             ax.plot(row["steps"], greedy.mean(0), label=label, **style)
         ax.set(title=name, xlabel="training step (64 completions each)", ylim=(0, 1))

@@ -8,8 +8,6 @@ samples per problem.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -19,7 +17,7 @@ from minigrpo.experiments import tables as t
 from minigrpo.experiments.controls import COMPARED, CONTROLS, TITLES, gradients_of_arm
 from minigrpo.experiments.figures import dots, look, panels, styled
 from minigrpo.experiments.reproduce import Request
-from minigrpo.experiments.warm_start import warm_policies, warm_policy
+from minigrpo.experiments.warm_start import warm_policies
 from minigrpo.runs.evaluation import evaluate
 from minigrpo.runs.policy import load_weights, make_model, make_state
 from minigrpo.runs.settings import TrainSettings
@@ -76,15 +74,10 @@ def learn(task: str, arm: str, beta: float, learning_rate: float, seed: int, war
     return history
 
 
-def prepare(name: str, folder: str) -> str:
-    """The warm-started policy of a task, in `folder`."""
-    return warm_policy(TrainSettings.for_task(name, eval_every=0), Path(folder))
-
-
 def measure(request: Request, keys: list[Key], seeds: int) -> dict[Key, list[Run]]:
     """The runs of all keys and seeds, those of a task from one warm-started policy."""
-    tasks = {key[0]: request.out / f"warm-{key[0]}" for key in keys}
-    warm = warm_policies(prepare, tasks, request.processes)
+    start = {key[0]: TrainSettings.for_task(key[0], eval_every=0) for key in keys}
+    warm = warm_policies(request, start)
     names = ("task", "arm", "beta", "learning_rate")
     jobs = {key: dict(zip(names, key, strict=True)) | {"warm": warm[key[0]]} for key in keys}
     return request.seeded(learn, jobs, seeds)

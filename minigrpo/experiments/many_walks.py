@@ -41,13 +41,13 @@ Policy = Tabular | Transformers | OneModel
 SMALL = TransformerConfig(vocab_size=3, dim=32, n_layers=2, n_heads=2, max_seq_len=64)
 
 
-def leaf_rewards(target: np.ndarray, n: int, r_neg: float, depth: int = DEPTH) -> np.ndarray:
+def leaf_rewards(target: np.ndarray, n: int, r_neg: float) -> np.ndarray:
     """1 at the target, r_neg at leaves that share its first n moves, 0.7 elsewhere.
 
     target (runs,) leaf numbers -> (runs,2**depth)
     """
-    leaf, target = np.arange(2**depth), np.asarray(target)[:, None]
-    shares = leaf >> (depth - n) == target >> (depth - n)
+    leaf, target = np.arange(2**DEPTH), np.asarray(target)[:, None]
+    shares = leaf >> (DEPTH - n) == target >> (DEPTH - n)
     return np.where(leaf == target, 1.0, np.where(shares, r_neg, R_OTHER))
 
 
@@ -87,13 +87,13 @@ def group_advantages(rewards: np.ndarray, **choices: Any) -> np.ndarray:
 
 
 def loss_gradient(
-    arm: str, leaves: np.ndarray, rewards: np.ndarray, rng: np.random.Generator, depth: int = DEPTH
+    arm: str, leaves: np.ndarray, rewards: np.ndarray, rng: np.random.Generator | None = None
 ) -> np.ndarray:
     """d loss / d log p of every move, at the sampling policy.   (runs,k) both -> (runs,moves)
 
     rng serves the placebo alone.  Raises ValueError for an unknown arm.
     """
-    moves, n = moves_to(leaves, depth), n_moves(depth)  # (runs,k,depth)
+    moves, n = moves_to(leaves), n_moves(DEPTH)  # (runs,k,depth)
     tokens = moves[0].size
     if arm == "dr_grpo":
         return -sums(group_advantages(rewards, scale="none"), moves, n) / tokens
@@ -119,11 +119,9 @@ def alpha_of(arm: str) -> float:
     return powers[arm]
 
 
-def loss_gradient_of_values(
-    values: np.ndarray, leaves: np.ndarray, depth: int = DEPTH
-) -> np.ndarray:
+def loss_gradient_of_values(values: np.ndarray, leaves: np.ndarray) -> np.ndarray:
     """As `loss_gradient`, for process rewards of every move (runs,moves): the preset `prm`."""
-    moves = moves_to(leaves, depth)
+    moves = moves_to(leaves)
     count = sums(1.0, moves, values.shape[1])  # (runs,moves)
     tokens = moves[0].size
     mean = (count * values).sum(1, keepdims=True) / tokens

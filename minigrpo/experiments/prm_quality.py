@@ -7,21 +7,18 @@ and during training; the same for a Monte-Carlo PRM that spends its tokens on a 
 extra rollouts; and how step advantages go with exact ones.  The exact values themselves are checked
 against a million rollouts.
 
-Is R̂ biased? A prefix is looked at only where somebody has visited it, and by groups that hold
-the visitor. But given how many visited it, n = |λ|, what they write after it are n independent
-draws from the policy. So R̂, their mean outcome, has mean V(prefix) and variance
-Var(outcome|prefix) / n: it has no bias. Two other things are biased. R̂ contains the completion's
-own outcome with weight 1/n (`own_weight`), so it flatters good ones. And R̂ - mean(r) is too
-small, as the mean holds the visitors too. Averaged over tokens, 1 - 1/k of the exact advantage is
-left (`slope_tokens`); averaged over nodes, as λ-GRPO weighs them (`slope_nodes`), (1 -
-p/(1-(1-p)^k)) / (1-p) for a prefix of probability p: from 1 - 1/k for a rare one to 1. What
-division by std(r) adds is seen by comparing the correlations `advantage` and `centred`.
+Given that n = |λ| visited a prefix, what they write after it are n independent draws, so R̂ has
+mean V(prefix) and variance Var(outcome|prefix) / n: no bias.  But it contains the completion's own
+outcome with weight 1/n (`own_weight`), and R̂ - mean(r) is too small, as the mean holds the visitors
+too: 1 - 1/k of the exact advantage is left on average over tokens (`slope_tokens`), and
+(1 - p/(1-(1-p)^k)) / (1-p) over nodes of probability p, as λ-GRPO weighs them (`slope_nodes`).
 
 On `arithmetic` the first wrong step is known from the text: `first_error.py`.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -134,10 +131,8 @@ def value_row(
     before = np.where(tree.scored[parent], estimate[parent], mean[group])
     gain, move = (exact[index] - exact[0])[at], exact[index[at]] - exact[index[parent]]
     on_tokens = tree.paths[:, depth - 1]  # (B,)
-    owner_error, token_error = (
-        rewards - exact[index[on_tokens]],
-        (estimate - exact[index])[on_tokens],
-    )
+    owner_error = rewards - exact[index[on_tokens]]
+    token_error = (estimate - exact[index])[on_tokens]
 
     def slope(x: np.ndarray, y: np.ndarray, weight: Any = 1) -> list[float]:
         return [float((weight * y) @ x), float((weight * x) @ x)]
@@ -181,16 +176,14 @@ def equal_tokens(seed: int, steps: int, n_groups: int = 128) -> list[t.Row]:
     model, task = policy(seed, steps)
     exact, spread = exact_moments(model, task)
     rng, rows = np.random.default_rng([seed, steps, 1]), []
-    known: dict[tuple[int, int], float] = {}
 
+    @cache
     def hidden_rmse(k: int, first: int) -> float:
-        if (k, first) not in known:
-            rollouts, rewards = draw(model, task, n_groups, k, rng)
-            members = np.arange(n_groups * k) % k < first
-            visited = np.unique(rollouts.tree.paths[members, : task.depth - 1])
-            error = step_rewards(rollouts.tree, rewards) - exact[heap_index(rollouts.tree)]
-            known[k, first] = _rms(error[visited])
-        return known[k, first]
+        rollouts, rewards = draw(model, task, n_groups, k, rng)
+        members = np.arange(n_groups * k) % k < first
+        visited = np.unique(rollouts.tree.paths[members, : task.depth - 1])
+        error = step_rewards(rollouts.tree, rewards) - exact[heap_index(rollouts.tree)]
+        return _rms(error[visited])
 
     for k, m in MONTE_CARLO:
         rollouts, rewards = draw(model, task, n_groups, k, rng)
@@ -299,8 +292,8 @@ def run(request: Request) -> t.Tables:
     checked = request.seeded(brute_force, {0: check}, min(seeds, 4), "a million rollouts")[0]
     table["brute_force"] = t.round_rows([row for rows in checked for row in rows], 6)
 
-    folders = {w: request.out / f"warm-{w.replace(' ', '-')}" for w in first_error.TASKS}
-    warm = warm_policies(first_error.prepare, folders, request.processes)
+    start = TrainSettings.for_task("arithmetic", steps=0, eval_every=0)
+    warm = warm_policies(request, dict.fromkeys(first_error.TASKS, start), first_error.TASKS)
     jobs = {w: {"writing": w, "folder": warm[w], "n_groups": 100} for w in warm}
     marks = request.seeded(first_error.marks, jobs, seeds, "first wrong step")
     return table | first_error.table(marks)

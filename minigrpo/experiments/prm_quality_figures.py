@@ -71,10 +71,7 @@ def _budgets(ax: Axes, rows: t.Rows) -> None:
 def first_error_figure(table: t.Tables) -> Figure:
     """Where the sign of Â accuses: steps marked, by their distance to the first wrong one."""
     rows, profile = table["first_error"], table["first_error_profile"]
-    titles = {
-        "one order": "One right text each",
-        "any order": "Many right texts each",
-    }
+    titles = {"one order": "One right text each", "any order": "Many right texts each"}
     sizes = sorted(t.distinct(rows, "k"))
     figure, (line,) = panels(1, 3, 11, 3.9)
     for ax, (writing, title) in zip(line, titles.items(), strict=False):

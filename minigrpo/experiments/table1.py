@@ -162,11 +162,12 @@ def beside_the_paper(n: int, r_neg: float, *ours: np.ndarray) -> dict[str, Any]:
     published, rng = PUBLISHED[n, r_neg], np.random.default_rng(0)
     seeds = [round(5 * value) for value in published]
     means = [own[rng.integers(len(own), size=(20_000, 5))].mean(1) for own in ours]
-    a, b = (float((own > 0.5).mean()) for own in ours)
-    chances = (
-        sum(binomial(s, 5, a) for s in range(seeds[0] + 1)),
-        sum(binomial(s, 5, b) for s in range(seeds[1], 6)),
-    )
+    found = (float((own > 0.5).mean()) for own in ours)
+    as_far = range(seeds[0] + 1), range(seeds[1], 6)  # numbers of seeds
+    chances = [
+        sum(comb(5, s) * p**s * (1 - p) ** (5 - s) for s in those)
+        for p, those in zip(found, as_far, strict=True)
+    ]
     by_mean = (means[0] <= published[0] + 5e-5).mean(), (means[1] >= published[1] - 5e-5).mean()
     columns = {"": published, "seeds_": seeds, "p_": chances, "p_mean_": by_mean}
     return {
@@ -174,11 +175,6 @@ def beside_the_paper(n: int, r_neg: float, *ours: np.ndarray) -> dict[str, Any]:
         for column, pair in columns.items()
         for arm, x in zip(COMPARED, pair, strict=True)
     }
-
-
-def binomial(successes: int, n: int, p: float) -> float:
-    """The probability of so many successes in n tries."""
-    return comb(n, successes) * p**successes * (1 - p) ** (n - successes)
 
 
 def text(tables: t.Tables) -> str:

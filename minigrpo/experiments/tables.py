@@ -13,6 +13,7 @@ from minigrpo.show.plots import bootstrap_interval
 Row = dict[str, Any]
 Rows = Sequence[Row]
 Tables = dict[str, list[Row]]
+ENDS = ("", "_low", "_high")  # of the columns of a mean and its interval
 
 
 def select(rows: Iterable[Row], **values: Any) -> list[Row]:
@@ -48,10 +49,8 @@ def mean_and_interval(values: Any) -> tuple[float, float, float]:
 
 def interval(name: str, values: Any, digits: int = 6) -> dict[str, float]:
     """Mean and 95 % bootstrap interval as `name`, `name_low`, `name_high`, rounded."""
-    names = (name, f"{name}_low", f"{name}_high")
-    return {
-        key: rounded(x, digits) for key, x in zip(names, mean_and_interval(values), strict=True)
-    }
+    numbers = zip(ENDS, mean_and_interval(values), strict=True)
+    return {name + end: rounded(x, digits) for end, x in numbers}
 
 
 def sign_test(a: int, b: int) -> float:
@@ -67,7 +66,7 @@ def show(tables: Mapping[str, Rows], columns: Mapping[str, str]) -> str:
 
     def told(row: Row, name: str) -> str:
         if name.endswith("±"):
-            value, low, high = (told(row, name[:-1] + end) for end in ("", "_low", "_high"))
+            value, low, high = (told(row, name[:-1] + end) for end in ENDS)
             return f"{value} [{low}, {high}]"
         value = row.get(name)
         return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

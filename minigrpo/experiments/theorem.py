@@ -43,11 +43,8 @@ from minigrpo.tree import PrefixTree, Rollouts
 from minigrpo.verify.padded import padded_loss
 
 LEVELS = ("token", "sequence")
-EPOCHS = (  # in the first, clipping is on but all ratios are 1
-    "first epoch",
-    "later epochs, unclipped",
-    "later epochs, clipped",
-)
+# In the first, clipping is on but all ratios are 1.
+EPOCHS = ("first epoch", "later epochs, unclipped", "later epochs, clipped")
 KINDS = {"mean": "(a) mean", "length_weighted": "(b) 1/|y|", "two_sums": "(c) ± sums"}
 SCALES, AGGREGATIONS, KLS = CHOICES["scale"], CHOICES["aggregation"], ("none", *CHOICES["kl"])
 MEASURES = ("value", "nodes", "parameters")  # the loss; its gradient for nodes' log p, for weights

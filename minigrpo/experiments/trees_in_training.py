@@ -13,7 +13,6 @@ are flat says little here; the other numbers tell more.
 from __future__ import annotations
 
 from itertools import pairwise, product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from matplotlib.figure import Figure
 from minigrpo.experiments import tables as t
 from minigrpo.experiments.figures import band, look, panels, percent, styled
 from minigrpo.experiments.reproduce import Request
-from minigrpo.experiments.warm_start import warm_policies, warm_policy
+from minigrpo.experiments.warm_start import warm_policies
 from minigrpo.logs.groups import tree_statistics
 from minigrpo.runs.policy import load_weights, make_model
 from minigrpo.runs.settings import TrainSettings
@@ -55,11 +54,6 @@ MEASURES = {  # name in the table: name in the metrics
 def settings_of(task: str, **changes: Any) -> TrainSettings:
     """GRPO on a small transformer, as this experiment trains it."""
     return TrainSettings(task=task, **(SHAPE | SETTINGS[task] | changes))
-
-
-def prepare(name: str, folder: str) -> str:
-    """The warm-started policy of a task, in `folder`."""
-    return warm_policy(settings_of(name), Path(folder))
 
 
 def train_and_measure(settings: dict[str, Any], n_groups: int, seed: int) -> dict[str, Any]:
@@ -208,11 +202,10 @@ def _shares(ax: Axes, rows: t.Rows) -> None:
 def run(request: Request) -> t.Tables:
     """Train and measure on both tasks, 5 seeds (quick: 2 seeds, a third of the steps)."""
     seeds = request.seeds or (2 if request.quick else 5)
-    folders = {task: request.out / f"warm-trees-{task}" for task in SETTINGS}
-    warm = warm_policies(prepare, folders, request.processes)
+    warm = warm_policies(request, {f"trees-{task}": settings_of(task) for task in SETTINGS})
     jobs = {}
     for task, k in product(SETTINGS, SIZES):
-        settings = SETTINGS[task] | {"task": task, "init": warm[task]}
+        settings = SETTINGS[task] | {"task": task, "init": warm[f"trees-{task}"]}
         settings |= {"group_size": k, "prompts_per_step": COMPLETIONS // k}
         settings["steps"] //= 3 if request.quick else 1
         jobs[task, k] = {"settings": settings, "n_groups": 50 if request.quick else GROUPS}

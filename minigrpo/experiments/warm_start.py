@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from pydoc import locate
+from typing import Any
 
 from minigrpo.experiments.parallel import code_of, run_jobs
+from minigrpo.experiments.reproduce import Request
 from minigrpo.runs.checkpoint import checkpoints
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.stored_settings import read_settings
@@ -35,10 +38,19 @@ def warm_policy(settings: TrainSettings, folder: Path, task: Task | None = None)
 
 
 def warm_policies(
-    prepare: Callable[[str, str], str], folders: Mapping[str, Path], processes: int | None
+    request: Request, start: Mapping[str, TrainSettings], tasks: Mapping[str, type] | None = None
 ) -> dict[str, str]:
-    """{name: prepare(name, folder)} for all folders; missing ones are made in parallel."""
-    missing = [name for name, folder in folders.items() if not checkpoints(folder)]
-    jobs = [{"name": name, "folder": str(folders[name])} for name in missing]
-    run_jobs(prepare, jobs, title="warm start", processes=processes)
-    return {name: prepare(name, str(folder)) for name, folder in folders.items()}
+    """{name: folder of the policy}; missing ones are made in parallel.   tasks: other classes"""
+    jobs = {name: {"settings": asdict(settings)} for name, settings in start.items()}
+    for name, job in jobs.items():
+        job["folder"] = str(request.out / f"warm-{name.replace(' ', '-')}")
+        if tasks:
+            job["task"] = f"{tasks[name].__module__}.{tasks[name].__qualname__}"
+    missing = [job for job in jobs.values() if not checkpoints(job["folder"])]
+    run_jobs(_prepare, missing, title="warm start", processes=request.processes)
+    return {name: _prepare(**job) for name, job in jobs.items()}
+
+
+def _prepare(settings: dict[str, Any], folder: str, task: str = "") -> str:
+    own = locate(task)() if task else None
+    return warm_policy(TrainSettings(**settings), Path(folder), own)

@@ -62,7 +62,6 @@ FAMILY_RATES = {"tabular": TABULAR_RATES, "transformer": RATES["adamw"][1:4]}
 RUNS, EARLY, LONGER = 192, 50, (250, 500, 1000, 2000)
 PUSHES = ("tail", "up_own", "up_other", "down_own", "down_other", "tail_own", "tail_other")
 PATTERNS = ["a" + "".join("ab"[i >> 2 - j & 1] for j in range(3)) for i in range(8)]
-NO_RNG = np.random.default_rng(0)  # for arms that draw nothing
 
 
 def final_hits(hits: list[list[int]]) -> np.ndarray:
@@ -108,7 +107,7 @@ def moved(
             counts = alone > 0
             ratios.append(np.linalg.norm(odds - old, axis=1)[counts] / alone[counts])
         if leaves is not None:
-            step = log_softmax_backward(loss_gradient("grpo", leaves, rewards, NO_RNG), logp)
+            step = log_softmax_backward(loss_gradient("grpo", leaves, rewards), logp)
             before.append((odds, np.linalg.norm(step[..., 0] - step[..., 1], axis=1)))
 
     options = {"policy": policy, "runs": runs, "steps": steps, "observe": observe}
@@ -131,7 +130,7 @@ def causes(arm: str, n: int, learning_rate: float, first_seed: int, runs: int) -
         steps[0] += 1
         if leaves is None:
             return
-        path, dlogp = moves_to(aim), loss_gradient(arm, leaves, rewards, NO_RNG)
+        path, dlogp = moves_to(aim), loss_gradient(arm, leaves, rewards)
         own, other = pushes(model, dlogp, path[:, :1], -1.0)
         for way, chosen in (("up", own + other > 0), ("down", own + other < 0)):
             seen[f"{way}_own"] += own * chosen

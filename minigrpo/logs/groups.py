@@ -30,9 +30,7 @@ class Group:
     prompt: str
     sequences: list[list[int]]  # k lists of token ids
     rewards: np.ndarray | None  # (k,) float64
-    labels: (
-        tuple[str, ...] | None
-    )  # text of every token id; None where the completions were given as ids
+    labels: tuple[str, ...] | None  # text of every token id; None for completions given as ids
     unit: str  # "tokens", "characters" or "words"
     step: int | float | str | None = None  # of the training run it was logged in
 
@@ -79,7 +77,11 @@ def make_groups(found: Sequence[Sequence[Completion]], *, unit: str = "auto") ->
     texts = [c.content for group in found for c in group if isinstance(c.content, str)]
     if unit == "auto":
         unit = "words" if any(" " in text for text in texts) else "characters"
-    split = [[_split(c.content, unit) for c in group] for group in found]
+    split_text = list if unit == "characters" else re.compile(r"^\s+|\s*\S+|\s+$").findall
+    split = [
+        [c.content if isinstance(c.content, list) else split_text(c.content) for c in group]
+        for group in found
+    ]
     tokens = {t for pieces in split for piece in pieces for t in piece if isinstance(t, str)}
     vocabulary = tuple(sorted(tokens))
     index = {token: i for i, token in enumerate(vocabulary)}
@@ -94,16 +96,9 @@ def make_groups(found: Sequence[Sequence[Completion]], *, unit: str = "auto") ->
             raise ValueError(f"{told} are too long for one tree: {size:,} places")
         sequences = [list(piece) if kind is int else [index[t] for t in piece] for piece in pieces]
         own_unit = unit if any(isinstance(c.content, str) for c in group) else "tokens"
-        labels, first = None if kind is int else vocabulary, group[0]
-        own = Group(first.prompt, sequences, _rewards(group), labels, own_unit, first.step)
-        groups.append(own)
+        about = None if kind is int else vocabulary, own_unit, group[0].step
+        groups.append(Group(group[0].prompt, sequences, _rewards(group), *about))
     return groups
-
-
-def _split(completion: str | list, unit: str) -> list:
-    if isinstance(completion, list):
-        return completion
-    return list(completion) if unit == "characters" else re.findall(r"^\s+|\s*\S+|\s+$", completion)
 
 
 def _rewards(group: Sequence[Completion]) -> np.ndarray | None:

@@ -216,11 +216,14 @@ def save_hugging_face(
     folder, c = Path(folder), model.config
     if (folder / "config.json").exists():
         raise ValueError(f"{folder} holds a model already: give another folder")
-    divides = "divisors" in (c.rope_scaling or {})
-    if c.n_drawable is not None or divides:
-        told = f"the model draws its first {c.n_drawable} tokens only"
-        told = "the model divides rotary frequencies in a way of its own" if divides else told
-        raise ValueError(f"{told}, which a folder of this kind cannot say")
+    own = (
+        "divides rotary frequencies in a way of its own"
+        if "divisors" in (c.rope_scaling or {})
+        else None
+    )
+    own = own if c.n_drawable is None else f"draws its first {c.n_drawable} tokens only"
+    if own is not None:
+        raise ValueError(f"the model {own}, which a folder of this kind cannot say")
     folder.mkdir(parents=True, exist_ok=True)
     ends = [] if tokenizer is None else tokenizer.ends
     kind = {"model_type": c.model_type, "architectures": [f"{c.model_type.title()}ForCausalLM"]}
@@ -229,10 +232,8 @@ def save_hugging_face(
     config |= {"num_key_value_heads": c.n_kv_heads, "head_dim": c.head_dim}
     config |= {"rms_norm_eps": c.norm_eps, "rope_theta": c.rope_base}
     config |= {"rope_scaling": c.rope_scaling, "tie_word_embeddings": c.tie_embeddings}
-    off = ("attention_bias", "mlp_bias") if c.model_type == "llama" else ("use_sliding_window",)
-    config |= dict.fromkeys(off, False) | {"sliding_window": None}
     config |= {"eos_token_id": ends if len(ends) > 1 else next(iter(ends), None)}
-    config |= {"bos_token_id": None, "dtype": str(model.dtype)}
+    config |= {"bos_token_id": None, "sliding_window": None, "dtype": str(model.dtype)}
     write_atomically(folder / "model.safetensors", list(_safetensors(model)))
     if tokenizer is not None:
         write_atomically(folder / "tokenizer.json", [tokenizer.to_json().encode()])

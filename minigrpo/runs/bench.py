@@ -51,14 +51,8 @@ WORKLOADS = {
 class Bench:
     """A policy, prompts and an optimiser for a workload; `step` is one GRPO step."""
 
-    def __init__(
-        self,
-        workload: Workload,
-        backend: str = "numpy",
-        dtype: str = "float32",
-        learning_rate: float = 1e-6,
-    ) -> None:
-        self.workload, self.learning_rate = workload, learning_rate
+    def __init__(self, workload: Workload, backend: str = "numpy", dtype: str = "float32") -> None:
+        self.workload = workload
         self.model = Transformer(workload.config, backend=backend, dtype=dtype)
         self.micro_batch_tokens = TrainSettings.micro_batch_tokens
         self.rng = np.random.default_rng(0)
@@ -95,7 +89,7 @@ class Bench:
         parts = split_tree(rollouts.tree, self.micro_batch_tokens, model.lanes)
         compute_gradients(model, parts, objective, coefficients, 1.0, rollouts.logp)
         clip_gradient(model.gradients, 1.0)
-        self.optimizer.step(model.parameters, model.gradients, self.learning_rate)
+        self.optimizer.step(model.parameters, model.gradients, 1e-6)
         return rollouts
 
     def _sharpen(self, wanted: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -108,9 +109,11 @@ def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -
         if changed == ["steps"]:
             way_out = f"its cosine ends there, so train on with --init {folder} --out ANOTHER"
         raise ValueError(f"the run in {folder} has other settings ({told}): {way_out}")
-    steps, taken = given.get("steps", stored.get("steps")), steps_taken(folder)
-    if steps != stored.get("steps") and steps <= taken:
+    planned, taken = stored.get("steps", 0), steps_taken(folder)
+    if (steps := given.get("steps", planned)) != planned and steps <= taken:
         raise ValueError(f"the run in {folder} has taken {taken} steps: give more with --steps")
+    if steps < planned:
+        print(f"note: {folder} now ends at step {steps}, not {planned}", file=sys.stderr)
     return stored | {"steps": steps}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -148,15 +149,11 @@ def _step_text(tokens: list[int], labels: Labels | None) -> str:
 
 def member_names(members: Sequence[int]) -> str:
     """(0, 1, 2, 5) -> "y0-y2 y5"."""
-    runs: list[list[int]] = []
-    for m in members:
-        if runs and runs[-1][-1] == m - 1:
-            runs[-1].append(m)
-        else:
-            runs.append([m])
-    return " ".join(
-        f"y{run[0]}-y{run[-1]}" if len(run) > 2 else " ".join(f"y{m}" for m in run) for run in runs
-    )
+    names = []
+    for _, run in groupby(enumerate(members), lambda pair: pair[1] - pair[0]):
+        own = [f"y{m}" for _, m in run]
+        names += [f"{own[0]}-{own[-1]}"] if len(own) > 2 else own
+    return " ".join(names)
 
 
 def number(value: float | None, sign: str = "") -> str:

@@ -48,17 +48,11 @@ def _as_choice(group: Group) -> dict[str, Any]:
     if (total := sum(map(len, group.sequences))) > MAX_TOKENS:
         why = f"{total} {group.unit} are too many for the explorer"
         raise ValueError(f"{name}: {why}, which takes up to {MAX_TOKENS}")
-    texts, rewards, note = group.texts, [0.0] * k, ""
-    if group.unit == "tokens":
-        texts = [" ".join(_token(group, t) for t in sequence) for sequence in group.sequences]
-    if group.rewards is not None:
-        rewards = group.rewards.tolist()
-    else:
-        note = "No rewards were given: all start at 0. Change some."
+    texts, given = group.texts, group.rewards is not None
+    if group.unit == "tokens" and group.labels is not None:  # spaces separate tokens in the page
+        tokens = [label.replace(" ", "␣") or "∎" for label in group.labels]
+        texts = [" ".join(tokens[t] for t in sequence) for sequence in group.sequences]
+    note = "" if given else "No rewards were given: all start at 0. Change some."
+    rewards = group.rewards.tolist() if given else [0.0] * k
     about = {"name": name, "note": note, "unit": group.unit}
     return about | {"completions": texts, "rewards": rewards}
-
-
-def _token(group: Group, token: int) -> str:
-    """A token's text without the spaces that separate tokens in the page."""
-    return str(token) if group.labels is None else group.labels[token].replace(" ", "␣") or "∎"
