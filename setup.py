@@ -2,7 +2,7 @@
 README as an index shows it.
 
 The exercises and the measured tables stay where readers of the repository look for them. A wheel
-carries copies of them in `minigrpo/data`, and `minigrpo/system/shipped.py` finds either.
+carries copies of them in `minigrpo/data`, and `minigrpo/system/files.py` finds either.
 """
 
 import re

@@ -273,7 +273,7 @@ def test_the_verdict_on_the_theorem(off, words):
 def test_the_page_is_filled_with_what_is_measured(tmp_path):
     """Texts are escaped, and a number that is missing is an error."""
     groups = read_groups(
-        '[{"completions": ["<b", "<c"], "rewards": [1, 0]},'
+        '[{"completions": ["ab<", "ac<"], "rewards": [1, 0]},'
         '{"completions": ["a", "b"], "rewards": [1, 1]}]'
     )
     for name in FIGURES:
@@ -289,9 +289,9 @@ def test_the_page_is_filled_with_what_is_measured(tmp_path):
     for words in (
         "It wrote the 2 completions below",
         "Of 2 groups, 1 have no shared prefix at all.",
-        "Their completions have 6 tokens, of which 5 are distinct",
+        "Their completions have 8 tokens, of which 7 are distinct",
         "+0.71",
-        "<b",
+        "b<",
         *(f"the {name}" for name in names),
     ):
         assert words in page.text

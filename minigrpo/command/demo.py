@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrpo.experiments.controls import COMPARED, TITLES
 from minigrpo.experiments.many_walks import BLOCK, GROUP_SIZE, LAST, STEPS, run_walks
 from minigrpo.experiments.parallel import run_jobs
 from minigrpo.experiments.table1 import summary
@@ -58,7 +59,7 @@ ARITHMETIC = TrainSettings(
 GROUPS, COMPLETIONS = 12, 8
 RATES = (3e-4, 6e-4)  # a small learning rate, and about the best of both objectives in table 1
 CHUNK = 16  # runs side by side: one to each target
-NAMES = {"grpo": "GRPO", "lambda_grpo": "λ-GRPO"}
+NAMES = {name: TITLES[name] for name in COMPARED}
 
 Walks = dict[tuple[int, float, str], np.ndarray]
 """(n, learning rate, objective): the share of target paths, (seeds, steps / BLOCK)."""

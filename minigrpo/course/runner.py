@@ -11,8 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from minigrpo.course.grading import Task, WrongAnswer
-from minigrpo.system.files import write_output
-from minigrpo.system.shipped import shipped
+from minigrpo.system.files import shipped, write_output
 from minigrpo.system.user_code import explain, named, run_file
 
 CHAPTERS = {

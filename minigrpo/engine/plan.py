@@ -118,7 +118,7 @@ def plan_attention(
 
     def n_pairs(chosen: np.ndarray) -> int:
         """How many (query, key) pairs these rows make as one block, with its padding."""
-        per_fork = _counts(fork[chosen])
+        per_fork = np.unique(fork[chosen], return_counts=True)[1]
         queries, prefix = n_queries[chosen].max(), start[chosen].max()
         return len(per_fork) * per_fork.max() * queries * (prefix + queries)
 
@@ -143,12 +143,6 @@ def plan_attention(
     return tuple(_block(nodes[rows[b]], fork[b], start[b], end[b], backend, dtype) for b in blocks)
 
 
-def _counts(x: np.ndarray) -> np.ndarray:
-    """How often each number occurs that does, the smallest first."""
-    count = np.bincount(x)
-    return count[count > 0]
-
-
 def _log2(n: np.ndarray) -> np.ndarray:
     return np.ceil(np.log2(n)).astype(np.int64)
 
@@ -163,7 +157,7 @@ def _block(
 ) -> AttentionBlock:
     """Rows with the fork of each, and the positions of their queries, start ≤ t < end."""
     order = np.argsort(fork, kind="stable")
-    count = _counts(fork)
+    count = np.unique(fork, return_counts=True)[1]
     present = np.arange(count.max()) < count[:, None]  # (S,R)
     row = np.zeros(present.shape, dtype=np.int64)
     row[present] = order

@@ -12,7 +12,7 @@ import json
 from importlib import import_module
 from typing import Any
 
-from minigrpo.system.shipped import shipped
+from minigrpo.system.files import shipped
 
 EXPERIMENTS = {  # the question that each answers, and its time on two cores
     "table1": "does λ-GRPO find the paper's walk where GRPO does not? (70 min)",

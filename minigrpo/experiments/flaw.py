@@ -12,13 +12,12 @@ the sum over a path may have another sign.
 2. Training on `treewalk`, each run to the target that its seed draws: `statistics` counts how many
    good tokens are pushed down, and how often a step or a gradient lowers a target that was drawn.
 
-On average over groups GRPO's gradient, with its |λ|, is that of the expected reward (but for the
-division by the standard deviation).  What is called a flaw is that following it greedily leads away
-from a best walk behind a bad prefix.   Source: arXiv:2509.21154, section 4.
+Source: arXiv:2509.21154, section 4.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import product
 from typing import Any
 
@@ -29,6 +28,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from minigrpo.engine.parameters import with_parameters
 from minigrpo.experiments import tables as t
+from minigrpo.experiments.controls import COMPARED, TITLES
 from minigrpo.experiments.figures import dots, panels, styled
 from minigrpo.experiments.reproduce import Request
 from minigrpo.objectives import Objective, advantages
@@ -38,7 +38,7 @@ from minigrpo.runs.train import train_step
 from minigrpo.show.drawing import BLUE, INK, ORANGE
 from minigrpo.tree import PrefixTree, Rollouts
 
-OBJECTIVES = {"grpo": "GRPO", "lambda_grpo": "λ-GRPO"}
+OBJECTIVES = {name: TITLES[name] for name in COMPARED}
 LENGTH = 0.3  # of the step along either gradient, in logits
 LEARNING_RATE, STEPS, EARLY = 3e-4, 250, 50
 
@@ -112,13 +112,12 @@ def training_run(objective: str, n: int, seed: int, steps: int = STEPS) -> list[
     state = make_state(s, model)
     prompts = task.prompts(np.random.default_rng(0), 1)
     target = PrefixTree.from_groups(prompts, [[task.tokenizer.encode(task.target)]])
-    sums: dict[str, float] = {}
+    sums: Counter[str] = Counter()
     rows = []
     for step in range(1, steps + 1):
         before = model.parameters.flat.copy()
         _, rollouts, rewards = train_step(state, task, s)
-        for name, value in step_counts(model, before, target, rollouts, rewards).items():
-            sums[name] = sums.get(name, 0.0) + value
+        sums.update(step_counts(model, before, target, rollouts, rewards))
         if step in (EARLY, steps):
             rows.append({"n": n, "trained_with": objective, "seed": seed, "steps": step} | sums)
     return rows

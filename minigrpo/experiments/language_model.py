@@ -22,25 +22,21 @@ TASKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # options of `sums`
     "two-digit sums": ({}, {"eval_every": 5}),
     "three-digit sums": ({"low": 100, "high": 499}, {"steps": 40}),
 }
-Run = list[dict[str, float]]  # by evaluation: step, tokens, unique (their share), reward, greedy
+Run = list[dict[str, float]]  # by evaluation: step, greedy, unique (share of tokens since the last)
 
 
 def learn(name: str, objective: str, seed: int) -> Run:
     """Train on one of TASKS."""
     options, changes = TASKS[name]
     history: Run = []
-    since: list[dict[str, Any]] = []
+    since: list[float] = []
 
     def on_step(metrics: dict[str, Any]) -> None:
         if "loss" in metrics:
-            since.append(metrics)
+            since.append(1 / metrics["tree/mean_count"])
         if "eval/pass@1_greedy" in metrics:
             row = {"step": metrics["step"], "greedy": metrics["eval/pass@1_greedy"]}
-            if since:
-                row["tokens"] = since[-1]["num_tokens"]
-                row["reward"] = float(np.mean([m["reward"] for m in since]))
-                row["unique"] = float(np.mean([1 / m["tree/mean_count"] for m in since]))
-            history.append(row)
+            history.append(row | ({"unique": float(np.mean(since))} if since else {}))
             since.clear()
 
     about = {"task_options": options, "model": MODEL, "objective": objective, "seed": seed}

@@ -9,7 +9,7 @@ with the same warm-started policy and the same first completions, so they are co
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from minigrpo.experiments import tables as t
 from minigrpo.experiments.figures import band, dots, look, panels, percent, styled
 from minigrpo.experiments.reproduce import Request
-from minigrpo.experiments.warm_start import warm_policies, warm_policy
+from minigrpo.experiments.warm_start import warm_policies
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train
 from minigrpo.show.drawing import INK, ORANGE
@@ -83,12 +83,6 @@ def learn(arm: str, warm: str, seed: int) -> dict[str, list[float]]:
     }
 
 
-def prepare(name: str, folder: str) -> str:
-    """The warm-started policy of a seed, in `folder`."""
-    settings = TrainSettings.for_task("arithmetic", seed=int(name), eval_every=0)
-    return warm_policy(settings, Path(folder))
-
-
 def summary(run: dict[str, list[float]]) -> dict[str, float]:
     """MEASURES of one run; area: the mean height of the curve of greedy accuracy."""
     greedy = np.array(run["greedy"])
@@ -151,9 +145,10 @@ def run(request: Request) -> list[t.Row]:
     """All arms, 8 seeds (quick: GRPO with and without the verifier, 2 seeds)."""
     arms = ("grpo", "outcome_and_verifier") if request.quick else tuple(ARMS)
     seeds = request.seeds or (2 if request.quick else 8)
-    folders = {str(seed): request.out / f"warm-{request.name}-{seed}" for seed in range(seeds)}
-    warm = warm_policies(prepare, folders, request.processes)
-    about = [{"seed": seed, "warm": warm[str(seed)]} for seed in range(seeds)]
+    start = TrainSettings.for_task("arithmetic", eval_every=0)
+    named = {f"{request.name}-{seed}": replace(start, seed=seed) for seed in range(seeds)}
+    warm = warm_policies(request, named)
+    about = [{"seed": n, "warm": folder} for n, folder in enumerate(warm.values())]
     jobs = [of_seed | {"arm": arm} for of_seed in about for arm in arms]  # seed after seed
     found = request.jobs(learn, jobs)
     return table({arm: found[i :: len(arms)] for i, arm in enumerate(arms)})

@@ -23,35 +23,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from minigrpo.experiments import committed
+from minigrpo.experiments import committed, many_walks, table1
 from minigrpo.experiments import tables as t
+from minigrpo.experiments import when_lambda_matters_figures as pictures
 from minigrpo.experiments.controls import COMPARED
 from minigrpo.experiments.many_policies import log_softmax_backward
-from minigrpo.experiments.many_walks import (
-    DEPTH,
-    GROUP_SIZE,
-    LAST,
-    R_OTHER,
-    loss_gradient,
-    moves_to,
-    run_walks,
-)
+from minigrpo.experiments.many_walks import DEPTH, GROUP_SIZE, LAST, moves_to, run_walks
 from minigrpo.experiments.reproduce import Request
-from minigrpo.experiments.table1 import (
-    CHUNK,
-    RATES,
-    balanced,
-    beside_the_paper,
-    frequency,
-    paired,
-    summary,
-)
+from minigrpo.experiments.table1 import CHUNK, RATES, frequency, summary
 from minigrpo.experiments.tables import rounded
-from minigrpo.experiments.when_lambda_matters_figures import (
-    family_figure,
-    map_figure,
-    targets_figure,
-)
 
 TABULAR_RATES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 UNIFORM = 1 / 2**DEPTH
@@ -107,7 +87,7 @@ def moved(
             counts = alone > 0
             ratios.append(np.linalg.norm(odds - old, axis=1)[counts] / alone[counts])
         if leaves is not None:
-            step = log_softmax_backward(loss_gradient("grpo", leaves, rewards), logp)
+            step = log_softmax_backward(many_walks.loss_gradient("grpo", leaves, rewards), logp)
             before.append((odds, np.linalg.norm(step[..., 0] - step[..., 1], axis=1)))
 
     options = {"policy": policy, "runs": runs, "steps": steps, "observe": observe}
@@ -130,7 +110,7 @@ def causes(arm: str, n: int, learning_rate: float, first_seed: int, runs: int) -
         steps[0] += 1
         if leaves is None:
             return
-        path, dlogp = moves_to(aim), loss_gradient(arm, leaves, rewards)
+        path, dlogp = moves_to(aim), many_walks.loss_gradient(arm, leaves, rewards)
         own, other = pushes(model, dlogp, path[:, :1], -1.0)
         for way, chosen in (("up", own + other > 0), ("down", own + other < 0)):
             seen[f"{way}_own"] += own * chosen
@@ -174,7 +154,7 @@ def needed(r_neg: float) -> float:
 
     p + (1 - p)·r_neg > 0.7
     """
-    return (R_OTHER - r_neg) / (1 - r_neg)
+    return (many_walks.R_OTHER - r_neg) / (1 - r_neg)
 
 
 def outcome(found: dict[str, list]) -> dict[str, Any]:
@@ -194,10 +174,10 @@ def map_table(cells: dict[tuple, dict[str, list]]) -> list[t.Row]:
         row["runs"] = len(values[0])
         for arm, found in both.items():
             row |= {f"{arm}_{name}": value for name, value in outcome(found).items()}
-        difference = paired(*values)
+        difference = table1.paired(*values)
         row |= {name: difference[name] for name in ("difference", "low", "high", "p")}
         if start == UNIFORM:
-            row |= beside_the_paper(n, r_neg, *values)
+            row |= table1.beside_the_paper(n, r_neg, *values)
         rows.append(row)
     return rows
 
@@ -250,16 +230,16 @@ def figures(tables: t.Tables) -> dict[str, Figure]:
         if row["targets"] == "drawn" and (key := (row["optimizer"], row["grpo_rate"])) in rates
     ]
     return {
-        "when": map_figure(tables["map"], marks),
-        "when-family": family_figure(tables["family"]),
-        "when-targets": targets_figure(tables["targets"], needed(-1.0)),
+        "when": pictures.map_figure(tables["map"], marks),
+        "when-family": pictures.family_figure(tables["family"]),
+        "when-targets": pictures.targets_figure(tables["targets"], needed(-1.0)),
     }
 
 
 def run(request: Request) -> t.Tables:
     """Map, family and targets (quick: fewer cells and runs).   seeds: runs, a multiple of 32"""
     quick = request.quick
-    number = balanced(request.seeds or (CHUNK if quick else RUNS))
+    number = table1.balanced(request.seeds or (CHUNK if quick else RUNS))
 
     def jobs(function: Any, keys: list[tuple], names: str, title: str) -> list:
         return request.jobs(

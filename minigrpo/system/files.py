@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and folders that one process writes to at a time."""
+"""Files that are whole or absent, folders with one writer at a time, files beside the code."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import IO, Any
 from weakref import WeakSet
@@ -204,3 +206,20 @@ def _lock(file: IO[bytes], shared: bool = False) -> None:
 if hasattr(os, "register_at_fork"):
     # A child that outlives this process must not keep its folders locked.
     os.register_at_fork(after_in_child=lambda: [lock.release() for lock in _held])
+
+
+# -- beside the code -------------------------------------------------------------------------------
+
+
+def shipped(name: str) -> Traversable:
+    """A file that users need as well, by its path in the repository, as "results/table1.json".
+
+    It is that of the installed package (setup.py puts copies into wheels), else of the repository
+    that the package stands in.   Raises ValueError if neither has it.
+    """
+    for root in (files("minigrpo").joinpath("data"), Path(__file__).parents[2]):
+        found = root.joinpath(*name.split("/"))
+        if found.is_file():
+            return found
+    way_out = "install the package again, from a wheel or as a whole repository"
+    raise ValueError(f"there is no {name!r} in this installation: {way_out}")
