@@ -226,7 +226,10 @@ class Objective:
     def node_values(
         self, coefficients: Coefficients, logp: Array, old: Array
     ) -> tuple[Array, Array]:
-        """What every node adds to J, without KL, and its derivative by logp.   -> (N,), (N,)"""
+        """What every node adds to J, without KL, and its derivative by logp.   -> (N,), (N,)
+
+        It sees the nodes of one micro-batch: what needs the whole batch belongs into `on_nodes`.
+        """
         c, (low, high), ratio = coefficients, self.clip_range, np.exp(logp - old)
         value = c.positive * np.minimum(ratio, high) + c.negative * np.maximum(ratio, low)
         return value, ratio * (c.positive * (ratio <= high) + c.negative * (ratio >= low))

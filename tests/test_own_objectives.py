@@ -432,3 +432,24 @@ def test_a_field_that_is_an_array_is_written_down_as_text(tmp_path):
     given = Weighted(table=np.arange(3))
     train(TrainSettings(**TINY), tmp_path / "run", objective=given, progress=False)
     assert run_settings(tmp_path / "run")["table"] == "array([0, 1, 2])"
+
+
+def test_options_of_a_class_that_is_no_dataclass_are_refused(tmp_path):
+    """They would be silently ignored: the object has its base class's values."""
+    file = tmp_path / "mine.py"
+    head = "from dataclasses import dataclass\nfrom minigrpo import Objective\n"
+    body = "class Mine(Objective):\n    alpha: float = 1.0\n"
+    file.write_text(head + body, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"alpha .* would not be used: write @dataclass"):
+        load_objective(f"{file}:Mine")
+    file.write_text(f"{head}@dataclass(frozen=True)\n{body}", encoding="utf-8")
+    assert load_objective(f"{file}:Mine").alpha == 1
+
+
+def test_a_metric_of_every_run_cannot_be_overwritten(tmp_path):
+    file = tmp_path / "mine.py"
+    text = "from minigrpo import Objective\nclass Mine(Objective):\n"
+    file.write_text(text + "    def metrics(self, *a): return {'step': 99}\n", encoding="utf-8")
+    settings = TrainSettings(objective=f"{file}:Mine", steps=1)
+    with pytest.raises(ValueError, match="step is a metric of every run"):
+        train(settings, progress=False)

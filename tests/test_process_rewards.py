@@ -407,10 +407,10 @@ def test_the_experiments_table_compares_seed_by_seed(monkeypatch, tmp_path):
             for j in jobs
         ]
 
-    monkeypatch.setattr(step_verifier, "warm_policies", lambda make, folders, _: dict(folders))
+    monkeypatch.setattr(step_verifier, "warm_policies", lambda _, named: {n: n for n in named})
     monkeypatch.setattr(Request, "jobs", lambda self, *args: learned(*args))
     grpo, both = step_verifier.run(Request("step-verifier", tmp_path, quick=True))
-    assert [(j["seed"], j["arm"], j["warm"].name[-1]) for j in asked] == [
+    assert [(j["seed"], j["arm"], j["warm"][-1]) for j in asked] == [
         (seed, arm, str(seed)) for seed in (0, 1) for arm in ("grpo", "outcome_and_verifier")
     ]
     assert (grpo["at_15"], grpo["at_60"], grpo["area"]) == (0.155, 0.605, 0.305)

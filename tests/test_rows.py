@@ -458,3 +458,31 @@ def test_a_subclass_has_options_as_attributes_and_its_file_beside_it(tmp_path, m
     (tmp_path / "own/t.csv").write_text(csv_text([*TABLE, TABLE[0] | {"capital": "Lyon"}]))
     with pytest.raises(ValueError, match=r"line 2 of t.csv and line 7 of t.csv ask the same"):
         find_task("own/mine.py:Mine")  # without an answer's column, the whole row decides
+
+
+@pytest.mark.parametrize(
+    "said", ["3,5", "1 234,50", "1/2", "10:30", "1'234", "3 × 10^8", "1.234.567"]
+)
+def test_an_answer_that_may_be_read_in_several_ways_is_refused(tmp_path, said):
+    file = tmp_path / "t.csv"
+    file.write_text(f"q;a\nWhat?;{said}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="may be read in several ways"):
+        Rows(file=str(file), prompt="q", answer="a", scorer="number")
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [("#### 1,234", "1234"), ("so 8 + 1: 9", "9"), ("$5.50", "5.5"), ("72 kg", "72"), ("-3", "-3")],
+)
+def test_a_plain_last_number_is_the_answer(tmp_path, said, number):
+    file = tmp_path / "t.csv"
+    file.write_text(f'q;a\nWhat?;"{said}"\n', encoding="utf-8")
+    task = Rows(file=str(file), prompt="q", answer="a", scorer="number")
+    assert task.reward("What?", f"It is {number}.") == 1 and task.reward("What?", "4") == 0
+
+
+def test_an_exponent_is_no_digit(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text("q,a\nWhat is 10\u00b2?,100\nWhat is 102?,102\n", encoding="utf-8")
+    task = Rows(file=str(file), prompt="q", answer="a")
+    assert task.reward("What is 10\u00b2?", "100") == task.reward("What is 102?", "102") == 1

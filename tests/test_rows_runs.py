@@ -164,9 +164,8 @@ def test_a_chat_of_rows_is_learned(model, here, capsys):
     run(capsys, *command, "--learning-rate", "1e-6", "--out", "run")
     samples = read_records("run/samples.jsonl")
     asked = dict(line.split(",")[:2] for line in CSV.splitlines()[1:4])
-    texts = {f"system Brief.<end>user {q}<end>assistant ": a for q, a in asked.items()}
-    assert {s["prompt"] for s in samples} <= set(texts)
-    right = [s["completion"] == texts[s["prompt"]] for s in samples]
+    assert {s["prompt"][0]["content"] for s in samples} == {"Brief."}
+    right = [s["completion"] == asked[s["prompt"][-1]["content"]] for s in samples]
     assert [bool(s["reward"]) for s in samples] == right and np.mean(right) > 0.5
     out, err = run(capsys, "evaluate", "run", "--prompts", 1)
     assert "note" not in err and "eval/pass@1_greedy" in out

@@ -51,7 +51,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"max_position_embeddings": 2048},
     "mistral": {"max_position_embeddings": 131_072, "sliding_window": 4096},
     "qwen2": {"max_position_embeddings": 32_768, "eos_token_id": None},
-    "qwen3": {"max_position_embeddings": 32_768, "eos_token_id": None},
+    "qwen3": {"max_position_embeddings": 32_768, "eos_token_id": None, "head_dim": 128},
 }
 SPECIAL = [f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"

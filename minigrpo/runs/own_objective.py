@@ -17,6 +17,7 @@ from minigrpo.system.user_code import named, shown
 from minigrpo.tasks.loading import made_from_file
 from minigrpo.tree import Array, Rollouts
 
+RESERVED = {"step", "loss", "grad_norm", "learning_rate", "num_tokens"}
 IN_PYTHON = " (given in Python)"  # after the name of a class, which no file leads back to
 
 
@@ -46,6 +47,13 @@ def load_objective(name: str, **options: Any) -> Objective:
     if not isinstance(objective, Objective):
         told = f"objective {name!r} is {shown(objective)}"
         raise ValueError(f"{told}: it must be a subclass of minigrpo.Objective")
+    own = [c for c in type(objective).__mro__ if c is not Objective and issubclass(c, Objective)]
+    for cls in own:
+        for option, kind in vars(cls).get("__annotations__", {}).items():
+            if "ClassVar" not in str(kind) and vars(cls).get("__dataclass_fields__") is None:
+                told = f"{option} of objective {name!r} would not be used"
+                above = f"write @dataclass(frozen=True) above class {cls.__name__}"
+                raise ValueError(f"{told}: {above}")
     return objective
 
 
@@ -127,6 +135,8 @@ class _Checked(Objective):
     def metrics(self, *args: Any) -> dict[str, float]:
         with self._told("metrics"):
             found = dict(super().metrics(*args))
+            if taken := sorted(RESERVED & found.keys()):
+                raise ValueError(f"{taken[0]} is a metric of every run: give yours another name")
             return {str(k): float(_array(str(k), x, (), finite=False)) for k, x in found.items()}
 
     def _told(self, method: str) -> Any:

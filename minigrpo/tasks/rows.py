@@ -31,6 +31,9 @@ NUMBER = re.compile(
     r"(?<![\w.])[-+\u2212]?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+|(?=\.[0-9]))"
     r"(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,4}\b)?"
 )
+ENDS_PLAINLY = re.compile(  # a last number that is no part of a fraction, a time, or 3,5
+    rf"(?:^|[^\d\s,./:'^×*·]\s*|[A-Za-z=#:;,.]\s+)(?:{NUMBER.pattern})[^\d]*$"
+)
 LETTER = r"[^\W\u0e00-\U0010ffff]"  # not of Thai or Chinese, which write words without spaces
 Chat = list[dict[str, str]]
 Template = list[tuple[str, str | None]]  # pieces of text, each with the column that follows it
@@ -154,6 +157,9 @@ class Rows:
         answer = last_number(text) if self.scorer == "number" else canonical(text)
         if answer is None:
             raise ValueError(f"{where} has {shown(text)} as its answer: write a number there")
+        if self.scorer == "number" and not ENDS_PLAINLY.search(text):
+            told = f"{where} has {shown(text)} as its answer, which may be read in several ways"
+            raise ValueError(f"{told}: write the number as 1234.5, or take another scorer")
         return answer
 
     @property
@@ -246,7 +252,7 @@ def _filled(template: Template, row: Mapping[str, Any], where: str) -> str:
 
 def canonical(text: str) -> str:
     """What a text shares with those that differ from it in case and space alone."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def last_number(text: str) -> Decimal | None:

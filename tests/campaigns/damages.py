@@ -182,7 +182,7 @@ def act(action: str, folder: Path, known: object = None) -> tuple[int | str, obj
     """
     drawn, draw, exported = [], plots.metrics_figure, Path(ACTIONS["export"][-1])
 
-    def look(records, title):
+    def look(records, title, smooth=None):
         drawn.extend([title, *records])
         return draw(records, title=title) if known and drawn != known else None
 
