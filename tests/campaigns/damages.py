@@ -24,7 +24,7 @@ from minigrpo.command import cli
 from minigrpo.runs.checkpoint import checkpoints
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train
-from minigrpo.show import plots
+from minigrpo.show import comparison, plots
 
 from . import ground
 from .ground import LIMIT, SECONDS, ended
@@ -186,7 +186,7 @@ def act(action: str, folder: Path, known: object = None) -> tuple[int | str, obj
         drawn.extend([title, *records])
         return draw(records, title=title) if known and drawn != known else None
 
-    with mock.patch.object(plots, "metrics_figure", look), mock.patch.object(plots, "save"):
+    with mock.patch.object(comparison, "metrics_figure", look), mock.patch.object(plots, "save"):
         code, out, err = call(action, str(folder), *ACTIONS[action])
     if action == "export" and exported.exists():
         out = {file.name: file.read_bytes() for file in exported.iterdir()}
