@@ -93,7 +93,8 @@ class Objective:
     """A GRPO variant.   objective(rollouts, rewards, logp, old, ref) -> loss, dlogp (N,)
 
     loss = -Σᵢ cᵢ Σₜ w(i,t) · (min(ρ·aᵢ, clip(ρ)·aᵢ) - β·D); each field chooses a part of it (see
-    objectives.py).  Raises ValueError for choices that are unknown or contradict each other.
+    objectives.py).  It keeps nothing from step to step: a run that goes on makes it anew.
+    Raises ValueError for choices that are unknown or contradict each other.
     >>> objective = mg.Objective(alpha=0.5, clip_low=0.2, clip_high=0.28)  # 1/√|λ|, and DAPO's clip
     >>> objective.node_weights(np.array([1.0, 4.0]))
     array([1. , 0.5])
@@ -244,6 +245,9 @@ class Objective:
         """
         c, logp = coefficients, coefficients.only_counted(logp)
         both = self.node_values(c, logp, c.only_counted(old))
+        if (shape := np.shape(both)) != (2, len(logp)):
+            wanted = f"it must be a value and a derivative for each of {len(logp)} nodes"
+            raise ValueError(f"node_values gave numbers of shape {shape}: {wanted}")
         value, slope = (np.where(c.tokens > 0, x, 0.0) for x in both)  # others count elsewhere
         loss, dlogp = -value.sum(), -slope
         if self.beta:

@@ -453,3 +453,17 @@ def test_a_metric_of_every_run_cannot_be_overwritten(tmp_path):
     settings = TrainSettings(objective=f"{file}:Mine", steps=1)
     with pytest.raises(ValueError, match="step is a metric of every run"):
         train(settings, progress=False)
+
+
+def test_node_values_of_another_shape_are_refused_in_a_loop_of_ones_own():
+    """A sum would be spread over all nodes: a wrong loss without a word."""
+
+    class Summed(Objective):
+        def node_values(self, coefficients, logp, old):
+            value, slope = super().node_values(coefficients, logp, old)
+            return value.sum(), slope.sum()
+
+    rollouts = random_rollouts(np.random.default_rng(0))
+    logp, rewards = rollouts.logp, np.arange(len(rollouts.tree.lengths), dtype=float)
+    with pytest.raises(ValueError, match="node_values gave numbers of shape"):
+        Summed()(rollouts, rewards, logp, logp)

@@ -486,3 +486,17 @@ def test_an_exponent_is_no_digit(tmp_path):
     file.write_text("q,a\nWhat is 10\u00b2?,100\nWhat is 102?,102\n", encoding="utf-8")
     task = Rows(file=str(file), prompt="q", answer="a")
     assert task.reward("What is 10\u00b2?", "100") == task.reward("What is 102?", "102") == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "prompt", "told"),
+    [
+        ('q,a\nWhat?, "z"\n', "q", "a space before its quotation marks"),
+        ("q,a\nWhat?,z\n", r"Q: {q}\nA:", "with a backslash and an n"),
+    ],
+)
+def test_what_would_be_taken_into_a_text_by_mistake_is_refused(tmp_path, rows, prompt, told):
+    file = tmp_path / "t.csv"
+    file.write_text(rows, encoding="utf-8")
+    with pytest.raises(ValueError, match=told):
+        Rows(file=str(file), prompt=prompt, answer="a")

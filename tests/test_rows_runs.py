@@ -3,6 +3,7 @@ training, and evaluation from another folder.
 """
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -167,8 +168,10 @@ def test_a_chat_of_rows_is_learned(model, here, capsys):
     assert {s["prompt"][0]["content"] for s in samples} == {"Brief."}
     right = [s["completion"] == asked[s["prompt"][-1]["content"]] for s in samples]
     assert [bool(s["reward"]) for s in samples] == right and np.mean(right) > 0.5
-    out, err = run(capsys, "evaluate", "run", "--prompts", 1)
-    assert "note" not in err and "eval/pass@1_greedy" in out
+    out, err = run(capsys, "evaluate", "run")  # all that are held out, once each
+    assert "note" not in err and re.search(r"eval/prompts +1$", out, re.MULTILINE)
+    err = run(capsys, "evaluate", "run", "--prompts", 2, code=2)[1]
+    assert "the table holds 1 held-out problems, not 2: take --prompts 1" in err
 
 
 def test_runs_on_one_table_are_one_task_however_it_is_called(model, here, capsys):

@@ -167,7 +167,9 @@ FLAGS: dict[str, list[Flag]] = {
     ],
     "evaluate": [
         *POLICY,
-        flag("--prompts", "held-out problems", 200, type=any_count),
+        flag(
+            "--prompts", "held-out problems (default: 200, of a table at most all)", type=any_count
+        ),
         flag("--samples", "completions per problem, for pass@k", 0, type=any_count),
         flag("--k", "the ks of pass@k (default: 1 and --samples)", type=count, nargs="+"),
         flag("--temperature", "of the samples (default: 1)", type=amount),

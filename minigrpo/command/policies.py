@@ -103,11 +103,17 @@ def _print_evaluation(metrics: dict[str, Any]) -> None:
 def run_evaluate(a: argparse.Namespace) -> None:
     """Measure a trained policy."""
     from minigrpo.runs.evaluation import evaluate
+    from minigrpo.tasks import optional
 
     if not a.samples:
         refuse(a, "k temperature", "needs samples: give --samples too")
     model, task = policy(a)
-    options = {"n_prompts": a.prompts, "samples": a.samples, "seed": a.seed}
+    there = optional(task, "n_test_problems")
+    if there and (a.prompts or 0) > there:
+        told = f"the table holds {there} held-out problems, not {a.prompts}"
+        raise ValueError(f"{told}: take --prompts {there}, or leave it out for all")
+    n_prompts = min(there or 200, 200) if a.prompts is None else a.prompts
+    options = {"n_prompts": n_prompts, "samples": a.samples, "seed": a.seed}
     options["ks"] = tuple(a.k or sorted({1, a.samples} - {0}))
     options["temperature"] = 1.0 if a.temperature is None else a.temperature
     for name, value in evaluate(model, task, **options).items():

@@ -9,8 +9,8 @@ against a million rollouts.
 
 Given that n = |λ| visited a prefix, what they write after it are n independent draws, so R̂ has
 mean V(prefix) and variance Var(outcome|prefix) / n: no bias.  But it contains the completion's own
-outcome with weight 1/n (`own_weight`), and R̂ - mean(r) is too small, as the mean holds the visitors
-too: 1 - 1/k of the exact advantage is left on average over tokens (`slope_tokens`), and
+outcome with weight 1/n (`own_weight`), and R̂ - mean(r) is too small, as the mean holds the
+visitors too: 1 - 1/k of the exact advantage is left on average over tokens (`slope_tokens`), and
 (1 - p/(1-(1-p)^k)) / (1-p) over nodes of probability p, as λ-GRPO weighs them (`slope_nodes`).
 
 On `arithmetic` the first wrong step is known from the text: `first_error.py`.

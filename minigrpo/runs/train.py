@@ -31,15 +31,8 @@ from minigrpo.runs.warning_signs import Watchman
 from minigrpo.system.files import read_records
 from minigrpo.system.signals import stopping_between_steps
 from minigrpo.system.terminal import bar, say
-from minigrpo.tasks import (
-    Task,
-    draw_prompts,
-    optional,
-    process_rewards_of,
-    prompt_text,
-    sampling_limits,
-    score,
-)
+from minigrpo.tasks import Task, draw_prompts, optional, prompt_text, sampling_limits, score
+from minigrpo.tasks.process_rewards import process_rewards_of
 from minigrpo.trainer import Step, TrainState, grpo_step
 from minigrpo.transformer import Transformer
 from minigrpo.tree import Rollouts
@@ -94,7 +87,7 @@ def train(
             past = read_records(folder.path / METRICS)
         watchman = Watchman(past, state.model.parameters.flat, settings.steps - state.step)
         with stopping_between_steps() as stopped, one_blas_thread(state.model):
-            title = f"{short_name(settings.objective)} on {settings.task}"
+            title = f"{short_name(settings.objective)} on {short_name(settings.task)}"
             done = {"initial": state.step, "total": settings.steps}
             steps = bar(range(state.step, settings.steps), title, "step", progress, **done)
             for _ in steps:

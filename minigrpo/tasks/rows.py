@@ -122,6 +122,9 @@ class Rows:
         data, self.file = path.read_bytes(), str(path.resolve())
         self.data_sha256 = hashlib.sha256(data).hexdigest()
         rows = rows_of(data, path.name)
+        if "\\n" in self.prompt:
+            told = f"prompt is {shown(self.prompt)}, with a backslash and an n"
+            raise ValueError(f"{told}: for a line end write $'prompt=…\\n…' in a shell")
         columns = {column: column for _, row in rows for column in row}
         for name in ("answer", "split"):
             column = getattr(self, name)
@@ -165,8 +168,13 @@ class Rows:
     @property
     def defaults(self) -> dict[str, Any]:
         """Those of tasks for language models; each test problem is evaluated at most once."""
-        n = len(self._of_split["test"])
+        n = self.n_test_problems
         return FewShot.defaults | {"eval_every": 10 * (n > 0), "eval_prompts": min(n, 100) or 1}
+
+    @property
+    def n_test_problems(self) -> int:
+        """How many distinct problems are held out."""
+        return len(self._of_split["test"])
 
     def texts(self, rng: np.random.Generator, n: int, split: str = "train") -> list[str]:
         """n prompts.   Raises ValueError for a split without problems."""
@@ -229,6 +237,9 @@ def _cell(row: Mapping[str, Any], column: str, where: str) -> str:
         value = int(value)
     if value is None or value != value or not str(value).strip():
         raise ValueError(f"{where} has an empty {column!r}: fill it in, or leave the row out")
+    if re.match(r'\s+".*"\s*$', str(value), re.DOTALL):
+        told = f"{where} has {shown(value)} as {column!r}, a space before its quotation marks"
+        raise ValueError(f"{told}, which then belong to the text: take out the space")
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
