@@ -87,7 +87,7 @@ def train(
             past = read_records(folder.path / METRICS)
         watchman = Watchman(past, state.model.parameters.flat, settings.steps - state.step)
         with stopping_between_steps() as stopped, one_blas_thread(state.model):
-            title = f"{short_name(settings.objective)} on {short_name(settings.task)}"
+            title = f"{short_name(settings.objective)} on {settings.task}"
             done = {"initial": state.step, "total": settings.steps}
             steps = bar(range(state.step, settings.steps), title, "step", progress, **done)
             for _ in steps:
