@@ -504,6 +504,34 @@ def test_chapter_6_compares_norms_seed_by_seed():
             assert (round(min(means), 2), round(max(means), 2)) == (-0.02, 0.03)
 
 
+def test_what_chapter_8_says_about_the_answers():
+    """Length, carries and errors of ten among the greedy answers to all 820 sums."""
+    record, pairs = (
+        table("smollm2-sums.json"),
+        [(a, b) for a in range(10, 50) for b in range(a, 50)],
+    )
+    texts = {
+        name: [text.split("\n")[0].strip() for text in record[f"greedy, {name}"]]
+        for name in ("before", "after")
+    }
+    error = {name: np.array([int(x) for x in texts[name]]) - np.sum(pairs, 1) for name in texts}
+    assert {name: round(100 * np.mean(x == 0)) for name, x in error.items()} == {
+        "before": 22,
+        "after": 85,
+    }
+    long = np.array([len(x) == 3 for x in texts["before"]])
+    large = np.array([b >= 46 for _, b in pairs])
+    assert {len(x) for x in texts["before"]} == {2, 3} and {len(x) for x in texts["after"]} == {2}
+    assert 0.2 < long.mean() < 0.25 and long[large].sum() > long.sum() / 2
+    units, after = np.array([a % 10 + b % 10 for a, b in pairs]), error["after"]
+    near = (units >= 8) & (units <= 11)
+    assert round(100 * np.mean(after[units >= 12] == 0)) == 95
+    assert np.mean(after[units >= 14] == 0) > 0.99
+    assert 0.3 < np.mean(after[near] != 0) < 0.36 and np.mean(np.abs(after[near]) == 10) > 0.3
+    ten = near & (np.abs(after) == 10)
+    assert (after[ten] == np.where(units[ten] < 10, 10, -10)).all()
+
+
 def test_the_paper_is_cited_and_its_fix_not_confused_with_others_of_that_name():
     readme = text_of("README.md")
     for words_of_it in ("{306}", "{116364--116379}", "arXiv:2510.06870", "arXiv:2510.00194"):
