@@ -77,7 +77,7 @@ def load(file: Path) -> Load:
 
 
 def _tasks(file: Path, asked: str) -> int:
-    """Functions to fill in: all of the chapter's, or those that the text lists as "tasks 1 to 3"."""
+    """Functions to fill in: the chapter's, or those that the text lists as "tasks 1 to 3"."""
     stub = FOLDER / f"exercises/ch{file.stem[:2]}.py"
     if not stub.exists():
         return 0
