@@ -20,7 +20,7 @@ FOLDER = Path(__file__).resolve().parent
 WORDS, LINES = 120, 10  # read in a minute: words; lines of code that are not folded away
 FORMULA, FIGURE, PREDICTION = 0.5, 0.75, 1.5  # minutes for one of each
 TASK, QUESTION = 10, 12  # minutes for a task that `minigrpo check` checks; for a question on paper
-HEAD = re.compile(r"(\*\*Time\*\*) .*? to read(?:, .*? tasks)?\.")
+HEAD = re.compile(r"(\*\*Time\*\*) \d+ minutes(?: to read)?(?:, \d+ for the programming tasks)?\.")
 TABLE = re.compile(r"(?<=<!-- times -->\n).*?(?=<!-- end of times -->)", re.DOTALL)
 
 
