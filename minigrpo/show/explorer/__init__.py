@@ -40,6 +40,17 @@ def explorer_page(*groups: Group) -> str:
     return page.replace("/* GROUPS */", data.replace("<", "\\u003c"))
 
 
+def walk_page() -> str:
+    """The live walk as one HTML file: two tabular policies learn the paper's walk side by side.
+
+    Its numbers are those of experiments/many_walks.py for the same uniform numbers; a test compares
+    the two.   Source: Sullivan & Koller, arXiv:2509.21154, section 4.3.
+    """
+    page = _file("walk.html").replace("/* STYLE */", _file("walk.css"))
+    scripts = map(_file, ("mathematics.js", "walk_mathematics.js", "walk_view.js"))
+    return page.replace("/* SCRIPT */", "\n".join(scripts))
+
+
 def _as_choice(group: Group) -> dict[str, Any]:
     name, k = shorten(visible(group.prompt), 24) or "Your group", len(group.sequences)
     if k < 2:
