@@ -68,7 +68,7 @@ HANDS = """
       send(document.activeElement, new KeyboardEvent("keydown", {key, bubbles: true}));
     const boxes = () =>
       $$("#tree .step:not(.prompt)").map((s) => s.querySelector(".tokens").textContent);
-    const texts = () => $$("#rows input.text"), rewards = () => $$("#rows input[type=number]");
+    const texts = () => $$("#rows .text"), rewards = () => $$("#rows input[type=number]");
 """
 
 
@@ -96,7 +96,7 @@ def test_an_edit_is_seen_at_once(tmp_path):
         out.removed = boxes();
         out.locked = $$("#rows button").every((b) => b.disabled);
         out.json = $("json").textContent;
-        type(texts()[0], "x c↵d");
+        type(texts()[0], "x c\\nd␍");
         $("unit").value = "words";
         $("unit").dispatchEvent(new Event("change"));
         out.words = [boxes(), state.completions[0]];
@@ -119,7 +119,7 @@ def test_an_edit_is_seen_at_once(tmp_path):
     assert out["removed"] == ["xc×2", "d×1"]
     assert out["locked"]
     assert read_groups(out["json"])[0].texts == ["xc", "xcd"]
-    assert out["words"] == [["xc↵d×1", "xcd×1"], "x c\nd"]
+    assert out["words"] == [["xc↵d␍×1", "xcd×1"], "x c\nd\r"]
     assert out["again"] == [out["before"], ["ab", "ac", "b"]]
 
 
@@ -201,7 +201,7 @@ def test_texts_are_only_texts(tmp_path, unit):
     out = browse(tmp_path, page, HANDS + script)
     assert out["states"] == out["kept"] == NASTY
     assert out["values"][:4] == NASTY[:4]
-    assert out["values"][4] == NASTY[4].replace("\n", "↵").replace("\r", "␍")
+    assert out["values"][4] == NASTY[4].replace("\r", "␍")
     assert out["foreign"] == 2  # the page's own script, and this one
     assert out["pwned"] is None
     assert NASTY[1].replace(" ", "" if unit == "words" else "␣").removeprefix("<") in out["tokens"]
