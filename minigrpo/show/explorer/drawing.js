@@ -152,6 +152,7 @@ function point(step) {
   const members = new Set(step ? step.members : []);
   for (const branch of $("tree").querySelectorAll(".branch")) {
     const other = current.steps[branch.dataset.step];
+    if (!other) continue; // of the last drawing, which loses the focus while it is replaced
     branch.classList.toggle("on", other.members.some((i) => members.has(i)));
     branch.classList.toggle("here", other === step);
   }

@@ -34,7 +34,7 @@ function hatching({ x, y, width: w, height: h }) {
 // The shapes of an element: its box or line, then its texts.   at: from a rectangle on the screen to one in the file
 function shapesOf(element, at) {
   const style = getComputedStyle(element);
-  if (style.visibility !== "visible" || style.display === "none") return [];
+  if (style.visibility !== "visible" || !element.getClientRects().length) return [];
   const box = at(element.getBoundingClientRect());
   const out = [];
   const rect = (place, more) => out.push(svg("rect", { ...place, ...more }));

@@ -111,11 +111,14 @@ function aboutTheBest(a) {
   const best = alone ? `${who} is the best completion` : `${who} are the best completions`;
   if (merged.length === 1) return [...aboutOne(merged[0], a, best, alone), ...along(each, a)];
   // Of each kind one is worked out, the one with the largest push, and for whom else it holds is said.
-  const others = { down: "Another token is pushed down of", fork: "At another fork another way is pushed up harder than that of" };
+  const others = {
+    down: (whom) => `Of ${whom}, too, a token is pushed down.`,
+    fork: (whom) => `Beside ${whom}, too, another way at a fork is pushed up harder.`,
+  };
   const sentences = ["down", "fork", "fine", "empty"].flatMap((kind) => {
     const size = ({ own, rival }) => Math.abs((rival ?? own)?.grpo ?? 0);
     const [first, ...rest] = merged.filter((m) => m.kind === kind).sort((x, y) => size(y) - size(x));
-    const also = rest.length ? [`${others[kind]} ${everyName(rest.flatMap((m) => m.members).sort((x, y) => x - y))}.`] : [];
+    const also = rest.length ? [others[kind](everyName(rest.flatMap((m) => m.members).sort((x, y) => x - y)))] : [];
     return first ? [...aboutOne(first, a), ...also] : [];
   });
   return [`${best}, equally good.`, ...sentences, ...along(each, a)];
