@@ -311,6 +311,7 @@ def test_one_small_file_that_asks_nothing_of_a_network():
     page = explorer_page()
     assert len(page.encode()) < 90_000
     assert "default-src 'none'" in page
+    assert f"const MAX_TOKENS = {MAX_TOKENS};" in page
     assert not re.search(
         r"https?:|\bsrc=|\bhref=(?!\"#)|url\(|@import|\bimport\(|fetch\(|XMLHttp"
         r"|innerHTML|insertAdjacent|\beval\(",

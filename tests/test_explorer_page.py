@@ -207,6 +207,11 @@ def test_an_edit_is_seen_at_once(tmp_path):
         type(texts()[3], "xcd");
         out.added = boxes();
         out.focus = document.activeElement === texts()[3];
+        const enter = (shiftKey) => send(document.activeElement,
+          new KeyboardEvent("keydown", {key: "Enter", shiftKey, bubbles: true, cancelable: true}));
+        texts()[2].focus();
+        out.enter = [enter(true), enter(false), document.activeElement === texts()[3]];
+        out.last = [enter(false), document.activeElement.id];
         $$("#rows button")[0].click();
         $$("#rows button")[0].click();
         out.removed = boxes();
@@ -232,6 +237,8 @@ def test_an_edit_is_seen_at_once(tmp_path):
     assert out["kept"]
     assert out["added"] == ["a×2", "b×1", "c×1", "xc×2", "d×1"]
     assert out["focus"]
+    assert out["enter"] == [True, False, True]  # Shift and Enter makes a line end, as it does
+    assert out["last"] == [False, "add"]
     assert out["removed"] == ["xc×2", "d×1"]
     assert out["locked"]
     assert read_groups(out["json"])[0].texts == ["xc", "xcd"]

@@ -53,15 +53,16 @@ function shapesOf(element, at) {
   else if (element.matches(".bar")) rect(box, paint("fill", style.color));
   else if (element.matches(".bars:not(.chances)")) line(box.x, middle, box.x + box.width, paint("stroke", style.color));
   else if (element.matches(".leader")) {
-    line(box.x, middle, box.x + box.width, { ...paint("stroke", style.borderTopColor), "stroke-width": 2, "stroke-dasharray": "2 3" });
+    const dots = { "stroke-width": 2, "stroke-dasharray": "2 3" };
+    line(box.x, middle, box.x + box.width, { ...paint("stroke", style.borderTopColor), ...dots });
   } else if (element.matches(".grpo, .lambda")) {
     const size = parseFloat(style.fontSize); // the sign before a number
     const place = { x: box.x, y: middle - 0.35 * size, width: 0.5 * size, height: 0.7 * size };
     if (element.matches(".grpo")) rect(place, paint("fill", style.color));
     else striped(place, style.color);
   }
-  for (const node of element.childNodes) if (node.nodeType === Node.TEXT_NODE && node.data.trim()) out.push(textOf(node, style, at));
-  return out;
+  const texts = [...element.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE && node.data.trim());
+  return [...out, ...texts.map((node) => textOf(node, style, at))];
 }
 
 const ruler = document.createElement("canvas").getContext("2d");

@@ -35,41 +35,35 @@ function projector(on) {
 
 // Set the tree's scale, and in the projector's view the place of the words: beside the tree or below it, where the tree is larger.
 function layOut() {
-  const [tree, main, fit] = [$("tree"), document.querySelector("main"), view.zoom === "fit"];
+  const [tree, main] = [$("tree"), document.querySelector("main")];
   const scale = (z) => tree.style.setProperty("--zoom", z);
-  // The largest scale at which the tree fits the place that it has.  Borders do not scale, so the first answer is only nearly right.
-  const fitting = (whole) => {
-    let z = 1;
-    for (let turn = 0; turn < 2; turn += 1) {
-      scale(z);
-      const box = tree.firstElementChild;
-      const wide = (tree.clientWidth - 8) / box.offsetWidth;
-      const high = (view.projector ? tree.clientHeight - 8 : window.innerHeight * 0.7) / box.offsetHeight;
-      z *= whole ? Math.min(wide, high) : wide;
-    }
-    return Math.floor(Math.min(Math.max(z, LEAST), MOST) * 200) / 200;
-  };
+  const narrow = matchMedia(NARROW).matches;
   document.documentElement.classList.toggle("projector", view.projector);
   $("projector").setAttribute("aria-pressed", String(view.projector));
+  scale(1);
+  const [width, height] = [tree.firstElementChild.offsetWidth, tree.firstElementChild.offsetHeight];
+  const rigid = 6 * Math.max(...current.steps.map((step) => step.level + 1)); // borders and margins, which do not scale
+  // The largest scale at which the tree has room, in its width and as a whole.
+  const fitting = () => {
+    const wide = (tree.clientWidth - 12 - rigid) / (width - rigid);
+    const high = (view.projector ? tree.clientHeight - 8 : window.innerHeight * 0.7) / height;
+    return [wide, Math.min(wide, high)].map((z) => Math.floor(Math.min(Math.max(z, LEAST), MOST) * 200) / 200);
+  };
   main.classList.remove("beside");
-  let z = view.zoom;
-  if (view.projector) {
-    const below = fitting(true);
+  let [wide, whole] = fitting();
+  if (view.projector && !narrow) {
     main.classList.add("beside");
-    const beside = matchMedia(NARROW).matches ? 0 : fitting(true);
-    main.classList.toggle("beside", beside > below);
-    z = z || Math.max(1, beside, below); // never so small that the last row could not read it
-    if (fit) z = Math.max(beside, below);
-  } else if (fit) {
-    z = fitting(true);
-  } else if (!z) {
-    const [wide, both] = [fitting(false), fitting(true)];
-    z = matchMedia(NARROW).matches ? 1 : wide < 1 ? Math.max(BY_ITSELF[0], wide) : Math.max(1, Math.min(BY_ITSELF[1], both));
+    const beside = fitting()[1];
+    main.classList.toggle("beside", beside > whole);
+    whole = Math.max(beside, whole);
   }
-  scale(z);
-  view.scale = z;
-  $("scale").textContent = `${Math.round(100 * z)} %`;
-  $("whole").setAttribute("aria-pressed", String(fit));
+  const hall = Math.max(1, whole); // never so small that the last row of seats could not read it
+  const [least, most] = BY_ITSELF;
+  const usual = view.projector ? hall : narrow ? 1 : wide < 1 ? Math.max(least, wide) : Math.max(1, Math.min(most, whole));
+  view.scale = view.zoom === "fit" ? whole : view.zoom || usual;
+  scale(view.scale);
+  $("scale").textContent = `${Math.round(100 * view.scale)} %`;
+  $("whole").setAttribute("aria-pressed", String(view.zoom === "fit"));
 }
 
 function zoom(to) {

@@ -27,12 +27,13 @@ function linkOf() {
 }
 
 let written = ""; // the link that the page itself has put into the address
+let waiting; // browsers slow down a page that changes its address at every key
 function keepLink() {
   const link = linkOf();
   if (link === written) return;
   written = link;
-  clearTimeout(keepLink.waiting); // browsers slow down a page that changes its address at every key
-  keepLink.waiting = setTimeout(() => {
+  clearTimeout(waiting);
+  waiting = setTimeout(() => {
     try {
       history.replaceState(null, "", link ? `#${link}` : location.href.split("#")[0]);
     } catch {
@@ -64,7 +65,7 @@ function groupOf({ unit, completions, rewards }) {
     ["characters", "words", "tokens"].includes(unit) &&
     Array.isArray(completions) &&
     completions.length >= 2 &&
-    completions.length <= MAX_COMPLETIONS &&
+    completions.length <= MAX_TOKENS && // a group out of a log may have more than the editor adds
     completions.every((text) => typeof text === "string") &&
     Array.isArray(rewards) &&
     rewards.length === completions.length &&
@@ -97,7 +98,8 @@ function restore(link) {
   const { group, ...seen } = damaged ? {} : found;
   Object.assign(view, { chosen: 0, projector: false, reveal: PUSHED, zoom: 0, rate: RATE, folded: new Set() }, seen);
   $("damage").textContent = damaged
-    ? `The link is damaged: its part “${shorten(visible(found), 20)}” cannot be read, so this is the page as it opens without a link.`
+    ? `The link is damaged: its part “${shorten(visible(found), 20)}” cannot be read, ` +
+      "so this is the page as it opens without a link."
     : "";
   const shown = group ?? choices[view.chosen];
   const same = choices.findIndex((choice) => JSON.stringify(groupOf(choice)) === JSON.stringify(shown));

@@ -41,6 +41,7 @@ function buildTree(sequences) {
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const mean = (values) => sum(values) / values.length;
+const sign = (x) => (Math.abs(x) < NEGLIGIBLE ? 0 : Math.sign(x)); // a sum of advantages that cancel leaves a rounding
 
 // Everything that is shown of a group.   sequences: k lists of tokens, rewards: k numbers, k ≥ 2
 //
@@ -85,8 +86,9 @@ function analyse(sequences, rewards) {
 // and a push on one move also moves its rivals.  The end is no token: it has no push, and is moved by its rivals alone.
 function takeStep(a, rate) {
   for (const node of a.nodes) {
-    const moves = node.children.map((child) => ({ child, before: child.count / node.count, grpo: child.grpo, lambda: child.lambda }));
-    if (node.ends.length) moves.push({ child: null, before: node.ends.length / node.count, grpo: 0, lambda: 0 });
+    const share = (some) => some / node.count;
+    const moves = node.children.map((child) => ({ child, before: share(child.count), grpo: child.grpo, lambda: child.lambda }));
+    if (node.ends.length) moves.push({ child: null, before: share(node.ends.length), grpo: 0, lambda: 0 });
     const after = (name) => {
       const total = sum(moves.map((move) => move[name]));
       const shifts = moves.map((move) => rate * (move[name] - move.before * total)); // of the logits

@@ -16,13 +16,13 @@ const [WITH_COUNT, WITH_VALUE, WITH_ADVANTAGE, WITH_PUSH, WITH_STEP] = [1, 2, 3,
 
 // -- numbers and tokens in print -----------------------------------------------------------------------------------------
 
-const sign = (x) => (Math.abs(x) < NEGLIGIBLE ? 0 : Math.sign(x)); // a sum of advantages that cancel leaves a rounding
 const plain = (x, digits = 2) => {
   const text = Math.abs(x) >= 1e4 ? x.toExponential(1) : x.toFixed(digits);
   return (Number(text) === 0 ? (0).toFixed(digits) : text).replaceAll("-", "−"); // never -0.00
 };
 const signed = (x, digits = 2) => (Number(x.toFixed(digits)) > 0 ? "+" : "") + plain(x, digits);
-const push = (x) => signed(x, sign(x) ? Math.min(Math.max(1 - Math.floor(Math.log10(Math.abs(x))), 2), 9) : 2); // a small one, not 0.00
+const digitsOf = (x) => (sign(x) ? Math.min(Math.max(1 - Math.floor(Math.log10(Math.abs(x))), 2), 9) : 2);
+const push = (x) => signed(x, digitsOf(x)); // a small one is not 0.00
 const chance = (p) => (p > 0 && p < 0.0005 ? p.toExponential(0).replace("-", "−") : p.toFixed(3));
 const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 const times = (n) => (n === 1 ? "as hard as" : n === 2 ? "twice as hard as" : `${n} times as hard as`);
@@ -204,8 +204,8 @@ function aboutRivals(a) {
     const { node, change } = against.reduce((x, y) => (Math.abs(y.change) > Math.abs(x.change) ? y : x));
     const [way, gain] = change < 0 ? ["up", "falls"] : ["down", "grows"];
     return (
-      `A push moves the rivals too: ${quoted([node])} of ${names(node.members)} is pushed ${way} (${push(node.grpo)}), yet under GRPO ` +
-      `its p ${gain}, ${chance(node.chance.before)} → ${chance(node.chance.grpo)}: the pushes on its rivals outweigh its own.`
+      `A push moves the rivals too: ${quoted([node])} of ${names(node.members)} is pushed ${way} (${push(node.grpo)}), ` +
+      `yet under GRPO its p ${gain}, ${chance(node.chance.before)} → ${chance(node.chance.grpo)}: the pushes on its rivals outweigh its own.`
     );
   }
   const forks = moved.filter(({ node }) => node.chance.before < 1);
