@@ -152,6 +152,15 @@ TIES = [  # completions, rewards, what must be said, what must not
         ["y0 and y1 are the best completions, equally good.", "The “C” of y1 is pushed down"],
         [],
     ),
+    (  # a way that is not pushed at all has no ratio
+        ["xa", "xb", "y", "z"],
+        [1, 0, 0.9, 0.1],
+        [
+            "no token of it is pushed down. But at a fork 2 took its “x”",
+            "Both objectives push the other way up, and this one not at all.",
+        ],
+        ["times as hard"],
+    ),
     (["ab", "ac"], [0.3, 0.1 + 0.2], ["All rewards are equal but for rounding"], ["best"]),
     (["A", "Cx", "Cy", "Cz"], [1, 1.001, -1, -1], ["y1 is the best completion, yet its “C”"], []),
     (["A", "Cx", "Cy"], [1e16, 1e16 + 4, 1e16 - 8], ["y1 is the best completion"], ["equally"]),

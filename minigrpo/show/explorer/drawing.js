@@ -4,7 +4,7 @@
 // A reader's texts become text nodes, never HTML.
 "use strict";
 
-const LETTERS = 60; // of a step's tokens in its box; the card of the step has more
+const [LETTERS, LETTERS_IN_LINES] = [40, 60]; // of a step's tokens in a box of one row, and of several; its card has more
 const MUCH = 2000; // letters of a step's text in its card
 
 // An element with attributes and children; strings among these become text.
@@ -29,12 +29,13 @@ const isFolded = (step) => canFold(step) && view.folded.has(keyOf(step));
 // A step's tokens; of many, the first and the last.
 function tokensIn(step) {
   const texts = step.nodes.map((node) => printed(node.token));
-  const spans = (some) => some.map((text) => span("token", shorten(text, LETTERS / 2)));
+  const most = step.rows > 1 ? LETTERS_IN_LINES : LETTERS;
+  const spans = (some) => some.map((text) => span("token", shorten(text, most * 0.75)));
   const letters = (some) => sum(some.map((text) => text.length));
-  if (letters(texts) <= LETTERS) return spans(texts);
+  if (letters(texts) <= most) return spans(texts);
   let [head, tail] = [1, texts.length];
-  while (head < tail && letters(texts.slice(0, head + 1)) <= LETTERS * 0.6) head += 1;
-  while (tail > head && letters(texts.slice(tail - 1)) <= LETTERS * 0.25) tail -= 1;
+  while (head < tail && letters(texts.slice(0, head + 1)) <= most * 0.6) head += 1;
+  while (tail > head && letters(texts.slice(tail - 1)) <= most * 0.25) tail -= 1;
   const left = tail > head ? [span("left", `… ${tail - head} more …`)] : [];
   return [...spans(texts.slice(0, head)), ...left, ...spans(texts.slice(tail))];
 }
@@ -53,7 +54,7 @@ function stepBox(step, size) {
   const facts = make(
     "div",
     { class: "facts" },
-    make("div", { class: "tokens" }, ...tokensIn(step), span("count", `×${step.count}`, WITH_COUNT)),
+    make("div", { class: step.rows > 1 ? "tokens wraps" : "tokens" }, ...tokensIn(step), span("count", `×${step.count}`, WITH_COUNT)),
     make("div", { class: "numbers" }, ...numbers),
     make("div", { class: "pushes" }, ...pushes),
   );

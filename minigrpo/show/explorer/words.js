@@ -146,14 +146,15 @@ function aboutOne({ kind, members, path, own, rival }, a, best = null, alone = m
       `GRPO pushes it ${times(own.count)} λ-GRPO: ${push(own.grpo)} against ${push(own.lambda)}.${ending}`,
     ];
   }
-  const ratio = (name) => (sign(own[name]) ? `${plain(rival[name] / own[name], 1)} times as hard` : "and the other not at all");
+  const ratio = (name) => `${plain(rival[name] / own[name], 1)} times as hard`;
+  const harder = `GRPO pushes the other way up ${ratio("grpo")}, λ-GRPO ${ratio("lambda")}.`;
   const asGood = a.best.filter((i) => rival.members.includes(i));
   const way = asGood.length ? `, the way to ${everyName(asGood)}, as good` : "";
   const down = best ? `${best}, and no token of ${who} is pushed down.` : `No token of ${who} is pushed down.`;
   return [
     `${down} But at a fork ${own.count} took ${it ?? "the"} ${quoted([own])} ` +
       `(R̂ ${plain(own.value)}) and ${rival.count} the other way, ${quoted([rival])} (R̂ ${plain(rival.value)})${way}.`,
-    `GRPO pushes the other way up ${ratio("grpo")}, λ-GRPO ${ratio("lambda")}.`,
+    sign(own.grpo) ? harder : "Both objectives push the other way up, and this one not at all.",
   ];
 }
 
