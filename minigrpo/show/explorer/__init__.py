@@ -2,8 +2,8 @@
 
 It is one file without network.  `mathematics.js` says once more, in JavaScript, what `tree.py`,
 `rewards.py` and `objectives.py` say in NumPy, and tests/test_explorer.py compares the two;
-`view.js`, which starts the page, says what the other scripts do.  Here `page.html` gets its style, its scripts and the groups that it
-offers: those given, then PRESETS.
+`view.js`, which starts the page, says what the other scripts do.  Here `page.html` gets its
+style, its scripts and the groups that it offers: those given, then PRESETS.
 """
 
 from __future__ import annotations
@@ -39,6 +39,17 @@ def explorer_page(*groups: Group) -> str:
     # The reader's texts come last, so that nothing in them is taken for a place to fill; they are
     # in ASCII, so that only "<" could end the script.
     return page.replace("/* GROUPS */", data.replace("<", "\\u003c"))
+
+
+def walk_page() -> str:
+    """The live walk as one HTML file: two tabular policies learn the paper's walk side by side.
+
+    Its numbers are those of experiments/many_walks.py for the same uniform numbers; a test compares
+    the two.   Source: Sullivan & Koller, arXiv:2509.21154, section 4.3.
+    """
+    page = _file("walk.html").replace("/* STYLE */", _file("walk.css"))
+    scripts = map(_file, ("mathematics.js", "walk_mathematics.js", "walk_view.js"))
+    return page.replace("/* SCRIPT */", "\n".join(scripts))
 
 
 def _as_choice(group: Group) -> dict[str, Any]:
