@@ -170,6 +170,10 @@ def test_faults_in_a_browser_are_found(tmp_path):
         "table": ("<p>| a | b |\n|:–|–:|\n| 1 | 2 |</p>", "Markdown as plain text"),
         "bold": ("<p>so **x** is</p>", "Markdown as plain text"),
         "link": ("<p>see [x](y.md)</p>", "Markdown as plain text"),
+        "box": (
+            '<main style="overflow: auto"><h1>A</h1><p style="width: 500px">x</main>',
+            "has text 500 points wide in a box of ",
+        ),
         "folded": ("<details><div style='width: 500px'>x</div></details>", "points wide on"),
         "asks": ('<img src="gone.png" alt="x">', "/gone.png is asked for"),
         "console": ("<script>throw new Error('oh')</script>", "console: "),
