@@ -117,7 +117,9 @@ def add_live_pages(extra: Path) -> None:
     (extra / "explorer.html").write_text(explorer_page(), encoding="utf-8")
     (extra / "walk.html").write_text(walk_page(), encoding="utf-8")
     slides = [sys.executable, ROOT / "tutorials/slides/build.py", "--out", extra / "slides"]
-    if (ROOT / "tutorials/slides").exists() and subprocess.run(slides).returncode:
+    if (ROOT / "tutorials/slides").exists() and subprocess.run(
+        slides, stdout=subprocess.DEVNULL
+    ).returncode:
         sys.exit("the book is not complete: its slides could not be built, see above")
     first = '<!doctype html><meta charset="utf-8"><title>minigrpo, the course</title>'
     first += f'<meta http-equiv="refresh" content="0; url={FIRST_PAGE}">'
