@@ -175,6 +175,10 @@ def test_faults_in_a_browser_are_found(tmp_path):
             "has text 500 points wide in a box of ",
         ),
         "folded": ("<details><div style='width: 500px'>x</div></details>", "points wide on"),
+        "elsewhere": (
+            '<style>@import url("http://none.invalid/x.css")</style>',
+            "loads http://none.invalid/x.css",
+        ),
         "asks": ('<img src="gone.png" alt="x">', "/gone.png is asked for"),
         "console": ("<script>throw new Error('oh')</script>", "console: "),
     }
