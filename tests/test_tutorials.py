@@ -297,6 +297,44 @@ def test_the_setup_cell_asks_no_index_for_a_package_of_our_name():
     )
 
 
+# pip and uv, where what is installed has our name and no address; extras and versions may follow.
+FROM_AN_INDEX = re.compile(
+    r"(?:pip3?|uv add|conda) (?:install )?[^\n;&|`]*?(?<![\w./-])minigrpo(?![\w/.-])(?!\S* *@)"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "asks"),
+    [
+        ("pip install minigrpo", True),
+        ("%pip install -q 'minigrpo[tutorials]>=0.1'", True),
+        ('!pip3 install -U "minigrpo"', True),
+        ("uv pip install minigrpo", True),
+        ("uv add minigrpo[lm]", True),
+        ('pip install -e ".[tutorials]"', False),
+        ('pip install "minigrpo[tutorials] @ git+https://example.org/minigrpo.git"', False),
+        ("pip install git+https://example.org/me/minigrpo.git", False),
+        ("pip install -e . && minigrpo demo", False),
+        ("pip install ./minigrpo", False),
+        ("pip install torch; minigrpo pull smollm2", False),
+    ],
+)
+def test_what_asks_an_index_for_our_name_is_seen(text, asks):
+    assert bool(FROM_AN_INDEX.search(text)) == asks
+
+
+def test_no_text_of_the_course_asks_an_index_for_our_name():
+    root = FOLDER.parent
+    texts = [*root.glob("*.md"), *root.glob("minigrpo/**/*.md"), *root.glob("results/*.md")]
+    for kind in ("ipynb", "md", "py", "html", "toml"):
+        texts += FOLDER.rglob(f"*.{kind}")
+    texts = [file for file in texts if file != FOLDER / "notebooks.py"]  # it has the address
+    assert len(texts) > 30
+    for file in texts:
+        found = FROM_AN_INDEX.search(file.read_text(encoding="utf-8"))
+        assert found is None, (file, found)
+
+
 @pytest.mark.parametrize("here", [True, False])
 def test_the_setup_cell_stops_where_the_package_is_missing(here, monkeypatch):
     found = importlib.util.find_spec
