@@ -176,7 +176,10 @@ def test_link_keys_and_slow_motion(tmp_path):
         press(" ");
         out.pause = [running, $("run").textContent];
         change("k", "1");
-        out.problem = [$("problem").textContent, race.settings.k];
+        const marked = $("k").getAttribute("aria-invalid");
+        out.problem = [$("problem").textContent, race.settings.k, marked];
+        press("ArrowRight"); press(" "); runMany(2);
+        out.refused = [race.step, running, earlier.length];
         change("k", "8"); change("target", "5"); change("alpha", "0.5");
         out.changed = [race.settings.k, race.settings.target, race.step, $("name1").textContent,
           location.hash, $("problem").textContent, $("task").textContent];
@@ -207,10 +210,11 @@ def test_link_keys_and_slow_motion(tmp_path):
     assert out["after"] == ["updated", 4]
     assert out["run"] == [True, "Pause", ""]
     assert out["pause"] == [False, "Run"]
-    assert out["problem"] == ["k must be a whole number from 2 to 64.", 16]
+    assert out["problem"] == ["k must be a whole number from 2 to 64.", 16, "true"]
+    assert out["refused"] == [4, False, 0]
     k, target, step, name, address, problem, task = out["changed"]
     assert (k, target, step, problem) == (8, 5, 0, "")
-    assert name.startswith("weights |λ|^−0.5: target 6.3 %")
+    assert name.startswith("|λ|^−0.5: target 6.3 %")
     assert "alpha=0.5" in address
     assert task == "LRLR earns 1, other walks that begin with L earn −1.00, all others 0.7."
     assert out["preset"] == [0.25, 0.3, 5]
@@ -338,7 +342,7 @@ def test_it_fits_the_screen(tmp_path):
     no number runs into another one.
     """
     measure = """
-        begin({ ...race.settings, k: 64, rate: 3 }, 3);
+        begin({ ...race.settings, k: 64, rate: 3, alpha: 1 / 3 }, 3);
         const hidden = "details:not([open]) > :not(summary), option, style, script";
         const says = (e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
         const all = [...document.body.querySelectorAll("*")];
@@ -355,10 +359,12 @@ def test_it_fits_the_screen(tmp_path):
           const check = (texts, box, room) => {
             const boxes = texts.map((e) => e.getBoundingClientRect());
             boxes.forEach((x, i) => {
-              if (!texts[i].textContent) return;
+              const e = texts[i];
+              if (!e.textContent) return;
               const meets = boxes.some((y, j) => j < i && texts[j].textContent &&
                 x.left < y.right && y.left < x.right && Math.abs(x.top - y.top) < 4);
-              if (meets || !within(x, box, room)) clashes.push(`${texts[i].textContent} in ${texts[i].parentNode.textContent}`);
+              if (meets || !within(x, box, room))
+                clashes.push(`${e.textContent} in ${e.parentNode.textContent}`);
             });
           };
           for (const { card } of trees.flatMap((parts) => parts.moves))
@@ -373,7 +379,8 @@ def test_it_fits_the_screen(tmp_path):
         "</body>", f"<script>window.found = (() => {{ {measure} }})()</script></body>"
     )
     framed = """
-        return [[1920, 1080], [390, 844], [1280, 720], [1920, 940]].map(([width, height]) => {
+        const sizes = [[1920, 1080], [390, 844], [1280, 720], [1920, 940], [320, 640]];
+        return sizes.map(([width, height]) => {
           const frame = document.body.appendChild(document.createElement("iframe"));
           Object.assign(frame, {width, height, style: "border: 0"});
           frame.contentDocument.write(PAGE);
@@ -384,7 +391,7 @@ def test_it_fits_the_screen(tmp_path):
     ):
         assert wide <= width
         assert tall <= height or width < 1500, (width, tall)
-        assert font >= (18 if height == 1080 else 12), (width, height)
+        assert font >= (18 if height == 1080 else 12 if width > 320 else 9), (width, height)
         assert low == []
         assert clashes == [], (width, height)
 

@@ -10,7 +10,7 @@ const path = (leaf) => lettersOf(leaf).join("");
 const digits = (x, n) => x.toFixed(n).replace("-", "−").replace(/^−(0\.?0*)$/, "$1");
 const withSign = (x, n = 2) => (Number(x.toFixed(n)) > 0 ? "+" : "") + digits(x, n);
 const short = (x) => withSign(x).replace(/\.?0+$/, "");
-const nameOf = (alpha) => (alpha === 0 ? "GRPO" : alpha === 1 ? "λ-GRPO" : `weights |λ|^−${alpha}`);
+const nameOf = (alpha) => (alpha === 0 ? "GRPO" : alpha === 1 ? "λ-GRPO" : `weights |λ|^−${Number(alpha.toFixed(3))}`);
 const briefly = (alpha) => nameOf(alpha).replace("weights ", "");
 // Only what is 1 is printed as 100 %, only what is 0 as 0 %; near them there is a digit more.
 const percent = (x) => {
@@ -46,7 +46,7 @@ const FLAT = [["letter", 0], ["p", 4.6], ["count", 6.85], ["arrow", 7.2], ["push
 const CARDS = {
   wide: { widths: [5.7, 5.7, 12.1, 12.1], reward: 3.3, lines: [UPRIGHT, UPRIGHT, [FLAT, [["R̂", 0], ["value", 4.6], ["Â", 7.2], ["advantage", -0]]], [FLAT]] },
   small: {
-    widths: [4.9, 4.9, 4.9, 8.1],
+    widths: [5.1, 5.1, 5.1, 8.1],
     reward: 3.1,
     lines: [UPRIGHT, UPRIGHT, [UPRIGHT[0], [["arrow", 0], ["count", -0]]], [[["letter", 0], ["p", 4.3], ["count", 6.5], ["arrow", -0]]]],
   },
@@ -58,7 +58,7 @@ const isSmall = () => innerWidth < 960;
 // Cards and links of all moves, for a size of the window and a target; `drawTree` fills them in.
 function layTree(svg, room) {
   const width = svg.parentElement.clientWidth, { widths, reward, lines } = CARDS[isSmall() ? "small" : "wide"];
-  const font = isSmall() ? 12 : Math.max(12, Math.min(26, width / 51, room / LEAVES / 1.75));
+  const font = isSmall() ? Math.min(12, width / 29.5) : Math.max(12, Math.min(26, width / 51, room / LEAVES / 1.75));
   const row = isSmall() ? 2.1 * font : Math.max(1.75 * font, Math.min(2.5 * font, room / LEAVES));
   const height = row * LEAVES, between = (width - 8 - font * (sum(widths) + reward)) / sum([1.3, 1.1, 0.9, 0.7]);
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -240,8 +240,8 @@ const STATES = { found: "has found it", lost: "has lost it", searching: "is sear
 function draw() {
   race.runners.forEach((runner, i) => {
     drawTree(trees[i], runner);
-    const dead = runner.group?.advantages.every((a) => a === 0) ? " · rewards all equal: no push" : "";
-    const words = `${nameOf(runner.alpha)}: target ${percent(runner.curve.at(-1))}`;
+    const dead = runner.group?.advantages.every((a) => a === 0) ? "; all rewards equal: no push" : "";
+    const words = `${briefly(runner.alpha)}: target ${percent(runner.curve.at(-1))}`;
     write($(`name${i}`), `${words} · ${STATES[outcome(runner, race.settings)]}${dead}`);
     $(`tree${i}`).setAttribute("aria-label", `The tree of ${words}`);
     drawTable($(`path${i}`), runner);

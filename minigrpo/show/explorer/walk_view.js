@@ -35,7 +35,7 @@ function say(words) {
 }
 
 function sayWhereWeAre() {
-  const states = race.runners.map((runner) => `${nameOf(runner.alpha)} ${STATES[outcome(runner, race.settings)]}`);
+  const states = race.runners.map((runner) => `${briefly(runner.alpha)} ${STATES[outcome(runner, race.settings)]}`);
   const told = {
     sampled: "the groups are sampled",
     values: "each move has R̂ and Â",
@@ -206,8 +206,10 @@ function pause() {
   writeAddress();
 }
 
+// Run, Step and 100 seeds refuse while a field holds what is no setting.
 function run() {
   if (running) return pause();
+  if (!readControls()) return;
   running = true;
   counting = 0;
   say(""); // a screen reader is not told of every step
@@ -220,6 +222,7 @@ function run() {
 
 function step() {
   stop();
+  if (!readControls()) return;
   stepOnce();
   draw();
   sayWhereWeAre();
@@ -229,6 +232,7 @@ function step() {
 // As many runs as `seeds`, from seed 0 on, RUN steps each: how often is the target found?
 async function runMany(seeds = 100) {
   stop();
+  if (!readControls()) return;
   const mine = (counting = performance.now()), { settings } = race;
   earlier = [];
   say("");
@@ -243,7 +247,7 @@ async function runMany(seeds = 100) {
     }
   }
   draw();
-  say("All seeds are done.");
+  say(`All ${seeds} seeds are done.`);
 }
 
 // -- the controls --------------------------------------------------------------------------------------------------------
