@@ -278,6 +278,12 @@ def test_runs_end_and_the_next_seed_begins(tmp_path):
         out.fresh = [earlier.length, $("tally").textContent, running];
         runMany(2); runMany(2);
         out.many = [earlier.map((run) => run.seed), race.step, race.settings.seed];
+        for (let seed = 2; seed < 40; seed++) {
+          const one = new Race({ ...race.settings, seed });
+          one.advance();
+          record(one);
+        }
+        out.long = [earlier.length, earlier.filter((run) => run.curves[0].length > 1).length];
         press("R");
         out.again = [earlier.length, counting];
         history.replaceState(null, "", "#speed=60&loop=1&slow=1&run=1&seed=7");
@@ -308,6 +314,7 @@ def test_runs_end_and_the_next_seed_begins(tmp_path):
     assert "speed=300" in out["link"]
     assert out["fresh"] == [0, "", False]
     assert out["many"] == [[0, 1], 0, 2]
+    assert out["long"] == [40, 24]
     assert out["again"] == [0, 0]
     assert out["itself"] == [True, True, True, "4"]
     assert out["seed"] == 7

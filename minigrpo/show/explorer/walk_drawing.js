@@ -183,9 +183,9 @@ function drawCurve() {
   race.runners.forEach((runner, i) => {
     lines[i].setAttribute("points", atMost(runner.curve, 500).map(point).join(" "));
     dots[i].setAttribute("d", atMost(runner.drawn, 250).map((at) => `M${point(at)}h0`).join(""));
-    const key = `${earlier.length} ${last} ${width}`; // the curves of earlier seeds change seldom
+    const key = `${earlier.length} ${earlier.at(-1)?.seed} ${last} ${width}`; // the curves of earlier seeds change seldom
     if (past[i].dataset.key !== key) {
-      const curves = earlier.slice(-24).map((run) => atMost(run.curves[i], 50).map(point).join("L"));
+      const curves = earlier.slice(-DRAWN).map((run) => atMost(run.curves[i], 50).map(point).join("L"));
       past[i].setAttribute("d", curves.map((curve) => `M${curve}`).join(""));
       past[i].dataset.key = key;
     }

@@ -18,6 +18,7 @@ const LIMITS = { k: [2, 64, true], rate: [0.01, 1000], alpha: [0, 2], seed: [0, 
 const LABELS = { k: "k", rate: "the rate", alpha: "α", seed: "the seed", rNeg: "r_neg" };
 const RUN = 250; // steps, as in the paper: then a run pauses, or the next seed begins
 const MOST_STEPS = 5000; // a link does not make a browser compute for long
+const DRAWN = 24; // curves of earlier seeds
 const PAUSE = 3000; // milliseconds from one seed to the next
 const SPEEDS = [1, 3, 10, 30, 60, 300]; // steps a second; beyond 60 several a frame
 const STAGES = ["sampled", "values", "pushes", "updated"]; // of a step in slow motion
@@ -66,6 +67,8 @@ function record(one) {
   const { seed } = one.settings, curves = one.runners.map((runner) => runner.curve.slice(0, RUN + 1));
   earlier = earlier.filter((run) => run.seed !== seed); // no seed counts twice
   earlier.push({ seed, curves, found: curves.map((curve) => curve.at(-1) > 0.5) });
+  const old = earlier.at(-DRAWN - 1); // of those that are drawn no more the end is kept: a wall runs for weeks
+  if (old) old.curves = old.curves.map((curve) => curve.slice(-1));
 }
 
 // -- settings and the address --------------------------------------------------------------------------------------------
