@@ -6,7 +6,7 @@
 
 The sources are Markdown.  `## ` begins a slide, `+++` what appears at the next key, the line
 `Notes (3 min):` what the speaker sees, `<!-- 10 minutes: … -->` a part of the lecture, whose slides
-must add up to that.  A picture `![text](figure:name)` and a number `{{name}}` come from material.py.
+must add up to that.  A picture `![text](figure:name)` and a number `{{name}}` are from material.py.
 reveal.js is that of the package sphinx-revealjs, MathJax that of sphinx-mathjax-offline, the fonts
 are Matplotlib's.  PDF needs a Chromium or Chrome on the path.  A fault in a source is an error.
 """
@@ -118,6 +118,15 @@ def page(kind: str, title: str, body: str) -> str:
     return template.replace("TITLE", html.escape(title)).replace("BODY", body)
 
 
+def smallest_text(svg: str) -> float:
+    """The smallest font size in a figure of Matplotlib's, in points: its letters are paths."""
+    sizes = []
+    for size, letters in re.findall(r"scale\(([\d.]+) -(.*?)</g>", svg, re.DOTALL):
+        inner = re.findall(r"translate\([^)]*\) scale\(([\d.]+)\)", letters)  # exponents
+        sizes.append(100 * float(size) * min(map(float, inner), default=1))
+    return min(sizes)
+
+
 def add_pictures(body: str, out: Path, source: str) -> str:
     """Write the figures that a page names, and give their files in place of the names."""
     from material import figure
@@ -130,9 +139,8 @@ def add_pictures(body: str, out: Path, source: str) -> str:
         file = f"figures/{re.sub('[/.]', '_', name)}.svg"
         (out / "figures").mkdir(exist_ok=True)
         (out / file).write_text(svg, encoding="utf-8")
-        sizes = [100 * float(x) for x in re.findall(r"scale\(([\d.]+) -", svg)]
         width, height = re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', svg).groups()
-        smallest = min(x for x in sizes) / float(width)  # of its width: letters are drawn as paths
+        smallest = smallest_text(svg) / float(width)  # as a share of its width
         size = f'width="{float(width):.0f}" height="{float(height):.0f}"'
         return f'<img src="{file}" alt="{words}" {size} data-smallest="{smallest:.5f}">'
 
