@@ -32,8 +32,11 @@ BUNDLED = {  # package: its files
     ],
     "sphinx-mathjax-offline": ["sphinx-mathjax-offline/static/mathjax/tex-svg.js"],
     "matplotlib": [
-        f"matplotlib/mpl-data/fonts/ttf/DejaVuSans{kind}.ttf"
-        for kind in ("", "-Bold", "-Oblique", "Mono")
+        f"matplotlib/mpl-data/fonts/ttf/{file}"
+        for file in (
+            *(f"DejaVuSans{kind}.ttf" for kind in ("", "-Bold", "-Oblique", "Mono")),
+            "LICENSE_DEJAVU",
+        )
     ],
 }
 NEEDED = (*BUNDLED, "markdown-it-py", "mdit-py-plugins")

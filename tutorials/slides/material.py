@@ -222,7 +222,7 @@ def compared(**wanted: Any) -> list[dict[str, Any]]:
 
 
 COLUMNS = {
-    "AdamW, both at 3e-4": {"optimizer": "adamw", "rates": "same", "grpo_rate": 3e-4},
+    "AdamW, both at 0.0003": {"optimizer": "adamw", "rates": "same", "grpo_rate": 3e-4},
     "AdamW, best rates": {"optimizer": "adamw", "rates": "best"},
     "SGD, best rates": {"optimizer": "sgd", "rates": "best"},
 }
@@ -405,7 +405,7 @@ def numbers() -> dict[str, str]:
         "map_lambda": str(sum(row["low"] > 0 for row in when["map"])),
         "map_grpo": str(sum(row["high"] < 0 for row in when["map"])),
         "runs_best": str(best[0]["runs"]),
-        "runs_same": str(compared(**COLUMNS["AdamW, both at 3e-4"])[0]["runs"]),
+        "runs_same": str(compared(**COLUMNS["AdamW, both at 0.0003"])[0]["runs"]),
         "settings": str(len(theorem)),
         "best_n1": f"{best[0]['difference']:+.2f} [{best[0]['low']:+.2f}, {best[0]['high']:+.2f}]",
         "best_n2": f"{best[1]['difference']:+.2f} [{best[1]['low']:+.2f}, {best[1]['high']:+.2f}]",
