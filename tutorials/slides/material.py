@@ -48,19 +48,16 @@ def chapter(name: str) -> list[dict[str, Any]]:
     return json.loads(file.read_text(encoding="utf-8"))["cells"]
 
 
-def chapter_figure(name: str, section: str, place: int) -> str:
-    """The SVG of a chapter's figure, counted from 0 within its section ("4.3")."""
-    inside, found = False, []
+def chapter_figure(name: str, words: str) -> str:
+    """The SVG of a chapter's figure, found by words in the code that draws it (_ for a space)."""
+    found = []
     for cell in chapter(name):
-        if cell["cell_type"] == "markdown":
-            for heading in re.findall(r"^## (\S+)", "".join(cell["source"]), re.MULTILINE):
-                inside = heading == section
-        for output in cell.get("outputs", []) if inside else []:
-            found += ["".join(output.get("data", {}).get("image/svg+xml", []))]
-    found = [svg for svg in found if svg]
-    if place >= len(found):
-        raise ValueError(f"section {section} of chapter {name} has {len(found)} stored figures")
-    return found[place]
+        if words.replace("_", " ") in "".join(cell["source"]):
+            outputs = [output.get("data", {}) for output in cell.get("outputs", [])]
+            found += ["".join(data["image/svg+xml"]) for data in outputs if "image/svg+xml" in data]
+    if len(found) != 1:
+        raise ValueError(f"chapter {name} has {len(found)} stored figures of code with {words!r}")
+    return found[0]
 
 
 def printed(name: str, pattern: str) -> tuple[str, ...]:
@@ -294,17 +291,17 @@ DRAWN |= {f.__name__: f for f in (controls, when_map)}
 
 
 def figure(name: str) -> str:
-    """The SVG of a figure: one of DRAWN, or "04/4.3/0", a chapter, its section, which figure."""
+    """The SVG of a figure: one of DRAWN, or a chapter's, such as "04/Clipped_tokens"."""
     if name in DRAWN:
         with plt.rc_context(LARGE):
             made = DRAWN[name]()
             svg = drawn(made, "svg").decode()
         plt.close("all")
         return svg
-    parts = name.split("/")
-    if len(parts) != 3:
-        raise ValueError(f"no figure is called {name!r}: {', '.join(DRAWN)}, or like 04/4.3/0")
-    return chapter_figure(parts[0], parts[1], int(parts[2]))
+    which, _, words = name.partition("/")
+    if not words:
+        raise ValueError(f"no figure is called {name!r}: {', '.join(DRAWN)}, or 04/Clipped_tokens")
+    return chapter_figure(which, words)
 
 
 # -- numbers ---------------------------------------------------------------------------------------
