@@ -1,0 +1,124 @@
+"""A class: a folder with a folder per student, checked side by side into one table."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from minigrpo.course.isolation import ROOT
+from minigrpo.course.runner import CHAPTERS, Verdict, tasks_of
+from minigrpo.system.files import make_folder, write_output
+from minigrpo.system.terminal import bar
+
+TASKS = {
+    f"{chapter} task {n}": task.title
+    for chapter in CHAPTERS
+    for n, task in enumerate(tasks_of(chapter), start=1)
+}
+COLUMNS = ["student", "points", "of", *CHAPTERS, *TASKS, "notes", "troubles", "files"]
+FORMULAS = ("=", "+", "-", "@")  # a spreadsheet computes a text that begins so
+Row = dict[str, str | int]
+
+
+def grade(
+    folder: Path, table: Path, flags: Sequence[str], reports: Path | None, processes: int | None
+) -> list[Row]:
+    """Write the table: points in all, by chapter and by task, notes, troubles.   -> its rows
+
+    Each student is checked by a process of its own, `minigrpo check all` with these flags.  The
+    table is written anew after each.  A row that is there stays, if files, flags and checks are the
+    same.  reports: a folder for what each student may read.
+    Raises ValueError if the folder holds no folders, or the file is another table.
+    """
+    students = [f for f in sorted(folder.iterdir()) if f.is_dir() and not f.is_symlink()]
+    students = [f for f in students if not f.name.startswith((".", "__"))]
+    if not students:
+        raise ValueError(f"{folder} holds no folders: give one that holds a folder per student")
+    known: dict[str, Row] = {}
+    if table.exists():
+        lines = csv.DictReader(io.StringIO(table.read_text("utf-8")))
+        if lines.fieldnames != COLUMNS:
+            raise ValueError(f"{table} is another table: give --csv a name that is free")
+        known = {str(row["files"]): row for row in lines}
+    if reports:
+        make_folder(reports)
+    rows: dict[str, Row] = {}
+
+    def write() -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows[name] for name in sorted(rows))
+        write_output(table, text.getvalue().encode())
+
+    pool = ThreadPoolExecutor(processes or os.cpu_count())
+    try:
+        jobs = []
+        for student in students:
+            digest = _digest(student, flags)
+            if digest in known and not reports:
+                rows[student.name] = known[digest]
+            else:
+                jobs.append(pool.submit(_graded, student, digest, flags, reports))
+        write()
+        for job in bar(as_completed(jobs), "grading", "student", total=len(jobs)) if jobs else ():
+            student, row = job.result()
+            rows[student] = row
+            write()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [rows[name] for name in sorted(rows)]
+
+
+def _digest(student: Path, flags: Sequence[str]) -> str:
+    """A hash of what a row depends on: the name, the files, the flags and the checks."""
+    digest = hashlib.sha256(repr([student.name, *flags]).encode())
+    checks = sorted(Path(__file__).parent.glob("*.py"))
+    for file in [*checks, *sorted(student.rglob("*.py"))]:
+        if file.is_file():
+            digest.update(repr(str(file)).encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _graded(
+    student: Path, digest: str, flags: Sequence[str], reports: Path | None
+) -> tuple[str, Row]:
+    """Check a student in another process.   -> the name, the row"""
+    paths = filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)])
+    command = [sys.executable, "-P", "-X", "utf8", "-m", "minigrpo", "check", "all", str(student)]
+    done = subprocess.run(
+        [*command, "--json", "--closed", str(student.parent), *flags],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    found = {"points": 0, "of": len(TASKS), "tasks": [], "troubles": [done.stderr.strip()[-300:]]}
+    if done.returncode in (0, 1):
+        found = json.loads(done.stdout)
+    points = {task["task"].partition(":")[0]: task["points"] for task in found["tasks"]}
+    notes = {
+        note: task["task"].partition(":")[0] for task in found["tasks"] for note in task["notes"]
+    }
+    row: Row = dict.fromkeys(COLUMNS, 0) | points | {key: found[key] for key in ("points", "of")}
+    row |= {
+        chapter: sum(points.get(task, 0) for task in TASKS if chapter in task)
+        for chapter in CHAPTERS
+    }
+    row |= {"student": "'" * student.name.startswith(FORMULAS) + student.name, "files": digest}
+    row |= {"troubles": "; ".join(found["troubles"])}
+    row |= {"notes": "; ".join(f"{task} {note}" for note, task in notes.items())}
+    if reports:
+        texts = [Verdict(t["task"], t["state"], t["message"]).text() for t in found["tasks"]]
+        text = "\n".join([f"{row['points']} of {row['of']} points", *texts, *found["troubles"], ""])
+        write_output(reports / f"{student.name}.txt", text.encode())
+    return student.name, row
