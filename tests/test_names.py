@@ -339,6 +339,11 @@ def test_a_circle_inside_a_room_is_found():
     assert set(circle(graph)) >= {"minigrpo.engine.backend", "minigrpo.engine.plan"}
 
 
+def room_of_a_notebook(file):
+    """Whether only notebooks ask for it, which have IPython's matplotlib_inline."""
+    return file == PACKAGE / "course/figures.py"
+
+
 def test_what_is_imported_from_elsewhere():
     """There are four dependencies; anything else is imported only where it is used.
 
@@ -362,9 +367,9 @@ def test_what_is_imported_from_elsewhere():
             } | others
             if room not in sys.stdlib_module_names | known:
                 assert not at_top, f"{identity(file)} imports {name}"
-                assert room in ("cupy", "safetensors", "tokenizers", "gguf", "jinja2", "pyarrow"), (
-                    f"{identity(file)} imports {name}"
-                )
+                extras = {"cupy", "safetensors", "tokenizers", "gguf", "jinja2", "pyarrow"}
+                extras |= {"matplotlib_inline"} if room_of_a_notebook(file) else set()
+                assert room in extras, f"{identity(file)} imports {name}"
 
 
 def test_the_core_knows_nothing_of_integrations():
@@ -422,7 +427,7 @@ def test_the_package_is_light():
     examples = sum(map(lines_of_examples, textbook))
     assert lines(textbook) - examples <= 1500
     assert lines(textbook) <= 1540
-    assert lines(FILES) <= 19_150
+    assert lines(FILES) <= 19_900
 
 
 @pytest.mark.parametrize("file", FILES, ids=identity)

@@ -438,6 +438,45 @@ def test_what_is_said_in_words_about_the_controls():
         assert all(a < b for a, b in zip(paired(arm), paired("grpo"), strict=True)), arm
 
 
+def test_where_the_placebo_is_ahead_is_said_with_its_rates():
+    """At a common rate, on the 96 seeds that all arms have."""
+    keys = ("optimizer", "learning_rate", "n", "r_neg", "arm")
+    runs = {
+        tuple(row[key] for key in keys): np.array(row["hits_of_run"][:96]) / 800
+        for row in table("table1.json")["rows"]
+        if row["targets"] == "drawn" and row["n"] < 3
+    }
+
+    def above(optimizer, other):
+        """{cell: (lead, beyond its interval)} of the placebo's leads, and the number of cells."""
+        cells = [cell for cell in runs if cell[0] == optimizer and cell[-1] == "placebo"]
+        leads = {cell[1:4]: runs[cell] - runs[(*cell[:-1], other)] for cell in cells}
+        low = {
+            cell: bootstrap_interval(x, np.random.default_rng(0))[0] for cell, x in leads.items()
+        }
+        found = {cell: (x.mean(), low[cell] > 0) for cell, x in leads.items() if x.mean() > 0}
+        return found, len(cells)
+
+    assert above("adamw", "lambda_grpo") == ({}, 36)
+    found, n_cells = above("sgd", "lambda_grpo")
+    assert n_cells == 36 and set(found) == {(0.1, 1, -0.5), (1.0, 2, -0.5)}
+    said = [(f"{lead:.3f}", beyond) for lead, beyond in found.values()]
+    assert sorted(said) == [("0.009", False), ("0.058", False)]
+    found, _ = above("adamw", "grpo")
+    assert len(found) == 3 and {cell[0] for cell in found} == {0.0024, 0.0048}
+    assert not any(beyond for _, beyond in found.values())
+    found, _ = above("sgd", "grpo")
+    rates = [rate for rate, _, _ in found]
+    assert {rate: rates.count(rate) for rate in rates} == {0.1: 5, 0.3: 6, 1.0: 6}
+    assert sum(beyond for _, beyond in found.values()) == 8
+    best = {  # GRPO's
+        row["optimizer"]: row["learning_rate"]
+        for row in sorted(table("table1.json")["best"], key=lambda row: row["learning_rate"])
+        if row["arm"] == "grpo" and row["targets"] == "drawn" and row["n"] < 3
+    }  # the largest of the six settings
+    assert best["adamw"] < 0.0024 and best["sgd"] < 0.1
+
+
 def test_chapter_6_compares_norms_seed_by_seed():
     """λ-GRPO at GRPO's norm minus λ-GRPO, each at its best rate, on the 48 seeds that both have."""
     tables = table("table1.json")
@@ -463,6 +502,34 @@ def test_chapter_6_compares_norms_seed_by_seed():
             assert all(low < 0 for _, low, _ in found.values())
             means = [mean for mean, _, _ in found.values()]
             assert (round(min(means), 2), round(max(means), 2)) == (-0.02, 0.03)
+
+
+def test_what_chapter_8_says_about_the_answers():
+    """Length, carries and errors of ten among the greedy answers to all 820 sums."""
+    record, pairs = (
+        table("smollm2-sums.json"),
+        [(a, b) for a in range(10, 50) for b in range(a, 50)],
+    )
+    texts = {
+        name: [text.split("\n")[0].strip() for text in record[f"greedy, {name}"]]
+        for name in ("before", "after")
+    }
+    error = {name: np.array([int(x) for x in texts[name]]) - np.sum(pairs, 1) for name in texts}
+    assert {name: round(100 * np.mean(x == 0)) for name, x in error.items()} == {
+        "before": 22,
+        "after": 85,
+    }
+    long = np.array([len(x) == 3 for x in texts["before"]])
+    large = np.array([b >= 46 for _, b in pairs])
+    assert {len(x) for x in texts["before"]} == {2, 3} and {len(x) for x in texts["after"]} == {2}
+    assert 0.2 < long.mean() < 0.25 and long[large].sum() > long.sum() / 2
+    units, after = np.array([a % 10 + b % 10 for a, b in pairs]), error["after"]
+    near = (units >= 8) & (units <= 11)
+    assert round(100 * np.mean(after[units >= 12] == 0)) == 95
+    assert np.mean(after[units >= 14] == 0) > 0.99
+    assert 0.3 < np.mean(after[near] != 0) < 0.36 and np.mean(np.abs(after[near]) == 10) > 0.3
+    ten = near & (np.abs(after) == 10)
+    assert (after[ten] == np.where(units[ten] < 10, 10, -10)).all()
 
 
 def test_the_paper_is_cited_and_its_fix_not_confused_with_others_of_that_name():

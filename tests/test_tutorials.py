@@ -109,7 +109,10 @@ def test_a_chapter_has_its_parts(file):
     )
     assert f"## {number}.1 " in words
     figures = [
-        o for cell in cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})
+        o
+        for cell in cells
+        for o in cell.get("outputs", [])
+        if {"image/png", "image/svg+xml"} & o.get("data", {}).keys()
     ]
     assert len(figures) >= 3
 
@@ -180,7 +183,7 @@ def test_an_error_a_large_file_and_another_setup_cell(small):
     assert tool.check(write(sign=True)) == ["cell 2 ends in an error: ValueError: no"]
     notebook["cells"][1]["outputs"] = [printed("x" * tool.LARGEST)]
     (found,) = tool.check(write(sign=True))
-    assert "1.00 MB, more than 1 MB" in found
+    assert "1.50 MB, more than 1.5 MB" in found
     notebook["cells"][1]["outputs"] = [printed("2\n")]
     notebook["cells"][0]["source"] += "\n"
     assert tool.check(write(sign=True)) == [
@@ -196,11 +199,35 @@ def test_what_is_no_notebook(tmp_path):
         assert "cannot be read as a notebook" in found
 
 
-def test_the_setup_cell_installs_from_a_repository_if_one_is_set():
-    assert '%pip install -q "minigrpo[tutorials]"' in tool.setup_source(None)
+def test_the_setup_cell_asks_no_index_for_a_package_of_our_name():
+    """A package index may have another one of this name: it says how to install this one."""
+    assert "%pip" not in tool.setup_source(None)
+    assert 'pip install -e ".[tutorials]"' in tool.setup_source(None)
     assert '"minigrpo[tutorials] @ git+https://example.org/x.git"' in tool.setup_source(
         "https://example.org/x.git"
     )
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_the_setup_cell_stops_where_the_package_is_missing(here, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found(name) if here else None)
+    if here:
+        exec(tool.setup_source(), {})
+    else:
+        with pytest.raises(SystemExit, match="root folder of this repository"):
+            exec(tool.setup_source(), {})
+
+
+def test_a_drawing_is_stored_shorter_and_looks_the_same():
+    svg = '<?xml version="1.0"?>\n<svg>\n <!-- y -->\n <metadata>\n  <a/>\n </metadata>\n'
+    svg += ' <path d="M 1.23456 2.5 \nL -0.001234 3 \n" transform="scale(0.015625)"/>\n'
+    svg += ' <use x="7.123456" width="1.23456"/>\n</svg>\n'
+    short = (
+        '<?xml version="1.0"?><svg><path d="M 1.23 2.5 L -0.00 3 " transform="scale(0.015625)"/>'
+    )
+    assert tool.shorter(svg) == short + '<use x="7.12" width="1.23456"/></svg>'
+    assert tool.shorter(tool.shorter(svg)) == tool.shorter(svg)
 
 
 def command(*arguments):

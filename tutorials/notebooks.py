@@ -21,15 +21,21 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
-# The setup cell installs from this "https://…/minigrpo.git", or, if None, by the package's name.
+# Where a copy of the course is published: the setup cell then installs from this address, which
+# begins with "https://" and ends with ".git".  None: it says how to install from the repository.
 REPOSITORY: str | None = None
-LARGEST = 1_000_000  # bytes of a notebook with its outputs
+LARGEST = 1_500_000  # bytes of a notebook with its outputs
 SETUP = """\
-# Installs the package where it is missing, for example in Colab.
+# The chapters need the package of this repository.
 import importlib.util
 
 if importlib.util.find_spec("minigrpo") is None:
-    %pip install -q "{package}\""""
+    {instead}"""
+HOW_TO_INSTALL = """raise SystemExit(
+        "minigrpo is missing here. In a terminal, in the root folder of this repository, run\\n"
+        '    pip install -e ".[tutorials]"\\n'
+        "and start this notebook again."
+    )"""
 COLOUR = r"\x1b\[[\d;]*m"  # of a terminal
 NOISE = [  # (what differs from machine to machine or from run to run, what is stored in its place)
     (COLOUR, ""),
@@ -41,10 +47,10 @@ NOISE = [  # (what differs from machine to machine or from run to run, what is s
 
 
 def setup_source(repository: str | None = REPOSITORY) -> str:
-    """The source of every notebook's setup cell."""
-    return SETUP.format(
-        package="minigrpo[tutorials]" + (f" @ git+{repository}" if repository else "")
-    )
+    """The source of every notebook's setup cell, which asks no package index for our name."""
+    if repository is None:
+        return SETUP.format(instead=HOW_TO_INSTALL)
+    return SETUP.format(instead=f'%pip install -q "minigrpo[tutorials] @ git+{repository}"')
 
 
 def text(value: str | list[str]) -> str:
@@ -114,6 +120,17 @@ def smaller(png: str) -> str:
     return min(found, png.strip(), key=len)
 
 
+def shorter(svg: str) -> str:
+    """A drawing on one line, whose coordinates have two decimals: a hundredth of a point."""
+
+    def rounded(match: re.Match[str]) -> str:
+        return re.sub(r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}", match[0])
+
+    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r">\s+<", "><", re.sub(r"\s*\n\s*", " ", svg)).strip()
+    return re.sub(r'\b(?:d|x|y|points)="[^"]*"', rounded, svg)
+
+
 def run(file: Path, timeout: int = 300) -> None:
     """Write the setup cell, execute all cells in a new kernel, store outputs and hash.
 
@@ -133,9 +150,10 @@ def run(file: Path, timeout: int = 300) -> None:
         notebook, timeout=timeout, kernel_name="python3", record_timing=False, resources=resources
     ).execute()
     clean(notebook)
+    pictures = {"image/png": smaller, "image/svg+xml": shorter}
     for output in (output for _, cell in code_cells(notebook) for output in cell["outputs"]):
-        if "image/png" in output.get("data", {}):
-            output["data"]["image/png"] = smaller(text(output["data"]["image/png"]))
+        for kind in pictures.keys() & output.get("data", {}).keys():
+            output["data"][kind] = pictures[kind](text(output["data"][kind]))
     notebook["metadata"]["minigrpo"] = {"sha256": digest(notebook)}
     nbformat.write(notebook, file)
 

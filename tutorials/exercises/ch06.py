@@ -48,7 +48,8 @@ def flawed_group():
     - pushed down as a whole by GRPO: the pushes of task 1, added up over its tokens, are below 0;
     - pushed up as a whole by λ-GRPO: the pushes, each divided by |λ|, add up to more than 0.
 
-    So GRPO makes the best completion less likely, only because its beginning was sampled often.
+    A sum of pushes is a simple measure, not the change of the completion's probability: a push
+    moves the rivals of its token as well (section 6.2).
     """
     raise NotImplementedError("ch06 task 3: a group that shows the flaw")
 
