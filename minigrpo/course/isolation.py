@@ -35,8 +35,8 @@ from minigrpo.system.user_code import Told
 
 ROOT = Path(__file__).resolve().parents[2]
 FORKS = sys.platform == "linux"
-COMMAND = [sys.executable, "-P", "-X", "utf8", "-m", "minigrpo.course.student"]
-KEPT = {"PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT"}  # no keys, tokens
+COMMAND = [sys.executable, "-u", "-P", "-X", "utf8", "-m", "minigrpo.course.student"]
+KEPT = {"PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT"}  # no keys, tokens
 LARGEST_SOURCE, SHOWN = 1 << 20, 4000  # bytes of a file; characters of what was printed
 Started = tuple[IO[bytes], IO[bytes], Callable[[], int]]  # to it, from it, what ends it
 
@@ -121,10 +121,11 @@ class Desk:
         self._spare: Started | None = None
         self._environment = {name: os.environ[name] for name in KEPT & set(os.environ)}
         self._environment |= {"OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+        paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         if (ROOT / "tutorials").is_dir():  # in the repository
             self._closed += [str(ROOT / "tutorials"), str(ROOT / "tests")]
-            paths = [self._environment.get("PYTHONPATH"), str(ROOT)]
-            self._environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+            paths.append(str(ROOT))
+        self._environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, filter(None, paths)))
 
     def __enter__(self) -> Desk:
         return self
