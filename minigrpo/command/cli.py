@@ -114,7 +114,7 @@ def _failure(error: Exception, arguments: argparse.Namespace) -> tuple[int, str]
 
 def _go_on(arguments: argparse.Namespace) -> str:
     """How to go on with the run of a command; "" if it left none."""
-    if arguments.command in ("sweep", "grade"):
+    if arguments.command == "sweep":
         return "the same command goes on with it"
     out = getattr(arguments, "resume", None) or getattr(arguments, "out", None)
     is_run = arguments.command == "train" and out

@@ -201,18 +201,6 @@ def run_check(a: argparse.Namespace) -> int:
     return 0 if all(verdict.points for verdict in verdicts) else 1
 
 
-def run_grade(a: argparse.Namespace) -> None:
-    """A class: a folder of students' folders."""
-    from minigrpo.course.classes import grade
-
-    flags = ["--seconds", str(a.seconds), "--memory", str(a.memory), *["--strict"] * a.strict]
-    reports = Path(a.reports) if a.reports else None
-    rows = grade(Path(a.folder), Path(a.csv), flags, reports, a.processes)
-    mean = np.mean([int(row["points"]) for row in rows])
-    told = f"{len(rows)} students, {mean:.1f} of {rows[0]['of']} points in the mean"
-    print(f"{told}: {visible(a.csv)}")
-
-
 def run_exercises(a: argparse.Namespace) -> None:
     """The exercises as files."""
     from minigrpo.course.runner import write_exercises

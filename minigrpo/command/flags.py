@@ -128,11 +128,6 @@ def several(name: str, text: str, dest: str) -> Flag:
 
 SEED = flag("--seed", "of all random draws", 0, type=seed)
 GROUP_SIZE = flag("--group-size", "k, the number of completions per prompt", 8, type=count)
-OF_ANSWERS = [
-    flag("--seconds", "what a task may take", 10.0, type=amount),
-    flag("--memory", "GB that a task may take", 2.0, type=amount),
-    flag("--strict", "what loads the package or a solution is not right", action="store_true"),
-]
 PROCESSES = flag("--processes", "parallel processes (default: all cores)", type=count)
 RUN = flag("path", "the folder of a run, or a checkpoint in it", metavar="RUN")
 POLICY = [
@@ -232,14 +227,9 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--task", "only this one, counted from 1 (default: all)", type=any_count, metavar="N"),
         flag("--json", "print points, messages and notes as JSON", action="store_true"),
         flag("--closed", "a folder that answers may not read", action="append", metavar="FOLDER"),
-        *OF_ANSWERS,
-    ],
-    "grade": [
-        flag("folder", "a folder that holds a folder per student", metavar="FOLDER"),
-        flag("--csv", "the table, a row per student; rows that are there stay", "grades.csv"),
-        flag("--reports", "also write what each student may read, as text", metavar="FOLDER"),
-        PROCESSES,
-        *OF_ANSWERS,
+        flag("--seconds", "what a task may take", 10.0, type=amount),
+        flag("--memory", "GB that a task may take", 2.0, type=amount),
+        flag("--strict", "what loads the package or a solution is not right", action="store_true"),
     ],
     "exercises": [flag("--out", "where to write them", "exercises", metavar="FOLDER")],
     "plot": [
@@ -280,8 +270,6 @@ PURPOSES = {
     "many (JSON lines with prompt, completion, reward) as statistics and a page of trees",
     "equivalence": "check Theorem 1 on real rollouts in float64: exit code 1 if it fails",
     "check": "check your answers to a chapter's exercises: exit code 0 if all are right, else 1",
-    "grade": "check what a class has handed in: a table with a row per student; the same command "
-    "goes on with it",
     "exercises": "write the files of the exercises, to be filled in; files that are there stay",
     "plot": "draw the metrics of runs: one run as small multiples; several as learning curves, "
     "a line for each setting",

@@ -90,24 +90,24 @@ class Isolated:
                 self.notes = tuple(str(note)[:100] for note in reply["notes"][:1])
                 replies.append(reply)
 
-        thread = threading.Thread(target=talk, daemon=True)  # so that nothing waits for a pipe
-        thread.start()
-        thread.join(max(self._deadline - time.monotonic(), 0.0))
+        self._thread = threading.Thread(target=talk, daemon=True)  # nothing else waits for a pipe
+        self._thread.start()
+        self._thread.join(max(self._deadline - time.monotonic(), 0.0))
         if replies:
             return replies[0]
-        if thread.is_alive():
-            hint = "is there a loop that never ends?"
-            self._failure = Told(f"none within {self._seconds:g} seconds", hint)
-        status = self._end()
-        if not self._failure:
-            how = f"exit code {status}" if status >= 0 else signal.strsignal(-status)
-            self._failure = Told(f"none, as it ended the process ({how})")
+        is_late, status = self._thread.is_alive(), self._end()
+        how = f"exit code {status}" if status >= 0 else signal.strsignal(-status)
+        self._failure = Told(f"none, as it ended the process ({how})")
+        if is_late:
+            told = f"none within {self._seconds:g} seconds"
+            self._failure = Told(told, "is there a loop that never ends?")
         raise self._failure
 
     def close(self) -> None:
         """End the process."""
         self._end()
-        for pipe in (self._to, self._from):
+        self._thread.join(1.0)
+        for pipe in () if self._thread.is_alive() else (self._to, self._from):
             with suppress(OSError):
                 pipe.close()
 
@@ -133,7 +133,10 @@ class Desk:
     def __exit__(self, *_: object) -> None:
         self._stop_server()
         if self._spare:
-            Isolated(self._spare, 0.0).close()
+            to, from_, end = self._spare
+            end()
+            to.close()
+            from_.close()
 
     @contextmanager
     def task(self, file: Path, function: str) -> Iterator[tuple[Isolated, Callable[[], str]]]:

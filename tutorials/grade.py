@@ -1,7 +1,18 @@
-"""A class: a folder with a folder per student, checked side by side into one table."""
+"""A class: a folder with a folder per student, checked side by side into one table.
+
+    python tutorials/grade.py HANDED_IN [--csv grades.csv] [--reports FOLDER] [--processes N]
+
+A student's files may lie anywhere in the student's folder.  The table has the points in all, by
+chapter and by task (a task is a point: weigh them in a spreadsheet), notes on imports of the
+package or of a solution, and what could not be checked.  It is written anew after each student, and
+the same command goes on with it: a row stays while the student's files, the flags and the checks
+are the same.  --reports: also write what each student may read.  --strict, --seconds and --memory
+are those of `minigrpo check`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import hashlib
 import io
@@ -13,6 +24,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from minigrpo.course import runner
 from minigrpo.course.isolation import ROOT
 from minigrpo.course.runner import CHAPTERS, Verdict, tasks_of
 from minigrpo.system.files import make_folder, write_output
@@ -31,11 +43,9 @@ Row = dict[str, str | int]
 def grade(
     folder: Path, table: Path, flags: Sequence[str], reports: Path | None, processes: int | None
 ) -> list[Row]:
-    """Write the table: points in all, by chapter and by task, notes, troubles.   -> its rows
+    """Write the table.   -> its rows
 
-    Each student is checked by a process of its own, `minigrpo check all` with these flags.  The
-    table is written anew after each.  A row that is there stays, if files, flags and checks are the
-    same.  reports: a folder for what each student may read.
+    Each student is checked by a process of its own, `minigrpo check all` with these flags.
     Raises ValueError if the folder holds no folders, or the file is another table.
     """
     students = [f for f in sorted(folder.iterdir()) if f.is_dir() and not f.is_symlink()]
@@ -81,7 +91,7 @@ def grade(
 def _digest(student: Path, flags: Sequence[str]) -> str:
     """A hash of what a row depends on: the name, the files, the flags and the checks."""
     digest = hashlib.sha256(repr([student.name, *flags]).encode())
-    checks = sorted(Path(__file__).parent.glob("*.py"))
+    checks = sorted(Path(runner.__file__).parent.glob("*.py"))
     for file in [*checks, *sorted(student.rglob("*.py"))]:
         if file.is_file():
             digest.update(repr(str(file)).encode() + file.read_bytes())
@@ -122,3 +132,29 @@ def _graded(
         text = "\n".join([f"{row['points']} of {row['of']} points", *texts, *found["troubles"], ""])
         write_output(reports / f"{student.name}.txt", text.encode())
     return student.name, row
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Grade a class."""
+    parser = argparse.ArgumentParser(description="grade a class")
+    parser.add_argument("folder", help="a folder that holds a folder per student", type=Path)
+    parser.add_argument("--csv", help="the table (default: grades.csv)", default="grades.csv")
+    parser.add_argument("--reports", help="a folder for what each student may read", type=Path)
+    parser.add_argument("--processes", help="so many at a time (default: a core each)", type=int)
+    parser.add_argument("--seconds", help="what a task may take (default: 10)", default="10")
+    parser.add_argument("--memory", help="GB that a task may take (default: 2)", default="2")
+    parser.add_argument("--strict", help="what has a note is not right", action="store_true")
+    a = parser.parse_args(arguments)
+    flags = ["--seconds", a.seconds, "--memory", a.memory, *["--strict"] * a.strict]
+    try:
+        rows = grade(a.folder, Path(a.csv), flags, a.reports, a.processes)
+    except (ValueError, OSError) as error:
+        sys.exit(f"grade.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("grade.py: interrupted; the same command goes on with it")
+    mean = sum(int(row["points"]) for row in rows) / len(rows)
+    print(f"{len(rows)} students, {mean:.1f} of {len(TASKS)} points in the mean: {a.csv}")
+
+
+if __name__ == "__main__":
+    main()
