@@ -30,10 +30,10 @@ in_browser = pytest.mark.skipif(
 )
 
 
-def browse(folder, page, script):
+def browse(folder, page, script, link=""):
     """Run a script, the body of a function, at the end of a page; files go into the folder.
 
-    Returns what the script returns.
+    link: what stands behind the # of the page's address.  Returns what the script returns.
     """
     report = "document.body.innerHTML = '<pre id=out></pre>'; "
     report += "document.body.firstChild.textContent = JSON.stringify(out)"
@@ -54,7 +54,7 @@ def browse(folder, page, script):
         "--dump-dom",
     ]
     done = subprocess.run(
-        [CHROMIUM, *flags, file.as_uri()],
+        [CHROMIUM, *flags, file.as_uri() + (f"#{link}" if link else "")],
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -65,6 +65,25 @@ def browse(folder, page, script):
     outcome = json.loads(html.unescape(found[1]))
     assert "error" not in outcome, outcome["error"]
     return outcome["value"]
+
+
+def browse_frames(folder, page, sizes, script):
+    """The same in frames of several sizes (width, height) of one browser: what each returns."""
+    # Errors of the page in a frame are not seen here, but then what it returns is missing.
+    inner = page.replace(
+        "</body>", f"<script>window.found = (() => {{ {script} }})()</script></body>"
+    )
+    framed = """
+        return SIZES.map(([width, height]) => {
+          const frame = document.body.appendChild(document.createElement("iframe"));
+          Object.assign(frame, {width, height});
+          frame.style.border = 0;
+          frame.contentDocument.write(PAGE);
+          return frame.contentWindow.found;
+        });""".replace("SIZES", json.dumps(sizes)).replace(
+        "PAGE", json.dumps(inner).replace("<", "\\u003c")
+    )
+    return browse(folder, "<!doctype html><body></body>", framed)
 
 
 def page_of(*objects, unit="auto"):

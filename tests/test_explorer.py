@@ -20,6 +20,7 @@ from minigrpo.logs.groups import read_groups
 from minigrpo.show.explorer import MAX_TOKENS, PRESETS, explorer_page
 
 N_GROUPS = 200
+RATES = [0.3, 1.0, 0.05, 20.0, 0.0]
 
 
 # -- numbers ---------------------------------------------------------------------------------------
@@ -60,6 +61,35 @@ def random_objects(rng, n):
         )
 
 
+def after_one_step(sequences, pushes, rate):
+    """Probabilities of every completion's moves, its end the last, before and after one update.
+
+    One softmax per prefix, from the group's frequencies: the logits' gradient is the sum over the
+    moves of push · (onehot - p).   pushes: as the sequences -> two lists of lists
+    """
+    moves = {}  # of every prefix: how often each was made, and its push
+    for sequence, values in zip(sequences, pushes, strict=True):
+        tokens = [*map(int, sequence), "end"]
+        for t, (token, value) in enumerate(zip(tokens, [*values, 0.0], strict=True)):
+            here = moves.setdefault(tuple(tokens[:t]), {})
+            here[token] = (here.get(token, (0, 0))[0] + 1, value)
+    before, after = {}, {}
+    for prefix, here in moves.items():
+        count, push = np.array(list(here.values()), dtype=float).T
+        p = count / count.sum()
+        gradient = sum(x * (np.eye(len(p))[c] - p) for c, x in enumerate(push))
+        logits = np.log(p) + rate * gradient
+        q = np.exp(logits - logits.max())
+        before[prefix] = dict(zip(here, p, strict=True))
+        after[prefix] = dict(zip(here, q / q.sum(), strict=True))
+
+    def along(chances, sequence):
+        tokens = [*map(int, sequence), "end"]
+        return [chances[tuple(tokens[:t])][token] for t, token in enumerate(tokens)]
+
+    return [[along(chances, s) for s in sequences] for chances in (before, after)]
+
+
 @in_browser
 def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
     rng = np.random.default_rng(0)
@@ -71,6 +101,7 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
         const numbers = ".count, .numbers span, .pushes span";
         const shown = (step) => [...step.querySelectorAll(numbers)].map((s) => s.textContent);
         return Array.from({length: N}, (_, g) => {
+          view.rate = RATES[g % RATES.length];
           choose(g);
           const names = ["count", "value", "advantage", "grpo", "lambda"];
           const place = (s) => [s.members, s.nodes[0].depth - 1, s.nodes.at(-1).depth];
@@ -79,14 +110,30 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
           const said = document.getElementById("statement").textContent;
           const along_paths = Object.fromEntries(names.map((name) => [name, along(name)]));
           const ends = document.querySelectorAll("#tree .end").length;
-          const {pathSums: sums, advantages: a} = current;
-          return {said, ...along_paths, steps, boxes, sums, a, ends};
+          const {pathSums: sums, advantages: a, chances, paths} = current;
+          const kinds = {down: [], fork: [], fine: [], empty: []};
+          for (const {kind, members} of findings(current)) kinds[kind].push(...members);
+          const moves = paths.map((path) => path.map((node) => node.chance));
+          return {said, ...along_paths, steps, boxes, sums, a, ends, chances, moves, kinds};
         });"""
-    found = browse(tmp_path, explorer_page(*groups), of_everyone.replace("N}", f"{N_GROUPS}}}"))
+    of_everyone = of_everyone.replace("N}", f"{N_GROUPS}}}").replace("RATES", str(RATES))
+    found = browse(tmp_path, explorer_page(*groups), of_everyone)
     seen = dict.fromkeys(
-        ("copies", "prefix", "empty", "equal", "all empty", "one step", "down", "fork"), 0
+        (
+            "copies",
+            "prefix",
+            "empty",
+            "equal",
+            "all empty",
+            "one step",
+            "down",
+            "fork",
+            "tied",
+            "mixed",
+        ),
+        0,
     )
-    for group, page in zip(groups, found, strict=True):
+    for g, (group, page) in enumerate(zip(groups, found, strict=True)):
         tree, rewards = group.tree, group.rewards
         rollouts = rollouts_of(
             [np.array([0])], [group.sequences]
@@ -125,13 +172,27 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
             ]
             assert box[0] == f"×{len(members)}"
             np.testing.assert_allclose(printed, values, rtol=0, atol=0.005 + 1e-9)
-        best = int(np.argmax(rewards))
-        informative = np.ptp(rewards) > 0 and not tree.is_flat.all() and tree.lengths[best] > 0
-        down = informative and min(expected["grpo"][best]) < -1e-9
-        assert ("yet its" in page["said"]) == down
-        parent, grpo, path = rollouts.tree.parent, pushes["grpo"], rollouts.tree.paths[best]
-        leads = [grpo[parent == parent[n]].max() - grpo[n] for n in path[path >= 0]]
-        fork = informative and not down and max(leads) > 1e-9
+        for name in ("grpo", "lambda"):
+            after = after_one_step(group.sequences, expected[name], RATES[g % len(RATES)])
+            for moment, chances in zip(("before", name), after, strict=True):
+                ours = [[move[moment] for move in moves] for moves in page["moves"]]
+                for own, theirs in zip(ours, chances, strict=True):
+                    np.testing.assert_allclose(own, theirs[:-1], rtol=1e-9, atol=1e-12)
+                products = [np.prod(moves) for moves in chances]
+                np.testing.assert_allclose(page["chances"][moment], products, rtol=1e-9, atol=1e-12)
+        parent, grpo = rollouts.tree.parent, pushes["grpo"]
+        best = np.flatnonzero(np.max(page["a"]) - page["a"] < 1e-9)
+        kinds = {"down": [], "fork": [], "fine": [], "empty": []}
+        for i in best:
+            path = rollouts.tree.paths[i, : tree.lengths[i]]
+            leads = [grpo[parent == parent[n]].max() - grpo[n] for n in path]
+            down, fork = min(grpo[path], default=0) < -1e-9, max(leads, default=0) > 1e-9
+            kind = "empty" if not leads else "down" if down else "fork" if fork else "fine"
+            kinds[kind].append(int(i))
+        assert {kind: sorted(members) for kind, members in page["kinds"].items()} == kinds
+        informative = np.ptp(rewards) > 0 and not tree.is_flat.all()
+        down, fork = informative and bool(kinds["down"]), informative and bool(kinds["fork"])
+        assert ("pushed down: the" in page["said"]) == down
         assert ("But at a fork" in page["said"]) == fork
         assert ("All rewards are equal" in page["said"]) == (np.ptp(rewards) == 0)
         assert ("the group is flat" in page["said"]) == (np.ptp(rewards) > 0 and tree.is_flat.all())
@@ -141,6 +202,8 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
             )
         seen["down"] += down
         seen["fork"] += fork
+        seen["tied"] += informative and len(best) > 1
+        seen["mixed"] += informative and sum(map(bool, kinds.values())) > 1
         texts, everyone = [tuple(s) for s in group.sequences], len(group.sequences)
         seen["copies"] += len(set(texts)) < everyone
         seen["prefix"] += any(a != b and a == b[: len(a)] for a in texts for b in texts)
@@ -246,10 +309,11 @@ def test_the_notes_of_the_presets_are_true():
 
 def test_one_small_file_that_asks_nothing_of_a_network():
     page = explorer_page()
-    assert len(page.encode()) < 60_000
+    assert len(page.encode()) < 90_000
     assert "default-src 'none'" in page
+    assert f"const MAX_TOKENS = {MAX_TOKENS};" in page
     assert not re.search(
-        r"https?:|\bsrc=|\bhref=|url\(|@import|\bimport\(|fetch\(|XMLHttp"
+        r"https?:|\bsrc=|\bhref=(?!\"#)|url\(|@import|\bimport\(|fetch\(|XMLHttp"
         r"|innerHTML|insertAdjacent|\beval\(",
         page,
     )

@@ -55,6 +55,131 @@ def test_what_is_said_of_the_presets(tmp_path):
         assert ("at a fork 2" in said[name]) == (name == "Exploitation")
 
 
+FINE = "is pushed down, and no other way at a fork is pushed up harder."
+TIES = [  # completions, rewards, what must be said, what must not
+    # y0 has nothing against it, while y4, as good, is pushed down: what one looks at is not both.
+    (
+        ["A", "B", "Cy", "Cz", "Cx"],
+        [1, 0, -1, -1, 1],
+        [
+            "y0 and y4 are the best completions, equally good.",
+            "The “C” of y4 is pushed down: the 3",
+            "The last token of y4 gets",
+            f"No token of y0 {FINE}",
+            "Σ along y0: +",
+            "Σ along y4: ",
+        ],
+        ["y0 is the best", "No token of y4"],
+    ),
+    # The same with the other first, and three that are best: one is down, two are beside a rival.
+    (
+        ["Cx", "Cy", "Cz", "A", "LR", "LL", "LL", "LM"],
+        [1, -1, -1, 1, 1, 0.9, 0.9, -1],
+        [
+            "y0, y3 and y4 are the best completions, equally good.",
+            "The “C” of y0 is pushed down",
+            "No token of y4 is pushed down. But at a fork 1 took the “R”",
+            "Beside y3, too, another way at a fork is pushed up harder.",
+        ],
+        [FINE],
+    ),
+    # All but one are tied, for better or for worse.
+    (
+        ["aa", "ab", "ba", "bb", "c"],
+        [1, 1, 1, 1, 0],
+        ["y0 to y3 are the best completions: no token of them is pushed down", "Σ along y0:"],
+        ["equally good"],
+    ),
+    (
+        ["aa", "ab", "ac", "b", "b", "c", "d"],
+        [1, 1, 0, 1, 1, 1, 1],
+        [
+            "y0, y1 and y3 to y6 are the best completions, equally good.",
+            "y0 and y1 is pushed down",
+            "No token of y5 is pushed down. But at a fork 1 took",
+            "the way to y3 and y4, as good.",
+            "Beside y6, too,",
+            f"No token of y3 and y4 {FINE}",
+            "Σ along these 5 texts: −1.13 to ",
+        ],
+        ["Σ along y0:"],
+    ),
+    # The best rewards are negative; what is tied among the worse does not matter.
+    (
+        ["xa", "xb", "xc", "y", "z"],
+        [-1, -9, -9, -1, -3],
+        ["y0 and y3 are the best completions, equally good.", "The “x” of y0 is pushed down"],
+        ["y4 and", "y1 and y2 are the best"],
+    ),
+    # Copies are one text; with another text as good they are still one finding.
+    (
+        ["ab", "ab", "ac"],
+        [1, 1, 0],
+        ["y0 and y1 are the best completions: no token of them", "Σ along y0 and y1: "],
+        ["equally good"],
+    ),
+    (
+        ["ab", "ac", "ab", "ad", "e", "f"],
+        [1, -2, 1, -2, 1, 0],
+        [
+            "y0, y2 and y4 are the best completions, equally good.",
+            "“a” of y0 and y2 is pushed down",
+            f"No token of y4 {FINE}",
+        ],
+        [],
+    ),
+    # One of them is empty, all of them are.
+    (
+        ["", "ab", "ac"],
+        [1, 1, 0],
+        [
+            "y0 and y1 are the best completions, equally good.",
+            "y0 is empty: no token can be pushed",
+            "Σ along y1",
+        ],
+        ["Σ along y0"],
+    ),
+    (
+        ["", "", "ab", "ac"],
+        [1, 1, 0, 0],
+        ["y0 and y1 are the best completions, and empty: no token can be pushed towards them."],
+        ["Σ along"],
+    ),
+    # Rewards that differ by a rounding are tied; a difference that moves a policy is not.
+    (
+        ["A", "Cx", "Cy", "Cz"],
+        [0.3, 0.1 + 0.2, -1, -1],
+        ["y0 and y1 are the best completions, equally good.", "The “C” of y1 is pushed down"],
+        [],
+    ),
+    (  # a way that is not pushed at all has no ratio
+        ["xa", "xb", "y", "z"],
+        [1, 0, 0.9, 0.1],
+        [
+            "no token of it is pushed down. But at a fork 2 took its “x”",
+            "Both objectives push the other way up, and this one not at all.",
+        ],
+        ["times as hard"],
+    ),
+    (["ab", "ac"], [0.3, 0.1 + 0.2], ["All rewards are equal but for rounding"], ["best"]),
+    (["A", "Cx", "Cy", "Cz"], [1, 1.001, -1, -1], ["y1 is the best completion, yet its “C”"], []),
+    (["A", "Cx", "Cy"], [1e16, 1e16 + 4, 1e16 - 8], ["y1 is the best completion"], ["equally"]),
+]
+
+
+@in_browser
+def test_all_that_are_best_are_looked_at(tmp_path):
+    """Several completions may be best: each is named, and what is said says for whom it holds."""
+    page = page_of(*({"completions": c, "rewards": r} for c, r, _, _ in TIES), unit="characters")
+    script = "return choices.map((c, i) => { choose(i); return $('statement').textContent; });"
+    said = [text.replace("\u2060", "") for text in browse(tmp_path, page, script)]
+    for text, (completions, _, present, absent) in zip(said, TIES, strict=False):
+        for sentence in present:
+            assert sentence in text, (completions, text)
+        for sentence in absent:
+            assert sentence not in text, (completions, text)
+
+
 # -- editing, keys, pointer ------------------------------------------------------------------------
 
 HANDS = """
@@ -68,7 +193,7 @@ HANDS = """
       send(document.activeElement, new KeyboardEvent("keydown", {key, bubbles: true}));
     const boxes = () =>
       $$("#tree .step:not(.prompt)").map((s) => s.querySelector(".tokens").textContent);
-    const texts = () => $$("#rows input.text"), rewards = () => $$("#rows input[type=number]");
+    const texts = () => $$("#rows .text"), rewards = () => $$("#rows input[type=number]");
 """
 
 
@@ -91,12 +216,17 @@ def test_an_edit_is_seen_at_once(tmp_path):
         type(texts()[3], "xcd");
         out.added = boxes();
         out.focus = document.activeElement === texts()[3];
+        const enter = (shiftKey) => send(document.activeElement,
+          new KeyboardEvent("keydown", {key: "Enter", shiftKey, bubbles: true, cancelable: true}));
+        texts()[2].focus();
+        out.enter = [enter(true), enter(false), document.activeElement === texts()[3]];
+        out.last = [enter(false), document.activeElement.id];
         $$("#rows button")[0].click();
         $$("#rows button")[0].click();
         out.removed = boxes();
         out.locked = $$("#rows button").every((b) => b.disabled);
         out.json = $("json").textContent;
-        type(texts()[0], "x c↵d");
+        type(texts()[0], "x c\\nd␍");
         $("unit").value = "words";
         $("unit").dispatchEvent(new Event("change"));
         out.words = [boxes(), state.completions[0]];
@@ -116,10 +246,12 @@ def test_an_edit_is_seen_at_once(tmp_path):
     assert out["kept"]
     assert out["added"] == ["a×2", "b×1", "c×1", "xc×2", "d×1"]
     assert out["focus"]
+    assert out["enter"] == [True, False, True]  # Shift and Enter makes a line end, as it does
+    assert out["last"] == [False, "add"]
     assert out["removed"] == ["xc×2", "d×1"]
     assert out["locked"]
     assert read_groups(out["json"])[0].texts == ["xc", "xcd"]
-    assert out["words"] == [["xc↵d×1", "xcd×1"], "x c\nd"]
+    assert out["words"] == [["xc↵d␍×1", "xcd×1"], "x c\nd\r"]
     assert out["again"] == [out["before"], ["ab", "ac", "b"]]
 
 
@@ -201,7 +333,7 @@ def test_texts_are_only_texts(tmp_path, unit):
     out = browse(tmp_path, page, HANDS + script)
     assert out["states"] == out["kept"] == NASTY
     assert out["values"][:4] == NASTY[:4]
-    assert out["values"][4] == NASTY[4].replace("\n", "↵").replace("\r", "␍")
+    assert out["values"][4] == NASTY[4].replace("\r", "␍")
     assert out["foreign"] == 2  # the page's own script, and this one
     assert out["pwned"] is None
     assert NASTY[1].replace(" ", "" if unit == "words" else "␣").removeprefix("<") in out["tokens"]

@@ -103,6 +103,7 @@ COMMANDS = {
     "a figure": "plot {w}/run --out {w}/{n}",
     "export": "export {w}/run --out {w}/{n}",
     "exercises": "exercises --out {w}/ex{n}",
+    "the walk": "walk --out {w}/{n}.html",
     "answers": "check ch05 {w}/answers.py",
     "a chapter": "check {n}",
     "no such command": "{n}",

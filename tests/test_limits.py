@@ -226,6 +226,7 @@ WRITERS = {
     "sample": "sample {one} --out {out}/f.svg",
     "tree": "tree {group} --out {out}/f.png",
     "explorer": "tree {group} --html {out}/f.html",
+    "walk": "walk --out {out}/f.html",
     "demo": "demo --seeds 2 --out {out}",
     "reproduce": "reproduce theorem --quick --out {out}",
 }

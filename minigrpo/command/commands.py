@@ -201,6 +201,17 @@ def run_check(a: argparse.Namespace) -> int:
     return 0 if all(verdict.points for verdict in verdicts) else 1
 
 
+def run_walk(a: argparse.Namespace) -> None:
+    """The live walk as a page."""
+    from minigrpo.show.explorer import walk_page
+    from minigrpo.system.files import write_output
+
+    if Path(a.out).suffix != ".html":
+        raise ValueError(f"--out {visible(a.out)}: it is a page, so end its name in .html")
+    write_output(Path(a.out), walk_page().encode())
+    print(f"the live walk, for a browser: {visible(a.out)}")
+
+
 def run_exercises(a: argparse.Namespace) -> None:
     """The exercises as files."""
     from minigrpo.course.runner import write_exercises

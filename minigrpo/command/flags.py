@@ -231,6 +231,7 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--memory", "GB that a task may take", 2.0, type=amount),
         flag("--strict", "what loads the package or a solution is not right", action="store_true"),
     ],
+    "walk": [flag("--out", "where to write the page", "walk.html", metavar="FILE")],
     "exercises": [flag("--out", "where to write them", "exercises", metavar="FOLDER")],
     "plot": [
         flag("path", "folders of runs of one task", metavar="RUN", nargs="+"),
@@ -270,6 +271,7 @@ PURPOSES = {
     "many (JSON lines with prompt, completion, reward) as statistics and a page of trees",
     "equivalence": "check Theorem 1 on real rollouts in float64: exit code 1 if it fails",
     "check": "check your answers to a chapter's exercises: exit code 0 if all are right, else 1",
+    "walk": "write a page in which GRPO and λ-GRPO learn the paper's walk side by side",
     "exercises": "write the files of the exercises, to be filled in; files that are there stay",
     "plot": "draw the metrics of runs: one run as small multiples; several as learning curves, "
     "a line for each setting",

@@ -2,7 +2,7 @@
 
 It is one file without network.  `mathematics.js` says once more, in JavaScript, what `tree.py`,
 `rewards.py` and `objectives.py` say in NumPy, and tests/test_explorer.py compares the two;
-`view.js` draws and listens.  Here `page.html` gets its style, its scripts and the groups that it
+`view.js`, which starts the page, says what the other scripts do.  Here `page.html` gets its style, its scripts and the groups that it
 offers: those given, then PRESETS.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 from minigrpo.logs.groups import Group
 from minigrpo.system.text import shorten, visible
 
+SCRIPTS = "mathematics", "words", "drawing", "editing", "lecture", "link", "export", "view"
 MAX_TOKENS = 4000  # of a group: beyond, the page follows edits slowly and its tree is unreadable
 
 
@@ -34,10 +35,21 @@ def explorer_page(*groups: Group) -> str:
     """
     data = json.dumps([*map(_as_choice, groups), *PRESETS], allow_nan=False)
     page = _file("page.html").replace("/* STYLE */", _file("style.css"))
-    page = page.replace("/* SCRIPT */", _file("mathematics.js") + "\n" + _file("view.js"))
+    page = page.replace("/* SCRIPT */", "\n".join(_file(f"{name}.js") for name in SCRIPTS))
     # The reader's texts come last, so that nothing in them is taken for a place to fill; they are
     # in ASCII, so that only "<" could end the script.
     return page.replace("/* GROUPS */", data.replace("<", "\\u003c"))
+
+
+def walk_page() -> str:
+    """The live walk as one HTML file: two tabular policies learn the paper's walk side by side.
+
+    Its numbers are those of experiments/many_walks.py for the same uniform numbers; a test compares
+    the two.   Source: Sullivan & Koller, arXiv:2509.21154, section 4.3.
+    """
+    page = _file("walk.html").replace("/* STYLE */", _file("walk.css"))
+    scripts = map(_file, ("mathematics.js", "walk_mathematics.js", "walk_view.js"))
+    return page.replace("/* SCRIPT */", "\n".join(scripts))
 
 
 def _as_choice(group: Group) -> dict[str, Any]:

@@ -1,13 +1,12 @@
-// The explorer's numbers and words: from a group's texts and rewards to its tree, step rewards, advantages and pushes.
+// The explorer's numbers: from a group's texts and rewards to its tree, step rewards, advantages and pushes, and to one update.
 //
-// Read `buildTree` and `analyse` first: they are the mathematics, the same as in tree.py, rewards.py and objectives.py.  The words
-// follow from the numbers alone.  What this leaves out: drawing and editing, in view.js.
+// Read `buildTree` and `analyse` first: they are the mathematics, the same as in tree.py, rewards.py and objectives.py.
+// What this leaves out: the sentences that follow from the numbers, in words.js, and all that is drawn.
 "use strict";
 
 const EPS = 1e-4; // added to the standard deviation, as in objectives.py
 const LARGEST = 1e100; // of a reward, as in rewards.py: the squares of what is much larger overflow
-
-// -- the tree and its numbers --------------------------------------------------------------------------------------------
+const NEGLIGIBLE = 1e-9; // advantages that differ by less are tied: their rewards differ by a rounding only
 
 // A text as tokens: code points; words, which keep the white space before them, as in groups.py; or what stands between spaces.
 function tokensOf(text, unit) {
@@ -42,6 +41,7 @@ function buildTree(sequences) {
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const mean = (values) => sum(values) / values.length;
+const sign = (x) => (Math.abs(x) < NEGLIGIBLE ? 0 : Math.sign(x)); // a sum of advantages that cancel leaves a rounding
 
 // Everything that is shown of a group.   sequences: k lists of tokens, rewards: k numbers, k ≥ 2
 //
@@ -70,7 +70,43 @@ function analyse(sequences, rewards) {
   }
   const along = (name) => paths.map((path) => sum(path.map((node) => node[name])));
   const pathSums = { grpo: along("grpo"), lambda: along("lambda") };
-  return { root, paths, nodes, rewards, advantages, average, std, equal, pathSums, steps: stepsOf(root) };
+  const top = Math.max(...advantages);
+  const best = rewards.map((_, i) => i).filter((i) => top - advantages[i] < NEGLIGIBLE); // all that are best, not one of them
+  return { root, paths, nodes, rewards, advantages, average, std, equal, best, pathSums, steps: stepsOf(root) };
+}
+
+// One update of a policy over the tree, by each objective: `chance` of every node, `stop` of every node, `chances` of completions,
+// each { before, grpo, lambda }.
+//
+// The policy is one softmax for each prefix, over the moves that were seen there: the next tokens, and the end, where a completion
+// ends.  It starts at the group's frequencies:  p(move) = completions that make it / completions that come there.  So the update is
+//
+//   logit_m  +=  rate · Σ over moves c of push_c · (1[c = m] - p_m)   =   rate · (push_m - p_m · Σ push_c)
+//
+// and a push on one move also moves its rivals.  The end is no token: it has no push, and is moved by its rivals alone.
+function takeStep(a, rate) {
+  for (const node of a.nodes) {
+    const share = (some) => some / node.count;
+    const moves = node.children.map((child) => ({ child, before: share(child.count), grpo: child.grpo, lambda: child.lambda }));
+    if (node.ends.length) moves.push({ child: null, before: share(node.ends.length), grpo: 0, lambda: 0 });
+    const after = (name) => {
+      const total = sum(moves.map((move) => move[name]));
+      const shifts = moves.map((move) => rate * (move[name] - move.before * total)); // of the logits
+      const weights = shifts.map((shift, m) => moves[m].before * Math.exp(shift - Math.max(...shifts)));
+      return weights.map((weight) => weight / sum(weights));
+    };
+    const [grpo, lambda] = [after("grpo"), after("lambda")];
+    node.stop = { before: 0, grpo: 0, lambda: 0 };
+    moves.forEach(({ child, before }, m) => {
+      const chance = { before, grpo: grpo[m], lambda: lambda[m] };
+      if (child) child.chance = chance;
+      else node.stop = chance;
+    });
+  }
+  const product = (path, name) => path.reduce((p, node) => p * node.chance[name], (path.at(-1) ?? a.root).stop[name]);
+  const all = (name) => a.paths.map((path) => product(path, name));
+  a.rate = rate;
+  a.chances = { before: all("before"), grpo: all("grpo"), lambda: all("lambda") };
 }
 
 // The tree with chains contracted: a process step is a run of nodes with the same members.  The root's own step is the prompt.
@@ -88,102 +124,4 @@ function stepsOf(root) {
   };
   visit(root, null);
   return steps;
-}
-
-// -- words ---------------------------------------------------------------------------------------------------------------
-
-let state; // the group on the screen: { unit, completions: texts, rewards: numbers, NaN while one is being typed }
-
-const sign = (x) => (Math.abs(x) < 1e-9 ? 0 : Math.sign(x)); // a sum of advantages that cancel leaves a rounding
-const plain = (x, digits = 2) => {
-  const text = Math.abs(x) >= 1e4 ? x.toExponential(1) : x.toFixed(digits);
-  return (Number(text) === 0 ? (0).toFixed(digits) : text).replaceAll("-", "−"); // never -0.00
-};
-const signed = (x, digits = 2) => (Number(x.toFixed(digits)) > 0 ? "+" : "") + plain(x, digits);
-const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
-const times = (n) => (n === 1 ? "as hard as" : n === 2 ? "twice as hard as" : `${n} times as hard as`);
-const list = (words) => (words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`);
-const names = (members) => (members.length > 6 ? `${members.length} completions` : list(members.map((i) => `y${i}`)));
-
-// Tokens in print: white space can be seen, but for the space that only opens a word; what cannot be printed is �.
-const MARKS = { " ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥" };
-const visible = (text) => text.replace(/ |\p{C}/gu, (c) => MARKS[c] ?? "�");
-const printed = (token) => visible(state.unit === "words" && token.trim() ? token.replace(/^ /, "") : token);
-const quoted = (nodes) => {
-  const text = nodes.map((node) => printed(node.token)).join(state.unit === "characters" ? "" : " ");
-  return `“${text.length > 28 ? `${text.slice(0, 18)}…${text.slice(-9)}` : text}”`;
-};
-
-const sizes = (a) => {
-  const total = sum(a.paths.map((path) => path.length));
-  return `${plural(a.paths.length, "completion")}, ${plural(total, "token")}, ${a.nodes.length - 1} of them distinct.`;
-};
-
-// What there is to see, in sentences.
-function statement(a) {
-  const out = [];
-  const ending = a.nodes.filter((node) => node.parent && node.ends.length);
-  const copies = ending.filter((node) => node.ends.length > 1).map((node) => names(node.ends));
-  const inside = ending.filter((node) => node.children.length).flatMap((node) => node.ends);
-  const empty = a.root.ends;
-  if (empty.length) out.push(`Without a token: ${names(empty)}. The reward counts in mean r, but there is nothing to push.`);
-  if (copies.length) out.push(`The same text: ${copies.join("; ")}. Even its last token is shared.`);
-  if (inside.length) out.push(`Ending inside the tree, where others go on: ${names(inside)}.`);
-  if (a.equal) return [...out, "All rewards are equal: every advantage is exactly 0, nothing is pushed, neither objective learns."];
-  const shared = a.nodes.some((node) => node.parent && node.count > 1);
-  if (!shared) return [...out, "No step is shared: the group is flat, every |λ| is 1, and GRPO and λ-GRPO are the same."];
-  return [...out, ...aboutTheBest(a)];
-}
-
-// Does GRPO work against the best completion?  First: a step that it shares is pushed down.  Second: a rival step beside its path
-// is pushed up harder.
-function aboutTheBest(a) {
-  const best = a.rewards.indexOf(Math.max(...a.rewards));
-  const path = a.paths[best];
-  if (!path.length) return [`y${best} is the best completion, and empty: no token can be pushed towards it.`];
-  const { grpo, lambda } = a.pathSums;
-  const along = `Σ along y${best}: ${signed(grpo[best])} under GRPO, ${signed(lambda[best])} under λ-GRPO.`;
-
-  const worst = path.reduce((x, y) => (y.grpo < x.grpo ? y : x));
-  if (sign(worst.grpo) < 0) {
-    const last = path.at(-1);
-    const gets = last.count === 1 ? `${signed(last.grpo)} from both` : `${signed(last.grpo)} and ${signed(last.lambda)}`;
-    return [
-      `y${best} is the best completion, yet its ${quoted([worst])} is pushed down: ` +
-        `the ${worst.count} that share it did worse than the group.`,
-      `GRPO pushes it ${times(worst.count)} λ-GRPO: ${signed(worst.grpo)} against ${signed(worst.lambda)}. ` +
-        `The last token of y${best} gets ${gets}.`,
-      along,
-    ];
-  }
-
-  const forks = path.flatMap((own) => own.parent.children.map((rival) => ({ own, rival, lead: rival.grpo - own.grpo })));
-  const { own, rival, lead } = forks.reduce((x, y) => (y.lead > x.lead ? y : x));
-  if (sign(lead) > 0) {
-    const ratio = (name) => (sign(own[name]) ? `${plain(rival[name] / own[name], 1)} times as hard` : "and the other not at all");
-    return [
-      `y${best} is the best completion, and no token of it is pushed down. But at a fork ${own.count} took its ${quoted([own])} ` +
-        `(R̂ ${plain(own.value)}) and ${rival.count} the other way, ${quoted([rival])} (R̂ ${plain(rival.value)}).`,
-      `GRPO pushes the other way up ${ratio("grpo")}, λ-GRPO ${ratio("lambda")}.`,
-      along,
-    ];
-  }
-  return [`y${best} is the best completion: no token of it is pushed down, and no other way at a fork is pushed up harder.`, along];
-}
-
-// A step's numbers, worked out.
-function explain(step, a) {
-  const [average, scale] = [plain(a.average), plain(a.std + EPS)];
-  if (!step.parent) return [`The prompt. mean r = ${average}, std r = ${plain(a.std)}: what every step is compared with.`];
-  const rewards = step.members.map((i) => plain(a.rewards[i]));
-  const terms = (rewards.length > 6 ? [...rewards.slice(0, 5), "…"] : rewards).join(" + ").replaceAll("+ −", "− ");
-  const difference = `${plain(step.value)} − ${average}`.replace("− −", "+ ");
-  const verdict = { "-1": "worse than the group", 0: "the group’s mean", 1: "better than the group" }[sign(step.grpo)];
-  const each = step.nodes.length > 1 ? `each of the ${step.nodes.length} tokens` : "the token";
-  return [
-    `${names(step.members)} ${step.count > 1 ? "share" : "alone has"} ${quoted(step.nodes)}: |λ| = ${step.count}.`,
-    `R̂ = (${terms}) / ${step.count} = ${plain(step.value)}.`,
-    a.equal ? "Â = 0: all rewards are equal." : `Â = (${difference}) / ${scale} = ${signed(step.advantage)}: ${verdict}.`,
-    `Push on ${each}: GRPO ${step.count} × ${signed(step.advantage)} = ${signed(step.grpo)}, λ-GRPO ${signed(step.lambda)}.`,
-  ];
 }

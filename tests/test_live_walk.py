@@ -1,0 +1,295 @@
+"""The live walk's page in headless Chromium: its numbers are those of Python's tabular policy for
+the same random numbers; link, keys, slow motion, screens.
+"""
+
+import json
+import re
+
+import numpy as np
+from chromium import browse, in_browser
+
+import minigrpo as mg
+from minigrpo.engine.optim import SGD
+from minigrpo.experiments.many_policies import Tabular, moves_to, n_moves
+from minigrpo.experiments.many_walks import draw, loss_gradient, path_logp, target_logits
+from minigrpo.show.explorer import walk_page
+from minigrpo.tasks.treewalk import TreeWalk
+
+DEPTH, MASK = 4, 0xFFFFFFFF
+
+
+def uniform_numbers(seed, n):
+    """mulberry32: n numbers in [0, 1)."""
+    out, state = [], seed
+    for _ in range(n):
+        state = (state + 0x6D2B79F5) & MASK
+        x = ((state ^ (state >> 15)) * (state | 1)) & MASK
+        x = ((x + (((x ^ (x >> 7)) * (x | 61)) & MASK)) & MASK) ^ x
+        out.append(((x ^ (x >> 14)) & MASK) / 2**32)
+    return np.array(out)
+
+
+class Gradient:
+    def __init__(self, flat):
+        self.flat = flat
+
+
+def run(s, steps):
+    """The race by the package: what the page keeps of each policy, after each step."""
+    target, k = s["target"], s["k"]
+    letters = "".join("LR"[int(bit)] for bit in f"{target:04b}")
+    task = TreeWalk(depth=DEPTH, n=s["n"], r_neg=s["rNeg"], target=letters)
+    by_leaf = task.path_rewards()
+    numbers = uniform_numbers(s["seed"], steps * k * DEPTH).reshape(steps, 1, k, DEPTH)
+    start = None if s["start"] == 1 / 16 else s["start"]
+    runners = []
+    for alpha in (0.0, s["alpha"]):
+        policy, out = Tabular(1, DEPTH, target_logits(np.array([target]), start)), []
+        curve = [np.exp(path_logp(policy.logp()))[0, target]]
+        for step in range(steps):
+            logp = policy.logp()
+            leaves = draw(logp, numbers[step])
+            rewards = by_leaf[leaves]
+            gradient = loss_gradient(f"alpha={alpha}", leaves, rewards)
+            SGD(policy).step(policy, Gradient(policy.gradients(gradient)), s["rate"])
+            curve.append(np.exp(path_logp(policy.logp()))[0, target])
+            tree = mg.PrefixTree.from_sequences(list(task.paths()[leaves[0]]))
+            at = dict(zip(moves_to(leaves[0]).ravel(), tree.paths.ravel(), strict=True))
+            known = {
+                "count": tree.count,
+                "value": mg.step_rewards(tree, rewards[0]),
+                "advantage": mg.step_advantages(tree, rewards[0]),
+            }
+            group = {name: np.zeros(n_moves(DEPTH)) for name in known}
+            for move, node in at.items():
+                for name, values in known.items():
+                    group[name][move] = values[node]
+            group["push"] = -gradient[0] * k * DEPTH
+            out.append({"leaves": leaves[0].tolist(), **group, "logits": policy.flat.copy()})
+        runners.append({"steps": out, "curve": curve, "p": np.exp(policy.logp())[0]})
+    return runners
+
+
+def settings_to_compare():
+    rng = np.random.default_rng(0)
+    chosen = [
+        {
+            "target": int(rng.integers(16)),
+            "n": int(rng.integers(1, 4)),
+            "rNeg": float(rng.choice([-1.5, -1, -0.5, 0.25])),
+            "k": int(rng.integers(2, 33)),
+            "rate": float(10 ** rng.uniform(-1, 1.6)),
+            "alpha": float(rng.choice([0.25, 0.5, 1, 1, 1.5, 2])),
+            "seed": int(rng.integers(2**32)),
+            "start": float(rng.choice([1 / 16, 1 / 16, 1 / 4, 1 / 64, 1 / 256])),
+        }
+        for _ in range(50)
+    ]
+    usual = chosen[0] | {"rNeg": -1.0, "start": 1 / 16, "seed": 2**32 - 1}
+    edges = [{"k": 2}, {"alpha": 0.0}, {"rate": 1000.0}, {"target": 0}, {"target": 15}, {"seed": 0}]
+    return chosen + [usual | edge for edge in edges]
+
+
+@in_browser
+def test_the_same_numbers_as_python(tmp_path):
+    """50 random settings and some at the edge, 25 steps each, to 1e-9."""
+    chosen, steps = settings_to_compare(), 25
+    script = f"""
+        return {json.dumps(chosen)}.map((settings) => {{
+          const race = new Race(settings), kept = [[], []];
+          for (let i = 0; i < {steps}; i++) {{
+            race.advance();
+            race.runners.forEach((runner, j) => {{
+              const arrays = {{ logits: Array.from(runner.logits) }};
+              for (const name of ["count", "value", "advantage", "push"])
+                arrays[name] = Array.from(runner.group[name]);
+              kept[j].push({{ leaves: runner.group.leaves, ...arrays }});
+            }});
+          }}
+          const all = (r, j) => ({{ steps: kept[j], curve: r.curve, p: Array.from(r.p) }});
+          return race.runners.map(all);
+        }});"""
+    found = browse(tmp_path, walk_page(), script)
+    dead = distinct = 0
+    for settings, race in zip(chosen, found, strict=True):
+        for ours, theirs in zip(run(settings, steps), race, strict=True):
+            for mine, other in zip(ours["steps"], theirs["steps"], strict=True):
+                assert mine["leaves"] == other["leaves"], settings
+                for name in ("count", "value", "advantage", "push", "logits"):
+                    scale = max(1, np.abs(mine[name]).max())
+                    assert np.abs(mine[name] - other[name]).max() < 1e-9 * scale, (name, settings)
+                dead += not mine["push"].any()
+            for name in ("curve", "p"):
+                assert np.isfinite(theirs[name]).all()
+                assert np.abs(np.array(ours[name]) - theirs[name]).max() < 1e-9, (name, settings)
+        distinct += race[0]["curve"] != race[1]["curve"]
+    assert dead > 20  # groups without a push are among them
+    assert len(chosen) > distinct >= 50  # with α = 0 both policies are the same
+
+
+HANDS = """
+    const press = (key, to = document.body) =>
+      to.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+    const change = (id, value) => {
+      $(id).value = value;
+      $(id).dispatchEvent(new Event("change", {bubbles: true}));
+    };
+    const hidden = (what) => $("tree0").classList.contains(`hide-${what}`);
+"""
+
+
+@in_browser
+def test_link_keys_and_slow_motion(tmp_path):
+    script = """
+        const out = {first: [race.step, location.hash.includes("step=0")]};
+        press("ArrowRight"); press("ArrowRight");
+        out.steps = [race.step, location.hash];
+        press("ArrowRight", $("k")); press(" ", $("rate")); press("r", $("seed"));
+        out.typing = [race.step, running];
+        const curve = [...race.runners[1].curve];
+        press("R");
+        out.reset = race.step;
+        history.replaceState(null, "", out.steps[1]);
+        open();
+        out.again = [race.step, race.runners[1].curve.every((x, i) => x === curve[i])];
+        $("slow").checked = true;
+        out.stages = [];
+        for (let i = 0; i < 5; i++) {
+          press("ArrowRight");
+          out.stages.push([stage, race.step, hidden("values"), hidden("pushes")]);
+        }
+        $("slow").checked = false;
+        press("ArrowRight");
+        out.after = [stage, race.step];
+        press(" ");
+        out.run = [running, $("run").textContent, $("said").textContent];
+        press(" ");
+        out.pause = [running, $("run").textContent];
+        change("k", "1");
+        out.problem = [$("problem").textContent, race.settings.k];
+        change("k", "8"); change("target", "5"); change("alpha", "0.5");
+        out.changed = [race.settings.k, race.settings.target, race.step, $("name1").textContent,
+          location.hash, $("problem").textContent, $("task").textContent];
+        change("preset", "4");
+        out.preset = [race.settings.start, race.settings.rate, race.settings.target];
+        const links = "k=0 target=LRX step=1e9 seed=1.5 boo=1 start=1 n=4 rate= alpha=x".split(" ");
+        out.links = links.map((words) => {
+          history.replaceState(null, "", "#" + words);
+          open();
+          return [$("problem").textContent, race.settings.k];
+        });
+        return out;"""
+    out = browse(tmp_path, walk_page(), HANDS + script)
+    assert out["first"] == [0, True]
+    assert out["steps"][0] == 2
+    assert "target=RRRR" in out["steps"][1]
+    assert "step=2" in out["steps"][1]
+    assert out["typing"] == [2, False]
+    assert out["reset"] == 0
+    assert out["again"] == [2, True]
+    assert out["stages"] == [
+        ["sampled", 2, True, True],
+        ["values", 2, False, True],
+        ["pushes", 2, False, False],
+        ["updated", 3, False, False],
+        ["sampled", 3, True, True],
+    ]
+    assert out["after"] == ["updated", 4]
+    assert out["run"] == [True, "Pause", ""]
+    assert out["pause"] == [False, "Run"]
+    assert out["problem"] == ["k must be a whole number from 2 to 64.", 16]
+    k, target, step, name, address, problem, task = out["changed"]
+    assert (k, target, step, problem) == (8, 5, 0, "")
+    assert name.startswith("weights |λ|^−0.5: target 6.3 %")
+    assert "alpha=0.5" in address
+    assert task == "LRLR earns 1, other walks that begin with L earn −1.00, all others 0.7."
+    assert out["preset"] == [0.25, 0.3, 5]
+    for problem, k in out["links"]:
+        assert re.match(r"The link says \w+ = .*, which this page does not know: ", problem)
+        assert k == 16
+
+
+@in_browser
+def test_how_many_seeds_find_it(tmp_path):
+    """The button's count is that of Python's runs."""
+    script = """
+        const out = [];
+        for (let seed = 0; seed < 12; seed++) {
+          const one = new Race({ ...race.settings, seed });
+          for (let i = 0; i < 40; i++) one.advance();
+          out.push(one.runners.map(hasFound));
+        }
+        return out;"""
+    found = browse(tmp_path, walk_page(), script)
+    usual = {
+        "target": 15,
+        "n": 1,
+        "rNeg": -1.0,
+        "k": 16,
+        "rate": 10.0,
+        "alpha": 1.0,
+        "start": 1 / 16,
+    }
+    ours = [[r["curve"][-1] > 0.5 for r in run(usual | {"seed": seed}, 40)] for seed in range(12)]
+    assert found == ours
+    assert len({tuple(each) for each in ours}) > 1
+
+
+@in_browser
+def test_it_fits_the_screen(tmp_path):
+    """On a wall no scrolling and no text under 18 px; on a phone nothing wider than the screen."""
+    measure = """
+        for (let i = 0; i < 30; i++) race.advance();
+        layOut();
+        const hidden = "details:not([open]) > :not(summary), option, sub, style, script";
+        const says = (e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+        const all = [...document.body.querySelectorAll("*")];
+        const texts = all.filter((e) => says(e) && !e.closest(hidden));
+        const sizes = texts.map((e) => parseFloat(getComputedStyle(e).fontSize));
+        const targets = document.querySelectorAll("button, select, input[type=number], summary");
+        const low = [...targets].filter((e) => e.getBoundingClientRect().height < 31.9);
+        const inside = [...document.querySelectorAll("svg text")].filter((e) => {
+          const box = e.getBBox(), all = e.ownerSVGElement.viewBox.baseVal;
+          const [right, bottom] = [box.x + box.width, box.y + box.height];
+          return box.x < -1 || right > all.width + 1 || bottom > all.height + 3;
+        });
+        const root = document.documentElement;
+        return [root.scrollWidth, root.scrollHeight, Math.min(...sizes), low.map((e) => e.id),
+          inside.map((e) => e.textContent)];"""
+    inner = walk_page().replace(
+        "</body>", f"<script>window.found = (() => {{ {measure} }})()</script></body>"
+    )
+    framed = """
+        return [[1920, 1080], [390, 844], [1280, 720]].map(([width, height]) => {
+          const frame = document.body.appendChild(document.createElement("iframe"));
+          Object.assign(frame, {width, height, style: "border: 0"});
+          frame.contentDocument.write(PAGE);
+          return [width, height, ...frame.contentWindow.found];
+        });""".replace("PAGE", json.dumps(inner).replace("<", "\\u003c"))
+    for width, height, wide, tall, font, low, outside in browse(
+        tmp_path, "<!doctype html><body></body>", framed
+    ):
+        assert wide <= width
+        assert tall <= height or width < 1500
+        assert font >= (18 if width > 1500 else 12)
+        assert low == []
+        assert outside == []
+
+
+def test_the_page_asks_for_nothing_from_elsewhere():
+    page = walk_page()
+    assert "default-src 'none'" in page
+    assert not re.search(
+        r"""(?:src|href)=["']|url\(|@import|fetch\(|https?://(?!www\.w3\.org/2000)""", page
+    )
+    assert not re.search(r"/\* [A-Z]+ \*/", page)  # all places are filled
+
+
+def test_the_command_writes_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from minigrpo.command.cli import main
+
+    assert main(["walk"]) == 0
+    assert (tmp_path / "walk.html").read_text(encoding="utf-8") == walk_page()
+    assert main(["walk", "--out", "gone/w.html"]) == 2
+    assert main(["walk", "--out", "walk.png"]) == 2
