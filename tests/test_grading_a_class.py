@@ -182,8 +182,14 @@ def table(path="grades.csv"):
 
 
 def test_a_class_is_a_table(grade, handed_in):
-    code, out = grade(handed_in, "--reports", "told", "--processes", 2)
-    assert (code, out) == (None, "6 students, 2.2 of 40 points in the mean: grades.csv\n")
+    code, out = grade("handed in", "--reports", "told", "--processes", 2)
+    assert (code, out.splitlines()) == (
+        None,
+        [
+            "6 students, 2.2 of 40 points in the mean: grades.csv",
+            "1 of them handed in nothing that can be checked: column troubles",
+        ],
+    )
     rows = table()
     assert list(rows) == ["'=cmd()", "Ada", "Bob_12_file", "Cy", "Dan", "Eve"]
     assert {row["of"] for row in rows.values()} == {"40"}
@@ -191,6 +197,7 @@ def test_a_class_is_a_table(grade, handed_in):
     ada = rows["Ada"]
     assert [ada[chapter] for chapter in CHAPTERS] == ["4", "5", "0", "0", "0", "0", "0", "0"]
     assert sum(int(ada[task]) for task in classes.TASKS) == 9
+    assert rows["Cy"]["troubles"].startswith("nothing could be checked: minigrpo check: there is")
     assert "ended the process" in rows["Dan"]["troubles"]
     assert "may not read this file" in rows["Eve"]["troubles"]
     assert "there is no ch02.py" in rows["Eve"]["troubles"]
@@ -252,6 +259,7 @@ def test_an_interruption_loses_no_row(grade, handed_in, asked):
         ("empty", "empty holds no folders: give one that holds a folder per student"),
         ("class --csv other.csv", "other.csv is another table: give --csv a name that is free"),
         ("class --csv gone/grades.csv", "gone/grades.csv"),
+        ("class --seconds -1", "nothing could be checked: minigrpo check: argument --seconds"),
     ],
 )
 def test_bad_input_is_one_line(arguments, words, grade, tmp_path, monkeypatch):

@@ -22,10 +22,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 
 from minigrpo.course import runner
-from minigrpo.course.isolation import ROOT
+from minigrpo.course.isolation import LARGEST_SOURCE, ROOT
 from minigrpo.course.runner import CHAPTERS, Verdict, tasks_of
 from minigrpo.system.files import make_folder, write_output
 from minigrpo.system.terminal import bar
@@ -37,6 +38,7 @@ TASKS = {
 }
 COLUMNS = ["student", "points", "of", *CHAPTERS, *TASKS, "notes", "troubles", "files"]
 FORMULAS = ("=", "+", "-", "@")  # a spreadsheet computes a text that begins so
+UNCHECKED = "nothing could be checked:"
 Row = dict[str, str | int]
 
 
@@ -69,16 +71,15 @@ def grade(
         writer.writerows(rows[name] for name in sorted(rows))
         write_output(table, text.getvalue().encode())
 
+    digests = {student: _digest(student, flags) for student in students}
+    for student, digest in digests.items():
+        if digest in known and not (reports and not (reports / f"{student.name}.txt").exists()):
+            rows[student.name] = known[digest]
+    write()
+    left = [(f, d, flags, reports) for f, d in digests.items() if f.name not in rows]
     pool = ThreadPoolExecutor(processes or os.cpu_count())
     try:
-        jobs = []
-        for student in students:
-            digest = _digest(student, flags)
-            if digest in known and not reports:
-                rows[student.name] = known[digest]
-            else:
-                jobs.append(pool.submit(_graded, student, digest, flags, reports))
-        write()
+        jobs = [pool.submit(_graded, *arguments) for arguments in left]
         for job in bar(as_completed(jobs), "grading", "student", total=len(jobs)) if jobs else ():
             student, row = job.result()
             rows[student] = row
@@ -94,7 +95,8 @@ def _digest(student: Path, flags: Sequence[str]) -> str:
     checks = sorted(Path(runner.__file__).parent.glob("*.py"))
     for file in [*checks, *sorted(student.rglob("*.py"))]:
         if file.is_file():
-            digest.update(repr(str(file)).encode() + file.read_bytes())
+            text = file.read_bytes() if file.stat().st_size <= LARGEST_SOURCE else b""
+            digest.update(repr([str(file), text]).encode())
     return digest.hexdigest()[:16]
 
 
@@ -112,8 +114,9 @@ def _graded(
         encoding="utf-8",
         errors="replace",
     )
-    found = {"points": 0, "of": len(TASKS), "tasks": [], "troubles": [done.stderr.strip()[-300:]]}
-    if done.returncode in (0, 1):
+    trouble = f"{UNCHECKED} {done.stderr.strip()[-300:]} (exit code {done.returncode})"
+    found = {"points": 0, "of": len(TASKS), "tasks": [], "troubles": [trouble]}
+    with suppress(ValueError):
         found = json.loads(done.stdout)
     points = {task["task"].partition(":")[0]: task["points"] for task in found["tasks"]}
     notes = {
@@ -141,19 +144,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--csv", help="the table (default: grades.csv)", default="grades.csv")
     parser.add_argument("--reports", help="a folder for what each student may read", type=Path)
     parser.add_argument("--processes", help="so many at a time (default: a core each)", type=int)
-    parser.add_argument("--seconds", help="what a task may take (default: 10)", default="10")
-    parser.add_argument("--memory", help="GB that a task may take (default: 2)", default="2")
+    parser.add_argument(
+        "--seconds", help="what a task may take (default: 10)", default=10.0, type=float
+    )
+    parser.add_argument(
+        "--memory", help="GB that a task may take (default: 2)", default=2.0, type=float
+    )
     parser.add_argument("--strict", help="what has a note is not right", action="store_true")
     a = parser.parse_args(arguments)
-    flags = ["--seconds", a.seconds, "--memory", a.memory, *["--strict"] * a.strict]
+    flags = ["--seconds", str(a.seconds), "--memory", str(a.memory), *["--strict"] * a.strict]
     try:
         rows = grade(a.folder, Path(a.csv), flags, a.reports, a.processes)
     except (ValueError, OSError) as error:
         sys.exit(f"grade.py: {error}")
     except KeyboardInterrupt:
         sys.exit("grade.py: interrupted; the same command goes on with it")
+    unchecked = [row for row in rows if str(row["troubles"]).startswith(UNCHECKED)]
+    if len(unchecked) == len(rows):
+        sys.exit(f"grade.py: {unchecked[0]['troubles']}")
     mean = sum(int(row["points"]) for row in rows) / len(rows)
     print(f"{len(rows)} students, {mean:.1f} of {len(TASKS)} points in the mean: {a.csv}")
+    if unchecked:
+        print(f"{len(unchecked)} of them handed in nothing that can be checked: column troubles")
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ class Desk:
     """Where tasks are done, each in a process of its own.   A context, which ends them all."""
 
     def __init__(self, limits: Limits) -> None:
-        self.limits, self._closed = limits, list(limits.closed)
+        self.limits, self._closed = limits, [os.path.abspath(path) for path in limits.closed]
         self._server: tuple[subprocess.Popen, socket.socket] | None = None
         self._spare: Started | None = None
         self._environment = {name: os.environ[name] for name in KEPT & set(os.environ)}
