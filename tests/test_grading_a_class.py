@@ -372,7 +372,7 @@ def test_the_workflow_for_github_classroom(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "c/grader")}
     done = subprocess.run(command, cwd=tmp_path / "c", env=environment, capture_output=True)
     assert done.returncode == 1
-    assert done.stdout.decode("utf-8").startswith("ch02 task 1: backward of softmax … to do")
+    assert done.stdout.splitlines()[0].startswith(b"ch02 task 1: backward of softmax ")
 
 
 def test_bundles_refuse_what_they_cannot_do(tmp_path):

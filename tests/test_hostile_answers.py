@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -429,8 +428,9 @@ def test_machine_code_leaves_no_process_behind(deep, desk, tmp_path):
     """Past the hook: children in sessions of their own, and theirs, which hold the pipes open."""
     lines = ["for _ in range(20):", "    if libc.fork() == 0:", "        libc.setsid()"]
     lines += ["        if libc.fork(): os._exit(0)"] * deep
-    lines += ["        print(os.getpid(), flush=True); libc.pause()"]
-    lines += ["time.sleep(0.5)", "return np.zeros(len(logits))"]
+    lines += ["        os.write(1, f'{os.getpid()}\\n'.encode()); libc.pause()"]
+    lines += ["while open('../printed').read().count('\\n') < 20: time.sleep(0.01)"]
+    lines += ["return np.zeros(len(logits))"]
     found = verdict_on(LIBC + function(*lines), desk, tmp_path)
     assert found.state == WRONG
     pids = list(map(int, found.printed.split()))
@@ -448,25 +448,25 @@ def test_machine_code_that_kills_the_process_that_forks(signal_, desk, tmp_path)
 @linux
 def test_what_asks_may_be_killed(tmp_path):
     """The processes end with the one that asks."""
-    shutil.copytree(SOLUTION.parent, tmp_path / "answers")
-    marks = tmp_path / "answers/ch01.py"
-    marks.write_text(
-        "import os, time\nprint(os.getpid(), os.getppid(), flush=True)\ntime.sleep(99)"
-    )
-    code = "import sys; from minigrpo.course.runner import check; check('ch01', sys.argv[1])"
-    asking = subprocess.Popen([sys.executable, "-c", code, str(marks)])
-    deadline = time.monotonic() + 60
-    pids = []
-    while not pids and time.monotonic() < deadline:
-        for folder in Path(tempfile.gettempdir()).glob("minigrpo-*"):
-            source = folder / "answer/ch01.py"
-            if source.is_file() and source.read_text() == marks.read_text():
-                pids = list(map(int, (folder / "printed").read_text().split()))
+    file, scratch = tmp_path / "answers/ch01.py", tmp_path / "scratch"
+    file.parent.mkdir()
+    scratch.mkdir()
+    file.write_text("import os, time\nos.write(1, b'%d %d\\n' % (os.getpid(), os.getppid()))\n")
+    with file.open("a") as end:
+        end.write("time.sleep(10**6)\n")
+    code = "import sys; from minigrpo.course.runner import Limits, check; "
+    code += "check('ch01', sys.argv[1], limits=Limits(1000.0))"
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    asking = subprocess.Popen([sys.executable, "-c", code, str(file)], env=environment)
+    printed, deadline = "", time.monotonic() + 60
+    while not printed.endswith("\n") and time.monotonic() < deadline:
+        for found in scratch.glob("*/printed"):
+            printed = found.read_text()
         time.sleep(0.01)
     asking.kill()
     asking.wait()
+    pids = list(map(int, printed.split()))
     assert len(pids) == 2
     while any(map(is_running, pids)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(map(is_running, pids))
-    shutil.rmtree(folder)
