@@ -2,8 +2,8 @@
 
 It is one file without network.  `mathematics.js` says once more, in JavaScript, what `tree.py`,
 `rewards.py` and `objectives.py` say in NumPy, and tests/test_explorer.py compares the two;
-`view.js`, which starts the page, says what the other scripts do.  Here `page.html` gets its style, its scripts and the groups that it
-offers: those given, then PRESETS.
+`view.js`, which starts the page, says what the other scripts do.  Here `page.html` gets its
+style, its scripts and the groups that it offers: those given, then PRESETS.
 """
 
 from __future__ import annotations

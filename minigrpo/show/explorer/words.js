@@ -21,7 +21,7 @@ const plain = (x, digits = 2) => {
   return (Number(text) === 0 ? (0).toFixed(digits) : text).replaceAll("-", "−"); // never -0.00
 };
 const signed = (x, digits = 2) => (Number(x.toFixed(digits)) > 0 ? "+" : "") + plain(x, digits);
-const digitsOf = (x) => (sign(x) ? Math.min(Math.max(1 - Math.floor(Math.log10(Math.abs(x))), 2), 9) : 2);
+const digitsOf = (x) => (sign(x) && Math.abs(x) < 0.05 ? Math.min(1 - Math.floor(Math.log10(Math.abs(x))), 9) : 2);
 const push = (x) => signed(x, digitsOf(x)); // a small one is not 0.00
 const chance = (p) => (p > 0 && p < 0.0005 ? p.toExponential(0).replace("-", "−") : p.toFixed(3));
 const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
