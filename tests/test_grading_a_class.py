@@ -62,6 +62,21 @@ def test_a_missing_chapter_counts_nothing_and_ends_nothing(run, tmp_path):
     assert [t.partition(".py")[0][-4:] for t in found["troubles"]] == ["ch03", *list(CHAPTERS)[3:7]]
 
 
+def test_a_file_that_may_not_be_read_ends_nothing(run, tmp_path, monkeypatch):
+    folder = copied(tmp_path, "ch01", "ch02")
+    read = Path.read_bytes
+
+    def refused(path):
+        if path.name == "ch01.py":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    found = report_on(run, "all", folder)
+    assert found["points"] == 5
+    assert "Permission denied" in found["troubles"][0]
+
+
 def test_no_chapter_at_all_is_a_wrong_folder(run, tmp_path):
     code, out, err = run("check", "all", tmp_path)
     assert (code, out) == (2, "")

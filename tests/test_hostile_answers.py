@@ -57,7 +57,7 @@ ENDING = {
     "recursion without limit": (
         "import sys; sys.setrecursionlimit(10**9)\n"
         + function("return [*map(expected_reward_gradient, [logits], [rewards])]"),
-        "ended the process",
+        "Expected an answer, got ",
     ),
     "recursion in C": (
         "import sys; sys.setrecursionlimit(10**9)\n"

@@ -98,7 +98,7 @@ def check_all(
                 try:
                     yield chapter, checked(desk, chapter, files[chapter], None, strict), ""
                     continue
-                except ValueError as error:
+                except (ValueError, PermissionError) as error:
                     state, trouble = WRONG, str(error)
             tasks = enumerate(tasks_of(chapter), start=1)
             labels = [f"{chapter} task {n}: {task.title}" for n, task in tasks]
