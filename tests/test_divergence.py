@@ -414,6 +414,7 @@ def test_no_file_of_the_package_can_hold_nan() -> None:
     quoting |= {"command/commands", "experiments/warm_start", "models/hugging_face"}
     quoting |= {"system/tables", "show/watch", "show/table"}  # these only read what is there
     quoting |= {"models/text_tokenizer"}  # a filter of chat templates
+    quoting |= {"course/student", "course/plain"}  # an answer may be NaN: it is told that it is
     loose, strict = Counter(), 0
     package = Path(trainer.__file__).parent
     for file in package.rglob("*.py"):

@@ -266,7 +266,7 @@ def test_ctrl_c_leaves_runs_that_go_on(here, jobs, run):
     assert process.returncode == 130 and "Traceback" not in err
     stops, last = "interrupted by SIGTERM: this stops after the step", err.splitlines()[-1]
     assert last == "minigrpo sweep: interrupted; the same command goes on with it"
-    assert all(line.startswith(stops) for line in err.splitlines()[:-1])
+    assert all(line.startswith(stops) for line in err.splitlines()[:-1]), err
     taken = [steps_taken(folder) for folder in folders]
     assert 0 < max(taken) < 99  # the first to end its step has saved it
     (here / "slow").unlink()
