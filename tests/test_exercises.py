@@ -116,6 +116,44 @@ def test_a_wrong_answer_is_told_what_is_wrong(chapter, n, task, name):
         assert words.strip().lower() in got.message.lower(), got.message
 
 
+def single(values):
+    """Numbers in single precision, in the same containers."""
+    if isinstance(values, list | tuple):
+        return type(values)(single(value) for value in values)
+    if isinstance(values, float | np.floating) or getattr(values, "dtype", None) == np.float64:
+        return np.asarray(values, dtype=np.float32)[()]
+    return values
+
+
+@pytest.mark.parametrize(("chapter", "n", "task"), TASKS, ids=identity)
+def test_single_precision_is_right(chapter, n, task, answers):
+    """Computed in float32, or only handed in as float32."""
+    function = getattr(answers[chapter], task.function)
+
+    def computed(*arguments):
+        return single(function(*map(single, arguments)))
+
+    for way in (computed, lambda *arguments: single(function(*arguments))):
+        assert graded(chapter, n, task, way).text() == f"{label(chapter, n, task)} … right"
+
+
+def test_1_part_in_5000_is_not_right(answers):
+    """What a missing 1e-4 changes, and less, on every task that asks for real numbers."""
+    exact = {"process_sets_by_hand", "process_set", "flawed_group", "placebo_weights", "draw"}
+    exact |= {"completion_mask", "dead_groups", "verify", "tokens_until_stop"}
+
+    def scaled(values):
+        if isinstance(values, list | tuple):
+            return type(values)(map(scaled, values))
+        return np.asarray(values) * (1 + 2e-4)
+
+    for chapter, n, task in TASKS:
+        if task.function not in exact:
+            right = getattr(answers[chapter], task.function)
+            got = graded(chapter, n, task, lambda *a, right=right: scaled(right(*a)))
+            assert got.state == WRONG, task.function
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_the_examples_of_the_stubs_are_true(chapter, answers):
     """The docstrings' examples, run with the solutions."""
@@ -196,7 +234,7 @@ def said(call, *arguments, **options):
         ([1.5, 2.5, 4.5], "off by the same +0.5"),
         ([2.0, 4.0, 9.0], "off by one position"),
         ([1.0, 2.0, np.nan], "nan or an infinity"),
-        ([1.0, 2.0, 4.0 + 1e-6], "got 4.000001"),
+        ([1.0, 2.0, 4.000045], "got 4.000045"),
         (["a", "b", "c"], "Expected numbers, got list"),
         ([1.0, 5.0, 4.0], "At place 1: expected 2, got 5 (1 of 3 numbers are wrong)"),
         ([1.0, 7.0, 4.0], "Hint: you took 7."),
