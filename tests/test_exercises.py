@@ -20,6 +20,7 @@ from test_cli import run  # noqa: F401
 
 from minigrpo.course.grading import Answer, WrongAnswer, text
 from minigrpo.course.runner import CHAPTERS, RIGHT, TO_DO, WRONG, check, load, tasks_of, verdict
+from minigrpo.system.user_code import run_file
 
 ROOT = Path(__file__).parent.parent
 STUBS, SOLUTIONS = ROOT / "tutorials/exercises", ROOT / "tutorials/solutions"
@@ -154,6 +155,11 @@ def test_1_part_in_5000_is_not_right(answers):
             assert got.state == WRONG, task.function
 
 
+def test_the_table_of_mistakes_is_current():
+    run = run_file(WRONG_ANSWERS / "table.py", "table_of_mistakes")
+    assert (WRONG_ANSWERS / "README.md").read_text(encoding="utf-8") == run.table()
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_the_examples_of_the_stubs_are_true(chapter, answers):
     """The docstrings' examples, run with the solutions."""
@@ -245,6 +251,12 @@ def test_common_mistakes_are_recognised(got, words):
     message = said(answer.check, "something", (), np.array([1.0, 2.0, 4.0]), seven=[1.0, 7.0, 4.0])
     assert message.startswith("Given something:\n")
     assert words in message
+
+
+@pytest.mark.parametrize(("got", "words"), [(3.0, "got 3."), (-2.0, "sign"), (7.5, "got 7.5.")])
+def test_a_single_number_is_compared_in_the_same_way(got, words):
+    message = said(Answer(lambda: got).check, "x", (), 2.0)
+    assert message.startswith("Given x:\nExpected 2, got ") and words in message
 
 
 @pytest.mark.parametrize(

@@ -166,10 +166,10 @@ class Answer:
             return "the sign is flipped: is it an objective (to go up) or a loss (to go down)?"
         if got.ndim == 2 and close(got.T, right):
             return "this is the transpose of the right answer."
-        varied = right.shape and right.shape[-1] > 2 and np.ptp(right) > 0
-        shifts = (got[..., 1:], right[..., :-1]), (got[..., :-1], right[..., 1:])
-        if varied and any(close(one, two) for one, two in shifts):
-            return "the numbers are right but off by one position."
+        if right.shape and right.shape[-1] > 2 and np.ptp(right) > 0:
+            shifts = (got[..., 1:], right[..., :-1]), (got[..., :-1], right[..., 1:])
+            if any(close(one, two) for one, two in shifts):
+                return "the numbers are right but off by one position."
         nonzero, shift = np.abs(right) > 1e-9, float((got - right).flat[0])
         if right.size > 1 and nonzero.any():
             factor = float(got[nonzero][0] / right[nonzero][0])
