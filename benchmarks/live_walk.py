@@ -45,6 +45,7 @@ const summary = (values) => {
     const tick = (now) => {
       if (last !== null) frames.push(now - last);
       last = now;
+      if (!running) run(); // it pauses after 250 steps
       if (frames.length < 600) requestAnimationFrame(tick);
       else done();
     };

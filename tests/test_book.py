@@ -34,7 +34,8 @@ build, check = tool("build"), tool("check")
         ("[a](05_a_group_is_a_tree.ipynb)", "[a](05_a_group_is_a_tree.ipynb)"),
         ("[a](../minigrpo)", "[a](../minigrpo/README.md)"),  # a folder with a page
         ("see [a `b`](solutions/)!", "see a `b`!"),  # a folder without one
-        ("[a](one_page.py#L3)", "[a](one_page.py)"),  # a file
+        ("[a](one_page.py#L3)", "[a](one_page.py.md)"),  # a Python file, which becomes a page
+        ("[a](../LICENSE)", "[a](../LICENSE)"),  # another file
         ("[a](https://example.org/x)", "[a](https://example.org/x)"),
         ("[a](#here), [b](gone.md)", "[a](#here), [b](gone.md)"),  # Sphinx warns of the second
         ("![a](../results/tree.png)", "![a](../results/tree.png)"),
@@ -44,16 +45,18 @@ build, check = tool("build"), tool("check")
     ],
 )
 def test_links_lead_somewhere(text, expected):
-    assert build.mended(text, ROOT / "tutorials/README.md") == expected
+    linked = set()
+    assert build.mended(text, ROOT / "tutorials/README.md", linked) == expected
+    assert linked == ({Path("tutorials/one_page.py")} if ".py.md" in expected else set())
 
 
-def test_with_a_repository_links_to_files_lead_there(monkeypatch):
-    monkeypatch.setattr(build, "REPOSITORY", "https://example.org/blob/main")
-    text = "[a](one_page.py#L3) [b](solutions) [c](README.md) [d](../results)"
-    expected = "[a](https://example.org/blob/main/tutorials/one_page.py#L3) "
-    expected += "[b](https://example.org/blob/main/tutorials/solutions) [c](README.md) "
-    expected += "[d](../results/README.md)"
-    assert build.mended(text, ROOT / "tutorials/README.md") == expected
+def test_with_a_repository_links_to_files_lead_there():
+    text = "[a](one_page.py) [b](solutions) [c](README.md) [d](../results) [e](../LICENSE#L3)"
+    expected = "[a](one_page.py.md) [b](https://example.org/blob/main/tutorials/solutions) "
+    expected += "[c](README.md) [d](../results/README.md) "
+    expected += "[e](https://example.org/blob/main/LICENSE#L3)"
+    file, address = ROOT / "tutorials/README.md", "https://example.org/blob/main"
+    assert build.mended(text, file, set(), address) == expected
 
 
 def test_a_notebook_becomes_a_page():
@@ -61,31 +64,43 @@ def test_a_notebook_becomes_a_page():
         return {"cell_type": kind, "source": [source], "metadata": {"tags": list(tags)}}
 
     cells = [cell("code", "x = 1", "setup"), cell("markdown", "## 5.2 The *tree* of $y_i$\nIt")]
-    cells += [cell("code", "import numpy"), cell("code", "plot(x)")]
+    cells += [cell("code", "import numpy")]
+    cells += [cell("code", 'left.set_title("GRPO: $|\\lambda|$"); right.set(title="two")')]
     build.prepare_notebook({"cells": cells}, str.upper)
     assert cells[0]["metadata"]["tags"] == ["setup", "remove-cell"]
     assert cells[1]["source"].startswith("## 5.2 THE")
     assert "hide-input" in cells[2]["metadata"]["tags"]
     assert cells[3]["metadata"]["tags"] == []
     alt = cells[3]["metadata"]["mystnb"]["image"]["alt"]
-    assert alt == "Figure of the section 5.2 The tree of y_i"
+    assert alt == "Figure of the section 5.2 The tree of y_i; GRPO: |lambda|; two"
 
 
 def test_all_chapters_and_documents_of_the_course_are_in_the_book():
     index = (ROOT / "tutorials/book/index.md").read_text(encoding="utf-8")
     for file in [*(ROOT / "tutorials").glob("*.ipynb"), *(ROOT / "tutorials").glob("*.md")]:
-        assert f"\n../{file.name}\n" in index
+        assert f"\n../{file.name}\n" in index or f" <../{file.name}>\n" in index
     assert sorted(re.findall(r"\n\.\./(0.*)\.ipynb", index)) == re.findall(
         r"\n\.\./(0.*)\.ipynb", index
     )
 
 
-def test_another_folder_is_left_alone(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["mine.txt", "searchindex.js"])  # the second: another's book
+def test_another_folder_is_left_alone(name, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "distribution", str)
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(SystemExit, match="holds something that is no book"):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(SystemExit, match="holds something that is not this book"):
         build.main(["--out", str(tmp_path)])
-    assert (tmp_path / "mine.txt").exists()
+    with pytest.raises(SystemExit, match="is a file: take a folder"):
+        build.main(["--out", str(tmp_path / name)])
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("address", ["github.com/me/minigrpo", "https://", "https://a b", ""])
+def test_a_repository_is_a_web_address(address, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build, "distribution", str)
+    with pytest.raises(SystemExit):
+        build.main(["--out", str(tmp_path / "book"), "--repository", address])
+    assert "--repository wants an address that begins with https://" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
@@ -151,6 +166,19 @@ def test_faults_in_a_browser_are_found(tmp_path):
         ),
         "plain": ("<p>so $$x$$ is</p>", "mathematics as plain text"),
         "tex": ("<p>so \\frac12 is</p>", "mathematics as plain text"),
+        "half": ("<p>so $<b>x</b>$ is</p>", "mathematics as plain text"),
+        "table": ("<p>| a | b |\n|:–|–:|\n| 1 | 2 |</p>", "Markdown as plain text"),
+        "bold": ("<p>so **x** is</p>", "Markdown as plain text"),
+        "link": ("<p>see [x](y.md)</p>", "Markdown as plain text"),
+        "box": (
+            '<main style="overflow: auto"><h1>A</h1><p style="width: 500px">x</main>',
+            "has text 500 points wide in a box of ",
+        ),
+        "folded": ("<details><div style='width: 500px'>x</div></details>", "points wide on"),
+        "elsewhere": (
+            '<style>@import url("http://none.invalid/x.css")</style>',
+            "loads http://none.invalid/x.css",
+        ),
         "asks": ('<img src="gone.png" alt="x">', "/gone.png is asked for"),
         "console": ("<script>throw new Error('oh')</script>", "console: "),
     }
@@ -165,6 +193,28 @@ def test_faults_in_a_browser_are_found(tmp_path):
         own = [f for f in found if f.startswith((f"/{name}.html", "/gone")) or "oh" in f]
         assert not fault or [f for f in own if fault in f], (name, found)
     assert [f for f in found if "good.html" in f or "other.html" in f] == []
+
+
+SEARCH = """<!doctype html><meta charset="utf-8"><ul class="search"></ul><script>
+setTimeout(() => document.querySelector("ul").innerHTML = RESULT, 100); MORE</script>"""
+
+
+@in_browser
+@pytest.mark.parametrize(
+    ("result", "more", "fault"),
+    [
+        ("`<li>${decodeURI(location.search)}`", "", None),
+        ("''", "", "finds nothing for 'process reward'"),
+        ("'<li>x'", "fetch('other.html')", "console: "),  # what a page opened as a file may not do
+    ],
+)
+def test_the_search_is_tried_without_a_server(result, more, fault, tmp_path):
+    folder = book(tmp_path)
+    page = SEARCH.replace("RESULT", result).replace("MORE", more)
+    (folder / "search.html").write_text(page, encoding="utf-8")
+    found = check.faults_in_search(folder, CHROMIUM)
+    assert bool(found) == bool(fault)
+    assert all(fault in line or "Failed to fetch" in line for line in found[:1])
 
 
 def test_the_command_wants_a_book(monkeypatch):

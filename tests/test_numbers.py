@@ -84,6 +84,32 @@ def places(text):
             yield section.heading, words(lines)
 
 
+@cache
+def printed_in(document):
+    """The numbers that a chapter's cells have printed, by the heading of their section."""
+    found, heading = {}, ""
+    if not document.endswith(".ipynb"):
+        return found
+    for cell in json.loads((ROOT / document).read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "markdown":
+            for line in "".join(cell["source"]).splitlines():
+                heading = line.lstrip("# ") if re.match(r"#+ ", line) else heading
+        for output in cell.get("outputs", []):
+            shown = [output.get("text", ""), output.get("data", {}).get("text/markdown", "")]
+            numbers = re.findall(
+                r"[−+-]?\d+(?:\.\d*)?(?:e[−+-]?\d+)?", "".join(map("".join, shown))
+            )
+            found.setdefault(heading, set()).update(map(number, numbers))
+    return found
+
+
+def is_printed(text, match, printed):
+    """Whether one of the printed numbers is this one, to the digits that are written."""
+    value, half = abs(number(match[0])), 0.5000001 * unit_of_last_digit(match[0])
+    scales = (1, 100) if is_percentage(text, match.end()) else (1,)
+    return any(abs(abs(x) * scale - value) <= half for x in printed for scale in scales)
+
+
 def blank(pattern, text):
     return re.sub(pattern, lambda match: " " * len(match[0]), text)
 
@@ -335,8 +361,10 @@ def covered(entry, place):
     return [(start + a, start + b) for start in starts for a, b in spans]
 
 
-def unlisted(text, sentences, tables, pending=()):
-    """The numbers that look measured and are in no entry, with what stands around them."""
+def unlisted(text, sentences, tables, pending=(), printed=None):
+    """The numbers that look measured, with what stands around them, that are in no entry and that
+    no cell of their section has printed (printed: the numbers by heading).
+    """
     listed = [words(lines) for entry in tables for lines in tables_like(entry, text)]
     out = []
     for heading, place in places(text):
@@ -346,6 +374,8 @@ def unlisted(text, sentences, tables, pending=()):
         for pattern in LIST["patterns"]:
             spans += [match.span() for match in re.finditer(pattern["like"], place)]
         for match in claims(place):
+            if is_printed(place, match, (printed or {}).get(heading, ())):
+                continue
             if not any(a <= match.start() and match.end() <= b for a, b in spans):
                 around = place[max(0, match.start() - 60) : match.end() + 40]
                 out.append(f"{heading}: {match[0]} in …{around}…")
@@ -369,7 +399,8 @@ def test_what_looks_measured_is_listed(document):
     pending = [heading for name, heading in LIST["pending"] if name == document]
     text = text_of(document)
     assert set(pending) <= {section.heading for section in sections(text)}
-    assert unlisted(text, entries("sentence", document), entries("table", document), pending) == []
+    listed = entries("sentence", document), entries("table", document)
+    assert unlisted(text, *listed, pending, printed_in(document)) == []
 
 
 def test_the_list_itself():
@@ -676,6 +707,17 @@ def test_a_number_that_is_not_listed_is_found(rows):
         f"Title: {x}" for x in ("0.5", "86", "84", "90", "3.5")
     ]
     assert left(pending=["Title"]) == of_the_table
+
+
+def test_a_chapters_own_outputs_are_a_table():
+    text = "## 1.1 A\n\nIt is 0.12 or −0.12, and 12 % of all; not 0.13.\n\n## 1.2 B\n\nHere 0.12."
+    printed = {"1.1 A": {-0.1249}, "1.2 B": {0.126}}
+    left = [line.split(" in …")[0] for line in unlisted(text, [], [], printed=printed)]
+    assert left == ["1.1 A: 0.13", "1.2 B: 0.12"]
+    numbers = printed_in("tutorials/01_policy_gradients.ipynb")
+    assert 58.8681 in numbers["1.4 A baseline"]
+    assert 58.8681 not in numbers["1.5 A baseline from the group"]
+    assert printed_in("README.md") == {}
 
 
 @pytest.mark.parametrize(

@@ -76,11 +76,25 @@ def shown_code(notebook):
 
 def test_the_code_that_chapter_2_shows_is_the_packages():
     package = {line.strip() for line in (source("ops") + source("transformer")).splitlines()}
-    notebook = FOLDER / "02_a_transformer_by_hand.ipynb"
-    shown = shown_code(json.loads(notebook.read_text(encoding="utf-8")))
-    assert len(shown) > 150
-    # else: python tutorials/notebooks.py run tutorials/02_…
-    assert [line for line in shown if line not in package] == []
+    for file, operations in (("", ("linear", "rmsnorm")), ("_part_2", ("rope", "attention"))):
+        notebook = FOLDER / f"02_a_transformer_by_hand{file}.ipynb"
+        shown = shown_code(json.loads(notebook.read_text(encoding="utf-8")))
+        for name in operations:
+            assert any(line.startswith(f"def {name}(") for line in shown)
+            assert any(line.startswith(f"def {name}_backward(") for line in shown)
+        # else: python tutorials/notebooks.py run tutorials/02_…
+        assert [line for line in shown if line not in package] == []
+
+
+def test_nothing_of_how_the_package_plans_comes_before_the_tree():
+    for file in CHAPTERS:
+        if file.stem < "05":
+            code = "".join(tool.text(cell["source"]) for _, cell in tool.code_cells(load(file)))
+            assert not re.search(r"engine[. ](?:import )?(?:plan|blocks|segments)|\.plan\b", code)
+
+
+def load(file):
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def source(name):
@@ -95,7 +109,7 @@ def test_a_chapter_is_as_it_was_run(file):
 @pytest.mark.parametrize("file", CHAPTERS, ids=lambda file: file.stem)
 def test_a_chapter_has_its_parts(file):
     cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
-    number = int(re.fullmatch(r"(\d\d)_[a-z_]+", file.stem)[1])
+    number = int(re.fullmatch(r"(\d\d)_[a-z_]+?(?:_part_\d)?", file.stem)[1])
     head = tool.text(cells[0]["source"])
     assert head.startswith(f"# Chapter {number} · ")
     assert all(f"**{part}**" in head for part in ("You will be able to", "You need", "Time"))
@@ -107,7 +121,7 @@ def test_a_chapter_has_its_parts(file):
         re.search(rf"^## {part}", words, re.M)
         for part in ("Summary", "Exercises", "Further reading")
     )
-    assert f"## {number}.1 " in words
+    assert re.search(rf"^## {number}\.\d+ ", words, re.M)
     figures = [
         o
         for cell in cells
@@ -117,10 +131,85 @@ def test_a_chapter_has_its_parts(file):
     assert len(figures) >= 3
 
 
-def test_there_are_chapters_numbered_without_repeats():
-    numbers = [file.stem[:2] for file in CHAPTERS]
+def test_chapters_and_their_sections_are_numbered_without_repeats():
+    numbers = [file.stem[:2] for file in CHAPTERS if not re.search(r"_part_[2-9]$", file.stem)]
     assert numbers
     assert len(set(numbers)) == len(numbers)
+    for number in numbers:
+        words = "\n".join(
+            tool.text(cell["source"])
+            for file in CHAPTERS
+            if file.stem.startswith(number)
+            for cell in load(file)["cells"]
+        )
+        sections = re.findall(rf"^## {int(number)}\.(\d+) ", words, re.M)
+        assert list(map(int, sections)) == list(range(1, len(sections) + 1))
+
+
+PREDICTION = re.compile(
+    r"\*\*Predict\.\*\* .+\n\n<details><summary>Answer</summary>\n\n\S.+\n\n</details>\n*",
+    re.DOTALL,
+)
+DRAWS = re.compile(
+    r"\bplt\.\w+\(|\b(?:ax|axes|left|middle|right|figure)(?:\[.*?\])?\.\w+\(|^figure, "
+)
+
+
+def unasked(cells):
+    """What is wrong with a chapter's predictions."""
+    found = [i for i, cell in enumerate(cells) if "**Predict" in tool.text(cell["source"])]
+    wrong = [] if len(found) >= 4 else [f"{len(found)} predictions"]
+    for i in found:
+        if not PREDICTION.fullmatch(tool.text(cells[i]["source"])):
+            wrong.append(f"cell {i}: no prediction with a folded answer")
+        answered = [j for j, cell in enumerate(cells) if j > i and cell.get("outputs")]
+        between = cells[i + 1 : answered[0]] if answered else []
+        if not answered or any(tool.text(cell["source"]).startswith("## ") for cell in between):
+            wrong.append(f"cell {i}: no output of its section answers it")
+    return wrong
+
+
+def unfolded(cells):
+    """Code cells that mostly draw and are not folded, in Jupyter and in the book."""
+    wrong = []
+    for i, cell in enumerate(cells):
+        if cell["cell_type"] != "code":
+            continue
+        lines = [line for line in tool.text(cell["source"]).splitlines() if line.strip()]
+        drawing = sum(bool(DRAWS.search(line)) for line in lines)
+        if 2 * drawing > len(lines) or any("plt.show(" in line for line in lines):
+            hidden = cell["metadata"].get("jupyter", {}).get("source_hidden")
+            if not hidden or "hide-input" not in cell["metadata"].get("tags", []):
+                wrong.append(i)
+    return wrong
+
+
+@pytest.mark.parametrize("file", CHAPTERS, ids=lambda file: file.stem)
+def test_a_chapter_asks_its_reader_to_predict_and_folds_what_only_draws(file):
+    cells = load(file)["cells"]
+    assert unasked(cells) == []
+    assert unfolded(cells) == []
+
+
+def test_predictions_and_folding_can_be_wrong():
+    def words(source):
+        return {"cell_type": "markdown", "source": source, "metadata": {}}
+
+    good = "**Predict.** What?\n\n<details><summary>Answer</summary>\n\nThis.\n\n</details>"
+    asked = [words(good), code("1", [printed("1")])]
+    assert unasked(asked * 4) == []
+    assert unasked(asked * 3) == ["3 predictions"]
+    assert len(unasked([words("**Predict.** What?"), *asked * 3])) == 1
+    assert len(unasked([words(good.replace("\n\nThis", "\nThis")), *asked * 3])) == 1
+    assert len(unasked([*asked * 3, words(good), words("## Later"), *asked])) == 1
+    assert len(unasked([*asked * 3, words(good)])) == 1
+    drawn = code("figure, ax = plt.subplots()\nax.plot(x)\nplt.show()")
+    assert unfolded([code("x = 1"), drawn]) == [1]
+    drawn["metadata"] = {"tags": ["hide-input"]}
+    assert unfolded([drawn]) == [0]
+    drawn["metadata"]["jupyter"] = {"source_hidden": True}
+    assert unfolded([drawn]) == []
+    assert unfolded([code("def draw(ax):\n    ax.plot(x)\n    ax.set(title=y)")]) == [0]
 
 
 @pytest.mark.parametrize("file", CHAPTERS, ids=lambda file: file.stem)
@@ -206,6 +295,44 @@ def test_the_setup_cell_asks_no_index_for_a_package_of_our_name():
     assert '"minigrpo[tutorials] @ git+https://example.org/x.git"' in tool.setup_source(
         "https://example.org/x.git"
     )
+
+
+# pip and uv, where what is installed has our name and no address; extras and versions may follow.
+FROM_AN_INDEX = re.compile(
+    r"(?:pip3?|uv add|conda) (?:install )?[^\n;&|`]*?(?<![\w./-])minigrpo(?![\w/.-])(?!\S* *@)"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "asks"),
+    [
+        ("pip install minigrpo", True),
+        ("%pip install -q 'minigrpo[tutorials]>=0.1'", True),
+        ('!pip3 install -U "minigrpo"', True),
+        ("uv pip install minigrpo", True),
+        ("uv add minigrpo[lm]", True),
+        ('pip install -e ".[tutorials]"', False),
+        ('pip install "minigrpo[tutorials] @ git+https://example.org/minigrpo.git"', False),
+        ("pip install git+https://example.org/me/minigrpo.git", False),
+        ("pip install -e . && minigrpo demo", False),
+        ("pip install ./minigrpo", False),
+        ("pip install torch; minigrpo pull smollm2", False),
+    ],
+)
+def test_what_asks_an_index_for_our_name_is_seen(text, asks):
+    assert bool(FROM_AN_INDEX.search(text)) == asks
+
+
+def test_no_text_of_the_course_asks_an_index_for_our_name():
+    root = FOLDER.parent
+    texts = [*root.glob("*.md"), *root.glob("minigrpo/**/*.md"), *root.glob("results/*.md")]
+    for kind in ("ipynb", "md", "py", "html", "toml"):
+        texts += FOLDER.rglob(f"*.{kind}")
+    texts = [file for file in texts if file != FOLDER / "notebooks.py"]  # it has the address
+    assert len(texts) > 30
+    for file in texts:
+        found = FROM_AN_INDEX.search(file.read_text(encoding="utf-8"))
+        assert found is None, (file, found)
 
 
 @pytest.mark.parametrize("here", [True, False])

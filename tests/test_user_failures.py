@@ -532,13 +532,11 @@ def test_exercises_fail_in_the_students_place(tmp_path):
         " import beside\n    return beside.f(x)\n"
     )
     (tmp_path / "beside.py").write_text("def f(x):\n    raise BaseException('two\\n  lines')\n")
-    from minigrpo.course.runner import load
-
     with pytest.raises(
         WrongAnswer,
         match=r"got BaseException: two lines \(line 2 of beside.py, in f: raise BaseException",
     ):
-        Answer(load(file).answer).ask("", 1)
+        Answer(run_file(file, "ch01").answer).ask("", 1)
     with pytest.raises(KeyboardInterrupt):
         Answer(lambda: (_ for _ in ()).throw(KeyboardInterrupt)).ask("")
 

@@ -231,8 +231,12 @@ def main(folder: str | None = None) -> int:
 
 def loader(stack: ExitStack) -> Callable[[Path, str], Callable[..., Any]]:
     """What gets a function from a student's file, in a process of its own as in minigrpo check."""
-    desk = stack.enter_context(Desk(Limits(seconds=SECONDS)))
-    return lambda file, name: stack.enter_context(desk.task(file, name))[0]
+
+    def load(file: Path, name: str) -> Callable[..., Any]:
+        desk = stack.enter_context(Desk(Limits(seconds=SECONDS)))  # a desk has one task at a time
+        return stack.enter_context(desk.task(file, name))[0]
+
+    return load
 
 
 if __name__ == "__main__":

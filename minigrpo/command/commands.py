@@ -16,7 +16,7 @@ import numpy as np
 from minigrpo.command.flags import refuse
 from minigrpo.command.policies import policy, say_where
 from minigrpo.runs.settings import TrainSettings
-from minigrpo.system.terminal import quoted
+from minigrpo.system.terminal import clean, quoted
 from minigrpo.system.text import plain, visible
 
 
@@ -177,23 +177,28 @@ def run_equivalence(a: argparse.Namespace) -> int:
 
 def run_check(a: argparse.Namespace) -> int:
     """A student's answers to exercises.   -> exit code"""
-    from minigrpo.course.runner import CHAPTERS, RIGHT, chapter_name, check, find, summary
+    from minigrpo.course import runner
 
+    limits = runner.Limits(a.seconds, int(a.memory * 2**30), tuple(a.closed or ()))
+    text, troubles = [], []
     if a.chapter != "all":
-        verdicts = check(a.chapter, a.path, a.task)
-        print("\n".join(verdict.text() for verdict in verdicts))
-        print(f"{summary(verdicts)} ({find(chapter_name(a.chapter), a.path)})")
+        verdicts = runner.check(a.chapter, a.path, a.task, limits, a.strict)
+        for verdict in verdicts:
+            text += [clean(verdict.printed).rstrip("\n")] * bool(verdict.printed) + [verdict.text()]
+        file = runner.find(runner.chapter_name(a.chapter), a.path)
+        text.append(f"{runner.summary(verdicts)} ({file})")
     else:
         if a.task is not None or (a.path and not Path(a.path).is_dir()):
             wanted = "give a folder that holds them, and no --task"
             raise ValueError(f"all chapters have a file each: {wanted}")
         verdicts = []
-        for chapter, title in CHAPTERS.items():
-            own = check(chapter, a.path)
-            print(f"{chapter} {title:28} {summary(own)}")
-            verdicts += own
-        print(summary(verdicts))
-    return 0 if all(verdict.state == RIGHT for verdict in verdicts) else 1
+        for chapter, own, trouble in runner.check_all(runner.find_all(a.path), limits, a.strict):
+            title = f"{chapter} {runner.CHAPTERS[chapter]:28}"
+            text += [f"{title} {runner.summary(own)}", *[f"    {trouble}"] * bool(trouble)]
+            verdicts, troubles = verdicts + own, troubles + [trouble] * bool(trouble)
+        text.append(runner.summary(verdicts))
+    print(json.dumps(runner.report(verdicts, troubles), indent=1) if a.json else "\n".join(text))
+    return 0 if all(verdict.points for verdict in verdicts) else 1
 
 
 def run_walk(a: argparse.Namespace) -> None:

@@ -1,8 +1,5 @@
 """Checks of chapter 8: tables worked out by hand, and the package's own models and log-softmax."""
 
-import tracemalloc
-from collections.abc import Callable
-
 import numpy as np
 
 from minigrpo.course.grading import Answer, close, shape_of, task, text, wrong
@@ -164,23 +161,9 @@ def _check_blockwise_logp(answer: Answer) -> None:
     n, vocab, block = 64, 4096, 32
     hidden, head = rng.standard_normal((n, 4)), rng.standard_normal((vocab, 4))
     given = f"{n} rows, a vocabulary of {vocab} and blocks of {block}"
-    peak = _peak(lambda: answer.ask(given, hidden, head, rng.integers(vocab, size=n), block))
+    peak = answer.peak(given, hidden, head, rng.integers(vocab, size=n), block)
     whole = 8 * n * vocab
     if peak > whole / 2:
         problem = f"expected memory for {block} columns of logits at a time, got a peak of "
         problem += f"{peak / 2**20:.1f} MiB (all logits together: {whole / 2**20:.1f} MiB)."
         raise wrong(given, problem, "do not make or keep the logits of all blocks.")
-
-
-def _peak(call: Callable[[], object]) -> int:
-    """The most bytes that were held at once during a call, above those before it."""
-    was_tracing = tracemalloc.is_tracing()
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        tracemalloc.reset_peak()
-        call()
-        return tracemalloc.get_traced_memory()[1] - before
-    finally:
-        if not was_tracing:
-            tracemalloc.stop()

@@ -12,12 +12,13 @@ import copy
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from minigrpo.system.user_code import explain
+from minigrpo.system.user_code import Told, explain, peak
 
 COMMON_HINTS = {
     "total": "this is the sum: take the mean.",
@@ -85,11 +86,16 @@ class Answer:
             except BaseException as error:
                 code = getattr(inspect.unwrap(self.function), "__code__", None)
                 got = explain(error, getattr(code, "co_filename", ""))
-                raise wrong(given, f"expected an answer, got {got}.", _reason(error)) from error
+                raise wrong(given, f"expected an answer, got {got}.", advice(error)) from error
         if answer is None:
             hint = "does the function end with `return …`?"
             raise wrong(given, "expected an answer, got None.", hint)
         return answer
+
+    def peak(self, given: str, *arguments: Any) -> int:
+        """The most bytes that the function held at once, above those before it was called."""
+        measured = getattr(self.function, "peak", None) or partial(peak, self.function)
+        return replace(self, function=measured).ask(given, *arguments)
 
     def parts(self, given: str, names: Sequence[str], *arguments: Any) -> Sequence[Any]:
         """What a function returns that has to return a tuple."""
@@ -263,7 +269,10 @@ def text(value: Any) -> str:
     return f"{float(value) + 0.0:.5g}"  # + 0.0: no -0
 
 
-def _reason(error: BaseException) -> str:
+def advice(error: BaseException) -> str:
+    """What an error hints at."""
+    if isinstance(error, Told):
+        return error.hint
     if isinstance(error, ZeroDivisionError):
         return "something that you divide by can be 0: is there an empty completion, say?"
     if isinstance(error, IndexError):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import sys
+import ast
+import re
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 from minigrpo.course.grading import Task, WrongAnswer
+from minigrpo.course.isolation import Desk, Limits
 from minigrpo.system.files import shipped, write_output
-from minigrpo.system.user_code import explain, named, run_file
+from minigrpo.system.user_code import explain
 
 CHAPTERS = {
     "ch01": "policy gradients",
@@ -24,7 +28,8 @@ CHAPTERS = {
     "ch07": "the theorem as a speed-up",
     "ch08": "a real language model",
 }
-RIGHT, WRONG, TO_DO = "right", "not right yet", "to do"
+RIGHT, WRONG, TO_DO, MISSING = "right", "not right yet", "to do", "missing"
+LIMITS, LONGEST = Limits(), 3000  # characters of a message
 
 
 @dataclass(frozen=True)
@@ -32,15 +37,23 @@ class Verdict:
     """The result of one task; the message says what is wrong."""
 
     task: str  # "ch05 task 2: process set of a token"
-    state: str  # RIGHT, WRONG or TO_DO
+    state: str  # RIGHT, WRONG, TO_DO or MISSING
     message: str = ""
+    notes: tuple[str, ...] = ()  # what a teacher should look at: "loads minigrpo.objectives"
+    printed: str = ""  # the beginning of what the student's code printed
+
+    @property
+    def points(self) -> int:
+        """1 for a right answer, else 0."""
+        return int(self.state == RIGHT)
 
     def text(self) -> str:
         """One line, and below it what is wrong."""
         wrap = textwrap.TextWrapper(
             110, initial_indent="    ", subsequent_indent="      ", break_long_words=False
         )
-        below = [piece for line in self.message.splitlines() for piece in wrap.wrap(line)]
+        lines = [*self.message[:LONGEST].splitlines(), *(f"Note: {note}." for note in self.notes)]
+        below = [piece for line in lines for piece in wrap.wrap(line)]
         return "\n".join([f"{self.task} … {self.state}", *below])
 
 
@@ -50,24 +63,85 @@ def tasks_of(chapter: str) -> list[Task]:
     return [check for check in checks if isinstance(check, Task)]
 
 
-def check(chapter: str, path: str | None = None, task: int | None = None) -> list[Verdict]:
+def check(
+    chapter: str,
+    path: str | None = None,
+    task: int | None = None,
+    limits: Limits = LIMITS,
+    strict: bool = False,
+) -> list[Verdict]:
     """Check the tasks of a chapter, or one of them, counted from 1, in the student's file.
 
     path: the file, or a folder that holds chNN.py; None looks for it (see `find`).
+    limits: what each task may take.  strict: an answer with a note (see `Verdict`) is not right.
     Raises ValueError for an unknown chapter or task, and for a file that is missing or no Python.
     """
     chapter = chapter_name(chapter)
     tasks = dict(enumerate(tasks_of(chapter), start=1))
     if task is not None and task not in tasks:
         raise ValueError(f"{chapter} has no task {task}: its tasks are 1 to {len(tasks)}")
-    answers = load(find(chapter, path))
-    return [
-        verdict(f"{chapter} task {n}: {tasks[n].title}", tasks[n], answers)
-        for n in (tasks if task is None else [task])
-    ]
+    with Desk(limits) as desk:
+        return checked(desk, chapter, find(chapter, path), task, strict)
 
 
-def verdict(label: str, task: Task, answers: ModuleType) -> Verdict:
+def check_all(
+    files: Mapping[str, Path], limits: Limits = LIMITS, strict: bool = False
+) -> Iterator[tuple[str, list[Verdict], str]]:
+    """Check all chapters, whose files may be missing.   -> chapter, verdicts, what its file lacks
+
+    A chapter without a file, or with one that cannot be run, counts as not right.
+    """
+    with Desk(limits) as desk:
+        for chapter in CHAPTERS:
+            state, trouble = MISSING, f"there is no {chapter}.py"
+            if chapter in files:
+                try:
+                    yield chapter, checked(desk, chapter, files[chapter], None, strict), ""
+                    continue
+                except (ValueError, PermissionError) as error:
+                    state, trouble = WRONG, str(error)
+            tasks = enumerate(tasks_of(chapter), start=1)
+            labels = [f"{chapter} task {n}: {task.title}" for n, task in tasks]
+            yield chapter, [Verdict(label, state, trouble) for label in labels], trouble
+
+
+def checked(
+    desk: Desk, chapter: str, file: Path, task: int | None = None, strict: bool = False
+) -> list[Verdict]:
+    """Check tasks of a file, each in a process of its own."""
+    if file.suffix != ".py":
+        raise ValueError(f"{file} is no Python file: its name must end in .py")
+    verdicts, imported = [], imports_of_ours(file)
+    for n, asked in enumerate(tasks_of(chapter), start=1):
+        if task in (None, n):
+            with desk.task(file, asked.function) as (answer, printed):
+                function = answer if answer.is_function else None
+                answers = SimpleNamespace(**{asked.function: function})
+                found = verdict(f"{chapter} task {n}: {asked.title}", asked, answers)
+                found = replace(found, notes=imported or answer.notes, printed=printed())
+            if strict and found.notes and found.state == RIGHT:
+                problem = f"Expected an answer of your own, got a file that {found.notes[0]}."
+                found = replace(found, state=WRONG, message=problem)
+            verdicts.append(found)
+    return verdicts
+
+
+def imports_of_ours(file: Path) -> tuple[str, ...]:
+    """What a student's file imports of the package or of solutions: a note for the teacher."""
+    found = []
+    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                module = getattr(node, "module", None)
+                names = [".".join(filter(None, (module, alias.name))) for alias in node.names]
+                ours = [
+                    name for name in names if re.match(r"(minigrpo|tutorials|solutions)\b", name)
+                ]
+                found += [f"imports {name} (line {node.lineno})" for name in ours]
+    return tuple(found)
+
+
+def verdict(label: str, task: Task, answers: ModuleType | SimpleNamespace) -> Verdict:
     """Check one task of a student's file."""
     function = getattr(answers, task.function, None)
     if not callable(function):
@@ -117,6 +191,25 @@ def find(chapter: str, path: str | None) -> Path:
     )
 
 
+def find_all(folder: str | None) -> dict[str, Path]:
+    """The student's files by chapter.   Raises ValueError if there is none at all.
+
+    Without a folder, where `find` looks; else anywhere in it, of several that nearest to its top.
+    """
+    files = {}
+    for chapter in CHAPTERS:
+        if folder is None:
+            with suppress(ValueError):
+                files[chapter] = find(chapter, None)
+        else:
+            found = Path(folder).expanduser().rglob(f"{chapter}.py")
+            found = [f for f in found if f.is_file() and not f.is_symlink()]
+            found = [f for f in found if not any(p.startswith(("__", ".ipy")) for p in f.parts)]
+            if found:
+                files[chapter] = min(found, key=lambda file: (len(file.parts), file))
+    return files or {"": find("ch01", folder)}
+
+
 def write_exercises(folder: str | Path) -> tuple[int, int]:
     """Write the files to fill in, except where one is there already.   -> written, left"""
     folder = Path(folder).expanduser()
@@ -127,16 +220,11 @@ def write_exercises(folder: str | Path) -> tuple[int, int]:
     return len(new), len(CHAPTERS) - len(new)
 
 
-def load(file: Path) -> ModuleType:
-    """Run a student's file as a module.   Raises ValueError, with the line, if Python cannot."""
-    name = f"minigrpo_exercises_{file.stem}"
-    if file.suffix != ".py":
-        raise ValueError(f"{file} is no Python file: its name must end in .py")
-    try:
-        with named(f"{file} cannot be imported"):
-            return run_file(file, name)
-    finally:
-        sys.modules.pop(name, None)
+def report(verdicts: Sequence[Verdict], troubles: Sequence[str] = ()) -> dict[str, Any]:
+    """Points and verdicts as data for JSON.   troubles: what chapters' files lack"""
+    tasks = [asdict(verdict) | {"points": verdict.points} for verdict in verdicts]
+    points = {"points": sum(v.points for v in verdicts), "of": len(verdicts)}
+    return points | {"tasks": tasks, "troubles": list(troubles)}
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
@@ -145,5 +233,7 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     n, right = len(states), states.count(RIGHT)
     if right == n:
         return "right" if n == 1 else f"all {n} tasks are right"
-    rest = [f"{states.count(state)} {state}" for state in (WRONG, TO_DO) if state in states]
+    rest = [
+        f"{states.count(state)} {state}" for state in (WRONG, TO_DO, MISSING) if state in states
+    ]
     return f"{right} of {n} tasks {'is' if right == 1 else 'are'} right; {', '.join(rest)}"

@@ -13,7 +13,8 @@ import reprlib
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
@@ -95,12 +96,22 @@ def _stands_in(module: ModuleType | None, folder: Path) -> bool:
 # -- what fails, with the place in the user's code -------------------------------------------------
 
 
+class Told(Exception):
+    """What failed in another process, where it was explained: the text, and a hint."""
+
+    def __init__(self, told: str, hint: str = "") -> None:
+        super().__init__(told)
+        self.hint = hint
+
+
 def explain(error: BaseException, file: str, subject: Any = None) -> str:
     """ "KeyError: 'x' (line 3 of mine.py, in f: return d['x'])", on one line, whatever was raised.
 
     The place is the last one in the user's file or beside it, else in a file of theirs elsewhere,
     else that of `subject`, else the last one outside of this package.
     """
+    if isinstance(error, Told):
+        return str(error)
     text, place, frames = "", "", _frames(error)
     folder = os.path.dirname(file)
     beside = [
@@ -183,6 +194,20 @@ def numbers(found: Any, n: int, what: str, owners: str = "completions") -> np.nd
         came = reprlib.repr(found) if array is None else f"an array of shape {array.shape}"
         raise ValueError(f"{n} {owners} need as many {what}, not {came}")
     return array
+
+
+def peak(function: Callable[..., Any], *arguments: Any) -> int:
+    """The most bytes that a user's function held at once, above those before it was called."""
+    was_tracing = tracemalloc.is_tracing()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        function(*arguments)
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        if not was_tracing:
+            tracemalloc.stop()
 
 
 def check_choice(field: str, value: object, allowed: tuple) -> None:

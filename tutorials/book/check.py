@@ -4,7 +4,8 @@
 
 Files: each link and each place on a page that is linked exists; nothing is loaded from elsewhere;
 every picture has a text instead.  Browser (Chromium, headless): no error on the console, no request
-that fails or leaves the book, every formula drawn, and no page wider than a phone of 390 points.
+that fails or leaves the book, every formula drawn, no Markdown left as text, no page wider than a
+phone of 390 points even if all that is folded is open, and a search that works without a server.
 One line per fault; exit code 1 if there is one, 0 if there is none.
 """
 
@@ -22,7 +23,7 @@ from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 LOADING = {
     ("script", "src"),
@@ -32,6 +33,8 @@ LOADING = {
     ("source", "src"),
 }
 NARROW = 390  # points: the width of a phone
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+FLAGS += ["--no-first-run", "--disable-background-networking"]
 # What the browser runs.
 HARNESS = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
 
@@ -92,9 +95,30 @@ LIVE = {"explorer.html", "walk.html"}  # what stands after # is their state
 
 
 def find_chromium() -> str | None:
-    """A Chromium or Chrome on the path."""
+    """A Chromium or Chrome on the path that starts: some systems have a stub of that name."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    return next(filter(None, map(shutil.which, names)), None)
+    for path in filter(None, map(shutil.which, names)):
+        if not subprocess.run([path, "--version"], capture_output=True).returncode:
+            return path
+    return None
+
+
+def on_the_console(log: str) -> list[str]:
+    """What pages wrote on the console, from Chromium's log."""
+    return [f"console: {line}" for line in re.findall(r":CONSOLE[^\]]*\] (.*)", log)]
+
+
+def faults_in_search(book: Path, chromium: str, words: str = "process reward") -> list[str]:
+    """What is wrong with a book's search where its pages are opened as files, without a server."""
+    with tempfile.TemporaryDirectory() as profile:
+        address = f"{(book / 'search.html').as_uri()}?q={quote(words)}"
+        flags = [f"--user-data-dir={profile}", "--virtual-time-budget=10000", "--dump-dom"]
+        command = [chromium, *FLAGS, *flags, address]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+    found = [f"search: {line}" for line in on_the_console(done.stderr)]
+    if not re.search(r'<ul[^>]*class="search"[^>]*><li', done.stdout):
+        found.append(f"search: finds nothing for {words!r} without a server")
+    return found
 
 
 def faults_in_browser(book: Path, chromium: str, say: Callable[[str], None] = print) -> list[str]:
@@ -131,9 +155,7 @@ def faults_in_browser(book: Path, chromium: str, say: Callable[[str], None] = pr
         tempfile.TemporaryDirectory() as profile,
     ):
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-        flags += [f"--user-data-dir={profile}", "--no-first-run", "--disable-background-networking"]
-        flags += ["--remote-debugging-port=0", "--window-size=800,900"]
+        flags = [*FLAGS, f"--user-data-dir={profile}", "--remote-debugging-port=0"]
         address = f"http://127.0.0.1:{server.server_port}/harness"
         with open(Path(profile) / "errors", "w+", encoding="utf-8", errors="replace") as errors:
             browser = subprocess.Popen([chromium, *flags, address], stderr=errors, stdout=errors)
@@ -145,9 +167,9 @@ def faults_in_browser(book: Path, chromium: str, say: Callable[[str], None] = pr
                 browser.wait()
                 server.shutdown()
             errors.seek(0)
-            console = re.findall(r":CONSOLE[^\]]*\] (.*)", errors.read())
+            console = on_the_console(errors.read())
     say(f"{asked.get('pages', 0)} pages looked at in a browser")
-    return found + asked.get("faults", []) + [f"console: {line}" for line in console]
+    return found + asked.get("faults", []) + console
 
 
 def main() -> int:
@@ -157,7 +179,7 @@ def main() -> int:
     book = Path(sys.argv[1]).resolve()
     found = faults_in_files(book)
     if chromium := find_chromium():
-        found += faults_in_browser(book, chromium)
+        found += faults_in_browser(book, chromium) + faults_in_search(book, chromium)
     else:
         print("no Chromium or Chrome on the path: pages were not looked at in a browser")
     print("\n".join(found) or "no faults")

@@ -17,14 +17,19 @@ include_patterns = [
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "README.md",
+    "**/*.py.md",  # the Python files that a page links: build.py writes them
 ]
 exclude_patterns = ["tutorials/slides/*.md"]
 
 myst_enable_extensions = ["dollarmath"]
+myst_dmath_double_inline = True  # a formula of its own may stand inside a list
 myst_heading_anchors = 4  # so that links such as README.md#commands work
 suppress_warnings = ["myst.header"]  # a page may begin with a second-level heading
 nb_execution_mode = "off"  # the notebooks are stored with their outputs
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # else a table that a cell displays stays text
+nb_code_prompt_show = "Show the code"
+nb_code_prompt_hide = "Hide the code"
 mathjax_path = "tex-svg.js"  # one file, which draws formulas as SVG: from sphinx-mathjax-offline
 mathjax3_config = {"options": {"enableMenu": False}, "svg": {"scale": 0.95}}
 
@@ -35,3 +40,15 @@ html_extra_path = ["extra"]
 html_css_files = ["book.css"]
 html_show_sphinx = False
 html_copy_source = False
+html_favicon = "static/favicon.svg"
+html_use_index = False  # there are no index entries
+# A page that was opened as a file may not read the others, from which the search would quote.
+html_js_files = [
+    (
+        None,
+        {
+            "body": 'if (location.protocol === "file:") '
+            "DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;"
+        },
+    )
+]

@@ -48,8 +48,8 @@ def walk_page() -> str:
     the two.   Source: Sullivan & Koller, arXiv:2509.21154, section 4.3.
     """
     page = _file("walk.html").replace("/* STYLE */", _file("walk.css"))
-    scripts = map(_file, ("mathematics.js", "walk_mathematics.js", "walk_view.js"))
-    return page.replace("/* SCRIPT */", "\n".join(scripts))
+    names = "mathematics", "walk_mathematics", "walk_drawing", "walk_view"
+    return page.replace("/* SCRIPT */", "\n".join(_file(f"{name}.js") for name in names))
 
 
 def _as_choice(group: Group) -> dict[str, Any]:

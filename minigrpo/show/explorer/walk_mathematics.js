@@ -101,6 +101,7 @@ class Race {
     const { k, target } = this.settings;
     const uniform = Array.from({ length: k }, () => Array.from({ length: DEPTH }, this.random));
     for (const runner of this.runners) {
+      runner.before = runner.p;
       runner.group = judge(drawWalks(runner.p, uniform), this.settings, runner.alpha);
       runner.drawn.push(runner.group.leaves.filter((leaf) => leaf === target).length / k);
     }
@@ -109,7 +110,6 @@ class Race {
   update() {
     const { k, rate, target } = this.settings;
     for (const runner of this.runners) {
-      runner.before = runner.p;
       runner.logits = updated(runner.logits, runner.p, runner.group.push, rate, k * DEPTH);
       runner.p = probabilities(runner.logits);
       runner.curve.push(pathProbability(runner.p, target));
@@ -123,5 +123,10 @@ class Race {
   }
 }
 
-// Whether a policy has found its target: it draws it more often than not.
-const hasFound = (runner) => runner.curve.at(-1) > 0.5;
+// found: the target is drawn more often than not.  lost: it is not, and less than one walk in 50 groups takes its first n moves, so
+// that nearly all groups have equal rewards and nothing more is learned.
+function outcome(runner, { target, n, k }) {
+  if (runner.curve.at(-1) > 0.5) return "found";
+  const begin = movesTo(target).slice(0, n).reduce((product, move) => product * runner.p[move], 1);
+  return 50 * k * begin < 1 ? "lost" : "searching";
+}

@@ -1,231 +1,47 @@
-// The live walk's page: controls, two trees, the target's curve and the numbers of its moves.  The numbers come from
-// walk_mathematics.js.  Settings and the step stand in the address after #, so that a link shows the same run.
+// The live walk's page: settings, buttons, keys and the address.  The numbers come from walk_mathematics.js, the pictures from
+// walk_drawing.js.  Settings and the step stand in the address after #, so that a link shows the same run.
 "use strict";
 
-const $ = (id) => document.getElementById(id);
 const STARTS = { "1/4": 1 / 4, "1/8": 1 / 8, "1/16": 1 / 16, "1/64": 1 / 64, "1/256": 1 / 256 };
 const USUAL = { target: 15, n: 1, rNeg: -1, k: 16, rate: 10, alpha: 1, seed: 0, start: 1 / 16 };
+// Who is ahead where is in results/README.md, “When does λ-GRPO matter?”; a test trains each of these settings with many seeds.
 const PRESETS = [
-  { name: "the paper’s walk, rate 10", rate: 10 },
-  { name: "a large rate, 30", rate: 30 },
-  { name: "a small rate, 1", rate: 1 },
-  { name: "n = 2, rate 10", n: 2 },
-  { name: "common target: GRPO is ahead", start: 1 / 4, rate: 0.3 },
-  { name: "twice GRPO (α = 0)", alpha: 0 },
+  { name: "λ-GRPO is far ahead: rate 10", ahead: "λ-GRPO" },
+  { name: "… and at a small rate, 1", rate: 1, ahead: "λ-GRPO" },
+  { name: "… and at a large rate, 30", rate: 30, ahead: "λ-GRPO" },
+  { name: "both find it: n = 2, rate 1", n: 2, rate: 1 },
+  { name: "GRPO is ahead: a common target", start: 1 / 4, rate: 0.3, ahead: "GRPO" },
+  { name: "both fail: a very rare target", start: 1 / 256 },
+  { name: "twice the same: α = 0", alpha: 0 },
 ];
 const LIMITS = { k: [2, 64, true], rate: [0.01, 1000], alpha: [0, 2], seed: [0, 2 ** 32 - 1, true], rNeg: [-5, 0.6] };
 const LABELS = { k: "k", rate: "the rate", alpha: "α", seed: "the seed", rNeg: "r_neg" };
-const MOST_STEPS = 100000; // a link does not make a browser compute for minutes
+const RUN = 250; // steps, as in the paper: then a run pauses, or the next seed begins
+const MOST_STEPS = 5000; // a link does not make a browser compute for long
+const DRAWN = 24; // curves of earlier seeds
+const PAUSE = 3000; // milliseconds from one seed to the next
 const SPEEDS = [1, 3, 10, 30, 60, 300]; // steps a second; beyond 60 several a frame
 const STAGES = ["sampled", "values", "pushes", "updated"]; // of a step in slow motion
 
 let race; // the two policies
 let stage = "updated";
 let running = false;
-
-const path = (leaf) => lettersOf(leaf).join("");
-const digits = (x, n) => x.toFixed(n).replace("-", "−").replace(/^−(0\.?0*)$/, "$1");
-const withSign = (x, n = 2) => (Number(x.toFixed(n)) > 0 ? "+" : "") + digits(x, n);
-const percent = (x) => (x > 0.9995 && x < 1 ? ">99.9 %" : `${digits(100 * x, x < 0.0995 ? 1 : 0)} %`);
-const nameOf = (alpha) => (alpha === 0 ? "GRPO" : alpha === 1 ? "λ-GRPO" : `weights |λ|^−${alpha}`);
-
-// -- drawing -------------------------------------------------------------------------------------------------------------
-
-const SVG = "http://www.w3.org/2000/svg";
-function add(parent, tag, attributes = {}, text = "") {
-  const element = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  if (text) element.textContent = text;
-  parent.append(element);
-  return element;
-}
-
-const trees = []; // what changes from step to step in each of the two drawings
-
-// Bands and boxes of all moves, once for a size of the window and a target; `drawTree` fills them in.
-function layTree(svg, small) {
-  const width = svg.parentElement.clientWidth;
-  const rows = small ? 30 : Math.max(32, Math.min(46, Math.floor((innerHeight - 505) / LEAVES)));
-  const [height, font, last] = [rows * LEAVES, small ? 12 : 18, small ? 40 : 76];
-  const columns = small ? [0.23, 0.25, 0.26, 0.26] : [0.22, 0.23, 0.27, 0.28];
-  const inset = small ? [3, 6] : [10, 22]; // of a box in its column: at the left, in all
-  const left = columns.map((_, i) => 14 + (width - last - 14) * columns.slice(0, i).reduce((a, b) => a + b, 0));
-  const wide = columns.map((share) => (width - last - 14) * share);
-  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  svg.replaceChildren();
-  const aims = new Set(movesTo(race.settings.target));
-  const bands = add(svg, "g");
-  const parts = { thickest: 3.2 * font, moves: [] };
-  const middle = (level, place) => (height * (place + 0.5)) / 2 ** level;
-  for (let level = 1; level <= DEPTH; level++) {
-    for (let place = 0; place < 2 ** level; place++) {
-      const move = 2 ** level - 2 + place;
-      const [x, y] = [left[level - 1], middle(level, place)];
-      const from = level === 1 ? [0, height / 2] : [left[level - 2] + wide[level - 2] * 0.12, middle(level - 1, place >> 1)];
-      const bend = (from[0] + x) / 2 + 8;
-      const d = `M ${from[0]} ${from[1]} C ${bend} ${from[1]}, ${bend} ${y}, ${x + 8} ${y} h ${wide[level - 1] - 8}`;
-      const aim = aims.has(move) ? " aim" : "";
-      const band = add(bands, "path", { class: `band${aim}`, d });
-      const group = add(svg, "g", { class: aim.trim() });
-      const lines = small || level === DEPTH ? 1 : level === DEPTH - 1 ? (rows >= 33 ? 3 : 2) : 4;
-      const tall = lines * font * 1.2 + 5;
-      const box = { x: x + inset[0], y: y - tall / 2, width: wide[level - 1] - inset[1], height: tall };
-      add(group, "rect", { class: "back", rx: 5, ...box });
-      const texts = Array.from({ length: lines }, (_, i) =>
-        add(group, "text", { x: box.x + inset[0] / 2, y: box.y + font * (1.06 + 1.2 * i), "font-size": font }),
-      );
-      parts.moves.push({ band, group, lines: texts, letter: "LR"[place % 2], level });
-    }
-  }
-  for (let leaf = 0; leaf < LEAVES; leaf++) {
-    const r = rewardOf(leaf, race.settings);
-    const aim = leaf === race.settings.target;
-    const at = { x: width - 4, y: middle(DEPTH, leaf) + font * 0.36, "text-anchor": "end", "font-size": font };
-    add(svg, "text", { ...at, class: aim ? "move" : "soft" }, `${aim ? "★ " : ""}${withSign(r, 2).replace(/\.?0+$/, "")}`);
-  }
-  return parts;
-}
-
-function piece(line, words, name) {
-  const part = add(line, "tspan", name ? { class: name } : {});
-  part.textContent = words;
-}
-
-function drawTree(parts, runner, small) {
-  const p = stage === "updated" ? runner.p : runner.before;
-  const reach = new Float64Array(MOVES);
-  const { group } = runner;
-  parts.moves.forEach(({ band, group: g, lines, letter, level }, move) => {
-    reach[move] = p[move] * (level === 1 ? 1 : reach[(move >> 1) - 1]);
-    band.setAttribute("stroke-width", Math.max(0.6, parts.thickest * reach[move]).toFixed(2));
-    const count = group ? group.count[move] : 0;
-    g.setAttribute("class", `${g.classList.contains("aim") ? "aim " : ""}${count ? "visited" : "unvisited"}`);
-    lines.forEach((line) => line.replaceChildren());
-    piece(lines[0], `${letter} `, "move");
-    piece(lines[0], percent(p[move]));
-    if (!count) return;
-    const [value, advantage, push] = [group.value[move], group.advantage[move], group.push[move]];
-    const arrow = Math.abs(push) < 1e-9 ? ["· ", ""] : push > 0 ? ["▲ ", " up"] : ["▼ ", " down"];
-    const pushed = (line, short) => piece(line, `${short ? arrow[0].trim() : arrow[0] + withSign(push)}`, `pushed${arrow[1]}`);
-    if (lines.length === 1) {
-      piece(lines[0], small ? ` ×${count}` : `  ×${count}  `, "sampled");
-      pushed(lines[0], small);
-    } else if (lines.length === 4) {
-      piece(lines[1], `×${count}  R̂ ${withSign(value)}`, "judged");
-      piece(lines[2], `Â ${withSign(advantage)}`, "judged");
-      piece(lines[3], "push ", "soft pushed");
-      pushed(lines[3]);
-    } else {
-      piece(lines[0], ` ×${count}`, "sampled");
-      piece(lines[1], `R̂ ${withSign(value)} Â ${withSign(advantage)}`, "judged");
-      const line = lines[2] ?? lines[0];
-      piece(line, lines[2] ? "push " : "  ", "soft pushed");
-      pushed(line);
-    }
-  });
-}
-
-function drawCurve(small) {
-  const svg = $("curve"), [width, height] = [svg.parentElement.clientWidth, small ? 190 : 205], font = small ? 13 : 18;
-  const [left, right, top, bottom] = [3.1 * font, 6.6 * font, 8, 1.7 * font];
-  const last = Math.max(50, Math.ceil(race.step / 50) * 50);
-  const x = (step) => left + ((width - left - right) * step) / last;
-  const y = (share) => top + (height - top - bottom) * (1 - share);
-  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  svg.replaceChildren();
-  for (const share of [0, 0.5, 1]) {
-    add(svg, "line", { class: share ? "grid" : "axis", x1: left, x2: width - right, y1: y(share), y2: y(share) });
-    const at = { x: left - 6, y: y(share) + font * 0.35, "text-anchor": "end", "font-size": font };
-    add(svg, "text", at, share === 0.5 ? "0.5" : String(share));
-  }
-  for (const step of [0, last / 2, last]) {
-    add(svg, "text", { x: x(step), y: height - 3, "text-anchor": "middle", "font-size": font }, String(step));
-  }
-  add(svg, "text", { x: (x(last / 2) + x(last)) / 2, y: height - 3, "text-anchor": "middle", "font-size": font, class: "soft" }, "steps");
-  // The names stand at the ends of the curves, one above the other where these are close.
-  const ends = race.runners.map((runner) => Math.min(height - bottom - font * 0.3, Math.max(top + font * 0.7, y(runner.curve.at(-1)) + font * 0.35)));
-  const [upper, lower] = ends[0] <= ends[1] ? [0, 1] : [1, 0];
-  if (ends[lower] - ends[upper] < 1.15 * font) {
-    ends[lower] = Math.min(ends[upper] + 1.15 * font, height - bottom);
-    ends[upper] = ends[lower] - 1.15 * font;
-  }
-  race.runners.forEach((runner, i) => {
-    const every = Math.ceil(runner.curve.length / 600);
-    const points = runner.curve.flatMap((share, step) =>
-      step % every && step < runner.curve.length - 1 ? [] : [`${x(step).toFixed(1)},${y(share).toFixed(1)}`],
-    );
-    add(svg, "polyline", { class: `line ${i ? "second" : "first"}`, points: points.join(" ") });
-    const name = nameOf(runner.alpha).replace("weights ", "");
-    add(svg, "text", { x: Math.min(x(race.step) + 6, width - right + 6), y: ends[i], "font-size": font }, name);
-  });
-  const say = (runner) => `${nameOf(runner.alpha)} ${percent(runner.curve.at(-1))}`;
-  svg.setAttribute("aria-label", `Probability of the target after ${race.step} steps: ${race.runners.map(say).join(", ")}.`);
-}
-
-function cell(row, words, name = "", tag = "td") {
-  const element = document.createElement(tag);
-  element.textContent = words;
-  if (name) element.className = name;
-  row.append(element);
-}
-
-// A table for each policy: the target's moves in the last group.
-function drawPath() {
-  race.runners.forEach((runner, i) => {
-    const head = document.createElement("tr");
-    [nameOf(runner.alpha).replace("weights ", ""), "p", "|λ|", "R̂", "Â", "push"].forEach((name) => cell(head, name, "", "th"));
-    const p = stage === "updated" ? runner.p : runner.before, { group } = runner;
-    const rows = movesTo(race.settings.target).map((move, level) => {
-      const row = document.createElement("tr");
-      const seen = group && group.count[move] > 0;
-      const value = seen && stage !== "sampled", push = value && stage !== "values";
-      cell(row, path(race.settings.target).slice(0, level + 1), "", "th");
-      cell(row, digits(p[move], 3));
-      cell(row, group ? String(group.count[move]) : "–");
-      cell(row, value ? withSign(group.value[move]) : "–");
-      cell(row, value ? withSign(group.advantage[move]) : "–");
-      cell(row, push ? withSign(group.push[move]) : "–", push ? { "-1": "down", 0: "", 1: "up" }[sign(group.push[move])] : "");
-      return row;
-    });
-    $(`path${i}`).replaceChildren(head, ...rows);
-  });
-}
-
-const isSmall = () => innerWidth < 960;
-
-function layOut() {
-  for (const i of [0, 1]) trees[i] = layTree($(`tree${i}`), isSmall());
-  draw();
-}
-
-function draw() {
-  const small = isSmall();
-  race.runners.forEach((runner, i) => {
-    drawTree(trees[i], runner, small);
-    const dead = runner.group?.advantages.every((a) => a === 0) ? " · all rewards equal: no push" : "";
-    const words = `${nameOf(runner.alpha)}: target ${percent(runner.curve.at(-1))}${dead}`;
-    $(`name${i}`).textContent = words;
-    $(`tree${i}`).setAttribute("aria-label", `The tree of ${words}`);
-    $(`tree${i}`).classList.toggle("hide-values", stage === "sampled");
-    $(`tree${i}`).classList.toggle("hide-pushes", ["sampled", "values"].includes(stage));
-  });
-  drawCurve(small);
-  drawPath();
-}
+let earlier = []; // runs of the same settings, a seed each: { seed, curves, found }
+let counting = 0; // which press of “100 seeds” is at work; a later one, and every new beginning, ends it
 
 // -- what is said --------------------------------------------------------------------------------------------------------
 
 function say(words) {
-  $("said").textContent = words;
+  write($("said"), words);
 }
 
 function sayWhereWeAre() {
-  const found = race.runners.map((runner) => `${nameOf(runner.alpha)} ${hasFound(runner) ? "has found it" : "has not found it"}`);
+  const states = race.runners.map((runner) => `${briefly(runner.alpha)} ${STATES[outcome(runner, race.settings)]}`);
   const told = {
     sampled: "the groups are sampled",
     values: "each move has R̂ and Â",
     pushes: "the pushes",
-    updated: found.join(", "),
+    updated: states.join(", "),
   };
   say(`Step ${race.step}: ${told[stage]}.`);
 }
@@ -236,66 +52,104 @@ function sayTheTask() {
   $("task").textContent = `${path(target)} earns 1, other walks that begin with ${begin} earn ${digits(rNeg, 2)}, all others 0.7.`;
 }
 
+// How many of the earlier runs found the target, and their mean probability of it at the end.
+function tallied() {
+  const each = race.runners.map((runner, i) => {
+    const found = earlier.filter((run) => run.found[i]).length;
+    return `${nameOf(runner.alpha)} found it in ${found}, mean p ${digits(mean(earlier.map((run) => run.curves[i].at(-1))), 2)}`;
+  });
+  return `${plural(earlier.length, "seed")}: ${each.join("; ")}.`;
+}
+
+const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
+
+function record(one) {
+  const { seed } = one.settings, curves = one.runners.map((runner) => runner.curve.slice(0, RUN + 1));
+  earlier = earlier.filter((run) => run.seed !== seed); // no seed counts twice
+  earlier.push({ seed, curves, found: curves.map((curve) => curve.at(-1) > 0.5) });
+  const old = earlier.at(-DRAWN - 1); // of those that are drawn no more the end is kept: a wall runs for weeks
+  if (old) old.curves = old.curves.map((curve) => curve.slice(-1));
+}
+
 // -- settings and the address --------------------------------------------------------------------------------------------
 
 // The settings of the controls, or null after saying what is wrong with one.
 function readControls() {
   const settings = { target: Number($("target").value), n: Number($("n").value), start: STARTS[$("start").value] };
+  $("problem").textContent = "";
   for (const [name, [low, high, whole]] of Object.entries(LIMITS)) {
     const value = $(name).valueAsNumber;
     const good = value >= low && value <= high && (!whole || Number.isInteger(value));
-    $("problem").textContent = good ? "" : `${LABELS[name]} must be ${whole ? "a whole number" : "a number"} from ${low} to ${high}.`;
-    if (!good) return null;
+    $(name).setAttribute("aria-invalid", !good);
+    if (!good) {
+      $("problem").textContent = `${LABELS[name]} must be ${whole ? "a whole number" : "a number"} from ${low} to ${high}.`;
+      return null;
+    }
     settings[name] = value;
   }
   return settings;
 }
 
 function writeControls(settings) {
-  for (const name of [...Object.keys(LIMITS), "target", "n"]) $(name).value = settings[name];
+  for (const name of [...Object.keys(LIMITS), "target", "n"]) {
+    $(name).value = settings[name];
+    $(name).removeAttribute("aria-invalid");
+  }
   $("start").value = Object.keys(STARTS).find((name) => STARTS[name] === settings.start);
 }
 
+const SWITCHES = ["slow", "loop"];
+
+// Not while the page runs: browsers refuse an address that changes many times a second.
 function writeAddress() {
   const { target, ...others } = race.settings;
   const start = Object.keys(STARTS).find((name) => STARTS[name] === others.start);
-  const words = new URLSearchParams({ target: path(target), ...others, start, step: race.step });
+  const words = new URLSearchParams({ target: path(target), ...others, start, step: race.step, speed: SPEEDS[$("speed").value] });
+  for (const name of SWITCHES) if ($(name).checked) words.set(name, 1);
   history.replaceState(null, "", `#${words}`);
 }
 
-// Settings and step from the address; what is missing is as usual.   Throws an Error with a sentence.
+// Settings, step and switches from the address; what is missing is as usual.   Throws an Error with a sentence.
 function readAddress() {
   const words = new URLSearchParams(location.hash.slice(1)), settings = { ...USUAL };
-  let step = 0;
+  const others = { step: 0, speed: SPEEDS[2], slow: 0, loop: 0, run: 0 };
+  const limits = { ...LIMITS, n: [1, DEPTH - 1, true], step: [0, MOST_STEPS, true], slow: [0, 1, true], loop: [0, 1, true], run: [0, 1, true] };
   for (const [name, text] of words) {
-    const value = Number(text), limits = name === "step" ? [0, MOST_STEPS, true] : name === "n" ? [1, DEPTH - 1, true] : LIMITS[name];
-    const inside = limits && text.trim() && value >= limits[0] && value <= limits[1] && (!limits[2] || Number.isInteger(value));
+    const value = Number(text), [low, high, whole] = Object.hasOwn(limits, name) ? limits[name] : [1, 0];
+    const inside = text.trim() && value >= low && value <= high && (!whole || Number.isInteger(value));
     if (name === "target" && new RegExp(`^[LR]{${DEPTH}}$`).test(text)) settings.target = leafOf(text);
     else if (name === "start" && Object.hasOwn(STARTS, text)) settings.start = STARTS[text];
-    else if (name === "step" && inside) step = value;
-    else if (inside) settings[name] = value;
+    else if (name === "speed" && SPEEDS.includes(value)) others.speed = value;
+    else if (inside) (Object.hasOwn(others, name) ? others : settings)[name] = value;
     else throw new Error(`The link says ${name} = ${text}, which this page does not know: it begins with the usual settings.`);
   }
-  return { settings, step };
+  return { settings, ...others };
 }
+
+// -- running -------------------------------------------------------------------------------------------------------------
 
 function begin(settings, step = 0) {
   stop();
-  race = new Race(settings);
-  stage = "updated";
+  counting = 0;
+  earlier = [];
+  raceWith(settings);
   for (let i = 0; i < step; i++) race.advance();
-  sayTheTask();
-  layOut();
+  draw();
   sayWhereWeAre();
   writeAddress();
+}
+
+function raceWith(settings) {
+  race = new Race(settings);
+  stage = "updated";
+  sayTheTask();
+  layOut();
 }
 
 function reset() {
   const settings = readControls();
   if (settings) begin(settings);
 }
-
-// -- running -------------------------------------------------------------------------------------------------------------
 
 function stop() {
   running = false;
@@ -305,10 +159,7 @@ function stop() {
 function stepOnce() {
   if ($("slow").checked) {
     stage = STAGES[(STAGES.indexOf(stage) + 1) % STAGES.length];
-    if (stage === "sampled") {
-      race.sample();
-      for (const runner of race.runners) runner.before = runner.p;
-    }
+    if (stage === "sampled") race.sample();
     if (stage === "updated") race.update();
   } else if (stage === "updated") race.advance();
   else {
@@ -317,61 +168,89 @@ function stepOnce() {
   }
 }
 
+const atTheEnd = () => stage === "updated" && race.step > 0 && race.step % RUN === 0;
+
 let due = 0; // steps that the clock has asked for and that were not taken yet
-let before = 0;
+let last = 0; // frame
+let rested = 0; // milliseconds at the end of a run
 
 function frame(now) {
   if (!running) return;
-  due = Math.min(due + ((now - before) / 1000) * SPEEDS[$("speed").value], 20);
-  before = now;
-  const any = due >= 1;
-  for (; due >= 1; due--) stepOnce();
-  if (any) draw();
-  if (race.step % 50 === 0 && any) writeAddress();
+  const passed = now - last;
+  last = now;
+  if (atTheEnd() && rested !== null) {
+    rested += passed;
+    if (!$("loop").checked) return pause();
+    if (rested > PAUSE) nextSeed();
+  } else {
+    due = Math.min(due + (passed / 1000) * SPEEDS[$("speed").value], 20);
+    const any = due >= 1;
+    for (; due >= 1 && running; due--) {
+      stepOnce();
+      rested = 0;
+      if (atTheEnd()) due = 0;
+    }
+    if (any) draw();
+  }
   requestAnimationFrame(frame);
 }
 
+// The next seed of the same settings; what the last one came to stays in the picture.
+function nextSeed() {
+  record(race);
+  const seed = (race.settings.seed + 1) % 2 ** 32;
+  raceWith({ ...race.settings, seed });
+  $("seed").value = seed;
+}
+
+function pause() {
+  stop();
+  sayWhereWeAre();
+  writeAddress();
+}
+
+// Run, Step and 100 seeds refuse while a field holds what is no setting.
 function run() {
-  if (running) {
-    stop();
-    sayWhereWeAre();
-    writeAddress();
-    return;
-  }
+  if (running) return pause();
+  if (!readControls()) return;
   running = true;
+  counting = 0;
   say(""); // a screen reader is not told of every step
   $("run").textContent = "Pause";
-  before = performance.now();
+  rested = $("loop").checked ? 0 : null; // after its end a run may go on
+  last = performance.now();
   due = 1;
   requestAnimationFrame(frame);
 }
 
 function step() {
   stop();
+  if (!readControls()) return;
   stepOnce();
   draw();
   sayWhereWeAre();
   writeAddress();
 }
 
-// As many runs as `seeds`, from seed 0 on, 250 steps each: how often is the target found?
-async function runMany(seeds = 100, steps = 250) {
+// As many runs as `seeds`, from seed 0 on, RUN steps each: how often is the target found?
+async function runMany(seeds = 100) {
   stop();
-  const settings = race.settings, found = [0, 0];
-  $("many").disabled = true;
+  if (!readControls()) return;
+  const mine = (counting = performance.now()), { settings } = race;
+  earlier = [];
+  say("");
   for (let seed = 0; seed < seeds; seed++) {
     const one = new Race({ ...settings, seed });
-    for (let i = 0; i < steps; i++) one.advance();
-    one.runners.forEach((runner, i) => (found[i] += Number(hasFound(runner))));
-    if (seed % 5 === 4) {
-      say(`${seed + 1} of ${seeds} seeds …`);
+    for (let i = 0; i < RUN; i++) one.advance();
+    record(one);
+    if (seed % 2) {
+      draw();
       await new Promise((done) => setTimeout(done));
+      if (counting !== mine) return; // something else was begun
     }
   }
-  $("many").disabled = false;
-  const [first, second] = race.runners.map((runner) => nameOf(runner.alpha));
-  say(`Of ${seeds} seeds, ${steps} steps each: ${first} has found it in ${found[0]}, ${second} in ${found[1]}.`);
-  return found;
+  draw();
+  say(`All ${seeds} seeds are done.`);
 }
 
 // -- the controls --------------------------------------------------------------------------------------------------------
@@ -386,12 +265,13 @@ option("preset", "", "choose …");
 PRESETS.forEach((preset, i) => option("preset", i, preset.name));
 for (let leaf = LEAVES - 1; leaf >= 0; leaf--) option("target", leaf, path(leaf));
 Object.keys(STARTS).forEach((name) => option("start", name, name));
-$("speed").value = 2;
+
+const presetSettings = ({ name, ahead, ...changes }) => ({ ...USUAL, ...changes });
 
 $("preset").addEventListener("change", () => {
   if ($("preset").value === "") return;
-  const { name: _, ...changes } = PRESETS[$("preset").value];
-  writeControls({ ...USUAL, ...changes, target: race.settings.target, seed: race.settings.seed });
+  const { target, seed } = race.settings;
+  writeControls({ ...presetSettings(PRESETS[$("preset").value]), target, seed });
   reset();
 });
 $("controls").addEventListener("change", (event) => {
@@ -400,6 +280,7 @@ $("controls").addEventListener("change", (event) => {
   reset();
 });
 $("controls").addEventListener("submit", (event) => event.preventDefault());
+for (const name of [...SWITCHES, "speed"]) $(name).addEventListener("change", () => running || writeAddress());
 $("run").addEventListener("click", run);
 $("step").addEventListener("click", step);
 $("reset").addEventListener("click", reset);
@@ -411,21 +292,26 @@ addEventListener("keydown", (event) => {
   const pressing = event.target.closest?.("button") && event.key === " "; // the browser presses it
   if (typing || pressing) return;
   const ways = { " ": run, ArrowRight: step, r: reset, R: reset };
-  if (!ways[event.key]) return;
+  if (!Object.hasOwn(ways, event.key)) return;
   event.preventDefault();
-  ways[event.key]();
+  if (!event.repeat || event.key === "ArrowRight") ways[event.key](); // a key held down steps on
 });
 addEventListener("hashchange", open);
 
+// A link may start itself with run=1; not for who wants less motion.
 function open() {
-  let wanted = { settings: { ...USUAL }, step: 0 }, problem = "";
+  let wanted = { settings: { ...USUAL }, step: 0, speed: SPEEDS[2] }, problem = "";
   try {
     wanted = readAddress();
   } catch (error) {
     problem = error.message;
   }
   writeControls(wanted.settings);
+  $("preset").value = "";
+  $("speed").value = SPEEDS.indexOf(wanted.speed);
+  for (const name of SWITCHES) $(name).checked = Boolean(wanted[name]);
   begin(wanted.settings, wanted.step);
   $("problem").textContent = problem;
+  if (wanted.run && !matchMedia("(prefers-reduced-motion: reduce)").matches) run();
 }
 open();

@@ -1,0 +1,171 @@
+"""The process in which a student's code runs: it is given arguments and gives back answers.
+
+There is nothing to steal here and nothing to forge, for the right answers and the comparison are in
+the process that asks (`isolation.py`).  The limits keep the harm small: no input, a folder that is
+thrown away, and the system's limits of memory, processor time and sizes of files (Windows has none
+of these, macOS does not enforce that of memory).  A hook refuses what no answer needs: to start or
+kill processes, and to change files elsewhere.  It stops accidents and plain tricks.  It is no
+sandbox, as machine code goes past it (ctypes); a container is one.
+
+With the number of a socket as argument, this is the process that forks such a process per task.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+import json
+import os
+import signal
+import socket
+import sys
+import warnings
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from minigrpo.course.grading import advice
+from minigrpo.course.plain import LARGEST, from_plain, receive, send, to_plain
+from minigrpo.system.user_code import Told, explain, peak, run_file
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
+
+LARGEST_FILE = 16 << 20  # bytes; what is printed goes to a file, too
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+PROCESSES = {"os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system"}
+PROCESSES |= {"os.startfile", "subprocess.Popen", "os.kill", "os.killpg", "socket.connect"}
+CHANGES = {"os.remove", "os.rename", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.link"}
+CHANGES |= {"os.symlink", "os.mkdir", "os.utime", "shutil.rmtree", "shutil.move"}
+
+
+def confine(job: dict[str, Any]) -> None:
+    """Give this process its folder, its output and its limits."""
+    if hasattr(os, "setsid"):
+        with suppress(OSError):  # it may lead a session already
+            os.setsid()
+    os.chdir(job["folder"])
+    printed = os.open(job["printed"], os.O_WRONLY | os.O_APPEND)
+    for number, target in enumerate((os.open(os.devnull, os.O_RDONLY), printed, printed)):
+        os.dup2(target, number)
+    os.environ.update(dict.fromkeys(("HOME", "TMPDIR", "TEMP", "TMP"), job["folder"]))
+    sys.path[:] = [path for path in sys.path if path and not os.path.isdir(f"{path}/tutorials")]
+    sys.dont_write_bytecode = True
+    warnings.simplefilter("ignore")
+    np.seterr(all="ignore")
+    limits = {"AS": job["memory"], "CPU": int(job["seconds"]) + 5, "FSIZE": LARGEST_FILE, "CORE": 0}
+    for name, most in limits.items() if resource else ():
+        with suppress(ValueError, OSError):  # a lower limit is in force, or the system has none
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
+
+
+def watch(own: str, closed: list[str], notes: list[str]) -> None:
+    """Refuse what no answer needs, from now on, and note what is loaded of the package."""
+    roots = [os.path.realpath(folder) for folder in (own, os.devnull, *closed)]
+
+    def within(path: Any, allowed: list[str]) -> bool:
+        path = os.path.realpath(os.fsdecode(path))
+        return any(path == root or path.startswith(root + os.sep) for root in allowed)
+
+    def hook(event: str, arguments: tuple) -> None:
+        paths = [path for path in arguments if isinstance(path, str | bytes | os.PathLike)]
+        if event in PROCESSES:
+            raise PermissionError(f"an answer may not call {event}")
+        if event == "import" and str(arguments[0]).startswith("minigrpo."):
+            notes.append(f"loads {arguments[0]}")
+        if event == "open" and paths and within(paths[0], roots[2:]):
+            raise PermissionError("an answer may not read this file")
+        changed = paths[:1] if event == "open" and arguments[2] & WRITING else ()
+        if not all(within(path, roots[:2]) for path in (paths if event in CHANGES else changed)):
+            raise PermissionError("an answer may change files in its own folder only")
+
+    sys.addaudithook(hook)
+
+
+def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Load the file of a job, then answer calls until the process is killed."""
+    job, notes, function = receive(requests), [], None
+    confine(job)
+    watch(job["folder"], job["closed"], notes)
+    file = Path(job["folder"], job["file"])
+    try:
+        function = getattr(run_file(file, f"minigrpo_exercises_{file.stem}"), job["function"], None)
+        found: dict[str, Any] = {"callable": callable(function)}
+    except BaseException as error:
+        found = {"failed": explain(error, str(file))}
+    while True:
+        send(answers, found | {"notes": notes[:1]})  # what that one loads in turn says no more
+        found = answer(function, **receive(requests))
+
+
+def answer(function: Any, arguments: Any, measured: bool) -> dict[str, Any]:
+    """Call the student's function.   -> what it returned or raised, as plain data"""
+    file = ""
+    try:
+        file = getattr(getattr(inspect.unwrap(function), "__code__", None), "co_filename", "")
+        called = partial(peak, function) if measured else function
+        return {"value": looked_at(called(*from_plain(arguments)), file)}
+    except NotImplementedError as error:
+        return {"to_do": str(error)}
+    except BaseException as error:
+        hint = "it asks for more memory than it may have." * isinstance(error, MemoryError)
+        return {"raised": explain(error, file), "hint": hint or advice(error)}
+
+
+def looked_at(value: Any, file: str) -> Any:
+    """An answer as plain data.   Raises Told if that fails, and if it is too large."""
+    try:
+        plain = to_plain(value)
+        if len(json.dumps(plain)) > LARGEST // 2:
+            raise Told("it is too large")
+        return plain
+    except BaseException as error:
+        raise Told(f"one that cannot be looked at: {explain(error, file)}") from None
+
+
+def fork_for_each(control: socket.socket) -> None:
+    """Fork a process for each pair of pipes; when told that a task is over, end all it began."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans come to us
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    while True:
+        _, pipes, _, _ = socket.recv_fds(control, 1, 2)
+        if not pipes:
+            return
+        if (child := os.fork()) == 0:
+            control.close()
+            run(*pipes)
+        for pipe in pipes:
+            os.close(pipe)
+        control.send(str(child).encode())
+        control.recv(1)
+        os.kill(child, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        with suppress(OSError):  # where /proc does not tell, descendants are left to their limits
+            while left := children.read_text().split():
+                for orphan in map(int, left):
+                    os.kill(orphan, signal.SIGKILL)
+                    os.waitpid(orphan, 0)
+        control.send(str(status).encode())
+
+
+def run(requests: int, answers: int) -> None:
+    """Serve, and end without anything that the student has put at the end."""
+    with suppress(BaseException):
+        serve(os.fdopen(requests, "rb"), os.fdopen(answers, "wb"))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        with suppress(OSError):  # nobody asks any more
+            fork_for_each(socket.socket(fileno=int(sys.argv[1])))
+    else:
+        run(os.dup(0), os.dup(1))

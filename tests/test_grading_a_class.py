@@ -1,0 +1,403 @@
+"""Checking all chapters, and a class; the notes for a teacher; what a course hands out."""
+
+# ruff: noqa: F811 (a fixture that is imported and an argument have the same name)
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from test_cli import run  # noqa: F401
+
+from minigrpo.course.runner import CHAPTERS
+from minigrpo.system.user_code import run_file
+
+ROOT = Path(__file__).parent.parent
+classes = run_file(ROOT / "tutorials/grade.py", "grade_a_class")
+SOLUTIONS, STUBS = ROOT / "tutorials/solutions", ROOT / "tutorials/exercises"
+
+
+def copied(folder, *chapters, source=SOLUTIONS):
+    folder.mkdir(parents=True, exist_ok=True)
+    for chapter in chapters:
+        shutil.copy(source / f"{chapter}.py", folder)
+    return folder
+
+
+def report_on(run, *arguments):
+    code, out, err = run("check", *arguments, "--json")
+    assert err == ""
+    found = json.loads(out)
+    assert found["points"] == sum(task["points"] for task in found["tasks"])
+    assert found["of"] == len(found["tasks"])
+    assert code == (0 if found["points"] == found["of"] else 1)
+    return found
+
+
+# -- one student -----------------------------------------------------------------------------------
+
+
+def test_a_missing_chapter_counts_nothing_and_ends_nothing(run, tmp_path):
+    folder = copied(tmp_path / "mine", "ch01", "ch08")
+    copied(folder, "ch02", source=STUBS)
+    (folder / "ch03.py").write_text("def f(:\n", encoding="utf-8")
+    code, out, err = run("check", "all", folder)
+    assert (code, err) == (1, "")
+    lines = out.splitlines()
+    assert lines[0] == "ch01 policy gradients             all 4 tasks are right"
+    assert lines[1].endswith("0 of 5 tasks are right; 5 to do")
+    assert lines[2].endswith("0 of 5 tasks are right; 5 not right yet")
+    assert "ch03.py cannot be imported: SyntaxError: invalid syntax" in lines[3]
+    assert lines[4].endswith("0 of 5 tasks are right; 5 missing")
+    assert lines[5].strip() == "there is no ch04.py"
+    assert lines[-1] == "9 of 40 tasks are right; 5 not right yet, 5 to do, 21 missing"
+    found = report_on(run, "all", folder)
+    assert (found["points"], found["of"]) == (9, 40)
+    assert [t.partition(".py")[0][-4:] for t in found["troubles"]] == ["ch03", *list(CHAPTERS)[3:7]]
+
+
+def test_a_file_that_may_not_be_read_ends_nothing(run, tmp_path, monkeypatch):
+    folder = copied(tmp_path, "ch01", "ch02")
+    read = Path.read_bytes
+
+    def refused(path):
+        if path.name == "ch01.py":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    found = report_on(run, "all", folder)
+    assert found["points"] == 5
+    assert "Permission denied" in found["troubles"][0]
+
+
+def test_no_chapter_at_all_is_a_wrong_folder(run, tmp_path):
+    code, out, err = run("check", "all", tmp_path)
+    assert (code, out) == (2, "")
+    assert "there is no file" in err and err.count("\n") == 1
+
+
+def test_what_an_answer_prints_is_shown_above_its_verdict(run, tmp_path):
+    file = copied(tmp_path, "ch01") / "ch01.py"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text + "\nprint('at import \\x1b[2J λ')\n", encoding="utf-8")
+    lines = run("check", "ch01", file, "--task", 1)[1].splitlines()
+    assert lines[0].startswith("at import \\x1b[2J ")
+    assert lines[1] == "ch01 task 1: gradient of the expected reward … right"
+    assert report_on(run, "ch01", file)["tasks"][3]["printed"] == "at import \x1b[2J λ\n"
+
+
+IMPORTS = {
+    "from minigrpo.objectives import advantages": "imports minigrpo.objectives.advantages (line 1)",
+    "import minigrpo": "imports minigrpo (line 1)",
+    "import numpy, minigrpo.rewards as r": "imports minigrpo.rewards (line 1)",
+    "def f():\n    from minigrpo import step_rewards": "imports minigrpo.step_rewards (line 2)",
+    "import importlib as i; i.import_module('mini' + 'grpo.objectives')": "loads minigrpo.",
+    "__import__('minigrpo.tree')": "loads minigrpo.tree",
+    "try: import solutions.ch01\nexcept ImportError: pass": "imports solutions.ch01 (line 1)",
+    "try: from tutorials.solutions import ch01\nexcept ImportError: pass": "imports tutorials.",
+}
+
+
+@pytest.mark.parametrize("line", IMPORTS)
+def test_imports_of_the_package_are_noted(line, run, tmp_path):
+    file = copied(tmp_path, "ch01") / "ch01.py"
+    file.write_text(f"{line}\n{file.read_text(encoding='utf-8')}", encoding="utf-8")
+    found = report_on(run, "ch01", file, "--task", 2)
+    assert found["points"] == 1
+    assert found["tasks"][0]["notes"][0].startswith(IMPORTS[line])
+    assert f"Note: {IMPORTS[line]}" in " ".join(run("check", "ch01", file)[1].split())
+    found = report_on(run, "ch01", file, "--task", 2, "--strict")
+    assert found["points"] == 0
+    assert "expected an answer of your own" in found["tasks"][0]["message"].lower()
+
+
+@pytest.mark.parametrize("line", ["import numpy as minigrpo", "import minigrpo_of_mine", "x = 1"])
+def test_nothing_else_is_noted(line, run, tmp_path):
+    file = copied(tmp_path, "ch01") / "ch01.py"
+    (tmp_path / "minigrpo_of_mine.py").write_text("x = 1\n")
+    file.write_text(f"{line}\n{file.read_text(encoding='utf-8')}", encoding="utf-8")
+    assert [t["notes"] for t in report_on(run, "ch01", file, "--strict")["tasks"]] == [[]] * 4
+
+
+def test_an_answer_may_use_its_neighbours(run, tmp_path):
+    copied(tmp_path, "ch01")
+    (tmp_path / "ch01.py").rename(tmp_path / "helper.py")
+    (tmp_path / "ch01.py").write_text("from helper import *\n")
+    assert run("check", "ch01", tmp_path)[0] == 0
+
+
+def test_a_link_is_no_answer(run, tmp_path):
+    """Nor is one beside it, as to another student's file."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "ch01.py").symlink_to(SOLUTIONS / "ch01.py")
+    assert "ch01.py is a link" in run("check", "ch01", folder)[2]
+    assert "40 missing" in run("check", "all", folder)[1]
+    (folder / "ch01.py").unlink()
+    (folder / "other.py").symlink_to(SOLUTIONS / "ch01.py")
+    (folder / "ch01.py").write_text("from other import *\n")
+    assert "No module named 'other'" in run("check", "ch01", folder)[2]
+
+
+@pytest.mark.parametrize("flags", [("--seconds", "-1"), ("--memory", "much"), ("--closed",)])
+def test_bad_limits_are_one_line(flags, run):
+    code, out, err = run("check", "ch01", SOLUTIONS, *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+# -- a class ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def handed_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "handed in"
+    copied(folder / "Ada", "ch01", "ch02")
+    copied(folder / "Bob_12_file/my work/exercises", "ch01")
+    copied(folder / "=cmd()", "ch03", source=STUBS)
+    (folder / "Cy").mkdir()
+    (folder / "Dan").mkdir()
+    (folder / "Dan/ch01.py").write_text("import os; os._exit(0)")
+    (folder / "Eve").mkdir()
+    stolen = folder / "Ada/ch01.py"
+    (folder / "Eve/ch01.py").write_text(f"exec(open({str(stolen)!r}).read())\n")
+    (folder / "Eve/ch02.py").symlink_to(folder / "Ada/ch02.py")
+    (folder / "Fay").symlink_to(folder / "Ada")
+    (folder / "__MACOSX").mkdir()
+    (folder / ".git").mkdir()
+    (folder / "list.txt").write_text("Ada\n")
+    return folder
+
+
+@pytest.fixture
+def grade(capsys):
+    """Grade a class.   -> exit message, output"""
+
+    def run(*arguments):
+        capsys.readouterr()
+        try:
+            classes.main(list(map(str, arguments)))
+        except SystemExit as error:
+            return error.code, capsys.readouterr().out
+        return None, capsys.readouterr().out
+
+    return run
+
+
+def table(path="grades.csv"):
+    with open(path, encoding="utf-8", newline="") as file:
+        return {row["student"]: row for row in csv.DictReader(file)}
+
+
+def test_a_class_is_a_table(grade, handed_in):
+    code, out = grade("handed in", "--reports", "told", "--processes", 2)
+    assert (code, out.splitlines()) == (
+        None,
+        [
+            "6 students, 2.2 of 40 points in the mean: grades.csv",
+            "1 of them handed in nothing that can be checked: column troubles",
+        ],
+    )
+    rows = table()
+    assert list(rows) == ["'=cmd()", "Ada", "Bob_12_file", "Cy", "Dan", "Eve"]
+    assert {row["of"] for row in rows.values()} == {"40"}
+    assert [row["points"] for row in rows.values()] == ["0", "9", "4", "0", "0", "0"]
+    ada = rows["Ada"]
+    assert [ada[chapter] for chapter in CHAPTERS] == ["4", "5", "0", "0", "0", "0", "0", "0"]
+    assert sum(int(ada[task]) for task in classes.TASKS) == 9
+    assert rows["Cy"]["troubles"].startswith("nothing could be checked: minigrpo check: there is")
+    assert "ended the process" in rows["Dan"]["troubles"]
+    assert "may not read this file" in rows["Eve"]["troubles"]
+    assert "there is no ch02.py" in rows["Eve"]["troubles"]
+    told = Path("told/Ada.txt").read_text(encoding="utf-8")
+    assert told.startswith("9 of 40 points\nch01 task 1: gradient of the expected reward … right\n")
+    assert len(list(Path("told").iterdir())) == 6
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The students who are checked; the checks are left out."""
+    names = []
+
+    def graded(student, digest, flags, reports):
+        names.append(student.name)
+        if names[-1] == "Bob_12_file" and len(names) == 3:
+            for _ in range(6000):
+                if list(table()) == ["=cmd()", "Ada"]:  # the two before are written
+                    raise KeyboardInterrupt
+                time.sleep(0.01)
+        row = {"student": student.name, "files": digest, "points": len(names)}
+        return student.name, dict.fromkeys(classes.COLUMNS, "") | row
+
+    monkeypatch.setattr(classes, "_graded", graded)
+    return names
+
+
+def test_rows_that_are_there_stay(grade, handed_in, asked):
+    (handed_in / "Bob_12_file").rename(handed_in / "Bob")
+    assert grade(handed_in)[0] is None
+    first = Path("grades.csv").read_text(encoding="utf-8")
+    assert sorted(asked) == ["=cmd()", "Ada", "Bob", "Cy", "Dan", "Eve"]
+    assert grade(handed_in)[0] is None
+    assert (len(asked), Path("grades.csv").read_text(encoding="utf-8")) == (6, first)
+    copied(handed_in / "Cy", "ch01")
+    shutil.rmtree(handed_in / "Dan")
+    assert grade(handed_in)[0] is None
+    assert asked[6:] == ["Cy"]
+    assert list(table()) == ["=cmd()", "Ada", "Bob", "Cy", "Eve"]
+    for flags in (["--strict"], ["--seconds", "9"]):  # what the rows depend on, besides the files
+        del asked[:]
+        assert grade(handed_in, *flags)[0] is None
+        assert len(asked) == 5
+
+
+def test_an_interruption_loses_no_row(grade, handed_in, asked):
+    assert "the same command goes on with it" in grade(handed_in, "--processes", 1)[0]
+    assert list(table()) == ["=cmd()", "Ada"]
+    asked[:] = ["nobody"]
+    assert grade(handed_in, "--processes", 1)[0] is None
+    assert asked == ["nobody", "Bob_12_file", "Cy", "Dan", "Eve"]
+    assert len(table()) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("gone", "gone"),
+        ("empty", "empty holds no folders: give one that holds a folder per student"),
+        ("class --csv other.csv", "other.csv is another table: give --csv a name that is free"),
+        ("class --csv gone/grades.csv", "gone/grades.csv"),
+        ("class --seconds -1", "nothing could be checked: minigrpo check: argument --seconds"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, words, grade, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    copied(tmp_path / "class/Ada", "ch01")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    code, out = grade(*arguments.split())
+    assert (out, code.count("\n")) == ("", 0)
+    assert words in code
+    assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
+
+
+# -- what is handed out ----------------------------------------------------------------------------
+
+
+def bundle(kind, out, *flags):
+    command = [sys.executable, ROOT / "tutorials/bundles.py", kind, out, *flags]
+    return subprocess.run(command, capture_output=True, encoding="utf-8")
+
+
+def test_students_get_no_answers(tmp_path):
+    assert bundle("students", tmp_path / "students").returncode == 0
+    names = {f.relative_to(tmp_path / "students").as_posix() for f in tmp_path.rglob("*.*")}
+    assert {"START.md", "pyproject.toml", "minigrpo/course/ch05.py"} <= names
+    assert {f"tutorials/exercises/{chapter}.py" for chapter in CHAPTERS} <= names
+    assert len([name for name in names if name.endswith(".ipynb")]) == 9
+    rooms = {Path(name).parts[0] for name in names}
+    assert rooms.isdisjoint({"tests", ".git", ".venv"})
+    course = {name for name in names if name.startswith("tutorials/")}
+    assert not [name for name in course if "solution" in name or "README" in Path(name).parts[1]]
+    secrets = {line for f in SOLUTIONS.glob("ch*.py") for line in f.read_text("utf-8").split("\n")}
+    for name in course:
+        if name.startswith("tutorials/exercises"):
+            lines = (tmp_path / "students" / name).read_text("utf-8").split("\n")
+            assert not {line for line in lines if line.startswith("    return")} & secrets
+    code = "from minigrpo.command.cli import main; main(['check', 'ch01'])"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "students")}
+    options = dict(cwd=tmp_path / "students", env=environment, encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, **options)
+    assert done.stdout.splitlines()[-1].startswith("0 of 4 tasks are right; 4 to do")
+
+
+def test_archives_are_the_same_each_time_and_hold_the_same(tmp_path):
+    archives = [tmp_path / "one.zip", tmp_path / "two.zip"]
+    for archive in archives:
+        assert bundle("gradescope", archive).returncode == 0
+    assert archives[0].read_bytes() == archives[1].read_bytes()
+    bundle("gradescope", tmp_path / "folder")
+    with zipfile.ZipFile(archives[0]) as file:
+        assert {"setup.sh", "run_autograder", "results.py"} <= set(file.namelist())
+        assert file.getinfo("run_autograder").external_attr >> 16 == 0o100755
+        for name in file.namelist():
+            assert (tmp_path / "folder" / name).read_bytes() == file.read(name)
+
+
+def test_teachers_get_everything(tmp_path):
+    assert bundle("teachers", tmp_path / "all.zip").returncode == 0
+    with zipfile.ZipFile(tmp_path / "all.zip") as file:
+        names = set(file.namelist())
+    for name in ("tutorials/solutions/ch05.py", "tests/test_exercises.py", "tutorials/README.md"):
+        assert name in names
+    assert not [name for name in names if "__pycache__" in name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Gradescope's machines have a POSIX shell")
+def test_gradescope_reads_the_results(tmp_path):
+    """A stand-in for /autograder; what setup.sh would install is this environment."""
+    source = tmp_path / "source"
+    assert bundle("gradescope", source, "--chapter", "5", "--chapter", "ch01").returncode == 0
+    (source / "venv/bin").mkdir(parents=True)
+    python = source / "venv/bin/python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / "results").mkdir()
+    submission = copied(tmp_path / "submission/handed in", "ch01")
+    text = (submission / "ch01.py").read_text(encoding="utf-8")
+    text = f"import minigrpo.tree\nprint('hello')\n{text}\ndef best_baseline(*_): 1 / 0\n"
+    (submission / "ch01.py").write_text(text, encoding="utf-8")
+    environment = {**os.environ, "AUTOGRADER": str(tmp_path)}
+    subprocess.run([source / "run_autograder"], env=environment, check=True)
+    found = json.loads((tmp_path / "results/results.json").read_text(encoding="utf-8"))
+    assert found["score"] == 3
+    assert [t["score"] for t in found["tests"]] == [1, 1, 0, 1, *[0] * 6, 0]
+    assert [t["max_score"] for t in found["tests"]] == [*[1] * 10, 0]
+    assert "ZeroDivisionError" in found["tests"][2]["output"]
+    assert "Your code printed:\nhello" in found["tests"][2]["output"]
+    assert found["tests"][-1]["visibility"] == "hidden"
+    assert "imports minigrpo.tree" in found["tests"][-1]["output"]
+    shutil.rmtree(submission)
+    subprocess.run([source / "run_autograder"], env=environment, check=True)
+    found = json.loads((tmp_path / "results/results.json").read_text(encoding="utf-8"))
+    assert (found["score"], found["tests"]) == (0, [])
+    assert "there is no file" in found["output"]
+
+
+def test_the_workflow_for_github_classroom(tmp_path):
+    yaml = pytest.importorskip("yaml", reason="reads the workflow with PyYAML")
+    assert bundle("classroom", tmp_path / "c").returncode == 0
+    text = (tmp_path / "c/.github/workflows/classroom.yml").read_text(encoding="utf-8")
+    job = yaml.safe_load(text)["jobs"]["run-autograding-tests"]
+    steps = [step for step in job["steps"] if "command" in step.get("with", {})]
+    assert [step["with"]["max-score"] for step in steps] == [1] * 40
+    reporter = job["steps"][-1]
+    ids = reporter["with"]["runners"].split(",")
+    assert ids == [step["id"] for step in steps]
+    assert list(reporter["env"]) == [f"{name.upper()}_RESULTS" for name in ids]
+    assert len(list((tmp_path / "c/exercises").iterdir())) == 8
+    command = steps[4]["with"]["command"].replace("python", sys.executable, 1).split()
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "c/grader")}
+    done = subprocess.run(command, cwd=tmp_path / "c", env=environment, capture_output=True)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0].startswith(b"ch02 task 1: backward of softmax ")
+
+
+def test_bundles_refuse_what_they_cannot_do(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").touch()
+    for arguments, words in (
+        (("students", tmp_path / "full"), "is there already"),
+        (("students", tmp_path / "new", "--chapter", "ch01"), "handed out whole"),
+        (("gradescope", tmp_path / "new", "--chapter", "ch09"), "there is no chapter 'ch09'"),
+    ):
+        done = bundle(*arguments)
+        assert done.returncode == 1
+        assert words in done.stderr and done.stderr.count("\n") == 1

@@ -1,0 +1,472 @@
+"""Answers that do not answer: none passes, none hangs a run, and the next answer is checked as if
+nothing had been.
+
+Each is checked as a student's answer to chapter 1, task 1.  Those that end by themselves have a
+long time limit, so that a slow machine does not end them first.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from minigrpo.course import isolation
+from minigrpo.course.isolation import Desk, Limits
+from minigrpo.course.runner import RIGHT, WRONG, Verdict, checked
+
+ROOT = Path(__file__).parent.parent
+SOLUTION = ROOT / "tutorials/solutions/ch01.py"
+FORKS = isolation.FORKS
+FRAME = """
+import json, os
+def frame(message):
+    data = json.dumps(message).encode()
+    return len(data).to_bytes(8, "big") + data
+"""
+LIBC = "import ctypes, os, signal, time\nlibc = ctypes.CDLL(None)\n"
+ENDLESS, ENDS = 0.5, 60.0  # seconds
+
+
+def function(*lines):
+    """The body of the function that is asked for."""
+    return "\ndef expected_reward_gradient(logits, rewards):\n" + "\n".join(
+        f"    {line}" for line in lines
+    )
+
+
+ZEROS = function("return np.zeros(len(logits))")
+# What it does, and words of the message.
+ENDING = {
+    "os._exit": (function("import os; os._exit(0)"), "ended the process (exit code 0)"),
+    "os._exit at import": ("import os; os._exit(0)", "ended the process (exit code 0)"),
+    "sys.exit": (function("import sys; sys.exit(0)"), "SystemExit: 0"),
+    "SystemExit at import": ("raise SystemExit(0)", "cannot be imported: SystemExit"),
+    "kill itself": (function("import os; os.kill(os.getpid(), 9)"), "may not call os.kill"),
+    "signal itself": (function("import signal; signal.raise_signal(9)"), "(Killed)"),
+    "kill the parent": (function("import os; os.kill(os.getppid(), 9)"), "may not call os.kill"),
+    "kill the group": (function("import os; os.killpg(0, 9)"), "may not call os.killpg"),
+    "abort": (function("import os; os.abort()"), "(Aborted)"),
+    "crash": (function("import ctypes; ctypes.string_at(0)"), "(Segmentation fault)"),
+    "stale notes": (function("import faulthandler; faulthandler._sigsegv()"), "fault"),
+    "recursion": (function("return expected_reward_gradient(logits, rewards)"), "RecursionError"),
+    "recursion without limit": (
+        "import sys; sys.setrecursionlimit(10**9)\n"
+        + function("return [*map(expected_reward_gradient, [logits], [rewards])]"),
+        "Expected an answer, got ",
+    ),
+    "recursion in C": (
+        "import sys; sys.setrecursionlimit(10**9)\n"
+        + function("x = []", "for _ in range(10**6): x = [x]", "return repr(x)"),
+        "",
+    ),
+    "memory: a list": (function("return [0] * 10**11"), "more memory than it may have"),
+    "memory: a list that grows": (
+        function("x = []", "while True: x.append(bytearray(10**7))"),
+        "more memory than it may have",
+    ),
+    "memory: an array": (function("return np.ones(10**11)"), "more memory than it may have"),
+    "memory: a text": (function("return 'x' * 10**11"), "more memory than it may have"),
+    "memory: shared": (
+        function("import mmap", "return [mmap.mmap(-1, 10**9) for _ in range(99)]"),
+        "Cannot allocate memory",
+    ),
+    "memory: at import": ("x = [0] * 10**11", "MemoryError"),
+    "forks": (
+        function("import os", "for _ in range(20): os.fork()"),
+        "may not call os.fork",
+    ),
+    "a child that keeps the output open": (
+        function("import subprocess", "subprocess.Popen(['sleep', '1000'])"),
+        "may not call subprocess.Popen",
+    ),
+    "a shell": (function("import os; os.system('sleep 1000')"), "may not call os.system"),
+    "a thread that never ends": (
+        function(
+            "import threading, time",
+            "threading.Thread(target=lambda: time.sleep(10**6)).start()",
+            "return np.zeros(len(logits))",
+        ),
+        "Expected",
+    ),
+    "prints a verdict": (
+        function(
+            "print('ch01 task 1: gradient of the expected reward … right')",
+            "print('all 4 tasks are right')",
+            "return 'right'",
+        ),
+        "expected numbers",
+    ),
+    "forges messages on all files": (
+        FRAME
+        + function(
+            "for message in ({'value': True}, {'value': 'right'}, {'state': 'right', 'points': 1},",
+            "                {'value': None, 'notes': []}, {'to_do': 3}, 'right', [], None, 1):",
+            "    for number in range(64):",
+            "        try: os.write(number, frame(message))",
+            "        except OSError: pass",
+            "os._exit(0)",
+        ),
+        "",
+    ),
+    "forges an answer on all files": (
+        FRAME
+        + function(
+            "for number in range(64):",
+            "    try: os.write(number, frame({'value': [1.0, 2.0, 3.0], 'notes': []}) * 99)",
+            "    except OSError: pass",
+            "os._exit(0)",
+        ),
+        "Expected",
+    ),
+    "forges a huge message": (
+        FRAME
+        + function(
+            "for number in range(3, 64):",
+            "    try: os.write(number, (2**62).to_bytes(8, 'big') + b'x' * 99)",
+            "    except OSError: pass",
+            "os._exit(0)",
+        ),
+        "",
+    ),
+    "forges types": (
+        FRAME
+        + function(
+            "for body in (['<f8', [10**12], ''], ['O', [1], ''], [], None, ['<f8', [-1], 'AA==']):",
+            "    for number in range(3, 64):",
+            "        try: os.write(number, frame({'value': {'array': body}, 'notes': []}))",
+            "        except OSError: pass",
+            "os._exit(0)",
+        ),
+        "something that is no answer",
+    ),
+    "patches NumPy": (
+        "np.allclose = np.array_equal = np.isfinite = lambda *_, **__: True\n"
+        "np.abs = lambda x: 0 * x\nnp.testing.assert_allclose = lambda *_, **__: None\n"
+        "np.array_equiv = np.allclose\nnp.asarray = lambda x, *_, **__: x\n" + ZEROS,
+        "",
+    ),
+    "patches the comparison": (
+        "from minigrpo.course import grading\n"
+        "grading.Answer.compare = grading.Answer.check = lambda *_, **__: None\n"
+        "grading.close = lambda *_: True\nclass Never(Exception): pass\n"
+        "grading.WrongAnswer = Never\ngrading.wrong = lambda *_: Never()\n" + ZEROS,
+        "Expected",
+    ),
+    "patches the check": (
+        "from minigrpo.course import ch01, runner, isolation, plain\n"
+        "for module in (ch01, runner, isolation, plain):\n"
+        "    for name in list(vars(module)):\n"
+        "        if callable(getattr(module, name)):\n"
+        "            setattr(module, name, lambda *_, **__: None)\n" + ZEROS,
+        "",
+    ),
+    "replaces modules": (
+        "import sys, types\nfor name in list(sys.modules):\n"
+        "    if name.startswith('minigrpo'): sys.modules[name] = types.ModuleType(name)\n" + ZEROS,
+        "",
+    ),
+    "is equal to everything": (
+        "class Equal:\n    def __eq__(self, other): return True\n    __le__ = __ge__ = __eq__\n"
+        "    def __abs__(self): return self\n    def __sub__(self, other): return self\n"
+        "    __rsub__ = __sub__\n    __hash__ = None\n" + function("return Equal()"),
+        "expected numbers, got Equal",
+    ),
+    "an array that lies": (
+        "class Lies(np.ndarray):\n    def __le__(self, other): return np.array(True)\n"
+        "    __eq__ = __ge__ = __lt__ = __le__\n    def __sub__(self, other): return 0 * self\n"
+        "    def __array_ufunc__(self, *_, **__): return np.zeros(3)\n"
+        "    def __array_function__(self, *_, **__): return True\n"
+        + function("return np.arange(9.0)[: len(logits)].view(Lies)"),
+        "expected",
+    ),
+    "a list that lies": (
+        "class Lies(list):\n    def __len__(self): return 3\n"
+        "    def __iter__(self): return iter([1.0, 2.0, 3.0])\n"
+        "    def __getattribute__(self, name): return lambda *_: True\n"
+        + function("return Lies([1.0, 5.0])"),
+        "Expected shape (3,), got shape (2,)",
+    ),
+    "a number that lies": (
+        "class Lies(float):\n    def __eq__(self, other): return True\n    __le__ = __eq__\n"
+        "    def __float__(self): return 7.0\n    __hash__ = None\n"
+        + function("return [Lies(3)] * len(logits)"),
+        "got 3",
+    ),
+    "a type that lies": (
+        "class Lies:\n    __class__ = list\n"
+        "    def __array__(self, *_, **__): raise SystemExit(0)\n" + function("return Lies()"),
+        "",
+    ),
+    "looks for the right answer in the frames": (
+        "import sys\n"
+        + function(
+            "frame = sys._getframe()",
+            "while frame:",
+            "    for space in (frame.f_locals, frame.f_globals):",
+            "        for name in ('right', 'mistakes', 'p', 'z', 'r', 'slope', 'answer'):",
+            "            if name in space and name not in ('logits', 'rewards'):",
+            "                return space[name]",
+            "    frame = frame.f_back",
+            "return np.zeros(len(logits))",
+        ),
+        "",
+    ),
+    "looks for the right answer in memory": (
+        "import gc, types\n"
+        + function(
+            "for x in gc.get_objects():",
+            "    if isinstance(x, types.FunctionType) and x.__name__ in ('slope', 'softmax'):",
+            "        if x.__globals__.get('__name__') == 'minigrpo.course.ch01': return x",
+            "    if isinstance(x, np.ndarray) and x.shape == logits.shape and x is not logits:",
+            "        if x is not rewards: return x",
+            "return np.zeros(len(logits))",
+        ),
+        "",
+    ),
+    "traces": (
+        "import sys\ndef tracer(frame, event, argument):\n"
+        "    frame.f_locals.update(value=True, found={'value': True}); return tracer\n"
+        "sys.settrace(tracer)\nsys.setprofile(tracer)\n" + ZEROS,
+        "",
+    ),
+    "does something at the end": (
+        "import atexit, os\natexit.register(print, 'right')\natexit.register(os._exit, 0)\n"
+        + ZEROS,
+        "Expected",
+    ),
+    "deletes the working folder": (
+        function(
+            "import os, shutil",
+            "for name in os.listdir('.'): os.remove(name)",
+            "shutil.rmtree(os.getcwd())",
+            "return np.zeros(len(logits))",
+        ),
+        "Expected",
+    ),
+    "deletes what is elsewhere": (
+        function("import shutil; shutil.rmtree('../../right')"),
+        "may change files in its own folder only",
+    ),
+    "writes elsewhere": (
+        function("open('../results.json', 'w')"),
+        "may change files in its own folder only",
+    ),
+    "rewrites its own file": (
+        function(
+            f"open(__file__, 'w').write(open({str(SOLUTION)!r}).read())",
+            "return np.zeros(len(logits))",
+        ),
+        "may not read this file",
+    ),
+    "goes elsewhere": (function("import os; os.chdir('/')", "return open('x', 'w')"), "may change"),
+    "closes all files": (function("import os; os.closerange(0, 4096)"), "ended the process"),
+    "reads the input": (function("return input()"), "EOFError"),
+    "reads all input": (function("import sys; return sys.stdin.read()"), "expected numbers"),
+    "goes deep": (
+        function("x = []", "for _ in range(10**5): x = [x]", "return x"),
+        "nested more than 40 deep",
+    ),
+    "holds itself": (function("x = [1.0]", "x.append(x)", "return x"), "nested more than 40 deep"),
+    "answers hugely": (function("return np.zeros(10**7)"), "too large"),
+    "answers with many lists": (function("return [[0.0]] * 10**6"), "too large"),
+    "prints endlessly": (function("while True: print('right' * 10**4)"), "File too large"),
+    "fills the disk": (
+        function("with open('x', 'wb') as f:", "    while True: f.write(bytes(10**6))"),
+        "File too large",
+    ),
+    "not a number": (function("return np.full(len(logits), np.nan)"), "nan or an infinity"),
+    "infinities": (function("return [float('inf'), -float('inf'), 0.0]"), "nan or an infinity"),
+    "an enormous integer": (function("return [10**5000] * 3"), ""),
+    "a pickle": (
+        "class P:\n    def __reduce__(self): return (print, ('right',))\n" + function("return P()"),
+        "expected numbers, got P",
+    ),
+    "imports the solutions": ("from tutorials.solutions.ch01 import *", "No module named"),
+    "imports its neighbours' solutions": ("from solutions.ch01 import *", "No module named"),
+    "finds the solutions": (
+        f"import sys\nsys.path.insert(0, {str(SOLUTION.parent)!r})\nfrom ch02 import *\n",
+        "may not read this file",
+    ),
+    "finds the solutions by the package": (
+        "import minigrpo, pathlib\n"
+        "root = pathlib.Path(minigrpo.__file__).parents[1]\n"
+        "exec((root / 'tutorials/solutions/ch01.py').read_text())\n",
+        "may not read this file",
+    ),
+    "finds the solutions nearby": (
+        "exec(open('../solutions/ch01.py').read())",
+        "No such file",
+    ),
+    "finds the tests": (
+        f"exec(open({str(ROOT / 'tests/other_right_answers.py')!r}).read())",
+        "may not read this file",
+    ),
+    "replaces builtins": (
+        "import builtins\nfor name in ('abs', 'len', 'isinstance', 'all', 'map', 'type', 'str'):\n"
+        "    setattr(builtins, name, lambda *_, **__: True)\n" + ZEROS,
+        "",
+    ),
+    "a hook of its own": (
+        "import sys\ndef hook(*_): raise SystemExit(0)\nsys.addaudithook(hook)\n" + ZEROS,
+        "",
+    ),
+    "connects": (
+        function("import socket; socket.create_connection(('127.0.0.1', 9), 1)"),
+        "may not call socket.connect",
+    ),
+    "an iterator without end": (
+        function("import itertools; return itertools.count()"),
+        "expected numbers, got count",
+    ),
+}
+NEVER_ENDING = {
+    "loops": function("while True: pass"),
+    "loops at import": "while True: pass",
+    "sleeps": function("import time; time.sleep(10**6)"),
+    "stops itself": function("import signal; signal.raise_signal(signal.SIGSTOP)"),
+    "ignores signals": (
+        "import signal\nfor n in range(1, 32):\n    try: signal.signal(n, signal.SIG_IGN)\n"
+        "    except OSError: pass\n" + function("while True: pass")
+    ),
+    "catches everything": function("while True:", "    try: 1 / 0", "    except: pass"),
+    "loops in C": function("return sum(iter(int, 1))"),
+    "loops in its own type": (
+        "class Loops:\n    def __array__(self, *_, **__):\n        while True: pass\n"
+        + function("return Loops()")
+    ),
+    "threads that wait for each other": function(
+        "import threading", "lock = threading.Lock()", "lock.acquire()", "lock.acquire()"
+    ),
+    "half a message": (
+        FRAME
+        + function(
+            "for number in range(3, 64):",
+            "    try: os.write(number, (99).to_bytes(8, 'big') + b'{')",
+            "    except OSError: pass",
+            "while True: pass",
+        )
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def desk():
+    with Desk(Limits(ENDS, memory=1 << 29)) as found:
+        yield found
+
+
+def verdict_on(source, desk, folder, seconds=ENDS):
+    """The verdict on an answer; it leaves its file, and a right one beside it, as they were."""
+    file, right = folder / "ch01.py", folder / "right/ch01.py"
+    text = f"import numpy as np\n{source}\n"
+    file.write_text(text, encoding="utf-8")
+    right.parent.mkdir()
+    shutil.copy(SOLUTION, right)
+    before, limits = sorted(folder.rglob("*")), desk.limits
+    desk.limits = replace(limits, seconds=seconds)
+    try:
+        (found,) = checked(desk, "ch01", file, 1)
+    except ValueError as error:
+        found = Verdict("", WRONG, str(error))
+    finally:
+        desk.limits = limits
+    assert file.read_text(encoding="utf-8") == text
+    assert sorted(folder.rglob("*")) == before
+    (next_one,) = checked(desk, "ch01", right, 1)
+    assert next_one.state == RIGHT, next_one.message
+    assert len(found.message) < 4000 and len(found.printed) <= 4000
+    return found
+
+
+posix = pytest.mark.skipif(os.name == "nt", reason="these messages are those of Linux and macOS")
+linux = pytest.mark.skipif(not FORKS, reason="only Linux hands orphans to the process that forks")
+
+
+@posix
+@pytest.mark.parametrize("what", ENDING)
+def test_what_ends_does_not_pass(what, desk, tmp_path):
+    source, words = ENDING[what]
+    found = verdict_on(source, desk, tmp_path)
+    assert found.state == WRONG
+    assert words.lower() in found.message.lower()
+
+
+@pytest.mark.parametrize("what", NEVER_ENDING)
+def test_what_never_ends_is_ended(what, desk, tmp_path):
+    found = verdict_on(NEVER_ENDING[what], desk, tmp_path, ENDLESS)
+    assert found.state == WRONG
+    assert f"none within {ENDLESS:g} seconds" in found.message
+
+
+@posix
+@pytest.mark.parametrize("what", ["os._exit", "kill the parent", "closes all files", "loops"])
+def test_the_same_where_each_process_is_started_anew(what, monkeypatch, tmp_path):
+    """As on macOS and Windows."""
+    monkeypatch.setattr(isolation, "FORKS", False)
+    source, words = {**ENDING, "loops": (NEVER_ENDING["loops"], "none within")}[what]
+    with Desk(Limits(ENDS, memory=1 << 30)) as desk:
+        found = verdict_on(source, desk, tmp_path, 1.5 if what == "loops" else ENDS)
+    assert found.state == WRONG
+    assert words in found.message
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@linux
+@pytest.mark.parametrize("deep", [False, True])
+def test_machine_code_leaves_no_process_behind(deep, desk, tmp_path):
+    """Past the hook: children in sessions of their own, and theirs, which hold the pipes open."""
+    lines = ["for _ in range(20):", "    if libc.fork() == 0:", "        libc.setsid()"]
+    lines += ["        if libc.fork(): os._exit(0)"] * deep
+    lines += ["        os.write(1, f'{os.getpid()}\\n'.encode()); libc.pause()"]
+    lines += ["while open('../printed').read().count('\\n') < 20: time.sleep(0.01)"]
+    lines += ["return np.zeros(len(logits))"]
+    found = verdict_on(LIBC + function(*lines), desk, tmp_path)
+    assert found.state == WRONG
+    pids = list(map(int, found.printed.split()))
+    assert len(pids) == 20
+    assert not any(map(is_running, pids))
+
+
+@linux
+@pytest.mark.parametrize("signal_", ["SIGKILL", "SIGTERM"])
+def test_machine_code_that_kills_the_process_that_forks(signal_, desk, tmp_path):
+    lines = [f"libc.kill(os.getppid(), signal.{signal_})", "time.sleep(10**6)"]
+    assert verdict_on(LIBC + function(*lines), desk, tmp_path, ENDLESS).state == WRONG
+
+
+@linux
+def test_what_asks_may_be_killed(tmp_path):
+    """The processes end with the one that asks."""
+    file, scratch = tmp_path / "answers/ch01.py", tmp_path / "scratch"
+    file.parent.mkdir()
+    scratch.mkdir()
+    file.write_text("import os, time\nos.write(1, b'%d %d\\n' % (os.getpid(), os.getppid()))\n")
+    with file.open("a") as end:
+        end.write("time.sleep(10**6)\n")
+    code = "import sys; from minigrpo.course.runner import Limits, check; "
+    code += "check('ch01', sys.argv[1], limits=Limits(1000.0))"
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    asking = subprocess.Popen([sys.executable, "-c", code, str(file)], env=environment)
+    printed, deadline = "", time.monotonic() + 60
+    while not printed.endswith("\n") and time.monotonic() < deadline:
+        for found in scratch.glob("*/printed"):
+            printed = found.read_text()
+        time.sleep(0.01)
+    asking.kill()
+    asking.wait()
+    pids = list(map(int, printed.split()))
+    assert len(pids) == 2
+    while any(map(is_running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(map(is_running, pids))

@@ -1,0 +1,172 @@
+"""A class: a folder with a folder per student, checked side by side into one table.
+
+    python tutorials/grade.py HANDED_IN [--csv grades.csv] [--reports FOLDER] [--processes N]
+
+A student's files may lie anywhere in the student's folder.  The table has the points in all, by
+chapter and by task (a task is a point: weigh them in a spreadsheet), notes on imports of the
+package or of a solution, and what could not be checked.  It is written anew after each student, and
+the same command goes on with it: a row stays while the student's files, the flags and the checks
+are the same.  --reports: also write what each student may read.  --strict, --seconds and --memory
+are those of `minigrpo check`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from pathlib import Path
+
+from minigrpo.course import runner
+from minigrpo.course.isolation import LARGEST_SOURCE, ROOT
+from minigrpo.course.runner import CHAPTERS, Verdict, tasks_of
+from minigrpo.system.files import make_folder, write_output
+from minigrpo.system.terminal import bar
+
+TASKS = {
+    f"{chapter} task {n}": task.title
+    for chapter in CHAPTERS
+    for n, task in enumerate(tasks_of(chapter), start=1)
+}
+COLUMNS = ["student", "points", "of", *CHAPTERS, *TASKS, "notes", "troubles", "files"]
+FORMULAS = ("=", "+", "-", "@")  # a spreadsheet computes a text that begins so
+UNCHECKED = "nothing could be checked:"
+Row = dict[str, str | int]
+
+
+def grade(
+    folder: Path, table: Path, flags: Sequence[str], reports: Path | None, processes: int | None
+) -> list[Row]:
+    """Write the table.   -> its rows
+
+    Each student is checked by a process of its own, `minigrpo check all` with these flags.
+    Raises ValueError if the folder holds no folders, or the file is another table.
+    """
+    students = [f for f in sorted(folder.iterdir()) if f.is_dir() and not f.is_symlink()]
+    students = [f for f in students if not f.name.startswith((".", "__"))]
+    if not students:
+        raise ValueError(f"{folder} holds no folders: give one that holds a folder per student")
+    known: dict[str, Row] = {}
+    if table.exists():
+        lines = csv.DictReader(io.StringIO(table.read_text("utf-8")))
+        if lines.fieldnames != COLUMNS:
+            raise ValueError(f"{table} is another table: give --csv a name that is free")
+        known = {str(row["files"]): row for row in lines}
+    if reports:
+        make_folder(reports)
+    rows: dict[str, Row] = {}
+
+    def write() -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows[name] for name in sorted(rows))
+        write_output(table, text.getvalue().encode())
+
+    digests = {student: _digest(student, flags) for student in students}
+    for student, digest in digests.items():
+        if digest in known and not (reports and not (reports / f"{student.name}.txt").exists()):
+            rows[student.name] = known[digest]
+    write()
+    left = [(f, d, flags, reports) for f, d in digests.items() if f.name not in rows]
+    pool = ThreadPoolExecutor(processes or os.cpu_count())
+    try:
+        jobs = [pool.submit(_graded, *arguments) for arguments in left]
+        for job in bar(as_completed(jobs), "grading", "student", total=len(jobs)) if jobs else ():
+            student, row = job.result()
+            rows[student] = row
+            write()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [rows[name] for name in sorted(rows)]
+
+
+def _digest(student: Path, flags: Sequence[str]) -> str:
+    """A hash of what a row depends on: the name, the files, the flags and the checks."""
+    digest = hashlib.sha256(repr([student.name, *flags]).encode())
+    checks = sorted(Path(runner.__file__).parent.glob("*.py"))
+    for file in [*checks, *sorted(student.rglob("*.py"))]:
+        if file.is_file():
+            text = file.read_bytes() if file.stat().st_size <= LARGEST_SOURCE else b""
+            digest.update(repr([str(file), text]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _graded(
+    student: Path, digest: str, flags: Sequence[str], reports: Path | None
+) -> tuple[str, Row]:
+    """Check a student in another process.   -> the name, the row"""
+    paths = filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)])
+    command = [sys.executable, "-P", "-X", "utf8", "-m", "minigrpo", "check", "all", str(student)]
+    done = subprocess.run(
+        [*command, "--json", "--closed", str(student.parent), *flags],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    trouble = f"{UNCHECKED} {done.stderr.strip()[-300:]} (exit code {done.returncode})"
+    found = {"points": 0, "of": len(TASKS), "tasks": [], "troubles": [trouble]}
+    with suppress(ValueError):
+        found = json.loads(done.stdout)
+    points = {task["task"].partition(":")[0]: task["points"] for task in found["tasks"]}
+    notes = {
+        note: task["task"].partition(":")[0] for task in found["tasks"] for note in task["notes"]
+    }
+    row: Row = dict.fromkeys(COLUMNS, 0) | points | {key: found[key] for key in ("points", "of")}
+    row |= {
+        chapter: sum(points.get(task, 0) for task in TASKS if chapter in task)
+        for chapter in CHAPTERS
+    }
+    row |= {"student": "'" * student.name.startswith(FORMULAS) + student.name, "files": digest}
+    row |= {"troubles": "; ".join(found["troubles"])}
+    row |= {"notes": "; ".join(f"{task} {note}" for note, task in notes.items())}
+    if reports:
+        texts = [Verdict(t["task"], t["state"], t["message"]).text() for t in found["tasks"]]
+        text = "\n".join([f"{row['points']} of {row['of']} points", *texts, *found["troubles"], ""])
+        write_output(reports / f"{student.name}.txt", text.encode())
+    return student.name, row
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Grade a class."""
+    parser = argparse.ArgumentParser(description="grade a class")
+    parser.add_argument("folder", help="a folder that holds a folder per student", type=Path)
+    parser.add_argument("--csv", help="the table (default: grades.csv)", default="grades.csv")
+    parser.add_argument("--reports", help="a folder for what each student may read", type=Path)
+    parser.add_argument("--processes", help="so many at a time (default: a core each)", type=int)
+    parser.add_argument(
+        "--seconds", help="what a task may take (default: 10)", default=10.0, type=float
+    )
+    parser.add_argument(
+        "--memory", help="GB that a task may take (default: 2)", default=2.0, type=float
+    )
+    parser.add_argument("--strict", help="what has a note is not right", action="store_true")
+    a = parser.parse_args(arguments)
+    flags = ["--seconds", str(a.seconds), "--memory", str(a.memory), *["--strict"] * a.strict]
+    try:
+        rows = grade(a.folder, Path(a.csv), flags, a.reports, a.processes)
+    except (ValueError, OSError) as error:
+        sys.exit(f"grade.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("grade.py: interrupted; the same command goes on with it")
+    unchecked = [row for row in rows if str(row["troubles"]).startswith(UNCHECKED)]
+    if len(unchecked) == len(rows):
+        sys.exit(f"grade.py: {unchecked[0]['troubles']}")
+    mean = sum(int(row["points"]) for row in rows) / len(rows)
+    print(f"{len(rows)} students, {mean:.1f} of {len(TASKS)} points in the mean: {a.csv}")
+    if unchecked:
+        print(f"{len(unchecked)} of them handed in nothing that can be checked: column troubles")
+
+
+if __name__ == "__main__":
+    main()
