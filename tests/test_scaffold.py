@@ -18,8 +18,12 @@ def trained(capsys, folder):
 
 
 @pytest.fixture
-def desk(tmp_path):
-    """A student's folder in which all is right; a text appended to a file changes a function."""
+def desk(tmp_path, monkeypatch):
+    """A student's folder in which all is right; a text appended to a file changes a function.
+
+    The functions run in this process, which is faster; the last test has processes of their own.
+    """
+    monkeypatch.setattr(scaffold, "loader", lambda stack: own)
     for chapter in set(scaffold.PARTS.values()):
         shutil.copy(SOLUTIONS / f"{chapter}.py", tmp_path)
     return tmp_path
@@ -46,7 +50,7 @@ def curves():
 
 
 def own(file, name):
-    return getattr(run_file(file, f"own_{file.stem}"), name)
+    return getattr(run_file(file, f"own_{file.stem}"), name, None)
 
 
 def test_stubs_are_named_and_the_solutions_stand_in(capsys, desk):
@@ -107,6 +111,17 @@ def test_an_answer_that_cannot_be_used_stops_the_training(
     code, said = trained(capsys, desk)
     assert code == 1
     assert "stopped: " in said.out and words in said.out
+
+
+def test_in_processes_of_their_own(capsys, tmp_path, monkeypatch):
+    for chapter in ("ch05", "ch06"):
+        shutil.copy(SOLUTIONS / f"{chapter}.py", tmp_path)
+    code, said = trained(capsys, tmp_path)
+    assert (code, said.err) == (0, "")
+    assert "2 of 8 functions are yours: your code trains the walk" in said.out
+    add(tmp_path, "ch05", "def step_advantages(*a):\n    import os\n    os._exit(0)")
+    code, said = trained(capsys, tmp_path)
+    assert code == 1 and "stopped: step_advantages: " in said.out
 
 
 def test_bad_input_is_one_line(capsys, tmp_path):
