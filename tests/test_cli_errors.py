@@ -19,7 +19,7 @@ BAD = {
         "train --task walk",
         "there is no task 'walk': choose arithmetic, countdown, largest, ",
     ),
-    "an unknown command": ("walk", "'walk'", "choose from", "minigrpo --help"),
+    "an unknown command": ("wander", "'wander'", "choose from", "minigrpo --help"),
     "an unknown flag": (
         "train --group 4 --colour blue",
         "unrecognized arguments: --colour blue",

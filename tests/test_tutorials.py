@@ -465,3 +465,48 @@ def test_no_placeholder_is_left(tmp_path):
     (tmp_path / "tests/a.ipynb").write_text(json.dumps(cells), encoding="utf-8")
     (tmp_path / "a.md").write_text("How long?\n" + "FIX" + "ME", encoding="utf-8")
     assert left_over(tmp_path) == ["a.md: FIX" + "ME", f"tests/a.ipynb: {mark}"]
+
+
+# -- how long it takes -----------------------------------------------------------------------------
+
+
+def load_times():
+    spec = importlib.util.spec_from_file_location("times", FOLDER / "times.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["times"] = module  # its dataclass looks it up
+    spec.loader.exec_module(module)
+    return module
+
+
+times = load_times()
+
+
+def test_the_guide_has_the_times():
+    """Else: python tutorials/times.py --write"""
+    assert (
+        times.TABLE.search((FOLDER / "README.md").read_text(encoding="utf-8"))[0] == times.table()
+    )
+
+
+@pytest.mark.parametrize("file", CHAPTERS, ids=lambda file: file.stem)
+def test_a_chapter_says_how_long_it_takes(file):
+    head = tool.text(json.loads(file.read_text(encoding="utf-8"))["cells"][0]["source"])
+    assert times.HEAD.search(head)
+    assert times.head(head, times.load(file)) == head
+
+
+def test_times_are_counted(tmp_path):
+    words = "# Chapter 5 · x\n" + "word " * 240 + "\n$$x$$\n"
+    asked = "## Exercises\n1. **(easy)** a\n2. **(easy)** b\n## Further reading\n" + "word " * 999
+    cells = [code("x = 1\n\ny = 2\n"), code("plot()", tags=["hide-input"])]
+    cells += [{"cell_type": "markdown", "source": s, "metadata": {}} for s in (words, asked)]
+    cells[1]["outputs"] = [{"output_type": "display_data", "data": {"image/svg+xml": "<svg/>"}}]
+    cells += [{"cell_type": "markdown", "source": "**Predict.** Why?", "metadata": {}}]
+    file = tmp_path / "05_x.ipynb"
+    file.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    found = times.load(file)
+    assert (found.lines, found.formulas, found.figures, found.predictions) == (2, 1, 1, 1)
+    assert (found.questions, found.tasks) == (2, 6)
+    assert 245 < found.words < 265
+    assert found.reading == 10  # two minutes of words, and one formula, figure, prediction: 4.95
+    assert found.practice == 60

@@ -120,9 +120,6 @@ def main(arguments: list[str]) -> None:
     if not arguments:
         print(table(), end="")
         return
-    guide = FOLDER / "README.md"
-    text = TABLE.sub(lambda _: table(), guide.read_text(encoding="utf-8"))
-    guide.write_text(text, encoding="utf-8")
     for file in sorted(FOLDER.glob("0*.ipynb")):
         text = file.read_text(encoding="utf-8")
         notebook = json.loads(text)
@@ -131,6 +128,9 @@ def main(arguments: list[str]) -> None:
         new = json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
         if new != text:
             file.write_text(new, encoding="utf-8")
+    guide = FOLDER / "README.md"
+    text = TABLE.sub(lambda _: table(), guide.read_text(encoding="utf-8"))
+    guide.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
