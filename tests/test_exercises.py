@@ -133,6 +133,49 @@ def test_a_wrong_answer_is_told_what_is_wrong(chapter, n, task, name):
         assert words.strip().lower() in got.message.lower(), got.message
 
 
+def single(values):
+    """Numbers in single precision, in the same containers."""
+    if isinstance(values, list | tuple):
+        return type(values)(single(value) for value in values)
+    if isinstance(values, float | np.floating) or getattr(values, "dtype", None) == np.float64:
+        return np.asarray(values, dtype=np.float32)[()]
+    return values
+
+
+@pytest.mark.parametrize(("chapter", "n", "task"), TASKS, ids=identity)
+def test_single_precision_is_right(chapter, n, task, answers):
+    """Computed in float32, or only handed in as float32."""
+    function = getattr(answers[chapter], task.function)
+
+    def computed(*arguments):
+        return single(function(*map(single, arguments)))
+
+    for way in (computed, lambda *arguments: single(function(*arguments))):
+        assert graded(chapter, n, task, way).text() == f"{label(chapter, n, task)} … right"
+
+
+def test_1_part_in_5000_is_not_right(answers):
+    """What a missing 1e-4 changes, and less, on every task that asks for real numbers."""
+    exact = {"process_sets_by_hand", "process_set", "flawed_group", "placebo_weights", "draw"}
+    exact |= {"completion_mask", "dead_groups", "verify", "tokens_until_stop"}
+
+    def scaled(values):
+        if isinstance(values, list | tuple):
+            return type(values)(map(scaled, values))
+        return np.asarray(values) * (1 + 2e-4)
+
+    for chapter, n, task in TASKS:
+        if task.function not in exact:
+            right = getattr(answers[chapter], task.function)
+            got = graded(chapter, n, task, lambda *a, right=right: scaled(right(*a)))
+            assert got.state == WRONG, task.function
+
+
+def test_the_table_of_mistakes_is_current():
+    run = run_file(WRONG_ANSWERS / "table.py", "table_of_mistakes")
+    assert (WRONG_ANSWERS / "README.md").read_text(encoding="utf-8") == run.table()
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_another_process_changes_no_word(chapter, tmp_path):
     """The same messages where the answer runs by itself, and the same other right answers."""
@@ -232,7 +275,7 @@ def said(call, *arguments, **options):
         ([1.5, 2.5, 4.5], "off by the same +0.5"),
         ([2.0, 4.0, 9.0], "off by one position"),
         ([1.0, 2.0, np.nan], "nan or an infinity"),
-        ([1.0, 2.0, 4.0 + 1e-6], "got 4.000001"),
+        ([1.0, 2.0, 4.000045], "got 4.000045"),
         (["a", "b", "c"], "Expected numbers, got list"),
         ([1.0, 5.0, 4.0], "At place 1: expected 2, got 5 (1 of 3 numbers are wrong)"),
         ([1.0, 7.0, 4.0], "Hint: you took 7."),
@@ -243,6 +286,12 @@ def test_common_mistakes_are_recognised(got, words):
     message = said(answer.check, "something", (), np.array([1.0, 2.0, 4.0]), seven=[1.0, 7.0, 4.0])
     assert message.startswith("Given something:\n")
     assert words in message
+
+
+@pytest.mark.parametrize(("got", "words"), [(3.0, "got 3."), (-2.0, "sign"), (7.5, "got 7.5.")])
+def test_a_single_number_is_compared_in_the_same_way(got, words):
+    message = said(Answer(lambda: got).check, "x", (), 2.0)
+    assert message.startswith("Given x:\nExpected 2, got ") and words in message
 
 
 @pytest.mark.parametrize(

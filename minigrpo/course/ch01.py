@@ -28,6 +28,8 @@ def _draws() -> list[tuple[np.ndarray, np.ndarray, np.ndarray, str]]:
     no_baseline="this is π·r. Raising θ_a also lowers the probabilities of the other actions.",
     plain_mean="the baseline is the expected reward Σ π(b) r_b, weighted by π, not the plain mean.",
     no_probability="the factor π(a) is missing: a rare action moves J little.",
+    diagonal="this is π(a) (1 - π(a)) r_a, the diagonal of ∂π/∂θ: its other entries are missing.",
+    squared="π(a) stands here twice.",
 )
 def _check_expected_reward_gradient(answer: Answer) -> None:
     for logits, rewards in (
@@ -39,6 +41,7 @@ def _check_expected_reward_gradient(answer: Answer) -> None:
         z, r = np.array(logits), np.array(rewards)
         p = softmax(z)
         mistakes = dict(no_baseline=p * r, plain_mean=p * (r - r.mean()), no_probability=r - p @ r)
+        mistakes |= dict(diagonal=p * (1 - p) * r, squared=p * p * (r - p @ r))
         given = f"logits {text(logits)} and rewards {text(rewards)}"
         answer.check(given, (z, r), slope(lambda z, r: softmax(z) @ r, z, r), **mistakes)
 
@@ -48,6 +51,8 @@ def _check_expected_reward_gradient(answer: Answer) -> None:
     axes=("action",),
     repeated="an action drawn twice counts once: only np.add.at adds up repeated indices.",
     onehot="d log π(a)/dθ is more than onehot(a): every logit lowers the others' probabilities.",
+    own="this is 1 - π(a) at the action alone: -π(b) at every other action b is missing.",
+    baseline="there is a baseline in it: asked for is the estimate with the rewards as they are.",
 )
 def _check_reinforce(answer: Answer) -> None:
     for z, actions, r, given in _draws():
@@ -55,7 +60,9 @@ def _check_reinforce(answer: Answer) -> None:
         last[actions] = r  # what g[actions] += r does: only the last draw of an action counts
         sums = np.bincount(actions, r, minlength=len(z))
         mistakes = dict(repeated=(last - r.sum() * p) / n, onehot=sums / n)
-        mistakes |= dict(total=sums - r.sum() * p)
+        mistakes |= dict(total=sums - r.sum() * p, own=sums * (1 - p) / n)
+        mistakes |= dict(baseline=_estimate(z, actions, r - r.mean()))
+        mistakes |= dict(grad_pi=_estimate(z, actions, r * p[actions]))
         answer.check(given, (z, actions, r), _estimate(z, actions, r), **mistakes)
 
 
@@ -70,6 +77,9 @@ def _variance(baseline: float, z: np.ndarray, r: np.ndarray) -> float:
     "baseline of least variance",
     expected_reward="this is the expected reward: a good baseline, not the best of all.",
     mean="this is the plain mean; actions count by how likely they are (and by their gradient).",
+    not_squared="|∇ln π(a)| must be squared: the variance is a mean of squares.",
+    no_probability="actions are not weighted by π(a): the mean is over draws of the policy.",
+    own="this is (1 - π(a))²; |∇ln π(a)|² has the other logits' parts, too.",
 )
 def _check_best_baseline(answer: Answer) -> None:
     rng = np.random.default_rng(2)
@@ -82,7 +92,15 @@ def _check_best_baseline(answer: Answer) -> None:
         below, middle, above = (_variance(b, z, r) for b in (-1.0, 0.0, 1.0))
         vertex = 0.5 * (below - above) / (below - 2 * middle + above)  # of a parabola in b
         given = f"probabilities {text(p)} and rewards {text(r)}"
+        onehot = np.eye(len(p))
+        squares = ((onehot - p) ** 2).sum(1)
         mistakes = dict(expected_reward=p @ r, mean=r.mean())
+        mistakes |= dict(
+            no_probability=squares @ r / squares.sum(),
+            not_squared=(p * squares**0.5) @ r / (p @ squares**0.5),
+            own=(p * (1 - p) ** 2) @ r / (p @ (1 - p) ** 2),
+            grad_pi=(p**3 * squares) @ r / (p**3 @ squares),
+        )
         answer.check(given, (z, r), vertex, **mistakes)
 
 
@@ -100,4 +118,8 @@ def _check_leave_one_out_gradient(answer: Answer) -> None:
             for name in ("leave_one_out", "group_mean", "none")
         }
         right, by_n = estimates.pop("leave_one_out"), _estimate(z, actions, by_n)
-        answer.check(given, (z, actions, r), right, **estimates, by_n=by_n)
+        a, last, p = (r - r.mean()) * len(r) / (len(r) - 1), np.zeros(len(z)), softmax(z)
+        last[actions] = a
+        mistakes = dict(by_n=by_n, total=right * len(r), repeated=(last - a.sum() * p) / len(r))
+        mistakes |= dict(grad_pi=_estimate(z, actions, a * p[actions]))
+        answer.check(given, (z, actions, r), right, **estimates, **mistakes)

@@ -17,6 +17,8 @@ def _through_softmax(x: np.ndarray, dp: np.ndarray) -> float:
     axes=ROWS,
     no_sum="raising x_v lowers all other p_w too: the sum Σ_w p_w dp_w is missing.",
     diagonal="this is p (1 - p) dp, the diagonal of ∂p/∂x alone: its other entries are missing.",
+    no_p="the factor p_v before the bracket is missing.",
+    log="this is the backward of log-softmax: here dp is the gradient by p itself.",
 )
 def _check_softmax_backward(answer: Answer) -> None:
     rng = np.random.default_rng(0)
@@ -24,7 +26,9 @@ def _check_softmax_backward(answer: Answer) -> None:
         x, dp = rng.standard_normal((2, *shape))
         p, right = softmax(x), slope(_through_softmax, x, dp)
         mistakes = dict(no_sum=p * dp, diagonal=p * (1 - p) * dp)
-        mistakes |= dict(axis=p * dp - p * (p * dp).sum(0))
+        mistakes |= dict(axis=p * dp - p * (p * dp).sum(0), overall=p * (dp - (p * dp).sum()))
+        mistakes |= dict(no_p=dp - (p * dp).sum(-1, keepdims=True))
+        mistakes |= dict(log=dp - p * dp.sum(-1, keepdims=True))
         answer.check(f"random dp and p of shape {shape}", (dp, p), right, **mistakes)
 
 
@@ -33,6 +37,8 @@ def _check_softmax_backward(answer: Answer) -> None:
     axes=ROWS,
     one_hot="this is right only where dlogp is a one-hot: multiply the softmax by Σ dlogp.",
     no_exp="logp is in the place of p: exp is missing.",
+    softmax="this is the backward of softmax; here dlogp is the gradient by the log.",
+    nothing="this is dlogp alone: log-softmax also subtracts log Σ exp x, which depends on x.",
 )
 def _check_log_softmax_backward(answer: Answer) -> None:
     rng = np.random.default_rng(1)
@@ -40,7 +46,8 @@ def _check_log_softmax_backward(answer: Answer) -> None:
         x, dlogp = rng.standard_normal((2, *shape))
         p = softmax(x)
         mistakes = dict(one_hot=dlogp - p, no_exp=dlogp - np.log(p) * dlogp.sum(-1, keepdims=True))
-        mistakes |= dict(axis=dlogp - p * dlogp.sum(0))
+        mistakes |= dict(axis=dlogp - p * dlogp.sum(0), overall=dlogp - p * dlogp.sum())
+        mistakes |= dict(softmax=p * (dlogp - (p * dlogp).sum(-1, keepdims=True)), nothing=dlogp)
         right = slope(lambda x, d: (np.log(softmax(x)) * d).sum(), x, dlogp)
         given = f"random dlogp and logp of shape {shape}"
         answer.check(given, (dlogp, np.log(p)), right, **mistakes)
@@ -52,6 +59,11 @@ def _check_log_softmax_backward(answer: Answer) -> None:
     constant="rms(x) depends on x too: the part of the gradient along x is not taken out.",
     total="the part along x must be a mean over the row, as in rms, not a sum.",
     no_norm="the weight scales x / rms(x), not x: dweight needs the normalised x.",
+    no_weight="the weight is missing: dunit = dy · weight.",
+    late_weight="the weight belongs to dy before the mean is taken: dunit = dy · weight.",
+    no_root="the factor 1 / rms is missing.",
+    eps="eps is missing, or in another place: rms² is the mean of x² plus eps.",
+    weighted="dweight is the gradient by the weight: the weight itself is not in it.",
 )
 def _check_rmsnorm_backward(answer: Answer) -> None:
     rng = np.random.default_rng(2)
@@ -64,8 +76,17 @@ def _check_rmsnorm_backward(answer: Answer) -> None:
         got = answer.parts(given, ("dx", "dweight"), dy, x, weight, eps)
         along = dx - inv_rms * dy * weight  # what the direction of x takes away
         mistakes = dict(constant=dx - along, total=dx + (shape[1] - 1) * along)
+        ones, plain = np.ones(shape[1]), np.zeros(shape[1])
+        unweighted = ops.rmsnorm_backward(dy, (unit, inv_rms, ones), plain)
+        _, (unit0, inv0, _) = ops.rmsnorm(x, weight, 0.0)
+        mistakes |= dict(
+            no_weight=unweighted, late_weight=unweighted * weight, no_root=dx / inv_rms
+        )
+        mistakes |= dict(eps=ops.rmsnorm_backward(dy, (unit0, inv0, weight), plain))
         answer.compare(given, got[0], dx, "dx", **mistakes)
-        answer.compare(given, got[1], dweight, "dweight", no_norm=(dy * x).sum(0))
+        mistakes = dict(no_norm=(dy * x).sum(0), weighted=dweight * weight)
+        mistakes |= dict(eps=(dy * unit0).sum(0), mean=dweight / shape[0])
+        answer.compare(given, got[1], dweight, "dweight", **mistakes)
 
 
 @task(
@@ -74,6 +95,7 @@ def _check_rmsnorm_backward(answer: Answer) -> None:
     forwards="this turns forwards: the transpose of a rotation turns back, by the opposite angle.",
     halves="element j is paired with element j + E/2; here neighbours 2j and 2j + 1 are a pair.",
     from_one="positions count from 0: the angle at position 0 is 0.",
+    exponent="the exponent is -2j/E with the number j of the pair: look at it again.",
 )
 def _check_rope_backward(answer: Answer) -> None:
     rng = np.random.default_rng(3)
@@ -85,6 +107,8 @@ def _check_rope_backward(answer: Answer) -> None:
         halves[:, back] = ops.rope_backward(dy[:, None, back].copy(), turn)[:, 0]
         mistakes = dict(forwards=ops.rope(dy[:, None].copy(), turn)[:, 0], halves=halves)
         mistakes |= dict(from_one=ops.rope_backward(dy[:, None].copy(), one_on)[:, 0])
+        slow = ops.rotation(t, width, base**0.5)
+        mistakes |= dict(exponent=ops.rope_backward(dy[:, None].copy(), slow)[:, 0])
         given = f"random dy of shape {dy.shape}, positions {position}, base {base:g}"
         right = ops.rope_backward(dy[:, None].copy(), turn)[:, 0]
         answer.check(given, (dy, t, base), right, **mistakes)
@@ -104,6 +128,9 @@ def _attend(q: np.ndarray, k: np.ndarray, causal: bool = True) -> np.ndarray:
     no_scale="the factor 1/√E is missing: s = q kᵀ / √E.",
     no_sum="the backward of softmax needs its sum over the keys: Σ_u p[t,u] dp[t,u] is missing.",
     swapped="queries and keys have changed places: a key sums over the queries, so transpose ds.",
+    twice="the factor 1/√E is in it twice.",
+    q="q stands in the place of k: dq = ds k / √E.",
+    k="k stands in the place of q: dk = dsᵀ q / √E.",
 )
 def _check_attention_backward(answer: Answer) -> None:
     rng = np.random.default_rng(4)
@@ -117,5 +144,10 @@ def _check_attention_backward(answer: Answer) -> None:
         dv = slope(lambda v, q, k, do: float((_attend(q, k) @ v * do).sum()), v, q, k, do)
         got = answer.parts(given, ("dq", "dk", "dv"), do, q, k, v)
         answer.compare(given, got[2], dv, "dv", p=p @ do, no_mask=_attend(q, k, False).T @ do)
-        answer.compare(given, got[0], dq, "dq", no_scale=dq * root, no_sum=dp * p @ k / root)
-        answer.compare(given, got[1], dk, "dk", no_scale=dk * root, swapped=ds @ q / root)
+        other = p * (dp - (p * dp).sum(0)), p * (dp - (p * dp).sum())
+        mistakes = dict(no_scale=dq * root, no_sum=dp * p @ k / root, twice=dq / root)
+        mistakes |= dict(axis=other[0] @ k / root, overall=other[1] @ k / root, q=ds @ q / root)
+        answer.compare(given, got[0], dq, "dq", **mistakes)
+        mistakes = dict(no_scale=dk * root, swapped=ds @ q / root, twice=dk / root)
+        mistakes |= dict(no_sum=(dp * p).T @ q / root, k=ds.T @ k / root)
+        answer.compare(given, got[1], dk, "dk", **mistakes)

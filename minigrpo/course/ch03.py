@@ -13,6 +13,7 @@ DRAWS = (
     ((10, 20, 30, 40), 1.0, 0.999, 3),
     ((10, 20, 30, 40), 0.5, 0.05, 1),  # 1/30, 5/30, 14/30, 1
     ((10, 20, 30, 40), 0.5, 0.29, 2),
+    ((10, 20, 30, 40), 0.5, 0.35, 2),
     ((10, 20, 30, 40), 0.5, 0.5, 3),
     ((1, 4, 9, 16), 2.0, 0.31, 2),  # 0.1, 0.3, 0.6, 1
     ((4, 3, 2, 1), 1.0, 0.05, 0),  # 0.4, 0.7, 0.9, 1
@@ -29,6 +30,9 @@ DRAWS = (
     greedy="this is the likeliest token: nothing was drawn.",
     border="on a border the next token is drawn: the cumulative sum must be greater, not equal.",
     before="this is the token before the right one: take the first whose sum is above the number.",
+    after="this is the token after the right one: take the first whose sum is above the number.",
+    times="the logits are divided by the temperature, not multiplied by it.",
+    backwards="the cumulative sum runs from the last token to the first.",
 )
 def _check_draw(answer: Answer) -> None:
     for temperature in (1.0, 0.5, 2.0):
@@ -40,7 +44,9 @@ def _check_draw(answer: Answer) -> None:
         given = f"a batch of draws at temperature {temperature:g}"
         mistakes = dict(no_temperature=(softmax(logits).cumsum(-1) <= number).sum(-1))
         mistakes |= dict(greedy=p.argmax(-1), border=(p.cumsum(-1) < number).sum(-1))
-        mistakes |= dict(before=right - 1)
+        mistakes |= dict(times=(softmax(logits * temperature).cumsum(-1) <= number).sum(-1))
+        mistakes |= dict(before=right - 1, after=right + 1)
+        mistakes |= dict(backwards=(p[:, ::-1].cumsum(-1) > number)[:, ::-1].sum(-1) - 1)
         numbers = enumerate(zip(p, uniform.tolist(), strict=True))
         labels = [f"draw {i} (probabilities {text(q)}, number {u!r})" for i, (q, u) in numbers]
         answer.check(given, (logits, temperature, uniform), right, labels=labels, **mistakes)
@@ -52,6 +58,9 @@ def _check_draw(answer: Answer) -> None:
     shifted="logits[t] was computed after reading token t: it scores token t + 1, not token t.",
     no_temperature="the logits were not divided by the temperature: this is another policy.",
     logits="these are logits, not log-probabilities: log-softmax is missing.",
+    late="the temperature divides the logits, not the log-probabilities: it comes before softmax.",
+    times="the logits are divided by the temperature, not multiplied by it.",
+    prompt="these are the first tokens of the sequence: the completion begins after the prompt.",
 )
 def _check_completion_logps(answer: Answer) -> None:
     rng = np.random.default_rng(5)
@@ -66,6 +75,9 @@ def _check_completion_logps(answer: Answer) -> None:
         mistakes = dict(shifted=np.log(softmax(logits[n_prompt:] / temperature))[at, own])
         mistakes |= dict(no_temperature=np.log(softmax(before))[at, own], no_log=np.exp(right))
         mistakes |= dict(logits=before[at, own] / temperature)
+        mistakes |= dict(late=np.log(softmax(before))[at, own] / temperature)
+        mistakes |= dict(times=np.log(softmax(before * temperature))[at, own])
+        mistakes |= dict(prompt=np.log(softmax(logits[:n] / temperature))[at, tokens[1 : n + 1]])
         answer.check(given, (logits, tokens, n_prompt, temperature), right, **mistakes)
 
 
@@ -75,6 +87,8 @@ def _check_completion_logps(answer: Answer) -> None:
     no_eos="the EOS itself is trained too: if it is masked, the policy never learns to stop.",
     everything="tokens after the first EOS are padding.",
     padding="the token that pads may also stand inside a completion: look for the first EOS.",
+    inverse="this is True where it should be False: True stands for a token that is trained.",
+    only_eos="this is where the EOS stands; every token up to it is trained.",
 )
 def _check_completion_mask(answer: Answer) -> None:
     for eos, pad in ((9, 9), (9, 0), (0, 0)):
@@ -84,7 +98,8 @@ def _check_completion_mask(answer: Answer) -> None:
         rows += [[5, 5 if pad == eos else pad, 6, eos, pad], [3, 5, 6, 7, eos]]
         tokens, right = np.array(rows), np.arange(5) < lengths[:, None]
         mistakes = dict(no_eos=np.arange(5) < (lengths - (tokens == eos).any(1))[:, None])
-        mistakes |= dict(everything=np.ones((5, 5)), padding=tokens != pad)
+        mistakes |= dict(everything=np.ones((5, 5)), padding=tokens != pad, inverse=~right)
+        mistakes |= dict(only_eos=tokens == eos)
         given = f"tokens {rows}, eos {eos}, padded with {pad}"
         answer.check(given, (tokens, eos), right, **mistakes)
 
@@ -133,10 +148,14 @@ def _check_verify(answer: Answer) -> None:
     "pass@k",
     replaced="this is 1 - (1 - c/n)^k: it draws with replacement, which is biased (too low).",
     share="this is the share of right samples, pass@1.",
+    none="this is the probability that none of the k is right: subtract it from 1.",
+    all="this is the probability that all k are right; one of them is enough.",
+    times="this is k·c/n, the expected number of right ones, which can be above 1.",
 )
 def _check_pass_at_k(answer: Answer) -> None:
-    cases = ((4, 2, 1), (4, 2, 2), (10, 3, 4), (5, 5, 2), (5, 0, 3), (6, 4, 3), (200, 3, 100))
+    cases = ((4, 2, 1), (5, 2, 2), (10, 3, 4), (5, 5, 2), (5, 0, 3), (6, 4, 3), (200, 3, 100))
     for n, c, k in cases:
-        mistakes = dict(replaced=1 - (1 - c / n) ** k, share=c / n)
+        mistakes = dict(replaced=1 - (1 - c / n) ** k, share=c / n, times=k * c / n)
+        mistakes |= dict(none=1 - pass_at_k(n, c, k), all=1 - pass_at_k(n, n - c, k))
         given = f"n = {n} samples, {c} of them correct, k = {k}"
         answer.check(given, (n, c, k), pass_at_k(n, c, k), **mistakes)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minigrpo.course.example_groups import Group, Rows, groups, late
+from minigrpo.course.example_groups import Rows, groups, late
 from minigrpo.course.grading import Answer, is_list, task, text, wrong
 from minigrpo.objectives import step_advantages
 from minigrpo.rewards import step_rewards
@@ -80,6 +80,7 @@ def _which_positions(start: int, end: int, first: int, stop: int) -> str:
     before="these share what comes before position t; they must share position t as well.",
     others="completion i shares its own beginning, too: it is a member.",
     copies="copies of completion i are left out; equal completions count each.",
+    after="these share position t + 1 as well; up to and including position t is enough.",
 )
 def _check_process_set(answer: Answer) -> None:
     for group in groups(0):
@@ -97,6 +98,7 @@ def _check_process_set(answer: Answer) -> None:
                     "same_position": [c[t : t + 1] == own[t : t + 1] for c in completions],
                     "zipped": [c[: t + 1] == own[: len(c)][: t + 1] for c in completions],
                     "before": [c[:t] == own[:t] for c in completions],
+                    "after": [c[: t + 2] == own[: t + 2] for c in completions],
                     "others": [j in right and j != i for j in range(len(completions))],
                     "copies": [
                         j in right and (j == i or c != own) for j, c in enumerate(completions)
@@ -111,37 +113,32 @@ def _check_process_set(answer: Answer) -> None:
 @task(
     "|λ| of every token",
     inverse="these are 1/|λ|, the weights of λ-GRPO.",
-    copies="equal completions are counted once here; each is a member of its own.",
+    share="these are |λ|/k: a count is asked for.",
 )
 def _check_counts(answer: Answer) -> None:
     for group in groups(1):
         right = group.along(group.tree.count)
         mistakes = dict(late=late(right, len(group.completions)), same_token=group.same_token())
         mistakes |= dict(inverse=[1 / row for row in right])
-        mistakes |= dict(copies=_without_copies(group, np.ones(len(group.completions)), mean=False))
+        k = len(group.completions)
+        mistakes |= dict(copies=group.without_copies(np.ones(k), mean=False))
+        mistakes |= dict(share=[row / k for row in right])
         answer.check(group.told(rewards=False), (group.completions,), right, **mistakes)
-
-
-def _without_copies(group: Group, values: np.ndarray, mean: bool) -> Rows:
-    """Sums or means over process sets, by someone who dropped copies first."""
-    unique = {tuple(c): i for i, c in reversed(list(enumerate(group.completions)))}
-    kept = Group([list(c) for c in unique], values[list(unique.values())])
-    sums = kept.tree.sum_over_members(kept.rewards)
-    rows = kept.along(sums / kept.tree.count if mean else sums)
-    return [rows[list(unique).index(tuple(c))] for c in group.completions]
 
 
 @task(
     "step rewards",
     own="every token has its completion's own reward: this is GRPO as it is written.",
     copies="of equal completions only the first counts here; each is a member with its own reward.",
+    by_k="the sum is divided by k; divide it by the number of members.",
 )
 def _check_step_rewards(answer: Answer) -> None:
     for group in groups(2):
         r = group.rewards
         right = group.along(step_rewards(group.tree, r))
         mistakes = dict(total=group.sums(r), own=group.own(r), late=late(right, r.mean()))
-        mistakes |= dict(copies=_without_copies(group, r, mean=True))
+        mistakes |= dict(copies=group.without_copies(r, mean=True))
+        mistakes |= dict(by_k=[row / len(r) for row in group.sums(r)])
         answer.check(group.told(), (group.completions, r), right, **mistakes)
 
 
@@ -161,7 +158,10 @@ def _check_step_advantages(answer: Answer) -> None:
         mistakes |= dict(own_advantage=group.own(a), total=group.sums(a))
         mistakes |= dict(only_centred=group.along(step_advantages(tree, r, scale="none")))
         mistakes |= dict(no_eps=group.along(step_advantages(tree, r, eps=0.0)))
-        right = group.along(step_advantages(tree, r))
+        hat = step_advantages(tree, r)
+        right = group.along(hat)
+        mistakes |= dict(divided=group.along(hat / tree.count), late=late(right, 0.0))
+        mistakes |= dict(copies=group.without_copies(a, mean=True))
         answer.check(group.told(), (group.completions, r), right, **mistakes)
 
 
@@ -169,6 +169,7 @@ def _check_step_advantages(answer: Answer) -> None:
     "the two sides of Theorem 1",
     hat="Â(i,t) stands here in place of a_i.",
     own="a_i stands here in place of Â(i,t).",
+    by_nodes="this divides by the number of nodes; Σ|y| counts the tokens of all completions.",
     by_length="divide by the tokens of the group, not of each completion: this is the token-mean.",
     no_ratio="the ratio is missing.",
 )
@@ -181,10 +182,14 @@ def _check_theorem_terms(answer: Answer) -> None:
         got = answer.parts(given, ("grpo", "prm"), group.completions, r, ratio)
         ones, n = [np.ones(len(c)) for c in group.completions], int(tree.lengths.sum())
         by_length = np.maximum(tree.lengths, 1) * len(r)
-        own, hat, sums = group.own(a), group.along(step_advantages(tree, r)), group.sums(a)
+        node_hat, size = step_advantages(tree, r), tree.paths.size
+        own, hat, sums = group.own(a), group.along(node_hat), group.sums(a)
+        divided = group.along(node_hat / tree.count)
         for part, values, name, others in (("grpo", own, "hat", hat), ("prm", hat, "own", own)):
             mistakes = dict(by_length=_terms(ratio, values, by_length))
-            mistakes |= dict(no_ratio=_terms(ones, values, n))
+            mistakes |= dict(no_ratio=_terms(ones, values, n), padded=_terms(ratio, values, size))
+            mistakes |= dict(by_nodes=_terms(ratio, values, tree.n_nodes))
+            mistakes |= dict(divided=_terms(ratio, divided, n))
             mistakes |= {"total": _terms(ratio, sums, n), name: _terms(ratio, others, n)}
             answer.compare(given, got[part == "prm"], _terms(ratio, values, n), part, **mistakes)
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from minigrpo.course.example_groups import Group, groups, late
-from minigrpo.course.grading import Answer, is_list, shape_of, task, text, wrong
+from minigrpo.course.grading import RTOL, Answer, is_list, shape_of, task, text, wrong
 from minigrpo.engine.lambda_weights import lambda_weights
 
 
@@ -11,6 +11,7 @@ from minigrpo.engine.lambda_weights import lambda_weights
     "push on a token",
     own="this is a_i alone: every member of the token's process set pushes on it.",
     mean="this is the mean of a_j over the members, Â: the push of λ-GRPO. GRPO takes the sum.",
+    rewards="these are sums of rewards: take advantages first, centred and scaled.",
 )
 def _check_push(answer: Answer) -> None:
     for group in groups(5):
@@ -19,6 +20,9 @@ def _check_push(answer: Answer) -> None:
         mistakes = dict(own=group.own(a), mean=group.along(tree.sum_over_members(a) / tree.count))
         mistakes |= dict(population_std=group.sums(group.advantages(ddof=0)))
         mistakes |= dict(only_centred=group.sums(group.advantages(scale="none")))
+        mistakes |= dict(no_eps=group.sums(group.advantages(eps=0.0)), rewards=group.sums(r))
+        mistakes |= dict(divided=group.along(tree.sum_over_members(a) / tree.count**2))
+        mistakes |= dict(late=late(right, 0.0), copies=group.without_copies(a, mean=False))
         answer.check(group.told(), (group.completions, r), right, **mistakes)
 
 
@@ -26,12 +30,19 @@ def _check_push(answer: Answer) -> None:
     "weights of λ-GRPO",
     inverse="these are the counts |λ|; the weight is one over them.",
     same_token="this is one over who has the same token there; they must have begun alike.",
+    share="these are |λ|/k; the weight is 1/|λ|.",
+    root="this is 1/√|λ|; λ-GRPO divides by |λ| itself.",
+    others="the completion itself is a member, too: |λ| counts it.",
 )
 def _check_lambda_weights(answer: Answer) -> None:
     for group in groups(6):
         right, k = lambda_weights(group.completions), len(group.completions)
         mistakes = dict(inverse=[1 / row for row in right], late=late(right, 1 / k))
         mistakes |= dict(same_token=[1 / row for row in group.same_token()])
+        mistakes |= dict(share=[1 / row / k for row in right], root=[row**0.5 for row in right])
+        counts = group.without_copies(np.ones(k), mean=False)
+        mistakes |= dict(copies=[1 / row for row in counts])
+        mistakes |= dict(others=[1 / np.maximum(1 / row - 1, 1) for row in right])
         answer.check(group.told(rewards=False), (group.completions,), right, **mistakes)
 
 
@@ -76,7 +87,7 @@ def _check_placebo_weights(answer: Answer) -> None:
         pool, shapes = np.sort(np.concatenate(real)), [row.shape for row in real]
         drawn = [_placebo(answer, given, group, seed, shapes) for seed in range(40)]
         for values in map(np.sort, drawn):
-            if not np.allclose(values, pool, rtol=1e-12, atol=0):
+            if not np.allclose(values, pool, rtol=RTOL, atol=0):
                 problem = f"expected each of the weights {text(pool)} once, got {text(values)}."
                 hint = "shuffle them; to draw with replacement, or to average, makes other weights."
                 raise wrong(given, problem, hint)
@@ -118,6 +129,7 @@ PAPER = Group(
     own="this is r_i alone; R̂ is the mean over all members.",
     once="this is Â. GRPO has it once for each member: |λ|·Â.",
     twice="Â is a mean over the members already; do not divide again.",
+    pushed="this is Σ a_i over the members, |λ|·Â: GRPO's push.",
 )
 def _check_pushed_down(answer: Answer) -> None:
     names = ("R", "A", "grpo", "lambda_grpo", "down")
@@ -127,24 +139,30 @@ def _check_pushed_down(answer: Answer) -> None:
         mean, population = (
             tree.sum_over_members(group.advantages(ddof=ddof)) / tree.count for ddof in (1, 0)
         )
+        exact, centred = (
+            tree.sum_over_members(group.advantages(**choice)) / tree.count
+            for choice in ({"eps": 0.0}, {"scale": "none"})
+        )
+        a = group.advantages()
         right = (tree.sum_over_members(r) / tree.count, mean, tree.count * mean, mean)
         hints = ("own", "population_std", "once", "twice")
         mistakes = [group.own(r), *map(group.along, (population, mean, mean / tree.count))]
         for name, got, values, hint, mistake in zip(
             names, rows, right, hints, mistakes, strict=False
         ):
-            answer.compare(given, got, group.along(values), name, **{hint: mistake})
+            more = {"no_eps": group.along(exact * (tree.count if name == "grpo" else 1))}
+            more |= {"only_centred": group.along(centred), "own_advantage": group.own(a)}
+            more |= {"pushed": group.sums(a), "total": group.sums(r)}
+            answer.compare(given, got, group.along(values), name, **{hint: mistake}, **more)
         down = list(down) if isinstance(down, set) else down
         if not shape_of(down):
             raise wrong(given, f"expected down as a list of numbers, got {type(down).__name__}.")
         shared = group.along(np.where(tree.count > 1, mean, 1.0))
         # What is 0 but for rounding may be listed or not.
-        must, may = (
-            {i for i, row in enumerate(shared) if (row < x).any()} for x in (-1e-12, 1e-12)
-        )
+        must, may = ({i for i, row in enumerate(shared) if (row < x).any()} for x in (-RTOL, RTOL))
         listed = set(np.ravel(down).tolist())
         if not must <= listed <= may:
-            hint = ""
+            hint = "list each completion, from 0, with a token of |λ| ≥ 2 and Â < 0."
             if listed > must:
                 hint = "a token of its own alone does not count: |λ| must be 2 or more."
             elif listed == set(np.flatnonzero(r < r.mean()).tolist()):

@@ -9,10 +9,19 @@ from minigrpo.tree import PrefixTree
 from minigrpo.verify.padded import padded_loss
 
 
+def _misadded(tree: PrefixTree, values: np.ndarray) -> dict[str, np.ndarray]:
+    """Sums by someone who adds padding to the last node, or who does out[paths] += values."""
+    repeated, padding, once = np.zeros((3, tree.n_nodes))
+    for path, value in zip(tree.paths, values, strict=True):
+        once[path] += value
+    repeated[tree.paths[tree.paths >= 0]] = np.repeat(values, tree.lengths)
+    np.add.at(padding, tree.paths, values[:, None])
+    return {"padding": padding, "padding_": once, "repeated": repeated}
+
+
 @task(
     "sum over members",
     axes=("node",),
-    padding="-1 is padding, but as an index it means the last node: leave it out.",
     repeated="a node gets only one member: only np.add.at adds up repeated indices.",
 )
 def _check_sum_over_members(answer: Answer) -> None:
@@ -20,11 +29,8 @@ def _check_sum_over_members(answer: Answer) -> None:
     for group in groups(8):
         tree, n = group.tree, group.tree.n_nodes
         values = rng.integers(-9, 10, size=len(group.completions)).astype(float)
-        right, repeated, padding = tree.sum_over_members(values), np.zeros(n), np.zeros(n)
-        repeated[tree.paths[tree.paths >= 0]] = np.repeat(values, tree.lengths)
-        for path, value in zip(tree.paths, values, strict=True):
-            padding[path] += value
-        mistakes = dict(mean=right / tree.count, padding=padding, repeated=repeated)
+        right = tree.sum_over_members(values)
+        mistakes = dict(mean=right / tree.count) | _misadded(tree, values)
         given = f"paths {tree.paths.tolist()}, values {text(values)}, {n} nodes"
         answer.check(given, (tree.paths, values, n), right, **mistakes)
 
@@ -57,6 +63,7 @@ def _check_two_sums(answer: Answer) -> None:
         ):
             mistakes = dict(too_late=sign * np.maximum(sign * whole, 0), size=np.abs(right))
             mistakes |= dict(swapped=other, mean=right / tree.count)
+            mistakes |= _misadded(tree, np.maximum(sign * a, 0) * sign)
             answer.compare(given, numbers, right, part, **mistakes)
 
 
@@ -91,9 +98,21 @@ def _check_clipped_tree_loss(answer: Answer) -> None:
             "nodes_once": once,
             "by_nodes": (loss * n / tree.n_nodes, dlogp * n / tree.n_nodes),
             "negative": (-loss, -dlogp),
+            "padded": (loss * n / tree.paths.size, dlogp * n / tree.paths.size),
+            "total": (loss * n, dlogp * n),
+            "strict": (loss, dlogp * ((ratio > 1 + high) | (ratio < 1 - low))),
             "all_or_none": (loss, dlogp * ((ratio <= 1 + high) & (ratio >= 1 - low))),
             "no_ratio": (loss, dlogp / ratio),
         }
+        bounds = {"swapped_bounds": (high, low), "one_bound": (low, low), "one_bound_": (high,) * 2}
+        for name, (below, above) in bounds.items():
+            if (below, above) != (low, high):
+                both[name] = _by_rows(group, a, logp, old, clip_low=below, clip_high=above)
+        positive, negative = (_misadded(tree, f(a, 0)) for f in (np.maximum, np.minimum))
+        for name, up in positive.items():
+            terms = up * np.minimum(ratio, 1 + high) + negative[name] * np.maximum(ratio, 1 - low)
+            pull = up * (ratio <= 1 + high) + negative[name] * (ratio >= 1 - low)
+            both[name] = -terms.sum() / n, -ratio * pull / n
         nodes = [
             f"node {i} (members' advantages {text(a[tree.members(i)])}, ratio {p:g})"
             for i, p in enumerate(ratio)
@@ -120,10 +139,13 @@ def _by_rows(
     tokens="equal tokens after different beginnings are different nodes: count distinct prefixes.",
     copies="only whole copies are shared here; completions that begin alike share, too.",
     empty="the empty prefix is no token: it costs nothing.",
+    once="in the flat batch every completion brings its own copy of the prompt.",
+    each="in the tree the prompt is run once for all completions.",
+    padded="padding is no token: count the tokens of each completion.",
 )
 def _check_cost(answer: Answer) -> None:
     for i, group in enumerate(groups(11)):
-        completions, n = group.completions, i % 3 + 1
+        completions, n = group.completions, i % 3 + 2
         prompt = list(range(50, 50 + n))
         given = f"prompt {prompt}, {group.told(rewards=False)}"
         got = answer.parts(given, ("flat", "tree"), prompt, completions)
@@ -132,8 +154,10 @@ def _check_cost(answer: Answer) -> None:
             for merge in (False, True)
         )
         own = sum(map(len, completions))
-        answer.compare(given, got[0], flat, "flat", no_prompt=own)
-        mistakes = dict(no_prompt=tree - n, empty=tree + 1)
+        k, longest = len(completions), max(map(len, completions))
+        padded = k * (n + longest)
+        answer.compare(given, got[0], flat, "flat", no_prompt=own, once=n + own, padded=padded)
+        mistakes = dict(no_prompt=tree - n, empty=tree + 1, each=tree + (k - 1) * n)
         mistakes |= dict(tokens=n + len({token for c in completions for token in c}))
         mistakes |= dict(copies=n + sum(map(len, {tuple(c) for c in completions})))
         answer.compare(given, got[1], tree, "tree", **mistakes)
@@ -145,6 +169,8 @@ def _check_cost(answer: Answer) -> None:
     last="a node gets the gradient of its last child only: add all up (np.add.at).",
     one_hots="the softmax is missing: every logit lowers the probability of the others.",
     own_logits="the gradient of logp[n] belongs to the logits of n's parent, which predict n.",
+    unweighted="the softmax is not subtracted once, but times Σ c over the node's children.",
+    everywhere="the softmax is subtracted at every node; it stands times Σ c over its children.",
     root="the root has parent -1, which as an index means the last node: leave it out.",
 )
 def _check_logits_gradient(answer: Answer) -> None:
@@ -164,4 +190,6 @@ def _check_logits_gradient(answer: Answer) -> None:
         own_logits[child] = c[child, None] * (np.eye(8)[token[child]] - p[child])
         root[-1] += c[0] * (np.eye(8)[token[0]] - p[-1])
         mistakes = dict(last=last, one_hots=one_hots, own_logits=own_logits, root=root)
+        inner = np.isin(np.arange(n), parent)[:, None]
+        mistakes |= dict(unweighted=one_hots - p * inner, everywhere=one_hots - p)
         answer.check(given, (c, token, parent, logits), right, **mistakes)

@@ -59,6 +59,10 @@ def _check_tokens_until_stop(answer: Answer) -> None:
     "number of parameters",
     full_attention="K and V have one width E for each key/value head, not for each head.",
     no_norms="the RMSNorms are missing: two in each layer and one at the end.",
+    final_norm="the RMSNorm at the end is missing.",
+    one_norm="a layer has two RMSNorms, before attention and before the MLP.",
+    two_matrices="SwiGLU has three matrices: gate, up and down.",
+    no_output="attention has four matrices: the one of the output is missing.",
     tied="a tied head is the embedding: it counts once.",
     not_tied="a head that is not tied counts, too.",
 )
@@ -73,6 +77,9 @@ def _check_n_parameters(answer: Answer) -> None:
         given = f"V {vocab}, D {dim}, {layers} layers, {heads} heads, {kv} key/value heads, "
         mistakes = dict(full_attention=right + 2 * layers * (heads - kv) * (dim // heads) * dim)
         mistakes |= dict(no_norms=right - (2 * layers + 1) * dim)
+        mistakes |= dict(final_norm=right - dim, one_norm=right - layers * dim)
+        mistakes |= dict(two_matrices=right - layers * ffn * dim)
+        mistakes |= dict(no_output=right - layers * dim * dim)
         mistakes |= dict(tied=right + head) if tied else dict(not_tied=right - head)
         arguments = (vocab, dim, layers, heads, kv, ffn, tied)
         answer.check(
@@ -84,6 +91,7 @@ def _check_n_parameters(answer: Answer) -> None:
     "memory of a training step",
     no_reference="the frozen reference policy has parameters, too.",
     numbers="these are numbers, not bytes: multiply by the bytes of one number.",
+    no_gradient="of every parameter there are four numbers: itself, its gradient, two moments.",
     one_moment="AdamW keeps two moments of every parameter, of the gradient and of its square.",
     no_logits="the logits are missing: V numbers for every inner node.",
     reference_trained="a frozen policy has no gradients and no moments.",
@@ -101,6 +109,7 @@ def _check_step_memory(answer: Answer) -> None:
         given = f"{n} parameters, {inner} inner nodes, V 11, {size} bytes per number, "
         mistakes = dict(no_reference=right - one) if reference else {}
         mistakes |= dict(reference_trained=right + 3 * one) if reference else {}
+        mistakes |= dict(no_gradient=right - 2 * one)
         mistakes |= dict(numbers=right / size, one_moment=right - one, no_logits=right - logits)
         given += f"{'with' if reference else 'no'} reference policy"
         answer.check(given, (n, inner, 11, size, reference), right, **mistakes)
@@ -117,6 +126,8 @@ def _logp(hidden: np.ndarray, head: np.ndarray, token: np.ndarray, columns: int)
     "log-softmax by blocks",
     axes=("row",),
     logit="this is the logit alone: log Σ exp over the vocabulary is missing.",
+    negative="the signs are flipped: the chosen logit less log Σ exp is at most 0.",
+    no_logit="this is -log Σ exp alone: the chosen logit is missing.",
     last_block="the last block, which is smaller, was left out.",
     rescale="with a single block it is right: is the sum rescaled when the largest grows?",
 )
@@ -138,7 +149,10 @@ def _check_blockwise_logp(answer: Answer) -> None:
             answer.ask(given, hidden, head, token, block),
         )
         in_one = answer.ask(given, hidden, head, token, vocab)
-        mistakes = dict(logit=(hidden * head[token]).sum(-1), no_log=np.exp(right))
+        chosen = (hidden * head[token]).sum(-1)
+        mistakes = dict(
+            logit=chosen, no_log=np.exp(right), no_logit=right - chosen, negative=-right
+        )
         if vocab % block and vocab > block:
             mistakes |= dict(last_block=_logp(hidden, head, token, vocab - vocab % block))
         if shape_of(in_one) == right.shape == shape_of(got) and close(np.asarray(in_one), right):

@@ -82,3 +82,84 @@ def leave_one_out_gradient__divided_by_n(logits, actions, rewards):
     """divided by n - 1"""
     r = rewards - (rewards.sum() - rewards) / len(rewards)
     return (r[:, None] * (np.eye(len(logits))[actions] - _softmax(logits))).mean(0)
+
+
+def _estimate(logits, actions, rewards, weight=1.0):
+    scores = np.eye(len(logits))[actions] - _softmax(logits)
+    return (np.asarray(weight * rewards)[:, None] * scores).mean(0)
+
+
+def expected_reward_gradient__not_weighted(logits, rewards):
+    """factor π(a) is missing"""
+    return rewards - _softmax(logits) @ rewards
+
+
+def expected_reward_gradient__diagonal(logits, rewards):
+    """diagonal"""
+    p = _softmax(logits)
+    return p * (1 - p) * rewards
+
+
+def expected_reward_gradient__pi_twice(logits, rewards):
+    """π(a) stands here twice"""
+    p = _softmax(logits)
+    return p * p * (rewards - p @ rewards)
+
+
+def reinforce__gradient_of_pi(logits, actions, rewards):
+    """∇π in place of ∇ln π"""
+    return _estimate(logits, actions, rewards, _softmax(logits)[actions])
+
+
+def reinforce__only_the_action(logits, actions, rewards):
+    """at every other action"""
+    return np.bincount(actions, rewards, len(logits)) * (1 - _softmax(logits)) / len(actions)
+
+
+def reinforce__with_baseline(logits, actions, rewards):
+    """there is a baseline in it"""
+    return _estimate(logits, actions, rewards - rewards.mean())
+
+
+def reinforce__of_a_loss(logits, actions, rewards):
+    """sign is flipped"""
+    return -_estimate(logits, actions, rewards)
+
+
+def best_baseline__not_weighted(logits, rewards):
+    """not weighted by π(a)"""
+    squares = ((np.eye(len(logits)) - _softmax(logits)) ** 2).sum(1)
+    return squares @ rewards / squares.sum()
+
+
+def best_baseline__own_logit(logits, rewards):
+    """the other logits' parts"""
+    p = _softmax(logits)
+    return (p * (1 - p) ** 2) @ rewards / (p @ (1 - p) ** 2)
+
+
+def best_baseline__gradient_of_pi(logits, rewards):
+    """∇π in place of ∇ln π"""
+    p = _softmax(logits)
+    squares = ((np.eye(len(p)) * p[:, None] - np.outer(p, p)) ** 2).sum(1)
+    return (p * squares) @ rewards / (p @ squares)
+
+
+def leave_one_out_gradient__gradient_of_pi(logits, actions, rewards):
+    """∇π in place of ∇ln π"""
+    r = rewards - (rewards.sum() - rewards) / (len(rewards) - 1)
+    return _estimate(logits, actions, r, _softmax(logits)[actions])
+
+
+def leave_one_out_gradient__repeated_actions_lost(logits, actions, rewards):
+    """np.add.at"""
+    r = rewards - (rewards.sum() - rewards) / (len(rewards) - 1)
+    g = -r.sum() * _softmax(logits)
+    g[actions] += r
+    return g / len(r)
+
+
+def leave_one_out_gradient__sum(logits, actions, rewards):
+    """take the mean"""
+    r = rewards - (rewards.sum() - rewards) / (len(rewards) - 1)
+    return _estimate(logits, actions, r) * len(r)

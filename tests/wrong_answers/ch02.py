@@ -126,3 +126,118 @@ def attention_backward__ds_not_transposed(do, q, k, v):
     p, dp = _p(q, k), do @ v.T
     dq, _, dv = _attention(do, q, k, v, p)
     return dq, p * (dp - (p * dp).sum(-1, keepdims=True)) @ q / np.sqrt(q.shape[1]), dv
+
+
+def softmax_backward__no_p(dp, p):
+    """factor p_v"""
+    return dp - (p * dp).sum(-1, keepdims=True)
+
+
+def softmax_backward__of_the_log(dp, p):
+    """backward of log-softmax"""
+    return dp - p * dp.sum(-1, keepdims=True)
+
+
+def softmax_backward__sum_over_everything(dp, p):
+    """every row has a sum of its own"""
+    return p * (dp - (p * dp).sum())
+
+
+def log_softmax_backward__of_softmax(dlogp, logp):
+    """backward of softmax"""
+    p = np.exp(logp)
+    return p * (dlogp - (p * dlogp).sum(-1, keepdims=True))
+
+
+def log_softmax_backward__sum_over_everything(dlogp, logp):
+    """every row has a sum of its own"""
+    return dlogp - np.exp(logp) * dlogp.sum()
+
+
+def log_softmax_backward__other_axis(dlogp, logp):
+    """wrong axis"""
+    return dlogp - np.exp(logp) * dlogp.sum(0)
+
+
+def log_softmax_backward__nothing(dlogp, logp):
+    """dlogp alone"""
+    return dlogp
+
+
+def _rmsnorm(dy, x, weight, eps):
+    inv = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+    unit, du = x * inv, dy * weight
+    return inv, unit, inv * (du - unit * (du * unit).mean(-1, keepdims=True)), (dy * unit).sum(0)
+
+
+def rmsnorm_backward__no_weight(dy, x, weight, eps):
+    """In dx: | dunit = dy · weight"""
+    return _rmsnorm(dy, x, np.ones_like(weight), eps)[2:]
+
+
+def rmsnorm_backward__weight_afterwards(dy, x, weight, eps):
+    """In dx: | before the mean is taken"""
+    _, _, dx, dweight = _rmsnorm(dy, x, np.ones_like(weight), eps)
+    return dx * weight, dweight
+
+
+def rmsnorm_backward__no_root(dy, x, weight, eps):
+    """In dx: | 1 / rms is missing"""
+    inv, _, dx, dweight = _rmsnorm(dy, x, weight, eps)
+    return dx / inv, dweight
+
+
+def rmsnorm_backward__no_eps(dy, x, weight, eps):
+    """In dx: | eps is missing"""
+    return _rmsnorm(dy, x, weight, 0.0)[2:]
+
+
+def rmsnorm_backward__dweight_weighted(dy, x, weight, eps):
+    """In dweight: | the weight itself is not in it"""
+    _, _, dx, dweight = _rmsnorm(dy, x, weight, eps)
+    return dx, dweight * weight
+
+
+def rmsnorm_backward__dweight_mean(dy, x, weight, eps):
+    """In dweight: | a sum is asked for"""
+    _, _, dx, dweight = _rmsnorm(dy, x, weight, eps)
+    return dx, dweight / len(x)
+
+
+def rope_backward__exponent_halved(dy, position, base):
+    """exponent"""
+    return _turn(dy, position, base**0.5, -1)
+
+
+def attention_backward__no_sum(do, q, k, v):
+    """In dq: | needs its sum over the keys"""
+    p, root = _p(q, k), np.sqrt(q.shape[1])
+    ds = p * (do @ v.T) / root
+    return ds @ k, ds.T @ q, p.T @ do
+
+
+def attention_backward__other_axis(do, q, k, v):
+    """In dq: | wrong axis"""
+    p, dp, root = _p(q, k), do @ v.T, np.sqrt(q.shape[1])
+    ds = p * (dp - (p * dp).sum(0)) / root
+    return ds @ k, ds.T @ q, p.T @ do
+
+
+def attention_backward__q_and_k_swapped(do, q, k, v):
+    """In dq: | dq = ds k"""
+    p, dp = _p(q, k), do @ v.T
+    ds = p * (dp - (p * dp).sum(-1, keepdims=True)) / np.sqrt(q.shape[1])
+    return ds @ q, ds.T @ k, p.T @ do
+
+
+def attention_backward__scaled_twice(do, q, k, v):
+    """In dq: | twice"""
+    dq, dk, dv = _attention(do, q, k, v, _p(q, k))
+    return dq / np.sqrt(q.shape[1]), dk / np.sqrt(q.shape[1]), dv
+
+
+def attention_backward__dk_from_k(do, q, k, v):
+    """In dk: | dk = dsᵀ q"""
+    p, dp = _p(q, k), do @ v.T
+    ds = p * (dp - (p * dp).sum(-1, keepdims=True)) / np.sqrt(q.shape[1])
+    return ds @ k, ds.T @ k, p.T @ do

@@ -3,6 +3,7 @@
 The docstring has the texts that the message must contain, separated by |.
 """
 
+import math
 import re
 
 import numpy as np
@@ -117,3 +118,70 @@ def pass_at_k__share(n, correct, k):
 def pass_at_k__range_off_by_one(n, correct, k):
     """expected | got"""
     return 1 - np.prod([1 - k / i for i in range(n - correct + 1, n)])
+
+
+def draw__multiplied(logits, temperature, uniform):
+    """not multiplied by it"""
+    return (_p(logits, 1 / temperature).cumsum(-1) <= uniform[:, None]).sum(-1)
+
+
+def draw__one_too_many(logits, temperature, uniform):
+    """the token after the right one"""
+    return (_p(logits, temperature).cumsum(-1) <= uniform[:, None]).sum(-1) + 1
+
+
+def completion_logps__temperature_afterwards(logits, tokens, n_prompt, temperature):
+    """it comes before softmax"""
+    return _score(logits[n_prompt - 1 : -1], tokens[n_prompt:]) / temperature
+
+
+def completion_logps__multiplied(logits, tokens, n_prompt, temperature):
+    """not multiplied by it"""
+    return _score(logits[n_prompt - 1 : -1] * temperature, tokens[n_prompt:])
+
+
+def completion_logps__probabilities(logits, tokens, n_prompt, temperature):
+    """take their log"""
+    return np.exp(_score(logits[n_prompt - 1 : -1] / temperature, tokens[n_prompt:]))
+
+
+def completion_logps__of_the_prompt(logits, tokens, n_prompt, temperature):
+    """the completion begins after the prompt"""
+    n = len(tokens) - n_prompt
+    return _score(logits[:n] / temperature, tokens[1 : n + 1])
+
+
+def completion_mask__one_more(tokens, eos):
+    """tokens after the first EOS are padding"""
+    return np.cumsum(tokens == eos, axis=1) <= 1
+
+
+def completion_mask__inverse(tokens, eos):
+    """True where it should be False"""
+    return np.cumsum(tokens == eos, axis=1) - (tokens == eos) > 0
+
+
+def completion_mask__only_eos(tokens, eos):
+    """where the EOS stands"""
+    return tokens == eos
+
+
+def verify__first_line(text, answer):
+    """the first of two lines is right"""
+    found = re.findall(r"^answer: *(-?[0-9]+) *$", text, re.M)
+    return float(bool(found) and len(found[0]) < 9 and int(found[0]) == answer)
+
+
+def pass_at_k__none_right(n, correct, k):
+    """subtract it from 1"""
+    return math.comb(n - correct, k) / math.comb(n, k)
+
+
+def pass_at_k__all_right(n, correct, k):
+    """one of them is enough"""
+    return math.comb(correct, k) / math.comb(n, k)
+
+
+def pass_at_k__expected_number(n, correct, k):
+    """expected number of right ones"""
+    return k * correct / n

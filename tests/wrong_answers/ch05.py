@@ -182,3 +182,104 @@ def theorem_terms__the_same_twice(completions, rewards, ratios):
     """in prm: | a_i stands here in place of Â(i,t)"""
     grpo, _ = _terms(completions, rewards, ratios, [sum(map(len, completions))] * len(completions))
     return grpo, grpo
+
+
+def process_set__one_more(completions, i, t):
+    """share position t + 1 as well"""
+    return [j for j, c in enumerate(completions) if c[: t + 2] == completions[i][: t + 2]]
+
+
+def process_set__without_copies(completions, i, t):
+    """copies of completion i are left out"""
+    sets = [j for j, c in enumerate(completions) if c[: t + 1] == completions[i][: t + 1]]
+    return [j for j in sets if j == i or completions[j] != completions[i]]
+
+
+def counts__share_of_the_group(completions):
+    """a count is asked for"""
+    return [np.array([len(s) for s in sets]) / len(completions) for sets in _sets(completions)]
+
+
+def counts__without_itself(completions):
+    """off by the same -1"""
+    return [np.array([len(s) - 1 for s in sets]) for sets in _sets(completions)]
+
+
+def step_rewards__divided_by_k(completions, rewards):
+    """by the number of members"""
+    return [
+        np.array([rewards[s].sum() for s in sets]) / len(rewards) for sets in _sets(completions)
+    ]
+
+
+def step_rewards__shifted(completions, rewards):
+    """one position later"""
+    rows = [np.append(rewards.mean(), row) for row in _hat(completions, rewards)]
+    return [row[:-1] for row in rows]
+
+
+def _step_advantages(completions, rewards, ddof=1, eps=1e-4):
+    std = rewards.std(ddof=ddof) + eps
+    return [(row - rewards.mean()) / std for row in _hat(completions, rewards)]
+
+
+def step_advantages__divided_by_the_count(completions, rewards):
+    """do not divide by |λ| again"""
+    hat = _step_advantages(completions, rewards)
+    return [
+        a / np.array([len(s) for s in sets])
+        for a, sets in zip(hat, _sets(completions), strict=True)
+    ]
+
+
+def step_advantages__no_eps(completions, rewards):
+    """1e-4 is missing"""
+    return _step_advantages(completions, rewards, eps=0.0)
+
+
+def step_advantages__own(completions, rewards):
+    """a_i alone"""
+    a = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
+    return [np.full(len(c), x) for c, x in zip(completions, a, strict=True)]
+
+
+def step_advantages__sums(completions, rewards):
+    """Σ a_i over the members"""
+    hat = _step_advantages(completions, rewards)
+    return [
+        a * np.array([len(s) for s in sets])
+        for a, sets in zip(hat, _sets(completions), strict=True)
+    ]
+
+
+def step_advantages__copies_once(completions, rewards):
+    """equal completions are counted once"""
+    first = {tuple(c): i for i, c in reversed(list(enumerate(completions)))}
+    a = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
+    return [
+        np.array([a[[j for j in s if j in first.values()]].mean() for s in sets])
+        for sets in _sets(completions)
+    ]
+
+
+def theorem_terms__padded(completions, rewards, ratios):
+    """in grpo: | paths.size"""
+    k = len(completions)
+    return _terms(completions, rewards, ratios, [k * max(map(len, completions))] * k)
+
+
+def theorem_terms__over_nodes(completions, rewards, ratios):
+    """in grpo: | number of nodes"""
+    n = len({tuple(c[: t + 1]) for c in completions for t in range(len(c))})
+    return _terms(completions, rewards, ratios, [n] * len(completions))
+
+
+def theorem_terms__divided_by_the_count(completions, rewards, ratios):
+    """in prm: | do not divide by |λ| again"""
+    grpo, prm = _terms(
+        completions, rewards, ratios, [sum(map(len, completions))] * len(completions)
+    )
+    return grpo, [
+        x / np.array([len(s) for s in sets])
+        for x, sets in zip(prm, _sets(completions), strict=True)
+    ]

@@ -152,3 +152,82 @@ def pushed_down__alone_too(completions, rewards):
     """expected down = | its own alone"""
     R, A, grpo, _ = _steps(completions, rewards)
     return R, A, grpo, A, [i for i, a in enumerate(A) if (a < 0).any()]
+
+
+def push__no_eps(completions, rewards):
+    """1e-4 is missing"""
+    a = (rewards - rewards.mean()) / rewards.std(ddof=1)
+    return [np.array([a[s].sum() for s in sets]) for sets in _sets(completions)]
+
+
+def push__sums_of_rewards(completions, rewards):
+    """take advantages first"""
+    return [np.array([rewards[s].sum() for s in sets]) for sets in _sets(completions)]
+
+
+def push__divided_twice(completions, rewards):
+    """do not divide by |λ| again"""
+    a = _a(rewards)
+    return [np.array([a[s].mean() / len(s) for s in sets]) for sets in _sets(completions)]
+
+
+def push__copies_once(completions, rewards):
+    """equal completions are counted once"""
+    first = {tuple(c): i for i, c in reversed(list(enumerate(completions)))}.values()
+    a = _a(rewards)
+    return [
+        np.array([a[[j for j in s if j in first]].sum() for s in sets])
+        for sets in _sets(completions)
+    ]
+
+
+def lambda_weights__copies_once(completions):
+    """equal completions are counted once"""
+    return [
+        np.array([1 / len({tuple(completions[j]) for j in s}) for s in sets])
+        for sets in _sets(completions)
+    ]
+
+
+def lambda_weights__square_root(completions):
+    """1/√|λ|"""
+    return [np.array([len(s) ** -0.5 for s in sets]) for sets in _sets(completions)]
+
+
+def lambda_weights__share(completions):
+    """|λ|/k"""
+    return [np.array([len(s) / len(completions) for s in sets]) for sets in _sets(completions)]
+
+
+def lambda_weights__without_itself(completions):
+    """is a member, too"""
+    return [np.array([1 / max(len(s) - 1, 1) for s in sets]) for sets in _sets(completions)]
+
+
+def pushed_down__no_eps(completions, rewards):
+    """in A | 1e-4 is missing"""
+    R, _, _, _ = _steps(completions, rewards)
+    A = [(row - rewards.mean()) / rewards.std(ddof=1) for row in R]
+    return R, A, A, A, []
+
+
+def pushed_down__own_in_grpo(completions, rewards):
+    """in grpo | a_i alone"""
+    R, A, _, _ = _steps(completions, rewards)
+    own = [np.full(len(c), a) for c, a in zip(completions, _a(rewards), strict=True)]
+    return R, A, own, A, []
+
+
+def pushed_down__grpo_twice(completions, rewards):
+    """in lambda_grpo | |λ|·Â"""
+    R, A, grpo, _ = _steps(completions, rewards)
+    return R, A, grpo, grpo, []
+
+
+def pushed_down__from_one(completions, rewards):
+    """expected down = | from 0"""
+    R, A, grpo, size = _steps(completions, rewards)
+    down = [
+        i + 1 for i, (n, a) in enumerate(zip(size, A, strict=True)) if ((n > 1) & (a < 0)).any()
+    ]
+    return R, A, grpo, A, down

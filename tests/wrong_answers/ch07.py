@@ -147,3 +147,109 @@ def logits_gradient__no_softmax(dlogp, token, parent, logits):
     out, child = np.zeros_like(logits), parent >= 0
     np.add.at(out, (parent[child], token[child]), dlogp[child])
     return out
+
+
+def sum_over_members__padding_by_slots(paths, values, n_nodes):
+    """the last node: leave it out"""
+    out = np.zeros(n_nodes)
+    np.add.at(out, paths, values[:, None])
+    return out
+
+
+def two_sums__padding_counts(paths, advantages, n_nodes):
+    """in positive: | leave it out"""
+    up, down = np.zeros((2, n_nodes))
+    np.add.at(up, paths, np.maximum(advantages, 0)[:, None])
+    np.add.at(down, paths, np.minimum(advantages, 0)[:, None])
+    return up, down
+
+
+def _last(paths, values, n_nodes):
+    out = np.zeros(n_nodes)
+    row, position = np.nonzero(paths >= 0)
+    out[paths[row, position]] += values[row]
+    return out
+
+
+def two_sums__repeated_indices(paths, advantages, n_nodes):
+    """in positive: | np.add.at"""
+    up, down = np.maximum(advantages, 0), np.minimum(advantages, 0)
+    return _last(paths, up, n_nodes), _last(paths, down, n_nodes)
+
+
+def two_sums__swapped(paths, advantages, n_nodes):
+    """in positive: | changed places"""
+    up, down = np.maximum(advantages, 0), np.minimum(advantages, 0)
+    return _sum(paths, down, n_nodes), _sum(paths, up, n_nodes)
+
+
+def clipped_tree_loss__paths_size(paths, advantages, logp, old, low, high):
+    """in loss: | paths.size"""
+    return _right(paths, advantages, logp, old, low, high, paths.size)
+
+
+def clipped_tree_loss__sum(paths, advantages, logp, old, low, high):
+    """in loss: | take the mean"""
+    return _right(paths, advantages, logp, old, low, high, 1)
+
+
+def clipped_tree_loss__low_twice(paths, advantages, logp, old, low, high):
+    """in loss: | one bound stands on both sides"""
+    return _right(paths, advantages, logp, old, low, low, (paths >= 0).sum())
+
+
+def clipped_tree_loss__swapped(paths, advantages, logp, old, low, high):
+    """in loss: | low and high have changed places"""
+    return _right(paths, advantages, logp, old, high, low, (paths >= 0).sum())
+
+
+def clipped_tree_loss__nodes_once(paths, advantages, logp, old, low, high):
+    """in loss: | every node counts once"""
+    n = (paths >= 0).sum()
+    members = np.bincount(paths[paths >= 0], minlength=len(logp))
+    ratio, up, down = (
+        np.exp(logp - old),
+        _sum(paths, np.maximum(advantages, 0), len(logp)) / members,
+        _sum(paths, np.minimum(advantages, 0), len(logp)) / members,
+    )
+    loss = -(up * np.minimum(ratio, 1 + high) + down * np.maximum(ratio, 1 - low)).sum() / n
+    return loss, -ratio * (up * (ratio <= 1 + high) + down * (ratio >= 1 - low)) / n
+
+
+def clipped_tree_loss__objective(paths, advantages, logp, old, low, high):
+    """in loss: | the loss is its negative"""
+    loss, d = _right(paths, advantages, logp, old, low, high, (paths >= 0).sum())
+    return -loss, -d
+
+
+def clipped_tree_loss__ratio_missing(paths, advantages, logp, old, low, high):
+    """in dlogp: | ratio is missing"""
+    loss, d = _right(paths, advantages, logp, old, low, high, (paths >= 0).sum())
+    return loss, d / np.exp(logp - old)
+
+
+def cost__prompt_once_in_flat(prompt, completions):
+    """in flat: | its own copy of the prompt"""
+    n = len({tuple(c[: t + 1]) for c in completions for t in range(len(c))})
+    return len(prompt) + sum(map(len, completions)), len(prompt) + n
+
+
+def cost__prompt_for_each(prompt, completions):
+    """in tree: | once for all completions"""
+    n = len({tuple(c[: t + 1]) for c in completions for t in range(len(c))})
+    flat = sum(len(prompt) + len(c) for c in completions)
+    return flat, len(completions) * len(prompt) + n
+
+
+def cost__padded(prompt, completions):
+    """in flat: | padding is no token"""
+    n = len({tuple(c[: t + 1]) for c in completions for t in range(len(c))})
+    flat = len(completions) * (len(prompt) + max(map(len, completions)))
+    return flat, len(prompt) + n
+
+
+def logits_gradient__softmax_once(dlogp, token, parent, logits):
+    """times Σ c over the node's children"""
+    out, child = np.zeros_like(logits), parent >= 0
+    np.add.at(out, (parent[child], token[child]), dlogp[child])
+    return out - _p(logits) * np.isin(np.arange(len(parent)), parent)[:, None]

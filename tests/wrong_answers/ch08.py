@@ -133,3 +133,74 @@ def blockwise_logp__sum_not_rescaled(hidden, head, token, block):
         largest = np.maximum(largest, z.max(-1))
         total += np.exp(z - largest[:, None]).sum(-1)
     return (hidden * head[token]).sum(-1) - largest - np.log(total)
+
+
+def n_parameters__two_matrices(vocab_size, dim, n_layers, n_heads, n_kv_heads, ffn_dim, tied):
+    """gate, up and down"""
+    right = _n(vocab_size, dim, n_layers, n_kv_heads * dim // n_heads, ffn_dim, 2 - tied)
+    return right - n_layers * ffn_dim * dim
+
+
+def n_parameters__one_norm(vocab_size, dim, n_layers, n_heads, n_kv_heads, ffn_dim, tied):
+    """two RMSNorms"""
+    right = _n(vocab_size, dim, n_layers, n_kv_heads * dim // n_heads, ffn_dim, 2 - tied)
+    return right - n_layers * dim
+
+
+def n_parameters__no_last_norm(vocab_size, dim, n_layers, n_heads, n_kv_heads, ffn_dim, tied):
+    """at the end is missing"""
+    return _n(vocab_size, dim, n_layers, n_kv_heads * dim // n_heads, ffn_dim, 2 - tied) - dim
+
+
+def n_parameters__no_output(vocab_size, dim, n_layers, n_heads, n_kv_heads, ffn_dim, tied):
+    """one of the output is missing"""
+    right = _n(vocab_size, dim, n_layers, n_kv_heads * dim // n_heads, ffn_dim, 2 - tied)
+    return right - n_layers * dim * dim
+
+
+def n_parameters__head_never(vocab_size, dim, n_layers, n_heads, n_kv_heads, ffn_dim, tied):
+    """a head that is not tied counts"""
+    return _n(vocab_size, dim, n_layers, n_kv_heads * dim // n_heads, ffn_dim)
+
+
+def step_memory__no_logits(n_parameters, n_inner, vocab_size, bytes_per_number, reference):
+    """the logits are missing"""
+    return bytes_per_number * (5 if reference else 4) * n_parameters
+
+
+def step_memory__no_reference(n_parameters, n_inner, vocab_size, bytes_per_number, reference):
+    """reference policy has parameters"""
+    return bytes_per_number * (4 * n_parameters + n_inner * vocab_size)
+
+
+def step_memory__two_vectors(n_parameters, n_inner, vocab_size, bytes_per_number, reference):
+    """four numbers"""
+    return bytes_per_number * ((3 if reference else 2) * n_parameters + n_inner * vocab_size)
+
+
+def blockwise_logp__logits(hidden, head, token, block):
+    """logit alone"""
+    return (hidden * head[token]).sum(-1)
+
+
+def _blockwise(hidden, head, token):
+    z = hidden @ head.T
+    top = z.max(-1)
+    return (hidden * head[token]).sum(-1), top + np.log(np.exp(z - top[:, None]).sum(-1))
+
+
+def blockwise_logp__probabilities(hidden, head, token, block):
+    """take their log"""
+    chosen, total = _blockwise(hidden, head, token)
+    return np.exp(chosen - total)
+
+
+def blockwise_logp__surprise(hidden, head, token, block):
+    """signs are flipped"""
+    chosen, total = _blockwise(hidden, head, token)
+    return total - chosen
+
+
+def blockwise_logp__no_logit(hidden, head, token, block):
+    """the chosen logit is missing"""
+    return -_blockwise(hidden, head, token)[1]

@@ -1,0 +1,27 @@
+"""Hints for mistakes that may be made in several tasks, by the name of the mistake."""
+
+COMMON_HINTS = {
+    "total": "this is the sum: take the mean.",
+    "mean": "this is the mean: a sum is asked for.",
+    "axis": "the sum runs over the wrong axis: every row stands for itself.",
+    "overall": "the sum runs over everything: every row has a sum of its own.",
+    "divided": "Â is a mean over the members already: do not divide by |λ| again.",
+    "copies": "equal completions are counted once here; each is a member of its own.",
+    "grad_pi": "this has ∇π in place of ∇ln π = ∇π / π.",
+    "repeated": "repeated indices count once in a[i] += b: only np.add.at adds them all up.",
+    "padding": "-1 is padding, but as an index it means the last node: leave it out.",
+    "swapped_bounds": "low and high have changed places: the range is 1 - low to 1 + high.",
+    "one_bound": "one bound stands on both sides: the range is 1 - low to 1 + high.",
+    "strict": "inside the range both branches are equal, and the gradient is ρ·a: use ≤, not <.",
+    "padded": "this divides by k·T (paths.size), padding included: only Σ|y| tokens count.",
+    "population_std": "this is the population's standard deviation; take the sample's, ddof=1.",
+    "only_centred": "the values are only centred: divide by std + 1e-4.",
+    "no_eps": "1e-4 is missing, or in another place: it is added to the std.",
+    "late": "these numbers belong one position later: position t itself must be shared.",
+    "same_token": "these have the same token at position t, but not all of them began alike.",
+    "own_advantage": "this is a_i alone: the whole process set of a token counts.",
+    "negative": "this is the objective, to go up; the loss is its negative.",
+    "no_ratio": "the ratio is missing: d ρ / d logp = ρ.",
+    "unclipped": "nothing was clipped: where the clipped branch is smaller, the gradient is 0.",
+    "no_log": "these are probabilities: take their log.",
+}
