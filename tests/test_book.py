@@ -84,6 +84,22 @@ def test_all_chapters_and_documents_of_the_course_are_in_the_book():
     )
 
 
+def test_every_page_of_the_book_is_in_its_index_and_so_is_every_document_that_one_links():
+    """What Sphinx would warn of, seen without Sphinx."""
+    folder = ROOT / "tutorials/book"
+    names = {"__file__": str(folder / "conf.py")}
+    exec((folder / "conf.py").read_text(encoding="utf-8"), names)
+    left_out = {f for pattern in names["exclude_patterns"] for f in ROOT.glob(pattern)}
+    pages = {f for pattern in names["include_patterns"][:-1] for f in ROOT.glob(pattern)} - left_out
+    index = (folder / "index.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^(?:.*<)?(\S+?\.(?:md|ipynb)|one_page)>?$", index, re.MULTILINE)
+    listed = {(folder / re.sub("^one_page$", "one_page.md", name)).resolve() for name in listed}
+    assert listed | {folder / "index.md"} == pages
+    for page in pages:
+        for target in re.findall(r"\]\(([\w./-]+\.(?:md|ipynb))[)#]", page.read_text("utf-8")):
+            assert (page.parent / target).resolve() in pages, (page, target)
+
+
 @pytest.mark.parametrize("name", ["mine.txt", "searchindex.js"])  # the second: another's book
 def test_another_folder_is_left_alone(name, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "distribution", str)

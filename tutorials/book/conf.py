@@ -13,13 +13,14 @@ include_patterns = [
     "minigrpo/README.md",
     "minigrpo/models/README.md",
     "results/*.md",
+    "tests/wrong_answers/README.md",
     "benchmarks/*.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "README.md",
     "**/*.py.md",  # the Python files that a page links: build.py writes them
 ]
-exclude_patterns = ["tutorials/slides/*.md"]
+exclude_patterns = ["tutorials/slides/*.md", "tutorials/autograder/*.md"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_dmath_double_inline = True  # a formula of its own may stand inside a list
