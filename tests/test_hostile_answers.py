@@ -288,6 +288,18 @@ ENDING = {
     ),
     "imports the solutions": ("from tutorials.solutions.ch01 import *", "No module named"),
     "imports its neighbours' solutions": ("from solutions.ch01 import *", "No module named"),
+    "reads the checker's memory": (  # only Linux has the file
+        function("import os", "return open(f'/proc/{os.getppid()}/mem', 'rb', 0).read(9)"),
+        "may not read this file" if sys.platform == "linux" else "",
+    ),
+    "reads the checker's memory by a link": (
+        function(
+            "import os",
+            "os.symlink(f'/proc/{os.getppid()}/maps', 'm')",
+            "return open('m').read()",
+        ),
+        "an answer may ",
+    ),
     "finds the solutions": (
         f"import sys\nsys.path.insert(0, {str(SOLUTION.parent)!r})\nfrom ch02 import *\n",
         "may not read this file",

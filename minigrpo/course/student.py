@@ -16,6 +16,7 @@ import ctypes
 import inspect
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -67,6 +68,7 @@ def confine(job: dict[str, Any]) -> None:
 def watch(own: str, closed: list[str], notes: list[str]) -> None:
     """Refuse what no answer needs, from now on, and note what is loaded of the package."""
     roots = [os.path.realpath(folder) for folder in (own, os.devnull, *closed)]
+    others = re.compile(rf"/proc/(?!{os.getpid()}/)[0-9]+/")  # Linux shows other processes' memory
 
     def within(path: Any, allowed: list[str]) -> bool:
         path = os.path.realpath(os.fsdecode(path))
@@ -78,7 +80,13 @@ def watch(own: str, closed: list[str], notes: list[str]) -> None:
             raise PermissionError(f"an answer may not call {event}")
         if event == "import" and str(arguments[0]).startswith("minigrpo."):
             notes.append(f"loads {arguments[0]}")
-        if event == "open" and paths and within(paths[0], roots[2:]):
+        if (
+            event == "open"
+            and paths
+            and (
+                within(paths[0], roots[2:]) or others.match(os.path.realpath(os.fsdecode(paths[0])))
+            )
+        ):
             raise PermissionError("an answer may not read this file")
         changed = paths[:1] if event == "open" and arguments[2] & WRITING else ()
         if not all(within(path, roots[:2]) for path in (paths if event in CHANGES else changed)):
