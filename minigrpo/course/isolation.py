@@ -112,6 +112,11 @@ class Isolated:
                 pipe.close()
 
 
+def is_small(source: Path) -> bool:
+    """Whether a file may be one that somebody has written."""
+    return source.stat().st_size <= LARGEST_SOURCE
+
+
 class Desk:
     """Where tasks are done, each in a process of its own.   A context, which ends them all."""
 
@@ -123,7 +128,7 @@ class Desk:
         self._environment |= {"OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
         paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         if (ROOT / "tutorials").is_dir():  # in the repository
-            self._closed += [str(ROOT / "tutorials"), str(ROOT / "tests")]
+            self._closed += [str(ROOT / name) for name in ("tutorials", "tests", ".git")]
             paths.append(str(ROOT))
         self._environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, filter(None, paths)))
 
@@ -144,13 +149,13 @@ class Desk:
 
         Raises ValueError if the file cannot be run.
         """
-        if file.is_symlink() or file.stat().st_size > LARGEST_SOURCE:
+        if file.is_symlink() or not is_small(file):
             raise ValueError(f"{file} is a link, or very large: give the file that was written")
         with TemporaryDirectory(prefix="minigrpo-", ignore_cleanup_errors=True) as scratch:
             folder, printed = Path(scratch, "answer"), Path(scratch, "printed")
             folder.mkdir()
             for source in [file, *islice(file.parent.glob("*.py"), 100)]:  # it may import them
-                if source.is_file() and not source.is_symlink():
+                if source.is_file() and not source.is_symlink() and is_small(source):
                     shutil.copyfile(source, folder / source.name)
             job = {"folder": str(folder), "printed": str(printed), "file": file.name}
             job |= {"function": function, "closed": self._closed}
