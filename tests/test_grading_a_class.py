@@ -288,6 +288,52 @@ def test_bad_input_is_one_line(arguments, words, grade, tmp_path, monkeypatch):
     assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only there may a name be any bytes")
+def test_a_name_that_is_no_utf_8(grade, tmp_path, monkeypatch):
+    """As archives made on Windows leave it."""
+    monkeypatch.chdir(tmp_path)
+    copied(tmp_path / "class" / os.fsdecode(b"M\xfcller"), "ch01")
+    for _ in range(2):
+        assert grade("class", "--reports", "told")[0] is None
+        assert [row["points"] for row in table().values()] == ["4"]
+        assert list(table()) == ["M\\udcfcller"]
+
+
+def test_a_folder_of_any_name_and_with_the_reports_in_it(grade, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    copied(tmp_path / "__class/Ada", "ch01")
+    for _ in range(2):
+        assert grade("__class", "--reports", "__class/told")[0] is None
+        assert {name: row["points"] for name, row in table().items()} == {"Ada": "4"}
+
+
+def test_an_answer_reads_no_grades(grade, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("Ada", "Eve"):
+        copied(tmp_path / f"class/{name}", "ch01")
+    for path in ("grades.csv", "told/Ada.txt"):
+        text = f"raise ValueError(open({str(tmp_path / path)!r}).read())"
+        (tmp_path / "class/Eve/ch01.py").write_text(text)
+        assert grade("class", "--reports", "told")[0] is None
+        assert "may not read this file" in table()["Eve"]["troubles"]
+
+
+def test_what_could_not_be_checked_is_tried_again(grade, handed_in, monkeypatch):
+    """An interruption, or a machine without memory, is no reason to keep a row."""
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", shutil.which("false"))
+        assert "nothing could be checked" in grade(handed_in)[0]
+    assert grade(handed_in)[0] is None
+    assert table()["Ada"]["points"] == "9"
+
+
+def test_a_huge_neighbour_is_not_copied(run, tmp_path):
+    folder = copied(tmp_path, "ch01")
+    with (folder / "other.py").open("wb") as file:
+        file.truncate(1 << 40)
+    assert run("check", "ch01", folder)[0] == 0
+
+
 # -- what is handed out ----------------------------------------------------------------------------
 
 
@@ -336,7 +382,8 @@ def test_teachers_get_everything(tmp_path):
     assert bundle("teachers", tmp_path / "all.zip").returncode == 0
     with zipfile.ZipFile(tmp_path / "all.zip") as file:
         names = set(file.namelist())
-    for name in ("tutorials/solutions/ch05.py", "tests/test_exercises.py", "tutorials/README.md"):
+    listed = ["tutorials/solutions/ch05.py", "tests/test_exercises.py", "tutorials/README.md"]
+    for name in (*listed, ".pre-commit-config.yaml"):
         assert name in names
     assert not [name for name in names if "__pycache__" in name]
 
@@ -389,6 +436,9 @@ def test_the_workflow_for_github_classroom(tmp_path):
     done = subprocess.run(command, cwd=tmp_path / "c", env=environment, capture_output=True)
     assert done.returncode == 1
     assert done.stdout.splitlines()[0].startswith(b"ch02 task 1: backward of softmax ")
+    (tmp_path / "c/minigrpo").mkdir()  # of a student, beside the grader's
+    (tmp_path / "c/minigrpo/__main__.py").write_text("")
+    assert subprocess.run(command, cwd=tmp_path / "c", env=environment).returncode == 1
 
 
 def test_bundles_refuse_what_they_cannot_do(tmp_path):

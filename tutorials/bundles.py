@@ -44,7 +44,7 @@ STEP = """\
         uses: classroom-resources/autograding-command-grader@v1
         with:
           test-name: "{title}"
-          command: python -m minigrpo check {chapter} exercises --task {n}
+          command: python -P -m minigrpo check {chapter} exercises --task {n}
           timeout: 5
           max-score: 1
 """
@@ -149,6 +149,7 @@ def students(chapters: list[str]) -> Files:
 def teachers(chapters: list[str]) -> Files:
     """Everything."""
     everything = ("*.md", "*.cff", "LICENSE", "*.toml", "*.py", "*.in", ".ci/*", ".github/**/*")
+    everything += (".gitignore", ".pre-commit-config.yaml")
     return found(*everything, *(f"{room}/**/*" for room in ("minigrpo", "tutorials", "tests"))) | (
         found("results/*", "benchmarks/**/*")
     )
