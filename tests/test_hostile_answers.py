@@ -409,6 +409,39 @@ ENDING = {
         + "\n    return p * (rewards - p @ rewards) + 5j",
         "expected numbers, got ndarray",
     ),
+    "files without end": (
+        function(
+            "import itertools",
+            "for i in itertools.count(): open(f'{i}', 'wb').write(bytes(1 << 22))",
+        ),
+        "wrote more than 64 MB or 1000 files",
+    ),
+    "small files without end": (
+        function(
+            "import itertools, os",
+            "for i in itertools.count():",
+            "    os.mkdir(f'{i}')",
+            "    for name in 'ab': open(f'{i}/{name}', 'w').close()",
+        ),
+        "wrote more than 64 MB or 1000 files",
+    ),
+    "folders within folders": (
+        function("import os", "while True:", "    os.mkdir('a' * 99)", "    os.chdir('a' * 99)"),
+        "",
+    ),
+    "files in a folder that cannot be looked at": (
+        function(
+            "import itertools, os",
+            "os.mkdir('a')",
+            "os.chmod('a', 0o300)",
+            "for i in itertools.count(): open(f'a/{i}', 'wb').write(bytes(1 << 22))",
+        ),
+        "wrote more than 64 MB or 1000 files",
+    ),
+    "prints without end": (
+        function("while True: print('x' * 10**6)"),
+        "File too large",
+    ),
     "an iterator without end": (
         function("import itertools; return itertools.count()"),
         "expected numbers, got count",

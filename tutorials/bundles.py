@@ -1,6 +1,6 @@
 """What a course hands out, as a folder, or as an archive if OUT ends with .zip.
 
-    python tutorials/bundles.py students OUT      # the package, notebooks and exercises; no answers
+    python tutorials/bundles.py students OUT      # the package, notebooks and exercises; no solutions
     python tutorials/bundles.py teachers OUT      # the whole repository
     python tutorials/bundles.py gradescope OUT    # an autograder: upload the archive as it is
     python tutorials/bundles.py classroom OUT     # the repository of a GitHub Classroom assignment

@@ -38,7 +38,7 @@ try:
 except ImportError:  # on Windows
     resource = None
 
-LARGEST_FILE = 16 << 20  # bytes; what is printed goes to a file, too
+LARGEST_FILE = 4 << 20  # bytes; what is printed goes to a file, too
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 PROCESSES = {"os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system"}
 PROCESSES |= {"os.startfile", "subprocess.Popen", "os.kill", "os.killpg", "socket.connect"}
