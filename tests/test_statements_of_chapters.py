@@ -15,7 +15,7 @@ TUTORIALS = Path(__file__).parents[1] / "tutorials"
 
 
 def words(name):
-    (file,) = TUTORIALS.glob(f"{name}*.ipynb")
+    (file,) = TUTORIALS.glob(f"{name}*ipynb")
     cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
     return "\n".join("".join(cell["source"]) for cell in cells)
 
@@ -58,6 +58,17 @@ def test_no_move_of_the_random_table_is_rarer_than_one_in_four():
     p = np.exp(0.8 * np.random.default_rng(29).standard_normal((7, 2)))
     assert 0.25 < (p / p.sum(1, keepdims=True)).min() < 0.3
     assert "no move is rarer than one in four" in words("01")
+
+
+# -- 2.7: the mistake in RMSNorm -------------------------------------------------------------------
+
+
+def test_how_far_off_the_mistake_in_rmsnorm_is():
+    x, dy = (np.random.default_rng([seed, 5, 6]).standard_normal((5, 6)) for seed in (0, 1))
+    rms = np.sqrt((x**2).mean(1, keepdims=True) + 1e-5)
+    right = (dy - x / rms * (x / rms * dy).mean(1, keepdims=True)) / rms
+    error = np.linalg.norm(right - dy / rms) / np.linalg.norm(dy / rms)
+    assert f"off by {error:.0%}".replace("%", " %") in words("02_a_transformer_by_hand.")
 
 
 # -- 4.5: what the surrogate promises --------------------------------------------------------------
