@@ -168,6 +168,7 @@ def _check_attention_backward(answer: Answer) -> None:
         mistakes = dict(p=p @ do, no_mask=_attend(q, k, False).T @ do, order=dk, order_=dq)
         s, past = q @ k.T / root, np.tri(time)
         mistakes |= dict(zeros=softmax(s * past).T @ do, by_width=_attend(q / root, k).T @ do)
+        mistakes |= dict(no_scale=_attend(q * root, k).T @ do)
         columns = softmax(np.where(past, s, -np.inf).T)
         answer.compare(given, got[2], dv, "dv", columns=columns @ do, **mistakes)
         other = p * (dp - (p * dp).sum(0)), p * (dp - (p * dp).sum())

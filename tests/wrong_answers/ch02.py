@@ -294,11 +294,6 @@ def rope_backward__overwritten(dy, position, base):
     return dy
 
 
-def rope_backward__one_angle(dy, position, base):
-    """the exponent is -2j/E"""
-    return _turn(dy, position, 1.0, -1)
-
-
 def rope_backward__growing_angle(dy, position, base):
     """the exponent is -2j/E"""
     return _turn(dy, position, 1 / base, -1)
@@ -319,6 +314,11 @@ def attention_backward__softmax_over_queries(do, q, k, v):
 def attention_backward__divided_by_the_width(do, q, k, v):
     """by √E, not by E"""
     return _attention(do, q, k, v, _p(q / np.sqrt(q.shape[1]), k))
+
+
+def attention_backward__not_scaled(do, q, k, v):
+    """in dv | the factor 1/√E is missing"""
+    return _attention(do, q, k, v, _p(q * np.sqrt(q.shape[1]), k))
 
 
 def attention_backward__order(do, q, k, v):

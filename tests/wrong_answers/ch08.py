@@ -226,6 +226,18 @@ def tokens_until_stop__ignores_errors(tokens, pieces, stop):
     return _until(tokens, pieces, lambda known: stop in b"".join(known).decode(errors="ignore"))
 
 
+def tokens_until_stop__whole_characters_only(tokens, pieces, stop):
+    """search bytes"""
+
+    def is_there(known):
+        try:
+            return stop in b"".join(known).decode()
+        except UnicodeDecodeError:
+            return False
+
+    return _until(tokens, pieces, is_there)
+
+
 def blockwise_logp__largest_from_zero(hidden, head, token, block):
     """begin with -inf"""
     largest, total = np.zeros(len(hidden)), np.zeros(len(hidden))
