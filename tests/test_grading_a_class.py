@@ -21,6 +21,7 @@ from types import FunctionType, SimpleNamespace
 import pytest
 from test_cli import run  # noqa: F401
 
+from minigrpo.course.isolation import _flatten
 from minigrpo.course.runner import CHAPTERS, RIGHT, tasks_of, verdict
 from minigrpo.system.user_code import run_file
 
@@ -312,6 +313,56 @@ def test_a_folder_of_any_name_and_with_the_reports_in_it(grade, tmp_path, monkey
     for _ in range(2):
         assert grade("__class", "--reports", "__class/told")[0] is None
         assert {name: row["points"] for name, row in table().items()} == {"Ada": "4"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names that Windows does not allow")
+def test_names_that_are_no_flags_formulas_or_lines(grade, tmp_path, monkeypatch):
+    folder = tmp_path / "class"
+    long = "n" * 255
+    for name in ("-x", "--help", "=1", "\t1", "a\rb", "a\nb", long):
+        copied(folder / name, "ch01")
+    monkeypatch.chdir(folder)
+    for _ in range(2):
+        assert grade(".", "--csv", "../grades.csv", "--reports", "../told")[0] is None
+        rows = table("../grades.csv")
+        assert list(rows) == ["'\t1", "'--help", "'-x", "'=1", "a\nb", "a\\rb", long]
+        assert {row["points"] for row in rows.values()} == {"4"}
+        assert not any(row["troubles"].startswith(classes.FORMULAS) for row in rows.values())
+    assert len(list((tmp_path / "told").iterdir())) == 7
+
+
+def test_who_hands_in_everything_hands_in_the_exercises(grade, tmp_path, monkeypatch):
+    """Not the package's checks, which have the same names."""
+    monkeypatch.chdir(tmp_path)
+    for place in ("Ada", "Bob/minigrpo-main"):
+        copied(tmp_path / "class" / place / "tutorials/exercises", "ch01", "ch05")
+        for room in ("minigrpo/course", ".venv/lib/python3/site-packages/minigrpo/course"):
+            copied(tmp_path / "class" / place / room, *CHAPTERS, source=ROOT / "minigrpo/course")
+    assert grade("class")[0] is None
+    assert [row["points"] for row in table().values()] == ["10", "10"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="paths that Windows does not allow")
+def test_folders_a_thousand_deep_in_what_is_handed_in(grade, tmp_path, monkeypatch):
+    monkeypatch.chdir(copied(tmp_path / "class/Ada", "ch01"))
+    for _ in range(1200):
+        os.mkdir("d")
+        os.chdir("d")
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert grade("class")[0] is None
+        assert table()["Ada"]["points"] == "4"
+    finally:
+        _flatten(str(tmp_path))  # which pytest could not remove
+
+
+def test_a_damaged_row_is_made_anew(grade, handed_in, asked):
+    (handed_in / "Bob_12_file").rename(handed_in / "Bob")
+    assert grade(handed_in)[0] is None
+    text = Path("grades.csv").read_text(encoding="utf-8").replace("Ada,", "Ada\n", 1)
+    Path("grades.csv").write_text(text, encoding="utf-8")
+    assert grade(handed_in)[0] is None
+    assert asked[6:] == ["Ada"]
 
 
 def test_an_answer_reads_no_grades(grade, tmp_path, monkeypatch):

@@ -13,10 +13,11 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from minigrpo.course import isolation, landlock
+from minigrpo.course import isolation, landlock, runner, seccomp
 from minigrpo.course.isolation import Desk, Limits
 from minigrpo.course.runner import RIGHT, WRONG, Verdict, checked
 
@@ -100,6 +101,33 @@ ENDING = {
             "print('all 4 tasks are right')",
             "return 'right'",
         ),
+        "expected numbers",
+    ),
+    "the mode of an open folder": (
+        function("import os", "os.fchmod(os.open('/tmp', 0), 0o1777)"),
+        "may not call os.chmod",
+    ),
+    "an attribute elsewhere": (
+        function("import os", "os.setxattr('/', 'user.minigrpo', b'')")
+        if hasattr(os, "setxattr")
+        else function("import os", "os.utime('/')"),
+        "in its own folder only",
+    ),
+    "a terminal": (function("open('/dev/tty', 'rb', 0)"), "may not read this file"),
+    "the whole disk": (function("open('/dev/sda', 'rb', 0)"), "may not read this file"),
+    "folders a thousand deep": (
+        function(
+            "import os",
+            "for _ in range(1500):",
+            "    os.mkdir('d')",
+            "    os.chdir('d')",
+            "return np.zeros(len(logits))",
+        ),
+        "wrote more than",
+    ),
+    "endless rows of nothing": (function("return np.empty((10**12, 0))"), "no answer"),
+    "texts": (
+        function("return [str(x) for x in logits]"),
         "expected numbers",
     ),
     "forges messages on all files": (
@@ -330,16 +358,16 @@ ENDING = {
     ),
     "connects": (
         function("import socket; socket.create_connection(('127.0.0.1', 9), 1)"),
-        "may not call socket.connect",
+        "may not call socket.__new__",
     ),
     "sends": (
         function("import socket", "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)")
         + "\n    s.sendto(b'x', ('127.0.0.1', 9))",
-        "may not call socket.sendto",
+        "may not call socket.__new__",
     ),
     "makes a socket's file": (
         function("import socket; socket.socket(socket.AF_UNIX).bind('../x')"),
-        "may not call socket.bind",
+        "may not call socket.__new__",
     ),
     "a data base elsewhere": (
         function("import sqlite3; sqlite3.connect('../x').execute('create table a (b)')"),
@@ -432,8 +460,7 @@ ENDING = {
     "files in a folder that cannot be looked at": (
         function(
             "import itertools, os",
-            "os.mkdir('a')",
-            "os.chmod('a', 0o300)",
+            "os.mkdir('a', 0o300)",
             "for i in itertools.count(): open(f'a/{i}', 'wb').write(bytes(1 << 22))",
         ),
         "wrote more than 64 MB or 1000 files",
@@ -496,6 +523,27 @@ KERNEL = {  # past the hook, stopped by Linux
         "text = data.value.decode() or open('Permission denied')",
         *STOLEN,
     ),
+}
+CALLS = {  # machine code, stopped by Linux; none does harm if it is not
+    "forks": "libc.fork()",
+    "starts a program": "libc.execv(b'/bin/true', None)",
+    "kills": "libc.kill(os.getppid(), 0)",
+    "kills by a descriptor": "libc.syscall(434, os.getppid(), 0)",
+    "changes a mode": "libc.chmod(b'/tmp', os.stat('/tmp').st_mode & 0o7777)",
+    "changes a mode by a folder": "os.chmod('tmp', 0o1777, dir_fd=os.open('/', 0))",
+    "changes an owner": "libc.chown(b'/tmp', -1, -1)",
+    "changes a time": "libc.utimensat(-100, b'/tmp', (ctypes.c_long * 4)(*[0, 0x3FFFFFFE] * 2), 0)",
+    "sets an attribute": "libc.setxattr(b'/tmp', b'user.minigrpo', b'', 0, 2)",
+    "shares memory that outlives it": "libc.shmget(0, 4096, 0o600)",
+    "makes a queue that outlives it": "libc.msgget(0, 0o600)",
+    "sends over the network": "libc.socket(2, 2, 0)",
+    "slows another process": "os.setpriority(os.PRIO_PROCESS, os.getppid(), 0)",
+    "moves another process": "os.sched_setaffinity(os.getppid(), os.sched_getaffinity(0))",
+    "raises its limits": "libc.setrlimit(7, (ctypes.c_ulong * 2)(64, 64))",
+    "limits another process": "libc.prlimit(os.getppid(), 7, (ctypes.c_ulong * 2)(512, 512), None)",
+    "makes files that cannot be changed": "__import__('fcntl').ioctl(0, 0x40086602, bytes(8))",
+    "asks in a ring": "libc.syscall(425, 1, None)",
+    "has a kernel of its own": "libc.unshare(0x20000)",
 }
 NEVER_ENDING = {
     "loops": function("while True: pass"),
@@ -579,6 +627,52 @@ def test_what_gets_past_the_hook_is_stopped_by_the_kernel(what, desk, tmp_path):
         assert not Path(folder, "minigrpo_was_here").exists()
 
 
+@pytest.mark.skipif(not seccomp.is_known(), reason="a filter for another machine")
+@pytest.mark.parametrize("what", CALLS)
+def test_calls_that_no_answer_needs_are_refused(what, desk, tmp_path):
+    lines = [f"result = {CALLS[what]}", "assert result == -1, result"]
+    lines += ["raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))"]
+    libc = LIBC.replace("(None)", "(None, use_errno=True)")
+    found = verdict_on(libc + function(*lines), desk, tmp_path)
+    assert "Permission denied" in found.message
+
+
+@pytest.mark.parametrize("machine", seccomp.MACHINE)
+def test_the_filter_of_calls(machine):
+    """As the kernel reads it: jumps count from the next line."""
+    rules, own, arm = seccomp.rules(machine, 77), 77, machine == "aarch64"
+    clone, kill, tgkill, tkill, prlimit, ioctl = seccomp.BY_ARGUMENTS[machine]
+
+    def answer(number, *arguments, architecture=seccomp.MACHINE[machine]):
+        words = {0: number, 4: architecture}
+        for n, argument in enumerate((*arguments, *[0] * (6 - len(arguments)))):
+            words |= {16 + 8 * n: argument & 0xFFFFFFFF, 20 + 8 * n: argument >> 32}
+        at = loaded = 0
+        while True:
+            code, true, false, k = rules[at]
+            at += 1
+            if code == seccomp.RETURN:
+                return k
+            if code == seccomp.LOAD:
+                loaded = words[k]
+                continue
+            tests = {seccomp.EQUAL: loaded == k, seccomp.AT_LEAST: loaded >= k}
+            at += true if {**tests, seccomp.ANY_OF: bool(loaded & k)}[code] else false
+
+    reads, writes, opens = (63, 64, 56) if arm else (0, 1, 257)
+    allowed = [answer(n) for n in (reads, writes, opens, 29 if not arm else 57)[:3]]
+    allowed += [answer(clone, 0x3D0F00), answer(kill, own, 9), answer(tgkill, own, own, 6)]
+    allowed += [answer(prlimit, 0, 7, 0, 1 << 40), answer(ioctl, 3, 0x5401)]
+    assert set(allowed) == {seccomp.ALLOW}
+    refused = [answer(int(n)) for n in seccomp.REFUSED[machine].split()]
+    refused += [answer(reads, architecture=0x40000003), answer(reads + (1 << 30))]
+    refused += [answer(clone, 17), answer(kill, 1, 9), answer(kill, own + (1 << 32) - 154, 9)]
+    refused += [answer(tkill, 5, 9), answer(prlimit, 0, 7, 1 << 33), answer(prlimit, 0, 7, 1)]
+    refused += [answer(ioctl, 0, 0x5412), answer(ioctl, 3, 0x40086602)]
+    assert set(refused) == {seccomp.DENIED}
+    assert answer(435) == seccomp.UNKNOWN
+
+
 @pytest.mark.parametrize("what", NEVER_ENDING)
 def test_what_never_ends_is_ended(what, desk, tmp_path):
     found = verdict_on(NEVER_ENDING[what], desk, tmp_path, ENDLESS)
@@ -605,16 +699,27 @@ def is_running(pid):
         return False
 
 
+@pytest.fixture
+def bare_desk(monkeypatch):
+    """A desk as on a Linux that refuses nothing."""
+    code = "import runpy; from minigrpo.course import landlock, seccomp; "
+    code += "landlock.version_of_kernel = lambda: 0; seccomp.is_known = lambda: False; "
+    code += "runpy.run_module('minigrpo.course.student', run_name='__main__', alter_sys=True)"
+    monkeypatch.setattr(isolation, "COMMAND", [sys.executable, "-u", "-P", "-c", code])
+    with Desk(Limits(ENDS, memory=1 << 29)) as found:
+        yield found
+
+
 @linux
 @pytest.mark.parametrize("deep", [False, True])
-def test_machine_code_leaves_no_process_behind(deep, desk, tmp_path):
+def test_machine_code_leaves_no_process_behind(deep, bare_desk, tmp_path):
     """Past the hook: children in sessions of their own, and theirs, which hold the pipes open."""
     lines = ["for _ in range(20):", "    if libc.fork() == 0:", "        libc.setsid()"]
     lines += ["        if libc.fork(): os._exit(0)"] * deep
     lines += ["        os.write(1, f'{os.getpid()}\\n'.encode()); libc.pause()"]
     lines += ["while open('../printed').read().count('\\n') < 20: time.sleep(0.01)"]
     lines += ["return np.zeros(len(logits))"]
-    found = verdict_on(LIBC + function(*lines), desk, tmp_path)
+    found = verdict_on(LIBC + function(*lines), bare_desk, tmp_path)
     assert found.state == WRONG
     pids = list(map(int, found.printed.split()))
     assert len(pids) == 20
@@ -623,9 +728,9 @@ def test_machine_code_leaves_no_process_behind(deep, desk, tmp_path):
 
 @linux
 @pytest.mark.parametrize("signal_", ["SIGKILL", "SIGTERM"])
-def test_machine_code_that_kills_the_process_that_forks(signal_, desk, tmp_path):
+def test_machine_code_that_kills_the_process_that_forks(signal_, bare_desk, tmp_path):
     lines = [f"libc.kill(os.getppid(), signal.{signal_})", "time.sleep(10**6)"]
-    assert verdict_on(LIBC + function(*lines), desk, tmp_path, ENDLESS).state == WRONG
+    assert verdict_on(LIBC + function(*lines), bare_desk, tmp_path, ENDLESS).state == WRONG
 
 
 @linux
@@ -653,3 +758,36 @@ def test_what_asks_may_be_killed(tmp_path):
     while any(map(is_running, pids)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(map(is_running, pids))
+
+
+@pytest.mark.parametrize("n", [2, 6000])
+def test_a_group_of_any_size_is_looked_at(n):
+    """A tree of so many completions, as long as there are, would take all memory."""
+    group = [[1] * n, *[[1]] * (n - 1)], [0.0] * n
+    task = runner.tasks_of("ch06")[2]
+    found = runner.verdict("", task, SimpleNamespace(**{task.function: lambda: group}))
+    assert found.state == WRONG
+    assert f"expected 3 to 16 completions, got {n}" in found.message.lower()
+
+
+@pytest.mark.parametrize("line", ["# coding: punycode", "#!/bin/x\n# -*- coding: idna -*-"])
+def test_an_encoding_that_takes_minutes_is_noted_instead(line, tmp_path):
+    """Python's punycode takes quadratic time."""
+    file = tmp_path / "ch01.py"
+    file.write_text(f"{line}\nxxx-{'a' * 500_000}")
+    (note,) = runner.imports_of_ours(file)
+    assert note.startswith(f"is written in {line.split('coding: ')[1].split()[0]}, ")
+    file.write_text("# -*- coding: latin-1 -*-\nimport minigrpo\n")
+    assert runner.imports_of_ours(file) == ("imports minigrpo (line 2)",)
+
+
+def test_notes_are_few_and_short(tmp_path):
+    file = tmp_path / "ch01.py"
+    file.write_text(f"import minigrpo.{'a' * 10_000}\n" * 90)
+    notes = runner.imports_of_ours(file)
+    assert len(notes) == 20 and max(map(len, notes)) < 150
+
+
+def test_a_message_does_not_steer_the_terminal():
+    found = Verdict("ch01 task 1", WRONG, "\x1b[2Jright\rright").text()
+    assert found.replace("\n", "").isprintable()
