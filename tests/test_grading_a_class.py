@@ -482,6 +482,25 @@ def test_nothing_that_students_get_is_an_answer_as_it_stands(chapter):
         assert not found, (task.title, found)
 
 
+def test_the_guide_names_the_functions_of_the_engine_that_are_answers():
+    """Beside the textbook the package has what two tasks ask for, which a note tells if loaded."""
+    modules = [
+        import_module(f"minigrpo.engine.{file.stem}")
+        for file in (ROOT / "minigrpo/engine").glob("[a-z]*.py")
+    ]
+    candidates = {f"{m.__name__}.{name}": f for m in modules for name, f in vars(m).items()}
+    candidates = {name: f for name, f in candidates.items() if isinstance(f, FunctionType)}
+    found = {
+        f.__name__
+        for task in [task for chapter in CHAPTERS for task in tasks_of(chapter)]
+        for f in candidates.values()
+        if answers_as_it_stands(task, f)
+    }
+    guide = (ROOT / "tutorials/README.md").read_text(encoding="utf-8")
+    assert found == {"lambda_weights", "rotate_neighbours"}
+    assert "`lambda_weights` is an answer to chapter 6, task 2, `rotate_neighbours` to" in guide
+
+
 def test_archives_are_the_same_each_time_and_hold_the_same(tmp_path):
     archives = [tmp_path / "one.zip", tmp_path / "two.zip"]
     for archive in archives:
