@@ -21,6 +21,7 @@ from types import FunctionType, SimpleNamespace
 import pytest
 from test_cli import run  # noqa: F401
 
+from minigrpo.course.isolation import _flatten
 from minigrpo.course.runner import CHAPTERS, RIGHT, tasks_of, verdict
 from minigrpo.system.user_code import run_file
 
@@ -314,6 +315,56 @@ def test_a_folder_of_any_name_and_with_the_reports_in_it(grade, tmp_path, monkey
         assert {name: row["points"] for name, row in table().items()} == {"Ada": "4"}
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names that Windows does not allow")
+def test_names_that_are_no_flags_formulas_or_lines(grade, tmp_path, monkeypatch):
+    folder = tmp_path / "class"
+    long = "n" * 255
+    for name in ("-x", "--help", "=1", "\t1", "a\rb", "a\nb", long):
+        copied(folder / name, "ch01")
+    monkeypatch.chdir(folder)
+    for _ in range(2):
+        assert grade(".", "--csv", "../grades.csv", "--reports", "../told")[0] is None
+        rows = table("../grades.csv")
+        assert list(rows) == ["'\t1", "'--help", "'-x", "'=1", "a\nb", "a\\rb", long]
+        assert {row["points"] for row in rows.values()} == {"4"}
+        assert not any(row["troubles"].startswith(classes.FORMULAS) for row in rows.values())
+    assert len(list((tmp_path / "told").iterdir())) == 7
+
+
+def test_who_hands_in_everything_hands_in_the_exercises(grade, tmp_path, monkeypatch):
+    """Not the package's checks, which have the same names."""
+    monkeypatch.chdir(tmp_path)
+    for place in ("Ada", "Bob/minigrpo-main"):
+        copied(tmp_path / "class" / place / "tutorials/exercises", "ch01", "ch05")
+        for room in ("minigrpo/course", ".venv/lib/python3/site-packages/minigrpo/course"):
+            copied(tmp_path / "class" / place / room, *CHAPTERS, source=ROOT / "minigrpo/course")
+    assert grade("class")[0] is None
+    assert [row["points"] for row in table().values()] == ["10", "10"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="paths that Windows does not allow")
+def test_folders_a_thousand_deep_in_what_is_handed_in(grade, tmp_path, monkeypatch):
+    monkeypatch.chdir(copied(tmp_path / "class/Ada", "ch01"))
+    for _ in range(1200):
+        os.mkdir("d")
+        os.chdir("d")
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert grade("class")[0] is None
+        assert table()["Ada"]["points"] == "4"
+    finally:
+        _flatten(str(tmp_path))  # which pytest could not remove
+
+
+def test_a_damaged_row_is_made_anew(grade, handed_in, asked):
+    (handed_in / "Bob_12_file").rename(handed_in / "Bob")
+    assert grade(handed_in)[0] is None
+    text = Path("grades.csv").read_text(encoding="utf-8").replace("Ada,", "Ada\n", 1)
+    Path("grades.csv").write_text(text, encoding="utf-8")
+    assert grade(handed_in)[0] is None
+    assert asked[6:] == ["Ada"]
+
+
 def test_an_answer_reads_no_grades(grade, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("Ada", "Eve"):
@@ -429,6 +480,25 @@ def test_nothing_that_students_get_is_an_answer_as_it_stands(chapter):
         assert answers_as_it_stands(task, getattr(solutions, task.function))
         found = [name for name, f in candidates.items() if answers_as_it_stands(task, f)]
         assert not found, (task.title, found)
+
+
+def test_the_guide_names_the_functions_of_the_engine_that_are_answers():
+    """Beside the textbook the package has what two tasks ask for, which a note tells if loaded."""
+    modules = [
+        import_module(f"minigrpo.engine.{file.stem}")
+        for file in (ROOT / "minigrpo/engine").glob("[a-z]*.py")
+    ]
+    candidates = {f"{m.__name__}.{name}": f for m in modules for name, f in vars(m).items()}
+    candidates = {name: f for name, f in candidates.items() if isinstance(f, FunctionType)}
+    found = {
+        f.__name__
+        for task in [task for chapter in CHAPTERS for task in tasks_of(chapter)]
+        for f in candidates.values()
+        if answers_as_it_stands(task, f)
+    }
+    guide = (ROOT / "tutorials/README.md").read_text(encoding="utf-8")
+    assert found == {"lambda_weights", "rotate_neighbours"}
+    assert "`lambda_weights` is an answer to chapter 6, task 2, `rotate_neighbours` to" in guide
 
 
 def test_archives_are_the_same_each_time_and_hold_the_same(tmp_path):

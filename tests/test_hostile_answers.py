@@ -13,10 +13,11 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from minigrpo.course import isolation, landlock
+from minigrpo.course import isolation, landlock, runner
 from minigrpo.course.isolation import Desk, Limits
 from minigrpo.course.runner import RIGHT, WRONG, Verdict, checked
 
@@ -29,7 +30,8 @@ def frame(message):
     data = json.dumps(message).encode()
     return len(data).to_bytes(8, "big") + data
 """
-LIBC = "import ctypes, os, signal, time\nlibc = ctypes.CDLL(None)\n"
+PAST = "import __main__\n__main__.PROCESSES.clear()\n"  # what the hook refuses
+LIBC = PAST + "import ctypes, os, signal, time\nlibc = ctypes.CDLL(None)\n"
 ENDLESS, ENDS = 0.5, 60.0  # seconds
 
 
@@ -100,6 +102,41 @@ ENDING = {
             "print('all 4 tasks are right')",
             "return 'right'",
         ),
+        "expected numbers",
+    ),
+    "the mode of an open folder": (
+        function("import os", "os.fchmod(os.open('/tmp', 0), 0o1777)"),
+        "may not call os.chmod",
+    ),
+    "machine code": (
+        function("import ctypes; ctypes.CDLL(None).kill(1, 0)"),
+        "may not call ctypes.dlopen",
+    ),
+    "machine code that is loaded": (
+        function("import ctypes; ctypes.pythonapi.PyRun_SimpleString(b'')"),
+        "may not call ctypes.dlsym",
+    ),
+    "an attribute elsewhere": (
+        function("import os", "os.setxattr('/', 'user.minigrpo', b'')")
+        if hasattr(os, "setxattr")
+        else function("import os", "os.utime('/')"),
+        "in its own folder only",
+    ),
+    "a terminal": (function("open('/dev/tty', 'rb', 0)"), "may not read this file"),
+    "the whole disk": (function("open('/dev/sda', 'rb', 0)"), "may not read this file"),
+    "folders a thousand deep": (
+        function(
+            "import os",
+            "for _ in range(1500):",
+            "    os.mkdir('d')",
+            "    os.chdir('d')",
+            "return np.zeros(len(logits))",
+        ),
+        "wrote more than",
+    ),
+    "endless rows of nothing": (function("return np.empty((10**12, 0))"), "no answer"),
+    "texts": (
+        function("return [str(x) for x in logits]"),
         "expected numbers",
     ),
     "forges messages on all files": (
@@ -330,16 +367,16 @@ ENDING = {
     ),
     "connects": (
         function("import socket; socket.create_connection(('127.0.0.1', 9), 1)"),
-        "may not call socket.connect",
+        "may not call socket.__new__",
     ),
     "sends": (
         function("import socket", "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)")
         + "\n    s.sendto(b'x', ('127.0.0.1', 9))",
-        "may not call socket.sendto",
+        "may not call socket.__new__",
     ),
     "makes a socket's file": (
         function("import socket; socket.socket(socket.AF_UNIX).bind('../x')"),
-        "may not call socket.bind",
+        "may not call socket.__new__",
     ),
     "a data base elsewhere": (
         function("import sqlite3; sqlite3.connect('../x').execute('create table a (b)')"),
@@ -432,8 +469,7 @@ ENDING = {
     "files in a folder that cannot be looked at": (
         function(
             "import itertools, os",
-            "os.mkdir('a')",
-            "os.chmod('a', 0o300)",
+            "os.mkdir('a', 0o300)",
             "for i in itertools.count(): open(f'a/{i}', 'wb').write(bytes(1 << 22))",
         ),
         "wrote more than 64 MB or 1000 files",
@@ -489,7 +525,8 @@ KERNEL = {  # past the hook, stopped by Linux
         "import _posixshmem, os",
         "return _posixshmem.shm_open('/minigrpo_was_here', os.O_CREAT | os.O_RDWR, 0o600)",
     ),
-    "reads by machine code": function(
+    "reads by machine code": PAST
+    + function(
         "import ctypes",
         "libc, data = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(10**6)",
         f"libc.read(libc.open({os.fsencode(SOLUTION)!r}, 0), data, 10**6)",
@@ -605,16 +642,27 @@ def is_running(pid):
         return False
 
 
+@pytest.fixture
+def bare_desk(monkeypatch):
+    """A desk as on a Linux that refuses nothing."""
+    code = "import runpy; from minigrpo.course import landlock; "
+    code += "landlock.version_of_kernel = lambda: 0; "
+    code += "runpy.run_module('minigrpo.course.student', run_name='__main__', alter_sys=True)"
+    monkeypatch.setattr(isolation, "COMMAND", [sys.executable, "-u", "-P", "-c", code])
+    with Desk(Limits(ENDS, memory=1 << 29)) as found:
+        yield found
+
+
 @linux
 @pytest.mark.parametrize("deep", [False, True])
-def test_machine_code_leaves_no_process_behind(deep, desk, tmp_path):
+def test_machine_code_leaves_no_process_behind(deep, bare_desk, tmp_path):
     """Past the hook: children in sessions of their own, and theirs, which hold the pipes open."""
     lines = ["for _ in range(20):", "    if libc.fork() == 0:", "        libc.setsid()"]
     lines += ["        if libc.fork(): os._exit(0)"] * deep
     lines += ["        os.write(1, f'{os.getpid()}\\n'.encode()); libc.pause()"]
     lines += ["while open('../printed').read().count('\\n') < 20: time.sleep(0.01)"]
     lines += ["return np.zeros(len(logits))"]
-    found = verdict_on(LIBC + function(*lines), desk, tmp_path)
+    found = verdict_on(LIBC + function(*lines), bare_desk, tmp_path)
     assert found.state == WRONG
     pids = list(map(int, found.printed.split()))
     assert len(pids) == 20
@@ -623,9 +671,9 @@ def test_machine_code_leaves_no_process_behind(deep, desk, tmp_path):
 
 @linux
 @pytest.mark.parametrize("signal_", ["SIGKILL", "SIGTERM"])
-def test_machine_code_that_kills_the_process_that_forks(signal_, desk, tmp_path):
+def test_machine_code_that_kills_the_process_that_forks(signal_, bare_desk, tmp_path):
     lines = [f"libc.kill(os.getppid(), signal.{signal_})", "time.sleep(10**6)"]
-    assert verdict_on(LIBC + function(*lines), desk, tmp_path, ENDLESS).state == WRONG
+    assert verdict_on(LIBC + function(*lines), bare_desk, tmp_path, ENDLESS).state == WRONG
 
 
 @linux
@@ -653,3 +701,36 @@ def test_what_asks_may_be_killed(tmp_path):
     while any(map(is_running, pids)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(map(is_running, pids))
+
+
+@pytest.mark.parametrize("n", [2, 6000])
+def test_a_group_of_any_size_is_looked_at(n):
+    """A tree of so many completions, as long as there are, would take all memory."""
+    group = [[1] * n, *[[1]] * (n - 1)], [0.0] * n
+    task = runner.tasks_of("ch06")[2]
+    found = runner.verdict("", task, SimpleNamespace(**{task.function: lambda: group}))
+    assert found.state == WRONG
+    assert f"expected 3 to 16 completions, got {n}" in found.message.lower()
+
+
+@pytest.mark.parametrize("line", ["# coding: punycode", "#!/bin/x\n# -*- coding: idna -*-"])
+def test_an_encoding_that_takes_minutes_is_noted_instead(line, tmp_path):
+    """Python's punycode takes quadratic time."""
+    file = tmp_path / "ch01.py"
+    file.write_text(f"{line}\nxxx-{'a' * 500_000}")
+    (note,) = runner.imports_of_ours(file)
+    assert note.startswith(f"is written in {line.split('coding: ')[1].split()[0]}, ")
+    file.write_text("# -*- coding: latin-1 -*-\nimport minigrpo\n")
+    assert runner.imports_of_ours(file) == ("imports minigrpo (line 2)",)
+
+
+def test_notes_are_few_and_short(tmp_path):
+    file = tmp_path / "ch01.py"
+    file.write_text(f"import minigrpo.{'a' * 10_000}\n" * 90)
+    notes = runner.imports_of_ours(file)
+    assert len(notes) == 20 and max(map(len, notes)) < 150
+
+
+def test_a_message_does_not_steer_the_terminal():
+    found = Verdict("ch01 task 1", WRONG, "\x1b[2Jright\rright").text()
+    assert found.replace("\n", "").isprintable()

@@ -37,7 +37,8 @@ TASKS = {
     for n, task in enumerate(tasks_of(chapter), start=1)
 }
 COLUMNS = ["student", "points", "of", *CHAPTERS, *TASKS, "notes", "troubles", "files"]
-FORMULAS = ("=", "+", "-", "@")  # a spreadsheet computes a text that begins so
+FORMULAS = ("=", "+", "-", "@", "\t")  # a spreadsheet computes a text that begins so
+LONGEST_NAME = 200  # bytes of a report's name, of 255 that most systems allow
 ESCAPED = "backslashreplace"  # a name may be no UTF-8
 UNCHECKED = "nothing could be checked:"
 Row = dict[str, str | int]
@@ -58,10 +59,11 @@ def grade(
         raise ValueError(f"{folder} holds no folders: give one that holds a folder per student")
     known: dict[str, Row] = {}
     if table.exists():
-        lines = csv.DictReader(io.StringIO(table.read_text("utf-8")))
+        lines = csv.DictReader(io.StringIO(table.read_bytes().decode(), newline=""))
         if lines.fieldnames != COLUMNS:
             raise ValueError(f"{table} is another table: give --csv a name that is free")
-        rows_there = [row for row in lines if not row["troubles"].startswith(UNCHECKED)]
+        whole = [row for row in lines if None not in row.values()]
+        rows_there = [row for row in whole if not row["troubles"].startswith(UNCHECKED)]
         known = {row["files"]: row for row in rows_there}
     if reports:
         make_folder(reports)
@@ -76,7 +78,7 @@ def grade(
 
     digests = {student: _digest(student, flags) for student in students}
     for student, digest in digests.items():
-        if digest in known and not (reports and not (reports / f"{student.name}.txt").exists()):
+        if digest in known and not (reports and not _report(reports, student).exists()):
             rows[student.name] = known[digest]
     write()
     closed = [flag for path in (table, reports) if path for flag in ("--closed", str(path))]
@@ -97,11 +99,18 @@ def _digest(student: Path, flags: Sequence[str]) -> str:
     """A hash of what a row depends on: the name, the files, the flags and the checks."""
     digest = hashlib.sha256(repr([student.name, *flags]).encode())
     checks = sorted(Path(runner.__file__).parent.glob("*.py"))
-    for file in [*checks, *sorted(student.rglob("*.py"))]:
-        if file.is_file():
-            text = file.read_bytes() if file.stat().st_size <= LARGEST_SOURCE else b""
-            digest.update(repr([str(file), text]).encode())
+    for file in [*checks, *runner.python_files(student)]:
+        text = file.read_bytes() if file.stat().st_size <= LARGEST_SOURCE else b""
+        digest.update(repr([str(file), text]).encode())
     return digest.hexdigest()[:16]
+
+
+def _report(reports: Path, student: Path) -> Path:
+    """Where a student's report is written."""
+    name = os.fsencode(student.name)
+    if len(name) > LONGEST_NAME:
+        name = name[:LONGEST_NAME] + b"-" + hashlib.sha256(name).hexdigest()[:8].encode()
+    return reports / f"{os.fsdecode(name)}.txt"
 
 
 def _graded(
@@ -109,7 +118,8 @@ def _graded(
 ) -> tuple[str, Row]:
     """Check a student in another process.   -> the name, the row"""
     paths = filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)])
-    command = [sys.executable, "-P", "-X", "utf8", "-m", "minigrpo", "check", "all", str(student)]
+    given = os.path.join(os.curdir, student)  # else a name that begins with - is a flag
+    command = [sys.executable, "-P", "-X", "utf8", "-m", "minigrpo", "check", "all", given]
     done = subprocess.run(
         [*command, "--json", "--closed", str(student.parent), *flags],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
@@ -131,13 +141,17 @@ def _graded(
         chapter: sum(points.get(task, 0) for task in TASKS if chapter in task)
         for chapter in CHAPTERS
     }
-    row |= {"student": "'" * student.name.startswith(FORMULAS) + student.name, "files": digest}
-    row |= {"troubles": "; ".join(found["troubles"])}
-    row |= {"notes": "; ".join(f"{task} {note}" for note, task in notes.items())}
+    texts = {"student": student.name, "troubles": "; ".join(found["troubles"])}
+    texts |= {"notes": "; ".join(f"{task} {note}" for note, task in notes.items())}
+    row |= {
+        key: "'" * text.startswith(FORMULAS) + text.replace("\r", "\\r")  # some write it as it is
+        for key, text in texts.items()
+    }
+    row |= {"files": digest}
     if reports:
         texts = [Verdict(t["task"], t["state"], t["message"]).text() for t in found["tasks"]]
         text = "\n".join([f"{row['points']} of {row['of']} points", *texts, *found["troubles"], ""])
-        write_output(reports / f"{student.name}.txt", text.encode(errors=ESCAPED))
+        write_output(_report(reports, student), text.encode(errors=ESCAPED))
     return student.name, row
 
 

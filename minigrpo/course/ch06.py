@@ -54,6 +54,8 @@ def _check_lambda_weights(answer: Answer) -> None:
 def _check_flawed_group(answer: Answer) -> None:
     completions, rewards = answer.parts("", ("completions", "rewards"))
     try:
+        if not 3 <= len(completions) <= 16:  # before a tree of thousands, of any length, is made
+            raise wrong("", f"expected 3 to 16 completions, got {len(completions)}.")
         completions = [[int(token) for token in completion] for completion in completions]
         r = np.asarray(rewards, dtype=np.float64).reshape(len(completions))
         group = Group(completions, r)
@@ -62,8 +64,6 @@ def _check_flawed_group(answer: Answer) -> None:
         problem = f"expected lists of ints and a reward for each, got something else: {error}."
         raise wrong("", problem) from None
     given = group.told()
-    if not 3 <= len(r) <= 16:
-        raise wrong(given, f"expected 3 to 16 completions, got {len(r)}.")
     if not np.isfinite(r).all():
         raise wrong(given, f"expected finite rewards, got {text(r)}.")
     best, n_best = int(r.argmax()), (r == r.max()).sum()

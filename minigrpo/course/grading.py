@@ -287,7 +287,7 @@ def _joined(
 
 def _numbers(given: str, start: str, value: Any) -> np.ndarray:
     try:
-        if np.iscomplexobj(value):  # NumPy would drop the imaginary parts
+        if np.asarray(value).dtype.kind in "cUS":  # NumPy would drop imaginary parts, read texts
             raise TypeError
         return np.asarray(value, dtype=np.float64)
     except Exception:  # whatever a type of the student's raises

@@ -128,22 +128,31 @@ def is_small(source: Path) -> bool:
 
 def _size(folder: Path) -> int:
     """Bytes below a folder, some for each name; without end if it cannot be looked at."""
-    total = 0
+    total, left = 0, [str(folder)]
     try:
-        for place, folders, files in os.walk(folder, onerror=_unless_gone):
-            for name in (*folders, *files):
-                with suppress(FileNotFoundError):
-                    total += max(os.lstat(os.path.join(place, name)).st_size, SMALLEST)
-            if total > LARGEST_FOLDER:
-                break
+        while left and total <= LARGEST_FOLDER:
+            with suppress(FileNotFoundError), os.scandir(left.pop()) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        size = entry.stat(follow_symlinks=False).st_size
+                        total += max(size, SMALLEST)
+                        left += [entry.path] * entry.is_dir(follow_symlinks=False)
     except OSError:
         return sys.maxsize
     return total
 
 
-def _unless_gone(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error
+def _flatten(folder: str) -> None:
+    """Move all folders below one to its top: Python cannot remove folders a thousand deep."""
+    left = [folder]
+    with suppress(OSError):
+        while left:
+            place = left.pop()
+            os.chmod(place, 0o700)
+            with os.scandir(place) as entries:
+                for entry in [e for e in entries if e.is_dir(follow_symlinks=False)]:
+                    left.append(os.path.join(folder, os.urandom(8).hex()))
+                    os.rename(entry.path, left[-1])
 
 
 class Desk:
@@ -201,6 +210,7 @@ class Desk:
                     raise ValueError(f"{file} cannot be imported: {told}") from None
                 finally:
                     isolated.close()
+                    _flatten(scratch)
 
     def _start(self) -> Started:
         if not FORKS:

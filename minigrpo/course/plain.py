@@ -84,6 +84,7 @@ def from_plain(data: Any) -> Any:
         name, shown = body
         return type(name, (), {"__repr__": lambda self: shown})()
     if kind == "objects":
+        check_shape(body[0])
         array = np.empty(len(body[1]), dtype=object)
         for i, item in enumerate(body[1]):
             array[i] = from_plain(item)
@@ -91,8 +92,15 @@ def from_plain(data: Any) -> Any:
     dtype, shape, written = body
     if not re.fullmatch("[<>|][biufcSU][0-9]+", dtype):
         raise ValueError(f"no type of numbers: {dtype}")
+    check_shape(shape)
     array = np.frombuffer(b64decode(written), dtype).reshape(shape).copy()
     return array if kind == "array" else array[()]
+
+
+def check_shape(shape: list[int]) -> None:
+    """Raises ValueError for endlessly many rows of nothing, which fit into a message."""
+    if max(shape, default=0) > LARGEST:
+        raise ValueError(f"no answer has the shape {shape}")
 
 
 def send(pipe: IO[bytes], message: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import textwrap
 import warnings
@@ -15,8 +16,9 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from minigrpo.course.grading import Task, WrongAnswer
-from minigrpo.course.isolation import Desk, Limits
+from minigrpo.course.isolation import Desk, Limits, is_small
 from minigrpo.system.files import shipped, write_output
+from minigrpo.system.terminal import clean
 from minigrpo.system.user_code import explain
 
 CHAPTERS = {
@@ -30,7 +32,15 @@ CHAPTERS = {
     "ch08": "a real language model",
 }
 RIGHT, WRONG, TO_DO, MISSING = "right", "not right yet", "to do", "missing"
-LIMITS, LONGEST = Limits(), 3000  # characters of a message
+CHECKS, DEEPEST = ("minigrpo", "course"), 50  # not the answers of who hands in all; of folders
+# Of the first two lines.  To decode some other encodings takes minutes.
+CODING = re.compile(
+    rb"(?:[ \t\f]*(?:#[^\r\n]*)?(?:\r\n?|\n))?[ \t\f]*#[^\r\n]*?coding[:=][ \t]*([-\w.]+)"
+)
+PLAIN_CODING = re.compile(
+    rb"(?i)utf[-_]?8(-sig)?|latin[-_]?1|iso[-_]?8859[-_]1?\d|(us-)?ascii|cp125\d"
+)
+LIMITS, LONGEST, MOST_NOTES = Limits(), 3000, 20  # characters of a message; notes of a file
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,10 @@ class Verdict:
         wrap = textwrap.TextWrapper(
             110, initial_indent="    ", subsequent_indent="      ", break_long_words=False
         )
-        lines = [*self.message[:LONGEST].splitlines(), *(f"Note: {note}." for note in self.notes)]
+        lines = [
+            *clean(self.message[:LONGEST]).splitlines(),
+            *(f"Note: {note}." for note in self.notes),
+        ]
         below = [piece for line in lines for piece in wrap.wrap(line)]
         return "\n".join([f"{self.task} … {self.state}", *below])
 
@@ -129,19 +142,22 @@ def checked(
 
 def imports_of_ours(file: Path) -> tuple[str, ...]:
     """What a student's file imports of the package or of solutions: a note for the teacher."""
-    found = []
+    found: list[str] = []
+    text = file.read_bytes() if is_small(file) else b""
+    if (named := CODING.match(text)) and not PLAIN_CODING.fullmatch(named[1]):
+        return (f"is written in {named[1].decode()[:50]}, an encoding that may hide what it does",)
     errors = suppress(SyntaxError, ValueError, RecursionError, MemoryError)
     with errors, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of "\p" in a text, from Python 3.12 on
-        for node in ast.walk(ast.parse(file.read_bytes())):
+        for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 module = getattr(node, "module", None)
                 names = [".".join(filter(None, (module, alias.name))) for alias in node.names]
                 ours = [
                     name for name in names if re.match(r"(minigrpo|tutorials|solutions)\b", name)
                 ]
-                found += [f"imports {name} (line {node.lineno})" for name in ours]
-    return tuple(found)
+                found += [f"imports {name[:100]} (line {node.lineno})" for name in ours]
+    return tuple(found[:MOST_NOTES])
 
 
 def verdict(label: str, task: Task, answers: ModuleType | SimpleNamespace) -> Verdict:
@@ -199,20 +215,33 @@ def find_all(folder: str | None) -> dict[str, Path]:
 
     Without a folder, where `find` looks; else anywhere in it, of several that nearest to its top.
     """
-    files = {}
+    files, below = {}, python_files(Path(folder).expanduser()) if folder is not None else []
     for chapter in CHAPTERS:
         if folder is None:
             with suppress(ValueError):
                 files[chapter] = find(chapter, None)
         else:
-            found = Path(folder).expanduser().rglob(f"{chapter}.py")
-            found = [f for f in found if f.is_file() and not f.is_symlink()]
-            inside = [f.relative_to(Path(folder).expanduser()).parts for f in found]
-            hidden = [any(p.startswith(("__", ".ipy")) for p in parts) for parts in inside]
-            found = [f for f, is_hidden in zip(found, hidden, strict=True) if not is_hidden]
+            found = [file for file in below if file.name == f"{chapter}.py"]
             if found:
                 files[chapter] = min(found, key=lambda file: (len(file.parts), file))
     return files or {"": find("ch01", folder)}
+
+
+def python_files(folder: Path) -> list[Path]:
+    """The Python files below a folder, but for links, what is hidden and the checks themselves."""
+    found, left = [], [folder]
+    while left:
+        with suppress(OSError), os.scandir(left.pop()) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                if entry.is_file(follow_symlinks=False):
+                    found += [path] * (path.suffix == ".py")
+                elif entry.is_dir(follow_symlinks=False) and len(path.parts) < DEEPEST + len(
+                    folder.parts
+                ):
+                    is_hidden = path.name.startswith(("__", ".ipy"))
+                    left += [path] * (not is_hidden and path.parts[-2:] != CHECKS)
+    return sorted(found)
 
 
 def write_exercises(folder: str | Path) -> tuple[int, int]:

@@ -5,7 +5,7 @@ the process that asks (`isolation.py`).  The limits keep the harm small: no inpu
 thrown away, and the system's limits of memory, processor time and sizes of files (Windows has none
 of these, macOS does not enforce that of memory).  A hook refuses what no answer needs: to start or
 kill processes, and to change files elsewhere.  It stops accidents and plain tricks; what gets past
-it is stopped by the kernel on Linux (`landlock.py`).  Elsewhere only a container is a sandbox.
+it is kept from files by the kernel on Linux (`landlock.py`).  Only a container is a sandbox.
 
 With the number of a socket as argument, this is the process that forks such a process per task.
 """
@@ -43,9 +43,12 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 PROCESSES = {"os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system"}
 PROCESSES |= {"os.startfile", "subprocess.Popen", "os.kill", "os.killpg", "socket.connect"}
 PROCESSES |= {"socket.bind", "socket.sendto", "socket.sendmsg", "sqlite3.connect", "fcntl.fcntl"}
-PROCESSES |= {"resource.setrlimit", "resource.prlimit"}
+PROCESSES |= {"resource.setrlimit", "resource.prlimit", "socket.__new__"}
+PROCESSES |= {"ctypes.dlopen", "ctypes.dlsym", "ctypes.call_function"}  # machine code
 CHANGES = {"os.remove", "os.rename", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.link"}
 CHANGES |= {"os.symlink", "os.mkdir", "os.utime", "shutil.rmtree", "shutil.move"}
+CHANGES |= {"os.setxattr", "os.removexattr"}
+MODES = {"os.chmod", "os.chown", "os.utime", "os.setxattr", "os.removexattr"}  # also of open files
 
 
 def confine(job: dict[str, Any]) -> None:
@@ -75,6 +78,7 @@ def confine(job: dict[str, Any]) -> None:
 
 def watch(own: str, closed: list[str], notes: list[str]) -> None:
     """Refuse what no answer needs, from now on, and note what is loaded of the package."""
+    closed = [*closed, "/dev", "/proc/kcore"]  # terminals, disks, the kernel's memory
     roots = [os.path.realpath(folder) for folder in (own, os.devnull, *closed)]
     scratch = os.path.dirname(roots[0])
     mine = f"/proc/{os.getpid()}", scratch
@@ -94,12 +98,12 @@ def watch(own: str, closed: list[str], notes: list[str]) -> None:
 
     def hook(event: str, arguments: tuple) -> None:
         paths = [path for path in arguments if isinstance(path, str | bytes | os.PathLike)]
-        if event in PROCESSES:
+        if event in PROCESSES or (event in MODES and isinstance(arguments[0], int)):
             raise PermissionError(f"an answer may not call {event}")
         if event == "import" and str(arguments[0]).startswith("minigrpo."):
             notes.append(f"loads {arguments[0]}")
-        read = paths[:1] if event == "open" else ()
-        if any(within(path, roots[2:]) or is_closed(real(path)) for path in read):
+        read = [real(path) for path in paths[:1] if event == "open"]
+        if any(path != roots[1] and (within(path, roots[2:]) or is_closed(path)) for path in read):
             raise PermissionError("an answer may not read this file")
         changed = paths[:1] if event == "open" and arguments[2] & WRITING else ()
         if not all(within(path, roots[:2]) for path in (paths if event in CHANGES else changed)):
