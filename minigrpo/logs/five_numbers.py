@@ -17,8 +17,9 @@ different nodes as orthogonal and of one length, which shared parameters make un
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,9 @@ import numpy as np
 from minigrpo.logs.grouping import in_order, step_of
 from minigrpo.logs.groups import Group
 from minigrpo.rewards import advantages
-from minigrpo.system.text import TO_ASCII
 from minigrpo.tree import PrefixTree
 
-TINY = 1e-9  # an advantage or a sum of some below this (of the largest advantage) is rounding: 0
+TINY = 1e-9  # below it an advantage is rounding, and a sum of some, relative to the largest of them
 PERMUTATIONS = 200
 
 
@@ -44,27 +44,26 @@ def group_sums(group: Group, rng: np.random.Generator) -> Counter[str]:
         return out
     a = advantages(group.rewards, np.zeros(k, dtype=np.int64))
     a[np.abs(a) < TINY] = 0
-    tiny = TINY * np.abs(a).max()
-    u = tree.sum_over_members(a) / max(tokens, 1)
-    u[np.abs(u) * tokens <= tiny] = 0
-    v, shared = u / tree.count, tree.count > 1
+    u, shared = tree.sum_over_members(a), tree.count > 1
+    u[np.abs(u) <= TINY * np.abs(a).max()] = 0
+    u /= max(tokens, 1)
+    v = u / tree.count
     out.update(rewarded=1, dead=int(not a.any()), uv=u @ v, uu=u @ u, vv=v @ v)
     for name, push in (("u", np.abs(u)), ("v", np.abs(v))):
         out.update({name: push.sum(), f"{name}_shared": push[shared].sum()})
     if a.any():
-        held = _held_back(tree, np.stack([a, *rng.permuted(np.tile(a, (PERMUTATIONS, 1)), axis=1)]))
-        out.update(good=int((a > 0).sum()), held=held[0], held_by_chance=held[1:].mean())
+        permuted = rng.permuted(np.tile(a, (PERMUTATIONS, 1)), axis=1)
+        held, *by_chance = _held_back(tree, np.stack([a, *permuted]))
+        out.update(good=int((a > 0).sum()), held=held, by_chance=np.mean(by_chance))
     return out
 
 
 def _held_back(tree: PrefixTree, a: np.ndarray) -> np.ndarray:
     """How many completions with aᵢ > 0 pass a shared step that is pushed down.   (n,k) -> (n,)"""
-    heads = np.flatnonzero(tree.is_step_head & (tree.count > 1))
-    step = np.full(tree.n_nodes, -1)
-    step[heads] = np.arange(len(heads))
-    step = tree.on_tokens(step, -1)  # (k,T)
-    passes = np.zeros((a.shape[1], len(heads)))
-    passes[np.nonzero(step >= 0)[0], step[step >= 0]] = 1
+    head = tree.is_step_head & (tree.count > 1)
+    step = tree.on_tokens(np.where(head, np.cumsum(head), 0))  # (k,T), 0: no head of such a step
+    passes = np.zeros((a.shape[1], int(head.sum()) + 1))
+    passes[np.nonzero(step)[0], step[step > 0]] = 1
     down = a @ passes < -TINY * np.abs(a).max()  # (n,steps)
     return ((down @ passes.T > 0) & (a > 0)).sum(1)
 
@@ -72,91 +71,69 @@ def _held_back(tree: PrefixTree, a: np.ndarray) -> np.ndarray:
 def ratios(s: Counter[str]) -> dict[str, Any]:
     """The numbers of some groups by their sums; None where there is nothing to divide by."""
 
-    def share(above: float, below: float) -> float | None:
-        return float(above / below) if below else None
+    def share(above: str, below: str) -> float | None:
+        return float(s[above] / s[below]) if s[below] else None
 
     return {
         "groups": s["groups"],
+        "groups_with_rewards": s["rewarded"],
         "completions": s["completions"],
-        "groups_without_rewards": s["groups"] - s["rewarded"],
-        "dead_groups": share(s["dead"], s["rewarded"]),
-        "cosine": share(s["uv"], np.sqrt(s["uu"] * s["vv"])),
-        "shared_push_grpo": share(s["u_shared"], s["u"]),
-        "shared_push_lambda_grpo": share(s["v_shared"], s["v"]),
-        "held_back": share(s["held"], s["good"]),
-        "held_back_chance": share(s["held_by_chance"], s["good"]),
-        "tokens_over_distinct": share(s["tokens"], s["nodes"]),
-        "tokens_over_distinct_with_prompts": share(s["all_tokens"], s["all_nodes"]),
+        "dead_groups": share("dead", "rewarded"),
+        "cosine": float(s["uv"] / np.sqrt(s["uu"]) / np.sqrt(s["vv"])) if s["uv"] else None,
+        "shared_push_grpo": share("u_shared", "u"),
+        "shared_push_lambda_grpo": share("v_shared", "v"),
+        "held_back": share("held", "good"),
+        "held_back_chance": share("by_chance", "good"),
+        "tokens_over_distinct": share("tokens", "nodes"),
+        "tokens_over_distinct_with_prompts": share("all_tokens", "all_nodes"),
     }
 
 
-def five_numbers(groups: Sequence[Group], seed: int = 0) -> dict[str, Any]:
+def five_numbers(groups: Iterable[Group], seed: int = 0) -> dict[str, Any]:
     """The numbers of all groups with k > 1, and of those of each step, ready for JSON.
 
-    -> {"unit", "permutations", "all": `ratios`, "steps": [{"step", …} in order]}
+    -> {"unit", "permutations", "all": `ratios`, "steps": [{"step"} | `ratios`, in order]}
     Raises ValueError if no group has two completions.
     """
-    rng, steps, units = np.random.default_rng(seed), defaultdict(Counter), set()
-    total: Counter[str] = Counter()
-    for group in groups:
-        if len(group.sequences) > 1:
-            sums = group_sums(group, rng)
-            total.update(sums)
-            units.add(group.unit)
-            if group.step is not None:
-                steps[step_of(group.step)].update(sums)
-    if not total:
+    rng, total, units = np.random.default_rng(seed), Counter[str](), set()
+    steps: defaultdict[Any, Counter[str]] = defaultdict(Counter)
+    for group in (g for g in groups if len(g.sequences) > 1):
+        sums = group_sums(group, rng)
+        total.update(sums)
+        units.add(group.unit)
+        if group.step is not None:
+            steps[step_of(group.step)].update(sums)
+    if not units:
         raise ValueError("no group has two completions: log several completions of each prompt")
-    return {
-        "unit": units.pop() if len(units) == 1 else "tokens",
-        "permutations": PERMUTATIONS,
-        "all": ratios(total),
-        "steps": [{"step": _plain(step)} | ratios(steps[step]) for step in in_order(steps)],
-    }
+    order = in_order(steps)
+    names = [step if isinstance(step, str) else json.loads(str(step)) for step in order]
+    along = [{"step": n} | ratios(steps[step]) for n, step in zip(names, order, strict=True)]
+    about = {"unit": units.pop() if len(units) == 1 else "tokens", "permutations": PERMUTATIONS}
+    return about | {"all": ratios(total), "steps": along}
 
 
-def _plain(step: Any) -> int | float | str:
-    return step if isinstance(step, str) else int(step) if step == int(step) else float(step)
-
-
-def five_numbers_text(found: dict[str, Any], *, ascii_only: bool = False) -> str:
+def five_numbers_text(found: dict[str, Any]) -> str:
     """The numbers with a sentence on each, for a terminal."""
     n, unit = found["all"], found["unit"]
-
-    def told(*names: str, form: str = ".1%") -> str:
-        return ", ".join("-" if n[name] is None else format(n[name], form) for name in names)
-
-    both = told("shared_push_grpo", "shared_push_lambda_grpo")
+    p = {name: "-" if x is None else f"{x:.1%}" for name, x in n.items()}
+    cosine = "-" if n["cosine"] is None else f"{n['cosine']:.3f}"
     prompts = n["tokens_over_distinct_with_prompts"]
-    rows: Iterable[tuple[str, str, str]] = [
-        ("dead groups", told("dead_groups"), "have equal rewards: no objective learns from them"),
-        (
-            "cosine",
-            told("cosine", form=".3f"),
-            "of the pushes of GRPO and λ-GRPO; 1: one direction",
-        ),
-        ("push on what is shared", both, "of all |push|, under GRPO and under λ-GRPO"),
-        (
-            "held back",
-            told("held_back"),
-            "of above-average completions pass a shared step that is pushed down "
-            f"(rewards permuted in the group: {told('held_back_chance')})",
-        ),
-        (
-            f"{unit} / distinct {unit}",
-            told("tokens_over_distinct", form=".2f"),
-            "a tree update computes at most so many times fewer"
-            + f" (with prompts as logged: {prompts:.2f})" * (prompts is not None),
-        ),
-    ]
-    lines = ["Would λ-GRPO change this run?", *(f"{a:<24} {b:<13} {c}" for a, b, c in rows)]
-    if left := n["groups_without_rewards"]:
-        lines.append(f"{left} of {n['groups']} groups have no rewards: only the last counts them.")
-    lines.append(
-        "Gradients of different nodes are taken as orthogonal; clipping and KL are left out."
-    )
+    more = "" if prompts is None else f" ({prompts:.2f} with prompts as logged)"
+    rows = {
+        "dead groups": f"{p['dead_groups']}: equal rewards, from which neither objective learns",
+        "cosine": f"{cosine} of the pushes of GRPO and λ-GRPO on nodes; 1: the same direction",
+        "push on what is shared": f"{p['shared_push_grpo']} of all |push|, "
+        f"under λ-GRPO {p['shared_push_lambda_grpo']}",
+        "held back": f"{p['held_back']} (by chance {p['held_back_chance']}) of above-average "
+        "completions pass a shared step that is pushed down",
+        "tokens over distinct": f"{n['tokens_over_distinct'] or 0:.2f}{more}: "
+        "the most that a tree update can save",
+        "assumed": "nodes are orthogonal; token mean, one update of each batch, no KL",
+    }
+    if n["groups_with_rewards"] < n["groups"]:
+        rows["without rewards"] = (
+            f"{n['groups'] - n['groups_with_rewards']} of {n['groups']} groups"
+        )
     if unit != "tokens":
-        told_of = "not those of tokens: --tokenizer FILE splits as the model did"
-        lines.append(f"These are trees of {unit}, {told_of}.")
-    out = "\n".join(lines)
-    return out.translate(TO_ASCII) if ascii_only else out
+        rows["units"] = f"{unit}, not tokens: --tokenizer FILE splits as the model does"
+    return "\n".join(["Would λ-GRPO change this run?", *(f"{a:<24} {b}" for a, b in rows.items())])
