@@ -45,8 +45,7 @@ def group_sums(group: Group, rng: np.random.Generator) -> Counter[str]:
     a = advantages(group.rewards, np.zeros(k, dtype=np.int64))
     a[np.abs(a) < TINY] = 0
     u, shared = tree.sum_over_members(a), tree.count > 1
-    u[np.abs(u) <= TINY * np.abs(a).max()] = 0
-    u /= max(tokens, 1)
+    u = np.where(np.abs(u) > TINY * np.abs(a).max(), u, 0) / max(tokens, 1)
     v = u / tree.count
     out.update(rewarded=1, dead=int(not a.any()), uv=u @ v, uu=u @ u, vv=v @ v)
     for name, push in (("u", np.abs(u)), ("v", np.abs(v))):
@@ -79,7 +78,7 @@ def ratios(s: Counter[str]) -> dict[str, Any]:
         "groups_with_rewards": s["rewarded"],
         "completions": s["completions"],
         "dead_groups": share("dead", "rewarded"),
-        "cosine": float(s["uv"] / np.sqrt(s["uu"]) / np.sqrt(s["vv"])) if s["uv"] else None,
+        "cosine": min(s["uv"] / np.sqrt(s["uu"] * s["vv"]), 1.0) if s["uv"] else None,
         "shared_push_grpo": share("u_shared", "u"),
         "shared_push_lambda_grpo": share("v_shared", "v"),
         "held_back": share("held", "good"),
