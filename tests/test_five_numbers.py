@@ -293,6 +293,11 @@ def test_duplicates_that_cancel_push_nothing():
     assert found["held_back"] == 0 and found[CHANCE] == 0 and found["tokens_over_distinct"] == 3
 
 
+def test_an_average_completion_is_not_above_average():
+    """Rewards 1, ½, 0: that of ½ passes a shared step that falls, but only the first one counts."""
+    assert numbers(group([[1], [2, 3], [2, 4]], [1, 0.5, 0]))["held_back"] == 0
+
+
 def test_groups_of_one_are_left_out():
     pair = group([[1, 2], [1, 3]], [1, 0])
     assert numbers(group([[1, 2, 3]], [1]), pair) == numbers(pair)

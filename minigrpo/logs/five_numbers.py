@@ -53,7 +53,7 @@ def group_sums(group: Group, rng: np.random.Generator) -> Counter[str]:
     if a.any():
         permuted = rng.permuted(np.tile(a, (PERMUTATIONS, 1)), axis=1)
         held, *by_chance = _held_back(tree, np.stack([a, *permuted]))
-        out.update(good=int((a > 0).sum()), held=held, by_chance=np.mean(by_chance))
+        out.update(good=int((a > 0).sum()), held=held, held_by_chance=np.mean(by_chance))
     return out
 
 
@@ -82,7 +82,7 @@ def ratios(s: Counter[str]) -> dict[str, Any]:
         "shared_push_grpo": share("u_shared", "u"),
         "shared_push_lambda_grpo": share("v_shared", "v"),
         "held_back": share("held", "good"),
-        "held_back_chance": share("by_chance", "good"),
+        "held_back_chance": share("held_by_chance", "good"),
         "tokens_over_distinct": share("tokens", "nodes"),
         "tokens_over_distinct_with_prompts": share("all_tokens", "all_nodes"),
     }
