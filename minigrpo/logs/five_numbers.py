@@ -51,20 +51,30 @@ def group_sums(group: Group, rng: np.random.Generator) -> Counter[str]:
     for name, push in (("u", np.abs(u)), ("v", np.abs(v))):
         out.update({name: push.sum(), f"{name}_shared": push[shared].sum()})
     if a.any():
-        permuted = rng.permuted(np.tile(a, (PERMUTATIONS, 1)), axis=1)
-        held, *by_chance = _held_back(tree, np.stack([a, *permuted]))
+        held, *by_chance = _held_back(tree, a, rng)
         out.update(good=int((a > 0).sum()), held=held, held_by_chance=np.mean(by_chance))
     return out
 
 
-def _held_back(tree: PrefixTree, a: np.ndarray) -> np.ndarray:
-    """How many completions with aᵢ > 0 pass a shared step that is pushed down.   (n,k) -> (n,)"""
-    head = tree.is_step_head & (tree.count > 1)
+def _held_back(tree: PrefixTree, a: np.ndarray, rng: np.random.Generator) -> list[int]:
+    """How many completions with aᵢ > 0 pass a shared step that is pushed down.
+
+    First with a (k,) as it is, then with permutations of it, as many at a time as memory allows.
+    """
+    head, k = tree.is_step_head & (tree.count > 1), len(a)
     step = tree.on_tokens(np.where(head, np.cumsum(head), 0))  # (k,T), 0: no head of such a step
-    passes = np.zeros((a.shape[1], int(head.sum()) + 1))
-    passes[np.nonzero(step)[0], step[step > 0]] = 1
-    down = a @ passes < -TINY * np.abs(a).max()  # (n,steps)
-    return ((down @ passes.T > 0) & (a > 0)).sum(1)
+    who, which, steps = np.nonzero(step)[0], step[step > 0], int(head.sum()) + 1
+    at_once, found = max(2**20 // (len(who) + k), 1), []
+    for first in range(0, 1 + PERMUTATIONS, at_once):
+        n = min(at_once, 1 + PERMUTATIONS - first)
+        own = np.tile(a, (n, 1))
+        own[not first :] = rng.permuted(own[not first :], axis=1)
+        row = np.arange(n)[:, None]
+        sums = np.bincount((steps * row + which).ravel(), own[:, who].ravel(), steps * n)
+        down = sums.reshape(n, steps)[:, which] < -TINY * np.abs(a).max()
+        held = np.bincount((k * row + who).ravel(), down.ravel(), k * n).reshape(n, k) > 0
+        found += (held & (own > 0)).sum(1).tolist()
+    return found
 
 
 def ratios(s: Counter[str]) -> dict[str, Any]:
@@ -78,7 +88,7 @@ def ratios(s: Counter[str]) -> dict[str, Any]:
         "groups_with_rewards": s["rewarded"],
         "completions": s["completions"],
         "dead_groups": share("dead", "rewarded"),
-        "cosine": min(s["uv"] / np.sqrt(s["uu"] * s["vv"]), 1.0) if s["uv"] else None,
+        "cosine": min(float(s["uv"] / np.sqrt(s["uu"] * s["vv"])), 1.0) if s["uv"] else None,
         "shared_push_grpo": share("u_shared", "u"),
         "shared_push_lambda_grpo": share("v_shared", "v"),
         "held_back": share("held", "good"),
