@@ -16,7 +16,7 @@ import pytest
 from test_logs import FORMATS, lines
 
 from minigrpo.command.cli import main
-from minigrpo.logs.five_numbers import five_numbers, five_numbers_text
+from minigrpo.logs.five_numbers import five_numbers, five_numbers_text, group_sums, ratios
 from minigrpo.logs.grouping import read_completions
 from minigrpo.logs.groups import Group, make_groups, read_groups
 from minigrpo.logs.rows import NAMES, read_log
@@ -24,6 +24,9 @@ from minigrpo.objectives import Objective
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train
 from minigrpo.tree import PrefixTree, Rollouts
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks import predictiveness
 
 CHANCE = "held_back_chance"  # a mean over 200 permutations; the exact one is over all of them
 
@@ -461,3 +464,50 @@ def test_a_tokenizer_splits_as_the_model_did(tmp_path, capsys):
     assert "line 1 of log.jsonl is no text: a tokenizer splits texts" in capsys.readouterr().err
     assert main([*with_tokens[:-1], str(tmp_path / "none.json")]) == 2
     assert "none.json is missing" in capsys.readouterr().err
+
+
+# -- do they predict? ------------------------------------------------------------------------------
+
+
+def plain_spearman(pairs):
+    """Pearson's correlation of ranks, the ranks of ties averaged."""
+
+    def rank(values):
+        order = sorted(values)
+        return [order.index(v) + (order.count(v) - 1) / 2 for v in values]
+
+    x, y = (rank(values) for values in zip(*pairs, strict=True))
+    return statistics.correlation(x, y)
+
+
+def test_rank_correlations_and_pooled_numbers():
+    x, y = np.array([1.0, 2, 2, np.nan, 3]), np.array([10.0, 30, 20, 99, 40])
+    # Ranks less their mean: -1.5, 0, 0, 1.5 and -1.5, 0.5, -0.5, 1.5; so 4.5/√(4.5·5).
+    assert predictiveness.spearman(x, y) == pytest.approx(4.5 / math.sqrt(22.5))
+    assert np.isnan(predictiveness.spearman(np.ones(3), np.arange(3.0)))
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(6, size=(5, 20)).astype(float), rng.normal(size=(5, 20))
+    plain = [plain_spearman(list(zip(a, b, strict=True))) for a, b in zip(x, y, strict=True)]
+    assert predictiveness.spearman(x, y) == pytest.approx(plain)
+    sums = group_sums(group([[0, 1], [0, 2], [0, 3], [1]], [1, 0, 0, 1]), rng)
+    found = ratios(sums)
+    found["held_back_excess"] = found["held_back"] - found[CHANCE]
+    pooled = predictiveness.numbers(np.array([sums[key] for key in predictiveness.KEYS]))
+    assert pooled.tolist() == pytest.approx([found[name] for name in predictiveness.NUMBERS])
+
+
+def test_bootstrap_of_known_settings():
+    """Gains that follow one number exactly, the same for every seed: 1, whatever is drawn."""
+    settings = [
+        predictiveness.Setting(
+            scope="text",
+            sums=[dict.fromkeys(predictiveness.KEYS, 1.0) | {"tokens": 10.0 + i}] * 3,
+            gains=np.full(4, 0.1 * i),
+        )
+        for i in range(6)
+    ]
+    found = predictiveness.estimated("text", settings, 20)
+    ratio = list(predictiveness.NUMBERS).index("tokens_over_distinct")
+    assert np.nanmin(found[:, ratio]) == pytest.approx(1) and np.isnan(found[:, 0]).all()
+    chosen = predictiveness.drawn(settings[2], np.random.default_rng(0), 5)
+    assert chosen.shape == (6, 8) and chosen[:, -1] == pytest.approx(0.2)
