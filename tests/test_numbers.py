@@ -596,13 +596,13 @@ def test_what_is_said_in_words_about_the_map_and_ordinary_tasks():
     for document in ("06_the_flaw_and_the_fix.ipynb", "README.md", "slides/handout.md"):
         assert "at rates" in text_of(f"tutorials/{document}")
         assert "at most rates" not in text_of(f"tutorials/{document}")
-    rows = [row for row in table("learning.json") if row["task"] == "countdown" and not row["beta"]]
-    ends = {(row["arm"], row["learning_rate"]): row for row in rows}
-    for (arm, rate), row in ends.items():
+    rows = [row for row in table("learning.json") if row["task"] == "countdown"]
+    ends = {(row["arm"], row["learning_rate"], row["beta"]): row for row in rows}
+    for (arm, *where), row in ends.items():
         if arm == "lambda_grpo":
-            other = ends["grpo", rate]
+            other = ends["grpo", *where]
             assert row["pass@1"] < other["pass@1"] and row["pass@1_high"] > other["pass@1_low"]
-    assert sum(arm == "lambda_grpo" for arm, _ in ends) == 3
+    assert sum(arm == "lambda_grpo" for arm, *_ in ends) == 4  # three rates, and with the KL term
 
 
 def test_the_paper_is_cited_and_its_fix_not_confused_with_others_of_that_name():
