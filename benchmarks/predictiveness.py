@@ -3,7 +3,7 @@
     python -m benchmarks.predictiveness --out FOLDER --processes 1
 
 It writes predictiveness.json and predictiveness.png (results/README.md, "Would λ-GRPO change my
-run?").  About an hour of one core; finished jobs are kept in FOLDER/predictiveness.cache.jsonl.
+run?").  Less than an hour of one core; finished jobs are kept in FOLDER/predictiveness.cache.jsonl.
 The sums need the extra `lm` and `minigrpo pull smollm2`.
 
 The plan, fixed before anything was measured:

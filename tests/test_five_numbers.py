@@ -28,6 +28,7 @@ from minigrpo.tree import PrefixTree, Rollouts
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import predictiveness
 
+ROOT = Path(__file__).parents[1]
 CHANCE = "held_back_chance"  # a mean over 200 permutations; the exact one is over all of them
 
 
@@ -422,8 +423,7 @@ def test_matplotlib_is_only_imported_for_the_figure(tmp_path):
         "--json",
         str(tmp_path / "n.json"),
     ]
-    root = Path(__file__).parent.parent
-    assert subprocess.run(command, capture_output=True, cwd=root).returncode == 0
+    assert subprocess.run(command, capture_output=True, cwd=ROOT).returncode == 0
 
 
 def test_a_tokenizer_splits_as_the_model_did(tmp_path, capsys):
@@ -511,3 +511,25 @@ def test_bootstrap_of_known_settings():
     assert np.nanmin(found[:, ratio]) == pytest.approx(1) and np.isnan(found[:, 0]).all()
     chosen = predictiveness.drawn(settings[2], np.random.default_rng(0), 5)
     assert chosen.shape == (6, 8) and chosen[:, -1] == pytest.approx(0.2)
+
+
+def test_published_correlations_are_those_of_the_published_settings():
+    """By a second way to rank.  The settings are rounded, which makes a few ties."""
+    found = json.loads((ROOT / "results/predictiveness.json").read_text(encoding="utf-8"))
+    for row in found["correlations"]:
+        scopes = {"all": ("walk", "text")}.get(row["scope"], (row["scope"],))
+        name, own = row["number"], [s for s in found["settings"] if s["scope"] in scopes]
+        if own:  # "target" is within settings
+            assert len(own) == row["settings"]
+            rho = plain_spearman([(s[name], s["gain"]) for s in own if s[name] is not None])
+            assert row["rho"] == pytest.approx(rho, abs=0.02)
+            assert row["rho_low"] <= row["rho"] <= row["rho_high"]
+
+
+def test_the_verdict_is_no_by_the_rule_of_the_plan():
+    rows = json.loads((ROOT / "results/predictiveness.json").read_text(encoding="utf-8"))
+    sides = defaultdict(set)
+    for row in rows["correlations"]:
+        if row["scope"] in ("walk", "map", "text"):
+            sides[row["number"]].add((row["rho_low"] > 0) - (row["rho_high"] < 0))
+    assert len(sides) == 7 and all(0 in those or len(those) > 1 for those in sides.values())

@@ -137,6 +137,7 @@ def five_numbers_text(found: dict[str, Any]) -> str:
         "completions pass a shared step that is pushed down",
         "tokens over distinct": f"{n['tokens_over_distinct'] or 0:.2f}{more}: "
         "the most that a tree update can save",
+        "not told": "whether λ-GRPO would be better: on our own runs none of these foretold it",
         "assumed": "nodes are orthogonal; token mean, one update of each batch, no KL",
     }
     if n["groups_with_rewards"] < n["groups"]:
