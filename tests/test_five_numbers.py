@@ -302,6 +302,13 @@ def test_an_average_completion_is_not_above_average():
     assert numbers(group([[1], [2, 3], [2, 4]], [1, 0.5, 0]))["held_back"] == 0
 
 
+def test_words_beside_tokens_are_said():
+    both = [{"completions": ["a b", "a c"], "rewards": [1, 0]}]
+    both += [{"completions": [[1, 2], [1, 3]], "rewards": [1, 0]}]
+    found = five_numbers(read_groups(lines(both)))
+    assert found["unit"] == "tokens and words" and "--tokenizer" in five_numbers_text(found)
+
+
 def test_groups_of_one_are_left_out():
     pair = group([[1, 2], [1, 3]], [1, 0])
     assert numbers(group([[1, 2, 3]], [1]), pair) == numbers(pair)
@@ -392,7 +399,7 @@ def test_what_the_command_says_and_writes(tmp_path, capsys):
     for told in ("dead groups", "push on what is shared", "held back", "tokens over distinct"):
         assert told in out
     assert f"{row['cosine']:.3f}" in out and f"{row['shared_push_grpo']:.1%}" in out
-    assert "words, not tokens: --tokenizer FILE" in out
+    assert "words; --tokenizer FILE splits texts" in out
     assert figure.read_text(encoding="utf-8").startswith("<?xml")
     assert main(["tree", file, "--show", "0", "--ascii"]) == 0
     assert capsys.readouterr().out.isascii()

@@ -117,7 +117,7 @@ def five_numbers(groups: Iterable[Group], seed: int = 0) -> dict[str, Any]:
     order = in_order(steps)
     names = [step if isinstance(step, str) else json.loads(str(step)) for step in order]
     along = [{"step": n} | ratios(steps[step]) for n, step in zip(names, order, strict=True)]
-    about = {"unit": units.pop() if len(units) == 1 else "tokens", "permutations": PERMUTATIONS}
+    about = {"unit": " and ".join(sorted(units)), "permutations": PERMUTATIONS}
     return about | {"all": ratios(total), "steps": along}
 
 
@@ -140,10 +140,10 @@ def five_numbers_text(found: dict[str, Any]) -> str:
         "not told": "whether λ-GRPO would be better: on our own runs none of these foretold it",
         "assumed": "nodes are orthogonal; token mean, one update of each batch, no KL",
     }
-    if n["groups_with_rewards"] < n["groups"]:
+    if left := n["groups"] - n["groups_with_rewards"]:
         rows["without rewards"] = (
-            f"{n['groups'] - n['groups_with_rewards']} of {n['groups']} groups"
+            f"{left} of {n['groups']} groups, which only the last number counts"
         )
     if unit != "tokens":
-        rows["units"] = f"{unit}, not tokens: --tokenizer FILE splits as the model does"
+        rows["units"] = f"{unit}; --tokenizer FILE splits texts into tokens as the model does"
     return "\n".join(["Would λ-GRPO change this run?", *(f"{a:<24} {b}" for a, b in rows.items())])
