@@ -99,13 +99,23 @@ def run_tree(a: argparse.Namespace) -> None:
     if a.unit != "auto" and not is_text:
         raise ValueError("--unit is of texts: these completions are token ids")
     check_not_alone(found)
-    groups = make_groups(choose_steps(found, a.step or [], last=a.last), unit=a.unit)
+    tokenizer = None
+    if a.tokenizer:
+        from minigrpo.models import load_tokenizer
+
+        if a.unit != "auto":
+            raise ValueError("--unit and --tokenizer both split texts: leave one out")
+        tokenizer = load_tokenizer(a.tokenizer)
+    found = choose_steps(found, a.step or [], last=a.last)
+    groups = make_groups(found, unit=a.unit, tokenizer=tokenizer)
     if len(groups) == 1:
         refuse(a, "show", "is of several groups, and there is one: leave it out")
     shown = 3 if a.show is None else a.show
     _print_trees(groups, shown if len(groups) > 1 else 1, ascii_only=a.ascii, end="\n\n")
     if len(groups) > 1:
         print(statistics_text(group_statistics(groups), ascii_only=a.ascii))
+    if len(groups) > 1 or a.json or a.numbers:
+        _tell_numbers(groups, a)
     for note in notes + more_notes:
         told = f"note: {visible(note)}"
         print(plain(told) if a.ascii else told)
@@ -140,6 +150,27 @@ def _write_figure(groups: list, out: str | None) -> None:
     else:
         figure = draw_trees_page(groups)
     print(f"figure: {visible(str(save(figure, out)))}")
+
+
+def _tell_numbers(groups: list, a: argparse.Namespace) -> None:
+    """The five numbers in words, and as JSON or along the steps as a figure, if asked for."""
+    from minigrpo.logs.five_numbers import five_numbers, five_numbers_text
+    from minigrpo.system.files import write_output
+
+    numbers = five_numbers(groups)
+    text, steps = five_numbers_text(numbers), numbers["steps"]
+    print(f"\n{plain(text) if a.ascii else text}\n")
+    if a.json:
+        write_output(Path(a.json), (json.dumps(numbers, indent=1) + "\n").encode())
+        print(f"the five numbers: {visible(a.json)}")
+    if a.numbers:
+        from minigrpo.show.plots import NUMBERS, metrics_figure, save
+
+        if len(steps) < 2 or any(isinstance(row["step"], str) for row in steps):
+            told = "--numbers draws along two or more steps that are numbers"
+            raise ValueError(f"{told}: this log has {len(steps)} steps")
+        keys = [key for key in NUMBERS if any(row[key] is not None for row in steps)]
+        print(f"figure: {visible(str(save(metrics_figure(steps, keys), a.numbers)))}")
 
 
 def run_equivalence(a: argparse.Namespace) -> int:

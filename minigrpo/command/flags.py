@@ -190,6 +190,11 @@ FLAGS: dict[str, list[Flag]] = {
     "tree": [
         flag("file", TREE_FILE, metavar="FILE"),
         flag("--unit", "what to split texts into", "auto", choices=UNITS),
+        flag(
+            "--tokenizer",
+            "split texts as a model does: its tokenizer.json, .gguf file or folder, or smollm2",
+            metavar="FILE",
+        ),
         flag("--prompt-name", "the field of a log that holds the prompt", metavar="NAME"),
         flag("--completion-name", "the field that holds the completion", metavar="NAME"),
         flag("--step-name", "the field that holds the training step", metavar="NAME"),
@@ -203,6 +208,10 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--step", "only this training step; may be repeated", action="append", metavar="N"),
         flag("--last", "only the last training step", action="store_true"),
         flag("--out", "also draw a figure of the tree or trees (.png or .svg)", metavar="FILE"),
+        flag(
+            "--json", "also write the five numbers, of all groups and of each step", metavar="FILE"
+        ),
+        flag("--numbers", "also draw them along the steps (.png or .svg)", metavar="FILE"),
         flag("--html", "also write a page whose texts and rewards can be edited", metavar="FILE"),
         flag("--show", "of several groups, draw so many (default: 3)", type=any_count),
         flag("--ascii", "draw with plain ASCII characters", action="store_true"),
@@ -268,7 +277,8 @@ PURPOSES = {
     "pull": "fetch a pretrained language model once, verified, into the cache folder: smollm2",
     "export": "write the model of a run as a Hugging Face folder, which transformers loads",
     "tree": "draw groups that you typed or logged, without any model: one JSON group as a tree; "
-    "many (JSON lines with prompt, completion, reward) as statistics and a page of trees",
+    "many (JSON lines with prompt, completion, reward) as statistics, a page of trees, and five "
+    "numbers that tell how far λ-GRPO's push is from GRPO's",
     "equivalence": "check Theorem 1 on real rollouts in float64: exit code 1 if it fails",
     "check": "check your answers to a chapter's exercises: exit code 0 if all are right, else 1",
     "walk": "write a page in which GRPO and λ-GRPO learn the paper's walk side by side",

@@ -98,11 +98,10 @@ def choose_steps(
 
     Raises ValueError for a step that is not there.
     """
-    known = [(_step(group[0].step), group) for group in groups if group[0].step is not None]
+    known = [(step_of(group[0].step), group) for group in groups if group[0].step is not None]
     there = {step: str(group[0].step) for step, group in known}
-    is_number = {step: isinstance(step, Decimal) for step in there}
-    order = sorted(there, key=lambda s: (is_number[s], s if is_number[s] else by_number(s)))
-    wanted = {_step(s): s for s in steps}
+    order = in_order(there)
+    wanted = {step_of(s): s for s in steps}
     if last:
         wanted |= {step: there[step] for step in order[-1:] or [""]}
     if gone := [s for step, s in wanted.items() if step not in there]:
@@ -111,12 +110,18 @@ def choose_steps(
     return [group for step, group in known if step in wanted] if wanted else groups
 
 
-def _step(step: object) -> Decimal | str:
+def step_of(step: object) -> Decimal | str:
     """A step as the number that it is, or a text: 10, "10" and 10.0 are one step."""
     try:
         return number if (number := Decimal(str(step))).is_finite() else str(step)
     except DecimalException:
         return str(step)
+
+
+def in_order(steps: Iterable[Decimal | str]) -> list[Decimal | str]:
+    """Steps as `step_of` gives them, texts before numbers."""
+    numbers = sorted(step for step in steps if isinstance(step, Decimal))
+    return [*sorted((step for step in steps if isinstance(step, str)), key=by_number), *numbers]
 
 
 def check_not_alone(groups: Sequence[list[Completion]]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,9 +17,11 @@ import numpy as np
 from minigrpo.engine.tree_statistics import intermediate_proportion, path_depth
 from minigrpo.logs.grouping import Completion, read_completions
 from minigrpo.logs.rows import NAMES, parse
+from minigrpo.models.text_tokenizer import TextTokenizer
 from minigrpo.system.text import TO_ASCII
 from minigrpo.tree import PrefixTree
 
+ENVIRONMENTS = ("env", "env_name")  # of prime-rl: these tell prompts apart, but are none
 MAX_CELLS = 2**25  # completions times the longest of a group: 256 MB per array over them
 
 
@@ -33,6 +35,7 @@ class Group:
     labels: tuple[str, ...] | None  # text of every token id; None for completions given as ids
     unit: str  # "tokens", "characters" or "words"
     step: int | float | str | None = None  # of the training run it was logged in
+    prompt_length: int | None = None  # of the prompt as it was logged, in units; None: not known
 
     @cached_property
     def tree(self) -> PrefixTree:
@@ -66,11 +69,17 @@ def read_groups(text: str, *, unit: str = "auto", reward_name: str | None = None
     return make_groups(read_completions([(*row, "") for row in parse(text)], names)[0], unit=unit)
 
 
-def make_groups(found: Sequence[Sequence[Completion]], *, unit: str = "auto") -> list[Group]:
+def make_groups(
+    found: Sequence[Sequence[Completion]],
+    *,
+    unit: str = "auto",
+    tokenizer: TextTokenizer | None = None,
+) -> list[Group]:
     """Groups of completions, as `read_completions` returns them, with their texts in units.
 
-    Raises ValueError for a unit that is none, for texts among token ids, and for rewards that are
-    no numbers or too few.
+    tokenizer: splits texts, in place of a unit.  Raises ValueError for a unit that is none, for
+    texts among token ids, for what a tokenizer cannot split, and for rewards that are no numbers or
+    too few.
     """
     if unit not in ("auto", "characters", "words"):
         raise ValueError(f"unit is {unit!r}: choose auto, characters or words")
@@ -78,6 +87,10 @@ def make_groups(found: Sequence[Sequence[Completion]], *, unit: str = "auto") ->
     if unit == "auto":
         unit = "words" if any(" " in text for text in texts) else "characters"
     split_text = list if unit == "characters" else re.compile(r"^\s+|\s*\S+|\s+$").findall
+    if tokenizer is not None:
+        unit, split_text = "tokens", tokenizer.pieces
+        for c in (c for group in found for c in group if not isinstance(c.content, str)):
+            raise ValueError(f"{c.where} is no text: a tokenizer splits texts alone")
     split = [
         [c.content if isinstance(c.content, list) else split_text(c.content) for c in group]
         for group in found
@@ -85,6 +98,7 @@ def make_groups(found: Sequence[Sequence[Completion]], *, unit: str = "auto") ->
     tokens = {t for pieces in split for piece in pieces for t in piece if isinstance(t, str)}
     vocabulary = tuple(sorted(tokens))
     index = {token: i for i, token in enumerate(vocabulary)}
+    labels = vocabulary if tokenizer is None else tuple(map(tokenizer.text_of, vocabulary))
     groups = []
     for group, pieces in zip(found, split, strict=True):
         kind = next((type(piece[0]) for piece in pieces if piece), str)
@@ -96,9 +110,19 @@ def make_groups(found: Sequence[Sequence[Completion]], *, unit: str = "auto") ->
             raise ValueError(f"{told} are too long for one tree: {size:,} places")
         sequences = [list(piece) if kind is int else [index[t] for t in piece] for piece in pieces]
         own_unit = unit if any(isinstance(c.content, str) for c in group) else "tokens"
-        about = None if kind is int else vocabulary, own_unit, group[0].step
-        groups.append(Group(group[0].prompt, sequences, _rewards(group), *about))
+        about = None if kind is int else labels, own_unit, group[0].step
+        length = _prompt_length(group[0], split_text)
+        groups.append(Group(group[0].prompt, sequences, _rewards(group), *about, length))
     return groups
+
+
+def _prompt_length(c: Completion, split_text: Callable[[str], list]) -> int | None:
+    """Units of a prompt, if it is logged as its completion is: as a text or as token ids."""
+    name, value = json.loads(next(iter(c.identity["prompt"]), '["", null]'))
+    if isinstance(c.content, str):  # the name of an environment is not what the model saw
+        return None if value is None or name in ENVIRONMENTS else len(split_text(c.prompt))
+    is_ids = isinstance(value, list) and all(type(token) is int for token in value)
+    return len(value) if is_ids else None
 
 
 def _rewards(group: Sequence[Completion]) -> np.ndarray | None:

@@ -20,6 +20,7 @@ from minigrpo.models.hugging_face import HuggingFaceFolder, save_hugging_face
 from minigrpo.models.pull import KNOWN, cached, pull
 from minigrpo.models.text_tokenizer import TextTokenizer
 from minigrpo.transformer import Transformer
+from minigrpo.tree import MAX_TOKEN
 
 __all__ = ["KNOWN", "TextTokenizer", "cached", "load_model", "load_tokenizer", "pull"]
 __all__ += ["save_hugging_face"]
@@ -65,7 +66,10 @@ def load_model(
 
 
 def load_tokenizer(name: str | Path) -> TextTokenizer:
-    """The tokenizer of a pretrained model alone."""
+    """The tokenizer of a pretrained model alone, or of a tokenizer.json.   Raises ValueError"""
+    path = Path(name).expanduser()
+    if path.suffix == ".json":
+        return TextTokenizer.from_file(path, MAX_TOKEN + 1, None)
     source = _open(name)
     return _tokenizer(source, source.config().vocab_size)
 

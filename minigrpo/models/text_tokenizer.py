@@ -178,6 +178,15 @@ class TextTokenizer:
         out.text = text
         return out
 
+    def pieces(self, text: str) -> list[str]:
+        """The tokens of a text that a model wrote, by their names in the vocabulary."""
+        with refusing(f"the tokenizer cannot split the text {shown(text)}"):
+            return self.core.encode(text, add_special_tokens=False).tokens
+
+    def text_of(self, piece: str) -> str:
+        """What a token says in the middle of a text."""
+        return self._added([[self.core.token_to_id(piece)]])[0]
+
     def encode_after(self, before: str, text: str) -> np.ndarray:
         """Token ids of a text that goes on from another, whose tokens stay.   -> (T,) int64
 

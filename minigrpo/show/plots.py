@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from minigrpo.runs.folder import is_finite
-from minigrpo.show.drawing import BLUE, INK, LINES, STYLE
+from minigrpo.show.drawing import BLUE, INK, LINES, ORANGE, STYLE
 from minigrpo.show.fonts import printed, styled
 from minigrpo.system.files import write_output
 from minigrpo.system.text import columns
@@ -36,14 +36,25 @@ METRICS = {
     "tree/mean_count": "mean |λ| of a token",
     "tree/intermediate_proportion": "share of tokens",
 }
-UNITS = METRICS | {
-    "eval/reward_greedy": "mean outcome reward",
-    "step_time": "seconds",
-    "num_tokens": "tokens",
+NUMBERS = {  # the five numbers of a log, and what is drawn dashed beside some
+    "dead_groups": ("share of groups", ""),
+    "cosine": ("cosine of the two pushes", ""),
+    "shared_push_grpo": ("share of all |push|", "shared_push_lambda_grpo"),
+    "held_back": ("share of completions with a > 0", "held_back_chance"),
+    "tokens_over_distinct": ("ratio", "tokens_over_distinct_with_prompts"),
 }
+UNITS = (
+    METRICS
+    | {key: told for key, (told, _) in NUMBERS.items()}
+    | {
+        "eval/reward_greedy": "mean outcome reward",
+        "step_time": "seconds",
+        "num_tokens": "tokens",
+    }
+)
 METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 PART = re.compile("rewards/.+/mean", re.DOTALL)  # one of the named parts of a reward
-SHARES = "eval/pass@1_greedy", "frac_reward_zero_std"  # these are drawn from 0 to 1
+SHARES = "eval/pass@1_greedy", "frac_reward_zero_std", *list(NUMBERS)[:4]  # drawn from 0 to 1
 
 
 def unit(key: str) -> str:
@@ -208,6 +219,11 @@ def metrics_figure(
         else:
             ax.plot(x, y, color=BLUE, marker="" if len(x) > 20 else "o", ms=4)
         lost = sum(isinstance(r.get(key), int | float) for r in records) - len(x)
+        beside = NUMBERS.get(key, ("", ""))[1]
+        if others := [(r["step"], r[beside]) for r in records if is_finite(r.get(beside))]:
+            x, y = np.array(others, dtype=np.float64).T
+            ax.plot(x, running_mean(y, mean_of), color=ORANGE, ls="--", label=beside)
+            ax.legend(fontsize=7.5, frameon=False)
         name = printed(key, 38) + f" ({lost} not finite)" * (lost > 0)
         ax.set_title(name, family="monospace", fontsize=9.5)
         ax.set_ylabel(unit(key) or "value", fontsize=9)
