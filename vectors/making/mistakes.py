@@ -92,7 +92,6 @@ MISTAKES = {
     "step_std_of_steps": "Â is divided by the std of the R̂ of tokens instead of outcome rewards",
 }
 
-NOT_FINITE = ("exp_before_mask", "empty_completion_nan", "all_masked_nan", "dead_group_nan")
 
 
 def ids_of(b: Batch) -> np.ndarray:
@@ -176,6 +175,8 @@ def advantages(b: Batch, s: Batch, m: str = "") -> np.ndarray:
         if m == "mean_of_batch":
             mean = r.mean()
         centred = r[rows] - mean
+        if m == "mean_of_batch":
+            k = len(r)
         if s["baseline"] == "leave_one_out" and m != "leave_one_out_includes_self":
             centred = centred * k / max(k - 1, 1)
         if s["baseline"] == "none" or m == "baseline_missing":
@@ -230,6 +231,7 @@ def step_advantages(b: Batch, s: Batch, m: str = "") -> np.ndarray:
         rows = group == g
         own, tokens = r[rows], out[rows][inside[rows]]
         mean = r.mean() if m == "mean_of_batch" else own[0] + (own - own[0]).mean()
+        mean = 0.0 if m == "baseline_missing" else mean
         scale = spread(tokens if m == "step_std_of_steps" else own, r, s, m)
         out[rows] = (out[rows] - mean) / scale
     return np.where(inside, out, 0.0)
