@@ -90,6 +90,8 @@ def make_batch(
     order = changes.pop("order", None)
     if order is not None:
         b |= {name: [b[name][i] for i in order] for name in b if isinstance(b[name], list)}
+    b["lengths"] = [sum(row) for row in b["mask"]]
+    b["completions"] = [ids[:n] for ids, n in zip(b["ids"], b["lengths"], strict=True)]
     half = (len(rows) + 1) // 2
     b["micro_batches"] = [list(range(half)), list(range(half, len(rows)))]
     return b | changes
@@ -182,7 +184,9 @@ def batches() -> dict[str, Batch]:
         "padding_like_eos": make_batch([[[1, 2], [1, 2, 0], [1, 2, 0, 3]]], [1.0, 0.0, 0.5]),
         "never_branches": make_batch([[[1, 2, 3, 0], [1, 2, 4, 0]]], [1.0, 0.0]),
         "same_token_later": make_batch([[[1, 2, 0], [3, 2, 0], [1, 4, 0]]], [1.0, 0.0, 0.25]),
-        "two_groups_alike": make_batch([[[1, 2, 0], [3, 0]], [[1, 2, 0], [3, 4, 0]]], [1.0, 0, 0, 2]),
+        "two_groups_alike": make_batch(
+            [[[1, 2, 0], [3, 0]], [[1, 2, 0], [3, 4, 0]]], [1.0, 0.0, 0.0, 2.0]
+        ),
     }
 
 
@@ -361,7 +365,7 @@ KINDS = {
 def wrong_numbers(
     right: Numbers, of_mistake: Callable[[str], Numbers], mistakes: Iterable[str], scale: float = 0
 ) -> Numbers:
-    """The numbers of each mistake that changes them.   scale: of the loss, whose terms may cancel"""
+    """The numbers of each mistake that changes them.   scale: of a loss whose terms may cancel"""
     assert error(of_mistake(""), right, scale)[0] < 1e-11
     found: Numbers = {}
     for m in mistakes:
@@ -423,16 +427,29 @@ def loss_case(name: str, batch: str, changes: Batch, b: Batch, **more: Any) -> B
 def value_case(kind: str, name: str, batch: str, changes: Batch, b: Batch) -> Batch:
     compute, own = KINDS[kind]
     s = SETTINGS | own | changes
-    value = getattr(Right(b), kind)(s)
-    found = wrong_numbers({"value": value}, lambda m: {"value": compute(b, s, m)}, wrong.MISTAKES)
+    mask = None if kind == "advantages" else "mask"
+
+    def of_mistake(m: str) -> Numbers:
+        return {"value": inside(compute(b, s, m), b.get(mask))}
+
+    expected = {"value": inside(getattr(Right(b), kind)(s), b.get(mask))}
     return {
         "name": f"{kind}.{name}",
         "kind": kind,
         "batch": batch,
         "settings": s,
-        "expected": {"value": plain(value)},
-        "wrong": found,
+        "inputs": {},
+        "mask": mask,
+        "expected": expected,
+        "wrong": wrong_numbers(expected, of_mistake, wrong.MISTAKES),
     }
+
+
+def inside(value: np.ndarray, mask: list | None) -> list:
+    """Rows without their padding."""
+    if mask is None:
+        return value.tolist()
+    return [row[np.array(m, dtype=bool)].tolist() for row, m in zip(value, mask, strict=True)]
 
 
 def grpo() -> Batch:
@@ -453,6 +470,7 @@ def grpo() -> Batch:
                 "kind": "steps",
                 "batch": name,
                 "settings": SETTINGS,
+                "inputs": {},
                 "expected": {"value": Right(b).steps()},
                 "wrong": {},
             }
@@ -467,7 +485,7 @@ def grpo() -> Batch:
     for name in ("main", "cut_off", "all_cut_off"):
         changes = {"mask_truncated": True}
         cases.append(value_case("weights", f"masked.{name}", name, changes, found[name]))
-    for name, b in found.items():
+    for b in found.values():
         tree = Right(b).tree
         fields = ("token", "parent", "depth", "count", "group")
         b["tree"] = {field: getattr(tree, field).tolist() for field in fields}
