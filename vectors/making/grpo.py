@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from check import error
 from making import mistakes as wrong
 
 from minigrpo import Objective, PrefixTree, Rollouts, advantages, step_advantages, step_rewards
@@ -362,19 +361,37 @@ KINDS = {
 }
 
 
+def vector(x: Any) -> np.ndarray:
+    """All numbers of an array, or of rows of any length."""
+    return np.concatenate([np.ravel(row) for row in x]) if isinstance(x, list) else np.ravel(x)
+
+
+def distance(a: Numbers, b: Numbers, scale: float = 0) -> float:
+    """As `error` of check.py; inf if some number is not finite."""
+    worst = 0.0
+    for name, wanted in b.items():
+        if isinstance(wanted, dict):
+            worst = max(worst, distance(a[name], wanted))
+            continue
+        x, y = vector(a[name]), vector(wanted)
+        size = max(1e-3, np.abs(y).max(initial=0), scale if name == "loss" else 0)
+        apart = np.abs(x - y).max(initial=0) / size
+        worst = max(worst, float(apart) if np.isfinite(x).all() else np.inf)
+    return worst
+
+
 def wrong_numbers(
     right: Numbers, of_mistake: Callable[[str], Numbers], mistakes: Iterable[str], scale: float = 0
 ) -> Numbers:
     """The numbers of each mistake that changes them.   scale: of a loss whose terms may cancel"""
-    assert error(of_mistake(""), right, scale)[0] < 1e-11
+    assert distance(of_mistake(""), right, scale) < 1e-11
     found: Numbers = {}
     for m in mistakes:
         with np.errstate(all="ignore"):
             numbers = of_mistake(m)
-        if not error(numbers, "nan")[0]:
-            found[m] = "nan"
-        elif error(numbers, right, scale)[0] > SEEN:
-            found[m] = short(numbers)
+            apart = distance(numbers, right, scale)
+        if apart > SEEN:
+            found[m] = short(numbers) if np.isfinite(apart) else "nan"
     return found
 
 
@@ -459,8 +476,12 @@ def grpo() -> Batch:
         for variant, changes in VARIANTS.items():
             name = f"{variant}.{'mu_2' if batch == 'main' else 'mu_1'}"
             cases.append(loss_case(name, batch, changes, found[batch], variant=variant))
+    alike: dict[str, Batch] = {}  # edge cases with the same batch and settings
     for mistake, (batch, changes) in EDGES.items():
-        case = loss_case(f"edge.{mistake}", batch, changes, found[batch], catches=mistake)
+        key = f"{batch} {sorted(changes.items())}"
+        if key not in alike:
+            alike[key] = loss_case("", batch, changes, found[batch])
+        case = alike[key] | {"name": f"edge.{mistake}", "catches": mistake}
         assert mistake in case["wrong"], f"{mistake} is not seen in its own case"
         cases.append(case)
     for name, b in found.items():
