@@ -1,7 +1,6 @@
 """Test an implementation of GRPO against the vectors, and name its mistake.   See README.md.
 
     python vectors/check.py MODULE:FUNCTION [--arrays torch] [--cases dapo.] [--kind weights]
-
 The function is called with those numbers of a case that its parameters name.
 """
 

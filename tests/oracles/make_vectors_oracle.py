@@ -113,7 +113,9 @@ def step_advantages(
     out = step_rewards(completions, group, mask, rewards)
     for g in group.unique():
         own = rewards[group == g]
-        out[group == g] = (out[group == g] - own.mean()) / spread(rewards, own, scale, ddof, std_eps)
+        out[group == g] = (out[group == g] - own.mean()) / spread(
+            rewards, own, scale, ddof, std_eps
+        )
     return out
 
 
@@ -173,6 +175,7 @@ def llama(parameters: dict[str, Tensor], config: dict[str, Any], tokens: Tensor)
 
     x = parameters["model.embed_tokens.weight"][tokens]
     for i in range(config["n_layers"]):
+
         def linear(h: Tensor, name: str, i: int = i) -> Tensor:
             return h @ parameters[f"model.layers.{i}.{name}_proj.weight"].T
 
@@ -214,7 +217,9 @@ def model_loss(
     process_reward: str, clip_low: float | None, clip_high: float | None, beta: float, kl: str,
     mask_truncated: bool,
 ) -> Tensor:  # fmt: skip
-    now = logp(logits(parameters, config, input_ids, attention_mask), ids, prompt_width, temperature)
+    now = logp(
+        logits(parameters, config, input_ids, attention_mask), ids, prompt_width, temperature
+    )
     return loss(
         completions, group, mask, rewards, truncated, now, old, ref, max_new_tokens,
         baseline, scale, ddof, std_eps, aggregation, alpha, process_reward, clip_low, clip_high,

@@ -152,7 +152,7 @@ def batches() -> dict[str, Batch]:
     inside = np.array(far["mask"], dtype=bool)
     for name, value in (("logp", -900.0), ("old", -900.0), ("ref", -1.0)):
         far[name] = np.where(inside, far[name], value).tolist()
-    k = make_batch(FORK, [1.0, 0.0, 0.5], of_prefix=fixed({1: 0.1, 2: -0.2, 3: 0.3, 4: 0.05}))
+    k = make_batch(FORK, [1.0, 0.0, 0.25], of_prefix=fixed({1: 0.1, 2: -0.2, 3: 0.3, 4: 0.05}))
     return {
         "main": make_batch(MAIN, MAIN_REWARDS, (4, 7), moved(rng), **main),
         "main_on_policy": make_batch(MAIN, MAIN_REWARDS, (4, 7), **main),
@@ -433,6 +433,7 @@ def loss_case(name: str, batch: str, changes: Batch, b: Batch, **more: Any) -> B
             "advantages": None if tree else plain(right.advantages(s)),
             "token_advantages": plain(token),
             "weights": plain(right.weights(s)),
+            "loss_mask": loss_mask(b, s),
         },
         "loss_scale": scale,
         "expected": {n: plain(x) for n, x in expected.items()},
@@ -444,22 +445,30 @@ def loss_case(name: str, batch: str, changes: Batch, b: Batch, **more: Any) -> B
 def value_case(kind: str, name: str, batch: str, changes: Batch, b: Batch) -> Batch:
     compute, own = KINDS[kind]
     s = SETTINGS | own | changes
-    mask = None if kind == "advantages" else "mask"
+    mask = {"advantages": None, "weights": "loss_mask"}.get(kind, "mask")
+    inputs = {"loss_mask": loss_mask(b, s)} if kind == "weights" else {}
+    names = [m for m in wrong.MISTAKES if kind != "weights" or m.startswith("lambda")]
+    rows = (b | inputs).get(mask)
 
     def of_mistake(m: str) -> Numbers:
-        return {"value": inside(compute(b, s, m), b.get(mask))}
+        return {"value": inside(compute(b, s, m), rows)}
 
-    expected = {"value": inside(getattr(Right(b), kind)(s), b.get(mask))}
+    expected = {"value": inside(getattr(Right(b), kind)(s), rows)}
     return {
         "name": f"{kind}.{name}",
         "kind": kind,
         "batch": batch,
         "settings": s,
-        "inputs": {},
+        "inputs": inputs,
         "mask": mask,
         "expected": expected,
-        "wrong": wrong_numbers(expected, of_mistake, wrong.MISTAKES),
+        "wrong": wrong_numbers(expected, of_mistake, names),
     }
+
+
+def loss_mask(b: Batch, s: Batch) -> list:
+    """The tokens that count in the loss: `mask`, without completions that are masked.   (B,T)"""
+    return (np.array(b["mask"]) * wrong.counted_rows(b, s)[:, None]).tolist()
 
 
 def inside(value: np.ndarray, mask: list | None) -> list:

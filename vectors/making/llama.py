@@ -6,7 +6,17 @@ from typing import Any
 
 import numpy as np
 from making import mistakes as wrong
-from making.grpo import FORMAT, SETTINGS, Batch, Right, inside, make_batch, plain, wrong_numbers
+from making.grpo import (
+    FORMAT,
+    SETTINGS,
+    Batch,
+    Right,
+    inside,
+    loss_mask,
+    make_batch,
+    plain,
+    wrong_numbers,
+)
 
 from minigrpo import PrefixTree, Transformer, TransformerConfig
 from minigrpo.engine.parameters import rotate_halves, rotate_neighbours
@@ -264,6 +274,7 @@ def loss_case(
             "advantages": plain(right.advantages(s)),
             "token_advantages": plain(np.where(b["mask"], right.advantages(s)[:, None], 0.0)),
             "weights": plain(right.weights(s)),
+            "loss_mask": loss_mask(b, s),
         },
         "gradient_by": "parameters",
         "loss_scale": float(np.abs(dlogp).sum()),
