@@ -104,8 +104,39 @@ def test_an_edge_case_by_hand() -> None:
     assert without["loss"] == pytest.approx(-(2 * a - a) / 3, rel=1e-9)
 
 
+def test_the_tree_by_its_definition() -> None:
+    """Nodes are distinct prefixes of a group, depth first; gradients of nodes are sums."""
+    content = data("grpo")
+    for b in content["batches"].values():
+        tree, found = b["tree"], {}
+        for i, y in enumerate(b["completions"]):
+            nodes = [n for n in b["tree"]["paths"][i] if n >= 0]
+            assert len(nodes) == len(y) and b["tree"]["paths"][i][: len(y)] == nodes
+            for t, n in enumerate(nodes):
+                assert found.setdefault(n, (b["group"][i], y[: t + 1])) == (
+                    b["group"][i],
+                    y[: t + 1],
+                )
+                assert (tree["token"][n], tree["group"][n]) == (y[t], b["group"][i])
+                assert tree["depth"][n] == t + 1  # behind the prompt
+                assert tree["count"][n] == sum(n in path for path in tree["paths"])
+                if t:
+                    assert tree["parent"][n] == nodes[t - 1]
+        assert len({(g, *prefix) for g, prefix in found.values()}) == len(found)
+        ordered = [found[n] for n in sorted(found)]
+        assert ordered == sorted(ordered)
+    for case in content["cases"]:
+        if case["kind"] == "loss":
+            tree = content["batches"][case["batch"]]["tree"]
+            of_nodes = [0.0] * len(tree["token"])
+            for path, row in zip(tree["paths"], case["expected"]["gradient"], strict=True):
+                for n, x in zip(path, row, strict=True):
+                    of_nodes[n] += x if n >= 0 else 0.0
+            assert of_nodes == pytest.approx(case["expected_of_nodes"], rel=1e-11, abs=1e-15)
+
+
 def test_all_four_sides_of_the_clip_range_are_met() -> None:
-    """Advantages of either sign, ratios below and above, for every clipped variant; each matters."""
+    """Advantages of either sign, ratios below and above, for every clipped variant."""
     content = data("grpo")
     for case in content["cases"]:
         if not case["name"].endswith(".mu_2") or case["settings"]["clip_low"] is None:
@@ -212,19 +243,41 @@ def test_the_package_itself_is_right() -> None:
 # -- planted mistakes ------------------------------------------------------------------------------
 
 COUNTS = "bool(mask[i][t]) and kept[i] for t in"
-MASK = "counts = [[bool(mask[i][t]) and kept[i]"
+N = "    n = [sum(counts[i]) for i in rows]\n"
+SHARE = "    def share(i):\n"
+MATES = "    def mates(i):\n"
 TERM = "term = min(term, clip(ratio, 1 - clip_low, 1 + clip_high) * a)"
 MEMBERS = "[j for j in mates(i) if t < length[j] and ids[j][: t + 1] == begin]"
+AGGREGATIONS = ("group_token_mean", "batch_token_mean", "sequence_mean", "sequence_sum", "constant")
 R_HAT = "sum(rewards[j] for j in members(i, t)) / len(members(i, t))"
+BEGINS = """    def begins(j, i):
+        return length[j] < length[i] and ids[j][: length[j]] == ids[i][: length[j]]
+"""
 SIZE = "size = sum(kept[j] for j in members(i, t))"
 
 
-def counted(condition):
+Edits = list[tuple[str, str]]
+
+
+def counted(condition: str) -> Edits:
     """A wrong mask."""
     return [(COUNTS, f"kept[i] and ({condition}) for t in")]
 
 
-PLANTED = {
+def before(line: str, *lines: str) -> tuple[str, str]:
+    """Other lines of the function before a line of it."""
+    return line, "".join(f"    {other}\n" for other in lines) + line
+
+
+def compared_with(rows: str) -> Edits:
+    """Wrong rows in baseline and std."""
+    return [
+        ("(mates(i) if scale", f"({rows} if scale"),
+        ("[j for j in mates(i) if baseline", f"[j for j in {rows} if baseline"),
+    ]
+
+
+PLANTED: dict[str, Edits] = {
     # masks and alignment
     "eos_without_gradient": counted(
         "mask[i][t] and not (t == length[i] - 1 and ids[i][t] == eos_id)"
@@ -234,8 +287,8 @@ PLANTED = {
     "first_token_dropped": counted("mask[i][t] and t > 0"),
     "last_token_dropped": counted("mask[i][t] and t < length[i] - 1"),
     "padding_counted": counted("True"),
-    "padding_summed": [("if not counts[i][t]:", "if mask[i][t] and not kept[i] or not kept[i]:")],
-    "padding_in_length": [("[sum(counts[i]) for i in rows]", "[width * kept[i] for i in rows]")],
+    "padding_summed": [("if not counts[i][t]:", "if not kept[i]:")],
+    "padding_in_length": [before(SHARE, "n = [width * kept[i] for i in rows]")],
     "exp_before_mask": [
         ("            if not counts[i][t]:\n                continue\n", ""),
         (
@@ -252,7 +305,7 @@ PLANTED = {
         ("total, gradient = 0.0,", "total, gradient = 0 * share(0),"),
     ],
     "truncated_not_masked": [("kept = [not (mask_truncated and truncated[i])", "kept = [True")],
-    "masked_in_normaliser": [("[sum(counts[i]) for i in rows]", "length")],
+    "masked_in_normaliser": [before(SHARE, "n = length")],
     # advantages
     "population_std": [("(len(values) - ddof)", "len(values)")],
     "std_missing": [('scale == "none" or', "True or")],
@@ -261,30 +314,28 @@ PLANTED = {
     "mean_of_batch": [("j for j in mates(i) if baseline", "j for j in rows if baseline")],
     "baseline_missing": [('baseline == "none"', "True")],
     "groups_by_position": [
-        ("    def mates(i):", "    place = sorted(group)\n\n    def mates(i):"),
-        ("(mates(i) if scale", "([j for j in rows if place[j] == place[i]] if scale"),
-        (
-            "[j for j in mates(i) if baseline",
-            "[j for j in rows if place[j] == place[i] if baseline",
-        ),
+        before(MATES, "place = sorted(group)"),
+        *compared_with("[j for j in rows if place[j] == place[i]]"),
     ],
+    "masked_out_of_baseline": compared_with("([j for j in mates(i) if kept[j]] or mates(i))"),
     "leave_one_out_includes_self": [('baseline != "leave_one_out" or j != i', "True")],
     "dead_group_nan": [('scale == "none" or max(values) == min(values)', 'scale == "none"')],
     "std_eps_missing": [("math.sqrt(variance) + std_eps", "math.sqrt(variance)")],
     "std_eps_in_root": [("math.sqrt(variance) + std_eps", "math.sqrt(variance + std_eps)")],
     # aggregation
-    "normaliser_is_group_token_mean": [('if aggregation == "group_token_mean"', "if True")],
-    "normaliser_is_batch_token_mean": [
-        ('aggregation == "group_token_mean"', "False"),
-        ('aggregation == "batch_token_mean"', "True"),
+    **{f"normaliser_is_{how}": [before(N, f"aggregation = {how!r}")] for how in AGGREGATIONS},
+    "normaliser_after_split": [
+        (SHARE, SHARE + "        part = next(part for part in micro_batches if i in part)\n"),
+        ("len(set(group)) *", "len({group[j] for j in part}) * len(micro_batches) *"),
+        ("sum(n[j] for j in mates(i))", "sum(n[j] for j in mates(i) if j in part)"),
+        ("(sum(n) or 1)", "((sum(n[j] for j in part) or 1) * len(micro_batches))"),
+        ("(len(ids) * (n[i] or 1))", "(len(part) * len(micro_batches) * (n[i] or 1))"),
+        ("(len(ids) * (max", "(len(part) * len(micro_batches) * (max"),
     ],
     "normaliser_missing": [("def share(i):\n", "def share(i):\n        return 1.0\n")],
     "normaliser_is_longest": [("(max_new_tokens if", "(max(n) if")],
     "normaliser_is_weight_sum": [
-        (
-            "[sum(counts[i]) for i in rows]",
-            "[sum(c * weight(i, t) for t, c in enumerate(counts[i])) for i in rows]",
-        )
+        before(SHARE, "n = [sum(weight(i, t) for t in range(n[i])) for i in rows]")
     ],
     # ratio and clipping
     "clip_missing": [(TERM, "pass")],
@@ -299,11 +350,9 @@ PLANTED = {
     "ratio_missing": [("term = ratio * a", "term = now * a"), (TERM, "pass")],
     "old_is_current": [("exp(now - old[i][t])", "exp(now - logp[i][t])")],
     "old_not_detached": [
+        before(MATES, "real = [(i, t) for i in rows for t in range(length[i])]"),
         ("now - old[i][t]", "now - (now if on_policy else old[i][t])"),
-        (
-            "    def mates(i):",
-            "    on_policy = all(a == b for x, y, n in zip(logp, old, length) for a, b in zip(x[:n], y[:n]))\n\n    def mates(i):",
-        ),
+        before(N, "on_policy = all(logp[i][t] == old[i][t] for i, t in real)"),
     ],
     "sign_flipped": [
         ("            term = term - divergence", "            term = -term - divergence")
@@ -318,7 +367,7 @@ PLANTED = {
         ("x = ref[i][t] - now", "x = now - ref[i][t]"),
         ("divergence = now - ref[i][t]", "divergence = ref[i][t] - now"),
     ],
-    "kl_against_old": [("    def mates(i):", "    ref = old\n\n    def mates(i):")],
+    "kl_against_old": [before(MATES, "ref = old")],
     "kl_not_weighted": [
         ("term = term - divergence * beta", "term = term - divergence * beta * (1 / weight(i, t))")
     ],
@@ -338,10 +387,8 @@ PLANTED = {
     ],
     "lambda_with_padding": [("t < length[j] and ids", "ids")],
     "lambda_without_beginnings": [
-        (
-            SIZE,
-            "size = sum(kept[j] and (length[j] >= length[i] or ids[j][: length[j]] != ids[i][: length[j]]) for j in members(i, t))",
-        )
+        (SIZE, "size = sum(kept[j] for j in members(i, t) if not begins(j, i))"),
+        (N, N + "\n" + BEGINS),
     ],
     "lambda_unbranched_once": [
         (SIZE, SIZE + "\n        size = 1 if size == sum(kept[j] for j in mates(i)) else size")
@@ -351,16 +398,12 @@ PLANTED = {
     "step_reward_is_sum": [(R_HAT, R_HAT.split(" /")[0])],
     "step_reward_is_own": [(R_HAT, "rewards[i]")],
     "step_reward_without_self": [
-        (
-            "value = " + R_HAT,
-            "own = [rewards[j] for j in members(i, t) if j != i] or [rewards[i]]\n        value = sum(own) / len(own)",
-        )
+        ("value = " + R_HAT, "others = [rewards[j] for j in members(i, t) if j != i]"),
+        ("(value - base(i))", "(sum(others or [rewards[i]]) / max(len(others), 1) - base(i))"),
     ],
     "step_reward_by_length": [
-        (
-            R_HAT,
-            "sum(rewards[j] * length[j] for j in members(i, t)) / sum(length[j] for j in members(i, t))",
-        )
+        ("rewards[j] for j in members(i, t)", "rewards[j] * length[j] for j in members(i, t)"),
+        ("/ len(members(i, t))", "/ sum(length[j] for j in members(i, t))"),
     ],
 }
 

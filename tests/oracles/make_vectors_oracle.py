@@ -113,9 +113,8 @@ def step_advantages(
     out = step_rewards(completions, group, mask, rewards)
     for g in group.unique():
         own = rewards[group == g]
-        out[group == g] = (out[group == g] - own.mean()) / spread(
-            rewards, own, scale, ddof, std_eps
-        )
+        centred = out[group == g] - rewards[group == g].mean()
+        out[group == g] = centred / spread(rewards, own, scale, ddof, std_eps)
     return out
 
 
