@@ -219,7 +219,7 @@ def test_a_loss_alone_is_differentiated() -> None:
 
 
 def test_the_package_itself_is_right() -> None:
-    """Not by construction: through lists and the public interface."""
+    """Through lists, as anybody's code is called."""
     import numpy as np
 
     import minigrpo as mg
@@ -250,8 +250,8 @@ def test_the_package_itself_is_right() -> None:
         return mg.advantages(np.array(rewards), np.array(group), baseline, scale, ddof, std_eps)
 
     def loss(  # type: ignore
-        ids, mask, group, rewards, truncated, logp, old, ref, max_new_tokens, clip_low, clip_high,
-        baseline, scale, ddof, std_eps, aggregation, alpha, process_reward, beta, kl, mask_truncated,
+        ids, mask, group, rewards, truncated, logp, old, ref, max_new_tokens, baseline, scale, ddof,
+        std_eps, aggregation, alpha, process_reward, clip_low, clip_high, beta, kl, mask_truncated,
     ):  # fmt: skip
         batch = ("ids", "mask", "group", "rewards", "truncated", "logp", "old", "ref")
         given = locals()
