@@ -390,6 +390,7 @@ PLANTED: dict[str, Edits] = {
         ("divergence = now - ref[i][t]", "divergence = ref[i][t] - now"),
     ],
     "kl_against_old": [before(MATES, "ref = old")],
+    "kl_times_ratio": [("term - divergence * beta", "term - divergence * ratio * beta")],
     "kl_not_weighted": [
         ("term = term - divergence * beta", "term = term - divergence * beta * (1 / weight(i, t))")
     ],

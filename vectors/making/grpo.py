@@ -247,6 +247,7 @@ EDGES: dict[str, tuple[str, dict[str, Any]]] = {
     "kl_is_k3": ("fork", {"beta": 0.1, "kl": "k1"}),
     "kl_reversed": ("fork", {"beta": 0.1}),
     "kl_against_old": ("fork", {"beta": 0.1}),
+    "kl_times_ratio": ("fork", {"beta": 0.1}),
     "kl_not_weighted": ("fork", LAMBDA | {"beta": 0.1}),
     "lambda_missing": ("fork", LAMBDA),
     "lambda_multiplied": ("fork", LAMBDA),

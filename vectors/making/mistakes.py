@@ -72,6 +72,7 @@ MISTAKES = {
     "kl_is_k3": "D is k3 = exp(x) - x - 1, x = ref - logp",
     "kl_reversed": "logp and ref are exchanged in the estimate",
     "kl_against_old": "D compares with old instead of ref",
+    "kl_times_ratio": "D is multiplied by the ratio, as TRL's use_bias_correction_kl does",
     "kl_not_weighted": "lambda-GRPO: the KL term is not divided by |lambda|",
     # the tree
     "lambda_missing": "tokens are not divided by |lambda|: this is GRPO",
@@ -174,10 +175,8 @@ def advantages(b: Batch, s: Batch, m: str = "") -> np.ndarray:
         k, first = len(own), own[0]
         mean = first + (own - first).mean()
         if m == "mean_of_batch":
-            mean = r.mean()
+            k, mean = len(r), r.mean()
         centred = r[rows] - mean
-        if m == "mean_of_batch":
-            k = len(r)
         if s["baseline"] == "leave_one_out" and m != "leave_one_out_includes_self":
             centred = centred * k / max(k - 1, 1)
         if s["baseline"] == "none" or m == "baseline_missing":
@@ -330,9 +329,13 @@ def loss(b: Batch, s: Batch, m: str = "") -> tuple[float, np.ndarray]:
         y = -x if m == "kl_reversed" else x
         divergence = {"k1": -y, "k2": y * y / 2, "k3": np.expm1(y) - y}[kind]
         slope = {"k1": 0 * y - 1, "k2": y, "k3": np.expm1(y)}[kind]  # dD/dy
+        slope = slope if m == "kl_reversed" else -slope  # dD/dlogp
+        if m == "kl_times_ratio":
+            ratio = np.exp(np.where(summed, logp - old, 0.0))
+            divergence, slope = ratio * divergence, ratio * (slope + divergence)
         beta = -s["beta"] if m == "kl_sign" else s["beta"]
         total += beta * (term_weight * divergence).sum()
-        dlogp += beta * term_weight * slope * (1 if m == "kl_reversed" else -1)
+        dlogp += beta * term_weight * slope
     return float(total), dlogp
 
 
