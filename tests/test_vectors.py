@@ -343,6 +343,7 @@ PLANTED: dict[str, Edits] = {
     "leave_one_out_includes_self": [('baseline != "leave_one_out" or j != i', "True")],
     "dead_group_nan": [('scale == "none" or max(values) == min(values)', 'scale == "none"')],
     "std_eps_missing": [("math.sqrt(variance) + std_eps", "math.sqrt(variance)")],
+    "std_eps_is_1e-6": [("math.sqrt(variance) + std_eps", "math.sqrt(variance) + 1e-6")],
     "std_eps_in_root": [("math.sqrt(variance) + std_eps", "math.sqrt(variance + std_eps)")],
     # aggregation
     **{f"normaliser_is_{how}": [before(N, f"aggregation = {how!r}")] for how in AGGREGATIONS},

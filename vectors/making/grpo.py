@@ -217,6 +217,7 @@ EDGES: dict[str, tuple[str, dict[str, Any]]] = {
     "leave_one_out_includes_self": ("fork", VARIANTS["rloo"]),
     "dead_group_nan": ("dead_group", {"std_eps": 0.0}),
     "std_eps_missing": ("two", {"std_eps": 0.125}),
+    "std_eps_is_1e-6": ("two", {"std_eps": 0.125}),
     "std_eps_in_root": ("two", {"std_eps": 0.125}),
     "masked_out_of_baseline": ("cut_off", DROP),
     "normaliser_is_group_token_mean": ("lengths", {"aggregation": "batch_token_mean"}),

@@ -39,6 +39,7 @@ MISTAKES = {
     "leave_one_out_includes_self": "the RLOO baseline is the mean of all k, own reward included",
     "dead_group_nan": "a group of equal rewards divides 0 by a std of 0",
     "std_eps_missing": "std_eps is not added to the std",
+    "std_eps_is_1e-6": "1e-6 is added to the std, as verl does if not told otherwise",
     "std_eps_in_root": "std_eps is added to the variance, inside the square root",
     "masked_out_of_baseline": "masked completions are left out of the baseline and std",
     # aggregation
@@ -199,7 +200,7 @@ def spread(own: np.ndarray, everyone: np.ndarray, s: Batch, m: str) -> float:
         return 1.0
     if m == "std_eps_in_root":
         return float(np.sqrt(std**2 + eps))
-    return float(std + (0 if m == "std_eps_missing" else eps))
+    return float(std + {"std_eps_missing": 0.0, "std_eps_is_1e-6": 1e-6}.get(m, eps))
 
 
 def step_rewards_of(b: Batch, s: Batch, m: str = "") -> np.ndarray:
