@@ -208,3 +208,97 @@ def leave_one_out_gradient__only_onehot(logits, actions, rewards):
     """The advantages sum to 0, so the part with the softmax drops out."""
     r = rewards - (rewards.sum() - rewards) / (len(rewards) - 1)
     return np.bincount(actions, r, len(logits)) / len(r)
+
+
+def expected_reward_gradient__objects(logits, rewards):
+    e = [math.exp(z - max(logits)) for z in logits]
+    p = [x / sum(e) for x in e]
+    j = sum(x * r for x, r in zip(p, rewards, strict=True))
+    return np.array([x * (r - j) for x, r in zip(p, rewards, strict=True)], dtype=object)
+
+
+def best_baseline__zero_dimensional(logits, rewards):
+    p = _softmax(logits)
+    weight = p * (1 - 2 * p + p @ p)
+    return np.array(weight @ rewards / weight.sum())
+
+
+def leave_one_out_gradient__one_hots_alone(logits, actions, rewards):
+    n = len(rewards)  # the weights of the draws add up to 0, so that π drops out
+    return np.bincount(actions, (rewards - rewards.mean()) / (n - 1), minlength=len(logits))
+
+
+def softmax_backward__in_place(dp, p):
+    dp -= (dp * p).sum(-1, keepdims=True)
+    dp *= p
+    return dp
+
+
+def attention_backward__stacked(do, q, k, v):
+    time, width = q.shape
+    out = np.zeros((3, time, width))
+    for t in range(time):
+        p = _softmax(k[: t + 1] @ q[t] / width**0.5)
+        dp = v[: t + 1] @ do[t]
+        ds = p * (dp - p @ dp) / width**0.5
+        out[0, t] = ds @ k[: t + 1]
+        out[1, : t + 1] += np.outer(ds, q[t])
+        out[2, : t + 1] += np.outer(p, do[t])
+    return out
+
+
+def draw__as_floats(logits, temperature, uniform):
+    return (_softmax(logits / temperature).cumsum(1) <= uniform[:, None]).sum(1).astype(float)
+
+
+def pass_at_k__product_of_misses(n, correct, k):
+    if n - correct < k:
+        return 1.0
+    return 1.0 - np.prod(1.0 - k / np.arange(n - correct + 1, n + 1))
+
+
+def clipped_loss__larger_loss(logp, old, advantage, low, high):
+    ratio = np.exp(logp - old)
+    one, two = -advantage * ratio, -advantage * np.clip(ratio, 1 - low, 1 + high)
+    return np.maximum(one, two).mean(), np.where(one >= two, one, 0) / len(logp)
+
+
+def kl_estimates__expm1(logp, ref):
+    x = ref - logp
+    return list(-x), tuple(x * x / 2), np.expm1(x) - x
+
+
+def process_set__recursive(completions, i, t):
+    alike = process_set__recursive(completions, i, t - 1) if t else range(len(completions))
+    return [j for j in alike if completions[j][t : t + 1] == completions[i][t : t + 1]]
+
+
+def counts__object_array(completions):
+    out = np.empty(len(completions), dtype=object)
+    for i, c in enumerate(completions):
+        out[i] = [sum(d[: t + 1] == c[: t + 1] for d in completions) for t in range(len(c))]
+    return out
+
+
+def two_sums__stacked(paths, advantages, n_nodes):
+    there = (paths[:, :, None] == np.arange(n_nodes)).any(1)
+    return np.stack([np.maximum(advantages, 0) @ there, np.minimum(advantages, 0) @ there])
+
+
+def to_neighbouring_pairs__matrix(weight, n_heads):
+    width = len(weight) // n_heads
+    order = np.arange(width).reshape(2, -1).T.ravel()
+    return np.kron(np.eye(n_heads), np.eye(width)[order]) @ weight
+
+
+def n_parameters__float(vocab_size, dim, n_layers, n_heads, n_kv_heads, ffn_dim, tied):
+    layer = 2 * dim + 2 * dim**2 + 2 * n_kv_heads * (dim / n_heads) * dim + 3 * dim * ffn_dim
+    return vocab_size * dim * (2 - tied) + n_layers * layer + dim
+
+
+def blockwise_logp__logaddexp(hidden, head, token, block):
+    total = np.full(len(hidden), -np.inf)
+    for start in range(0, len(head), block):
+        logits = hidden @ head[start : start + block].T
+        total = np.logaddexp(total, np.logaddexp.reduce(logits, axis=1))
+    return (hidden * head[token]).sum(1) - total

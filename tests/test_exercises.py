@@ -403,7 +403,8 @@ def test_check_everything(run, desk):
         ("check ch05 notes.txt", "notes.txt is no Python file"),
         (
             "check ch05 broken.py",
-            "broken.py cannot be imported: SyntaxError: invalid syntax (broken.py, line 2)",
+            "broken.py cannot be imported: SyntaxError: invalid syntax "
+            "(line 2 of broken.py: def f(:)",
         ),
         (
             "check ch05 raises.py",
@@ -468,3 +469,11 @@ def test_an_answer_that_cannot_be_shown_does_not_end_the_chapter(error, run, des
     assert "cannot be looked at: " in said
     assert "(line 2 of ch05.py, in __repr__: def" in said and "ch05 task 6" in said
     assert out.count("… right") == 5
+
+
+def test_a_call_that_fails_shows_no_line_of_the_checks(tmp_path):
+    """Too few arguments: the error is raised in what calls the answer, not in the answer."""
+    file = tmp_path / "ch01.py"
+    file.write_text("def expected_reward_gradient(logits):\n    return logits\n")
+    said = check("ch01", str(file), 1)[0].message
+    assert "takes 1 positional argument but 2 were given.\nHint: keep the arguments" in said

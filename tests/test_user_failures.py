@@ -263,7 +263,9 @@ FILES = {
     "print('hello')\nimport sys\nsys.exit(0)": (
         "cannot be imported: SystemExit: 0 (line 3 of bad.py, in <module>: sys.exit(0))"
     ),
-    "x = 1\nclass T(:": "cannot be imported: SyntaxError: invalid syntax (bad.py, line 2)",
+    "x = 1\nclass T(:": (
+        "cannot be imported: SyntaxError: invalid syntax (line 2 of bad.py: class T(:)"
+    ),
     "class T:\npass": "cannot be imported: IndentationError: expected an indented block",
     "import beside": (
         "cannot be imported: ZeroDivisionError: division by zero (line 2 of beside.py, in f: 1 / 0)"

@@ -52,6 +52,7 @@ def _check_expected_reward_gradient(answer: Answer) -> None:
     repeated="an action drawn twice counts once: only np.add.at adds up repeated indices.",
     onehot="d log π(a)/dθ is more than onehot(a): every logit lowers the others' probabilities.",
     own="this is 1 - π(a) at the action alone: -π(b) at every other action b is missing.",
+    no_reward="π must be multiplied by the reward of each draw, too.",
     baseline="there is a baseline in it: asked for is the estimate with the rewards as they are.",
 )
 def _check_reinforce(answer: Answer) -> None:
@@ -61,7 +62,7 @@ def _check_reinforce(answer: Answer) -> None:
         sums = np.bincount(actions, r, minlength=len(z))
         mistakes = dict(repeated=(last - r.sum() * p) / n, onehot=sums / n)
         mistakes |= dict(total=sums - r.sum() * p, own=sums * (1 - p) / n)
-        mistakes |= dict(baseline=_estimate(z, actions, r - r.mean()))
+        mistakes |= dict(no_reward=sums / n - p, baseline=_estimate(z, actions, r - r.mean()))
         mistakes |= dict(grad_pi=_estimate(z, actions, r * p[actions]))
         answer.check(given, (z, actions, r), _estimate(z, actions, r), **mistakes)
 
@@ -80,6 +81,7 @@ def _variance(baseline: float, z: np.ndarray, r: np.ndarray) -> float:
     not_squared="|∇ln π(a)| must be squared: the variance is a mean of squares.",
     no_probability="actions are not weighted by π(a): the mean is over draws of the policy.",
     own="this is (1 - π(a))²; |∇ln π(a)|² has the other logits' parts, too.",
+    variance_of_pi="actions are weighted by π(a)(1 - π(a)); the weight is π(a)·|∇ln π(a)|².",
 )
 def _check_best_baseline(answer: Answer) -> None:
     rng = np.random.default_rng(2)
@@ -98,6 +100,7 @@ def _check_best_baseline(answer: Answer) -> None:
         mistakes |= dict(
             no_probability=squares @ r / squares.sum(),
             not_squared=(p * squares**0.5) @ r / (p @ squares**0.5),
+            variance_of_pi=(p * (1 - p)) @ r / (p @ (1 - p)),
             own=(p * (1 - p) ** 2) @ r / (p @ (1 - p) ** 2),
             grad_pi=(p**3 * squares) @ r / (p**3 @ squares),
         )

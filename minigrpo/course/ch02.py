@@ -18,6 +18,8 @@ def _through_softmax(x: np.ndarray, dp: np.ndarray) -> float:
     no_sum="raising x_v lowers all other p_w too: the sum Σ_w p_w dp_w is missing.",
     diagonal="this is p (1 - p) dp, the diagonal of ∂p/∂x alone: its other entries are missing.",
     no_p="the factor p_v before the bracket is missing.",
+    no_weights="the sum is Σ_w p_w dp_w; here it is Σ_w dp_w.",
+    plus="the sum is subtracted, not added.",
     log="this is the backward of log-softmax: here dp is the gradient by p itself.",
 )
 def _check_softmax_backward(answer: Answer) -> None:
@@ -28,7 +30,8 @@ def _check_softmax_backward(answer: Answer) -> None:
         mistakes = dict(no_sum=p * dp, diagonal=p * (1 - p) * dp)
         mistakes |= dict(axis=p * dp - p * (p * dp).sum(0), overall=p * (dp - (p * dp).sum()))
         mistakes |= dict(no_p=dp - (p * dp).sum(-1, keepdims=True))
-        mistakes |= dict(log=dp - p * dp.sum(-1, keepdims=True))
+        mistakes |= dict(log=dp - p * dp.sum(-1, keepdims=True), plus=2 * p * dp - right)
+        mistakes |= dict(no_weights=p * (dp - dp.sum(-1, keepdims=True)))
         answer.check(f"random dp and p of shape {shape}", (dp, p), right, **mistakes)
 
 
@@ -38,6 +41,7 @@ def _check_softmax_backward(answer: Answer) -> None:
     one_hot="this is right only where dlogp is a one-hot: multiply the softmax by Σ dlogp.",
     no_exp="logp is in the place of p: exp is missing.",
     softmax="this is the backward of softmax; here dlogp is the gradient by the log.",
+    diagonal="this is (1 - p) dlogp, the diagonal alone: p_v stands times Σ_w dlogp_w.",
     nothing="this is dlogp alone: log-softmax also subtracts log Σ exp x, which depends on x.",
 )
 def _check_log_softmax_backward(answer: Answer) -> None:
@@ -48,6 +52,7 @@ def _check_log_softmax_backward(answer: Answer) -> None:
         mistakes = dict(one_hot=dlogp - p, no_exp=dlogp - np.log(p) * dlogp.sum(-1, keepdims=True))
         mistakes |= dict(axis=dlogp - p * dlogp.sum(0), overall=dlogp - p * dlogp.sum())
         mistakes |= dict(softmax=p * (dlogp - (p * dlogp).sum(-1, keepdims=True)), nothing=dlogp)
+        mistakes |= dict(diagonal=(1 - p) * dlogp)
         right = slope(lambda x, d: (np.log(softmax(x)) * d).sum(), x, dlogp)
         given = f"random dlogp and logp of shape {shape}"
         answer.check(given, (dlogp, np.log(p)), right, **mistakes)
@@ -63,6 +68,8 @@ def _check_log_softmax_backward(answer: Answer) -> None:
     late_weight="the weight belongs to dy before the mean is taken: dunit = dy · weight.",
     no_root="the factor 1 / rms is missing.",
     eps="eps is missing, or in another place: rms² is the mean of x² plus eps.",
+    plus="the part along x is subtracted, not added.",
+    sum_of_squares="rms² is the mean of x² (plus eps), not their sum.",
     weighted="dweight is the gradient by the weight: the weight itself is not in it.",
 )
 def _check_rmsnorm_backward(answer: Answer) -> None:
@@ -83,6 +90,11 @@ def _check_rmsnorm_backward(answer: Answer) -> None:
             no_weight=unweighted, late_weight=unweighted * weight, no_root=dx / inv_rms
         )
         mistakes |= dict(eps=ops.rmsnorm_backward(dy, (unit0, inv0, weight), plain))
+        outside, root = 1 / (1 / inv0 + eps), 1 / np.sqrt((x**2).sum(-1, keepdims=True) + eps)
+        for name, inv, n in (("eps_", outside, shape[1]), ("sum_of_squares", root, 1)):
+            u, g = x * inv, dy * weight
+            mistakes[name] = inv * (g - u * (g * u).sum(-1, keepdims=True) / n)
+        mistakes |= dict(plus=dx - 2 * along)
         answer.compare(given, got[0], dx, "dx", **mistakes)
         mistakes = dict(no_norm=(dy * x).sum(0), weighted=dweight * weight)
         mistakes |= dict(eps=(dy * unit0).sum(0), mean=dweight / shape[0])
@@ -96,6 +108,7 @@ def _check_rmsnorm_backward(answer: Answer) -> None:
     halves="element j is paired with element j + E/2; here neighbours 2j and 2j + 1 are a pair.",
     from_one="positions count from 0: the angle at position 0 is 0.",
     exponent="the exponent is -2j/E with the number j of the pair: look at it again.",
+    overwritten="the second of a pair is made from the new first: keep the old one until then.",
 )
 def _check_rope_backward(answer: Answer) -> None:
     rng = np.random.default_rng(3)
@@ -107,10 +120,15 @@ def _check_rope_backward(answer: Answer) -> None:
         halves[:, back] = ops.rope_backward(dy[:, None, back].copy(), turn)[:, 0]
         mistakes = dict(forwards=ops.rope(dy[:, None].copy(), turn)[:, 0], halves=halves)
         mistakes |= dict(from_one=ops.rope_backward(dy[:, None].copy(), one_on)[:, 0])
-        slow = ops.rotation(t, width, base**0.5)
-        mistakes |= dict(exponent=ops.rope_backward(dy[:, None].copy(), slow)[:, 0])
+        for n, other in enumerate((base**0.5, base**2, 1 / base, 1.0)):
+            turned = ops.rope_backward(dy[:, None].copy(), ops.rotation(t, width, other))
+            mistakes["exponent" + "_" * n] = turned[:, 0]
         given = f"random dy of shape {dy.shape}, positions {position}, base {base:g}"
         right = ops.rope_backward(dy[:, None].copy(), turn)[:, 0]
+        angle = t[:, None] * base ** (-np.arange(0, width, 2) / width)
+        overwritten = right.copy()
+        overwritten[:, 1::2] = np.cos(angle) * dy[:, 1::2] - np.sin(angle) * right[:, ::2]
+        mistakes |= dict(overwritten=overwritten)
         answer.check(given, (dy, t, base), right, **mistakes)
 
 
@@ -126,6 +144,10 @@ def _attend(q: np.ndarray, k: np.ndarray, causal: bool = True) -> np.ndarray:
     p="a value gets its gradient from the queries that look at it: p must be transposed.",
     no_mask="some queries look at later keys: the causal mask is missing when p is computed again.",
     no_scale="the factor 1/√E is missing: s = q kᵀ / √E.",
+    zeros="a later key must have -inf in s, not 0: exp(0) is 1.",
+    columns="p is the softmax over the keys, the last axis of s.",
+    by_width="s is divided by √E, not by E.",
+    order="the order is dq, dk, dv.",
     no_sum="the backward of softmax needs its sum over the keys: Σ_u p[t,u] dp[t,u] is missing.",
     swapped="queries and keys have changed places: a key sums over the queries, so transpose ds.",
     twice="the factor 1/√E is in it twice.",
@@ -143,7 +165,12 @@ def _check_attention_backward(answer: Answer) -> None:
         dk = slope(lambda k, q, v, do: float((_attend(q, k) @ v * do).sum()), k, q, v, do)
         dv = slope(lambda v, q, k, do: float((_attend(q, k) @ v * do).sum()), v, q, k, do)
         got = answer.parts(given, ("dq", "dk", "dv"), do, q, k, v)
-        answer.compare(given, got[2], dv, "dv", p=p @ do, no_mask=_attend(q, k, False).T @ do)
+        mistakes = dict(p=p @ do, no_mask=_attend(q, k, False).T @ do, order=dk, order_=dq)
+        s, past = q @ k.T / root, np.tri(time)
+        mistakes |= dict(zeros=softmax(s * past).T @ do, by_width=_attend(q / root, k).T @ do)
+        mistakes |= dict(no_scale=_attend(q * root, k).T @ do)
+        columns = softmax(np.where(past, s, -np.inf).T)
+        answer.compare(given, got[2], dv, "dv", columns=columns @ do, **mistakes)
         other = p * (dp - (p * dp).sum(0)), p * (dp - (p * dp).sum())
         mistakes = dict(no_scale=dq * root, no_sum=dp * p @ k / root, twice=dq / root)
         mistakes |= dict(axis=other[0] @ k / root, overall=other[1] @ k / root, q=ds @ q / root)

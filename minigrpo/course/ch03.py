@@ -32,6 +32,7 @@ DRAWS = (
     before="this is the token before the right one: take the first whose sum is above the number.",
     after="this is the token after the right one: take the first whose sum is above the number.",
     times="the logits are divided by the temperature, not multiplied by it.",
+    no_sum="this compares p itself with the number: take the cumulative sum first.",
     backwards="the cumulative sum runs from the last token to the first.",
 )
 def _check_draw(answer: Answer) -> None:
@@ -45,6 +46,9 @@ def _check_draw(answer: Answer) -> None:
         mistakes = dict(no_temperature=(softmax(logits).cumsum(-1) <= number).sum(-1))
         mistakes |= dict(greedy=p.argmax(-1), border=(p.cumsum(-1) < number).sum(-1))
         mistakes |= dict(times=(softmax(logits * temperature).cumsum(-1) <= number).sum(-1))
+        mistakes |= dict(no_sum=(p > number).argmax(-1))
+        by_column = softmax((logits / temperature).T).T.cumsum(-1)
+        mistakes |= dict(axis=(by_column > number).argmax(-1))
         mistakes |= dict(before=right - 1, after=right + 1)
         mistakes |= dict(backwards=(p[:, ::-1].cumsum(-1) > number)[:, ::-1].sum(-1) - 1)
         numbers = enumerate(zip(p, uniform.tolist(), strict=True))
@@ -88,6 +92,7 @@ def _check_completion_logps(answer: Answer) -> None:
     everything="tokens after the first EOS are padding.",
     padding="the token that pads may also stand inside a completion: look for the first EOS.",
     inverse="this is True where it should be False: True stands for a token that is trained.",
+    no_row="a row without EOS is all True; argmax gives 0 there, as if the EOS stood first.",
     only_eos="this is where the EOS stands; every token up to it is trained.",
 )
 def _check_completion_mask(answer: Answer) -> None:
@@ -99,7 +104,9 @@ def _check_completion_mask(answer: Answer) -> None:
         tokens, right = np.array(rows), np.arange(5) < lengths[:, None]
         mistakes = dict(no_eos=np.arange(5) < (lengths - (tokens == eos).any(1))[:, None])
         mistakes |= dict(everything=np.ones((5, 5)), padding=tokens != pad, inverse=~right)
-        mistakes |= dict(only_eos=tokens == eos)
+        ends = (tokens == eos).any(1, keepdims=True)
+        first = np.arange(5) <= (tokens == eos).argmax(1)[:, None]
+        mistakes |= dict(only_eos=tokens == eos, no_row=first, no_row_=right & ends)
         given = f"tokens {rows}, eos {eos}, padded with {pad}"
         answer.check(given, (tokens, eos), right, **mistakes)
 
@@ -116,7 +123,17 @@ TEXTS = (
     ("answer: 7", -7, 0, "the sign matters."),
     ("42", 42, 0, "there is no line that begins with answer:."),
     ("", 42, 0, "an empty completion has no answer."),
+    ("answer: 42\nThat is all.", 42, 1, "any line may come after that of the answer."),
     ("answer:", 42, 0, "nothing follows."),
+    (
+        "answer:\n42",
+        42,
+        0,
+        "the number is in another line (\\s in a pattern is a line break, too).",
+    ),
+    (" answer: 42", 42, 0, "the line begins with a space, not with answer:."),
+    ("Answer: 42", 42, 0, "the line begins with Answer:, and capitals matter."),
+    ("answer: --42", -42, 0, "one minus sign is allowed."),
     ("answer: 41\nanswer: 42", 42, 0, f"many answers could list them all: {ONE_LINE}"),
     ("answer: 42\nanswer: 43", 42, 0, f"the first of two lines is right: {ONE_LINE}"),
     ("answer: 42\nanswer: 42", 42, 0, f"these are two lines, though alike: {ONE_LINE}"),
@@ -150,12 +167,23 @@ def _check_verify(answer: Answer) -> None:
     share="this is the share of right samples, pass@1.",
     none="this is the probability that none of the k is right: subtract it from 1.",
     all="this is the probability that all k are right; one of them is enough.",
+    sure="at n - c = k all k may be wrong: that one is right is certain only if n - c < k.",
     times="this is k·c/n, the expected number of right ones, which can be above 1.",
 )
 def _check_pass_at_k(answer: Answer) -> None:
-    cases = ((4, 2, 1), (5, 2, 2), (10, 3, 4), (5, 5, 2), (5, 0, 3), (6, 4, 3), (200, 3, 100))
+    cases = (
+        (4, 2, 1),
+        (5, 2, 2),
+        (5, 2, 3),
+        (10, 3, 4),
+        (5, 5, 2),
+        (5, 0, 3),
+        (6, 4, 3),
+        (200, 3, 100),
+    )
     for n, c, k in cases:
         mistakes = dict(replaced=1 - (1 - c / n) ** k, share=c / n, times=k * c / n)
         mistakes |= dict(none=1 - pass_at_k(n, c, k), all=1 - pass_at_k(n, n - c, k))
+        mistakes |= dict(sure=1.0) if n - c == k else {}
         given = f"n = {n} samples, {c} of them correct, k = {k}"
         answer.check(given, (n, c, k), pass_at_k(n, c, k), **mistakes)

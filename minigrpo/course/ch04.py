@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minigrpo.course.grading import Answer, is_list, shape_of, slope, task, text, wrong
+from minigrpo.course.grading import Answer, close, is_list, shape_of, slope, task, text, wrong
 from minigrpo.objectives import Objective, advantages, kl_estimate
 from minigrpo.tree import PrefixTree, Rollouts
 
@@ -11,6 +11,7 @@ GROUPS = (
     [[1.0, 0.0], [0.0, 0.5], [3.0, 4.0]],
     [[1.0, 0.0, 2.0], [0.1, 0.1, 0.1], [0.0, 0.0, 0.0]],  # 0.1 is no binary fraction
     [[64.0, 65.0, 64.0], [2e-3, 1e-3, -1e-3]],  # far from 0; a std that 1e-4 changes much
+    [[1.0, 0.0], [1.0, 1.0 + 2**-17]],  # not equal, but np.isclose says so
 )
 
 
@@ -27,6 +28,7 @@ def _advantages(rewards: np.ndarray, **choices: object) -> np.ndarray:
     variance="this divides by the variance: take its square root, the std.",
     columns="mean and std run over the groups, axis 0; the completions of a group are axis 1.",
     no_mean="the group's mean is not subtracted.",
+    nearly="rewards that differ by little still differ: compare them with ==, not with isclose.",
     inside="1e-4 stands under the root: it is added to the std, not to the variance.",
 )
 def _check_group_advantages(answer: Answer) -> None:
@@ -41,6 +43,8 @@ def _check_group_advantages(answer: Answer) -> None:
         if len(r) > 1:
             mistakes |= dict(columns=(r - r.mean(0)) / (r.std(0, ddof=1) + 1e-4))
         mistakes |= dict(leave_one_out=_advantages(r, baseline="leave_one_out"))
+        alike = np.isclose(r, r[:, :1]).all(1, keepdims=True)
+        mistakes |= dict(nearly=np.where(alike, 0.0, right))
         got = answer.check(given, (r,), right, **mistakes)
         for g in np.flatnonzero((right == 0).all(1)):
             if np.any(np.asarray(got)[g]):
@@ -106,6 +110,7 @@ def _check_clipped_loss(answer: Answer) -> None:
     "three KL estimates",
     axes=("token",),
     reversed="x has the wrong sign: it is log π_ref - log π.",
+    sign="k1 is -x: x is right here (k3 is), but the minus is missing.",
     no_half="the half is missing: x²/2.",
     no_one="- 1 is missing: k3 is 0 where both policies agree.",
     no_x="the term - x is missing: without it the estimate is not always positive.",
@@ -128,7 +133,8 @@ def _check_kl_estimates(answer: Answer) -> None:
         rows = got if is_list(got) and shape_of(got) in (None, right.shape) else ()
         for name, row, k in zip(names, rows, right, strict=False):
             other = kl_estimate(name, ref, logp)[0]
-            mistakes = dict(reversed=other, no_half=x * x, no_one=k + 1, no_x=k + x)
+            mistakes = {"sign": x} if len(rows) and close(np.asarray(rows[2]), right[2]) else {}
+            mistakes |= dict(reversed=other, no_half=x * x, no_one=k + 1, no_x=k + x)
             mistakes |= dict(absolute=np.abs(x), weighted=k * np.exp(logp), ratio=np.exp(x))
             mistakes |= {f"is_{n}": o for n, o in zip(names, right, strict=True) if n != name}
             answer.compare(given, row, k, name, **mistakes)
@@ -143,17 +149,19 @@ def _check_kl_estimates(answer: Answer) -> None:
     nearly="rewards that differ by little still differ: their advantages are small, not 0.",
     inverse="this is True for the groups that are alive; True stands for a dead one.",
     zero_mean="a mean of 0 says nothing: a group is dead if all its rewards are equal.",
+    some="these have two equal rewards: *all* of a dead group are.",
     ends="these groups have an equal first and last reward: compare all of them.",
     all_right="a group whose completions all fail is as dead as one where all are right.",
 )
 def _check_dead_groups(answer: Answer) -> None:
     rows = [[1.0, 1.0, 1.0], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.1, 0.1, 0.1]]
-    rows += [[-0.3, -0.3, -0.3], [0.0, 1e-9, 0.0], [1.0, -1.0, 0.0]]
+    rows += [[-0.3, -0.3, -0.3], [0.0, 1e-9, 0.0], [1.0, -1.0, 0.0], [1.0, 1.0, 0.0]]
     r = np.array(rows)
     right, zero = (_advantages(r) == 0).all(1), (r == 0).all(1)
     mistakes = dict(std=r.std(1, ddof=1) == 0, all_wrong=zero, nearly=np.ptp(r, axis=1) < 1e-6)
     mistakes |= dict(inverse=~right, zero_mean=r.mean(1) == 0, ends=r[:, 0] == r[:, -1])
-    mistakes |= dict(all_right=(r == 1).all(1))
+    mistakes |= dict(all_right=(r == 1).all(1), some=(np.diff(r, axis=1) == 0).any(1))
+    mistakes |= dict(some_=[len(set(row)) < len(row) for row in rows])
     answer.check(f"rewards {rows}", (r,), right, **mistakes)
 
 

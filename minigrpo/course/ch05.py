@@ -80,6 +80,7 @@ def _which_positions(start: int, end: int, first: int, stop: int) -> str:
     before="these share what comes before position t; they must share position t as well.",
     others="completion i shares its own beginning, too: it is a member.",
     copies="copies of completion i are left out; equal completions count each.",
+    joined="tokens are joined to a text: 1, 10 and 11, 0 would be alike; compare lists.",
     after="these share position t + 1 as well; up to and including position t is enough.",
 )
 def _check_process_set(answer: Answer) -> None:
@@ -89,12 +90,15 @@ def _check_process_set(answer: Answer) -> None:
             given, own = f"{group.told(rewards=False)}, i = {i}, t = {t}", completions[i]
             got = answer.ask(given, completions, i, t)
             right = tree.members(tree.paths[i, t]).tolist()
-            if not is_list(got) or not all(isinstance(j, int | np.integer) for j in got):
+            ints = is_list(got) and all(isinstance(j, int | np.integer) for j in got)
+            if not ints or any(isinstance(j, bool) for j in got):
                 problem = f"expected the list {right}, got {type(got).__name__} {got!r}."
                 raise wrong(given, problem, "a list of ints.")
             members = [int(j) for j in got]
             if members != right:
+                begin = "".join(map(str, own[: t + 1]))
                 alike: dict[str, list] = {
+                    "joined": ["".join(map(str, c)).startswith(begin) for c in completions],
                     "same_position": [c[t : t + 1] == own[t : t + 1] for c in completions],
                     "zipped": [c[: t + 1] == own[: len(c)][: t + 1] for c in completions],
                     "before": [c[:t] == own[:t] for c in completions],
@@ -114,6 +118,7 @@ def _check_process_set(answer: Answer) -> None:
     "|λ| of every token",
     inverse="these are 1/|λ|, the weights of λ-GRPO.",
     share="these are |λ|/k: a count is asked for.",
+    joined="tokens are joined to a text: 1, 10 and 11, 0 would be alike; compare tuples.",
 )
 def _check_counts(answer: Answer) -> None:
     for group in groups(1):
@@ -122,14 +127,15 @@ def _check_counts(answer: Answer) -> None:
         mistakes |= dict(inverse=[1 / row for row in right])
         k = len(group.completions)
         mistakes |= dict(copies=group.without_copies(np.ones(k), mean=False))
-        mistakes |= dict(share=[row / k for row in right])
+        mistakes |= dict(share=[row / k for row in right], joined=group.joined())
         answer.check(group.told(rewards=False), (group.completions,), right, **mistakes)
 
 
 @task(
     "step rewards",
     own="every token has its completion's own reward: this is GRPO as it is written.",
-    copies="of equal completions only the first counts here; each is a member with its own reward.",
+    copies="of equal completions only one counts here; each is a member with its own reward.",
+    best="this is the largest reward of the members: take the mean.",
     by_k="the sum is divided by k; divide it by the number of members.",
 )
 def _check_step_rewards(answer: Answer) -> None:
@@ -138,6 +144,9 @@ def _check_step_rewards(answer: Answer) -> None:
         right = group.along(step_rewards(group.tree, r))
         mistakes = dict(total=group.sums(r), own=group.own(r), late=late(right, r.mean()))
         mistakes |= dict(copies=group.without_copies(r, mean=True))
+        mistakes |= dict(copies_=group.without_copies(r, mean=True, last=True))
+        members = [group.tree.members(node) for node in range(group.tree.n_nodes)]
+        mistakes |= dict(best=group.along(np.array([r[m].max() for m in members])))
         mistakes |= dict(by_k=[row / len(r) for row in group.sums(r)])
         answer.check(group.told(), (group.completions, r), right, **mistakes)
 
@@ -189,6 +198,10 @@ def _check_theorem_terms(answer: Answer) -> None:
             mistakes = dict(by_length=_terms(ratio, values, by_length))
             mistakes |= dict(no_ratio=_terms(ones, values, n), padded=_terms(ratio, values, size))
             mistakes |= dict(by_nodes=_terms(ratio, values, tree.n_nodes))
+            for other, choice in (("population_std", {"ddof": 0}), ("no_eps", {"eps": 0.0})):
+                changed = group.along(step_advantages(tree, r, **choice))
+                changed = group.own(group.advantages(**choice)) if part == "grpo" else changed
+                mistakes[other] = _terms(ratio, changed, n)
             mistakes |= dict(divided=_terms(ratio, divided, n))
             mistakes |= {"total": _terms(ratio, sums, n), name: _terms(ratio, others, n)}
             answer.compare(given, got[part == "prm"], _terms(ratio, values, n), part, **mistakes)

@@ -12,6 +12,7 @@ from minigrpo.engine.lambda_weights import lambda_weights
     own="this is a_i alone: every member of the token's process set pushes on it.",
     mean="this is the mean of a_j over the members, Â: the push of λ-GRPO. GRPO takes the sum.",
     rewards="these are sums of rewards: take advantages first, centred and scaled.",
+    last="this is a_j of the last member alone: every member adds its own (+=).",
 )
 def _check_push(answer: Answer) -> None:
     for group in groups(5):
@@ -23,6 +24,9 @@ def _check_push(answer: Answer) -> None:
         mistakes |= dict(no_eps=group.sums(group.advantages(eps=0.0)), rewards=group.sums(r))
         mistakes |= dict(divided=group.along(tree.sum_over_members(a) / tree.count**2))
         mistakes |= dict(late=late(right, 0.0), copies=group.without_copies(a, mean=False))
+        mistakes |= dict(copies_=group.without_copies(a, mean=False, last=True))
+        last = np.array([a[tree.members(node)[-1]] for node in range(tree.n_nodes)])
+        mistakes |= dict(last=group.along(last))
         answer.check(group.told(), (group.completions, r), right, **mistakes)
 
 

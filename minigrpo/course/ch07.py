@@ -23,14 +23,16 @@ def _misadded(tree: PrefixTree, values: np.ndarray) -> dict[str, np.ndarray]:
     "sum over members",
     axes=("node",),
     repeated="a node gets only one member: only np.add.at adds up repeated indices.",
+    whole="the values were cut to whole numbers: is the array that you fill one of ints?",
 )
 def _check_sum_over_members(answer: Answer) -> None:
     rng = np.random.default_rng(8)
     for group in groups(8):
         tree, n = group.tree, group.tree.n_nodes
-        values = rng.integers(-9, 10, size=len(group.completions)).astype(float)
+        values = rng.integers(-9, 10, size=len(group.completions)) / 2
         right = tree.sum_over_members(values)
         mistakes = dict(mean=right / tree.count) | _misadded(tree, values)
+        mistakes |= dict(whole=tree.sum_over_members(np.trunc(values)))
         given = f"paths {tree.paths.tolist()}, values {text(values)}, {n} nodes"
         answer.check(given, (tree.paths, values, n), right, **mistakes)
 
@@ -72,6 +74,8 @@ def _check_two_sums(answer: Answer) -> None:
     one_sum="one sum per node is not enough: a > 0 and a < 0 are clipped on different sides.",
     nodes_once="every node counts once here; in GRPO it counts once for each member.",
     by_nodes="the normaliser is Σ|y|, the tokens of all completions, not the number of nodes.",
+    by_k="the normaliser is Σ|y|, the tokens of all completions, not their number k.",
+    no_min="the ratio was clipped, whatever the sign of a; min(…) keeps a smaller unclipped term.",
     all_or_none="the gradient is 0 only for members whose term is clipped; the others still pull.",
 )
 def _check_clipped_tree_loss(answer: Answer) -> None:
@@ -97,6 +101,7 @@ def _check_clipped_tree_loss(answer: Answer) -> None:
             "unclipped": _by_rows(group, a, logp, old),
             "nodes_once": once,
             "by_nodes": (loss * n / tree.n_nodes, dlogp * n / tree.n_nodes),
+            "by_k": (loss * n / len(a), dlogp * n / len(a)),
             "negative": (-loss, -dlogp),
             "padded": (loss * n / tree.paths.size, dlogp * n / tree.paths.size),
             "total": (loss * n, dlogp * n),
@@ -104,6 +109,8 @@ def _check_clipped_tree_loss(answer: Answer) -> None:
             "all_or_none": (loss, dlogp * ((ratio <= 1 + high) & (ratio >= 1 - low))),
             "no_ratio": (loss, dlogp / ratio),
         }
+        inside = np.clip(ratio, 1 - low, 1 + high)
+        both["no_min"] = -(whole * inside).sum() / n, -ratio * whole * (inside == ratio) / n
         bounds = {"swapped_bounds": (high, low), "one_bound": (low, low), "one_bound_": (high,) * 2}
         for name, (below, above) in bounds.items():
             if (below, above) != (low, high):
@@ -137,7 +144,8 @@ def _by_rows(
     "what sharing saves",
     no_prompt="the prompt is run through the transformer, too.",
     tokens="equal tokens after different beginnings are different nodes: count distinct prefixes.",
-    copies="only whole copies are shared here; completions that begin alike share, too.",
+    copies="too little is shared: completions that begin alike share their beginning, whoever else "
+    "does not, copies or not.",
     empty="the empty prefix is no token: it costs nothing.",
     once="in the flat batch every completion brings its own copy of the prompt.",
     each="in the tree the prompt is run once for all completions.",
@@ -178,7 +186,7 @@ def _check_logits_gradient(answer: Answer) -> None:
     for group in groups(12, 3):
         tree = PrefixTree.from_groups([[0]], [group.completions])  # nothing predicts node 0
         token, parent, n = tree.token, tree.parent, tree.n_nodes
-        c, logits = rng.standard_normal(n).round(2), rng.standard_normal((n, 8))
+        c, logits = rng.standard_normal(n).round(2), rng.standard_normal((n, 12))
         given = f"token {token.tolist()}, parent {parent.tolist()}, "
         given += f"random dlogp {text(c)} and logits"
         p, child = softmax(logits), parent >= 0
@@ -186,9 +194,9 @@ def _check_logits_gradient(answer: Answer) -> None:
         right = slope(lambda z, c, n, v: c @ np.log(softmax(z))[n, v], logits, *of_children)
         one_hots = right + p * np.bincount(parent[child], c[child], minlength=n)[:, None]
         last, own_logits, root = np.zeros_like(logits), np.zeros_like(logits), right.copy()
-        last[parent[child]] = c[child, None] * (np.eye(8)[token[child]] - p[parent[child]])
-        own_logits[child] = c[child, None] * (np.eye(8)[token[child]] - p[child])
-        root[-1] += c[0] * (np.eye(8)[token[0]] - p[-1])
+        last[parent[child]] = c[child, None] * (np.eye(12)[token[child]] - p[parent[child]])
+        own_logits[child] = c[child, None] * (np.eye(12)[token[child]] - p[child])
+        root[-1] += c[0] * (np.eye(12)[token[0]] - p[-1])
         mistakes = dict(last=last, one_hots=one_hots, own_logits=own_logits, root=root)
         inner = np.isin(np.arange(n), parent)[:, None]
         mistakes |= dict(unweighted=one_hots - p * inner, everywhere=one_hots - p)

@@ -33,9 +33,18 @@ TWO_TOKENS = "the stop string is made of two tokens: compare the joined text, no
 STOPS = (
     ([0, 6, 2, 10], "##", 2, "the token '##' is the stop string itself; it is kept."),
     ([0, 1, 2, 10], "or", 2, "the stop string is inside of the token ' wor'."),
+    ([0, 1, 2, 10], "wo", 2, "the stop string is inside of the token ' wor', not at its end."),
     ([0, 5, 5, 10], "##", 3, TWO_TOKENS),
     ([0, 3, 11, 12, 10], "User:", 4, TWO_TOKENS),
     ([0, 6, 3, 10], "#\n", 3, "the stop string begins in one token and ends in another."),
+    ([5, 3, 5, 10], "#\n#", 3, "the stop string is made of three tokens."),
+    ([5, 7, 5, 10], "##", 4, "a broken character stands between: do not decode with 'ignore'."),
+    (
+        [7, 5, 5, 10],
+        "##",
+        3,
+        "bytes that are no whole character may stand before it: search bytes.",
+    ),
     ([0, 1, 2], "##", 3, "it never comes: keep all tokens."),
     ([5, 3, 5], "##", 3, "the two # do not stand next to each other: it never comes."),
     ([9, 7, 8, 10], "é", 3, "é is two bytes, and each is a token: join bytes before you decode."),
@@ -64,7 +73,7 @@ def _check_tokens_until_stop(answer: Answer) -> None:
     two_matrices="SwiGLU has three matrices: gate, up and down.",
     no_output="attention has four matrices: the one of the output is missing.",
     tied="a tied head is the embedding: it counts once.",
-    not_tied="a head that is not tied counts, too.",
+    not_tied="one (V, D) is missing: a head that is not tied counts beside the embedding.",
 )
 def _check_n_parameters(answer: Answer) -> None:
     for vocab, dim, layers, heads, kv, ffn, tied in (
@@ -129,7 +138,9 @@ def _logp(hidden: np.ndarray, head: np.ndarray, token: np.ndarray, columns: int)
     negative="the signs are flipped: the chosen logit less log Σ exp is at most 0.",
     no_logit="this is -log Σ exp alone: the chosen logit is missing.",
     last_block="the last block, which is smaller, was left out.",
-    rescale="with a single block it is right: is the sum rescaled when the largest grows?",
+    rescale="with a single block it is right: is the sum rescaled when the largest grows, and the "
+    "chosen logit taken from its own block?",
+    from_zero="the largest logit so far may be far below 0: begin with -inf, not with 0.",
 )
 def _check_blockwise_logp(answer: Answer) -> None:
     rng = np.random.default_rng(13)
@@ -139,11 +150,15 @@ def _check_blockwise_logp(answer: Answer) -> None:
         (2, 3, 5, 100, 1.0),
         (3, 4, 9, 1, 1.0),
         (5, 4, 23, 5, 300.0),
+        (3, 4, 9, 4, -300.0),
     ):
         hidden, head = scale * rng.standard_normal((n, dim)), rng.standard_normal((vocab, dim))
         token = rng.integers(vocab, size=n)
         given = f"random hidden ({n}, {dim}) and head ({vocab}, {dim}), block {block}"
         given += ", logits in the hundreds" * (scale > 1)
+        if scale < 0:
+            hidden, head = scale * (1 + np.abs(hidden / scale)), np.abs(head) + 1
+            given += ", logits far below 0"
         right, got = (
             _logp(hidden, head, token, vocab),
             answer.ask(given, hidden, head, token, block),
@@ -157,6 +172,9 @@ def _check_blockwise_logp(answer: Answer) -> None:
             mistakes |= dict(last_block=_logp(hidden, head, token, vocab - vocab % block))
         if shape_of(in_one) == right.shape == shape_of(got) and close(np.asarray(in_one), right):
             mistakes |= dict(rescale=got)
+        if scale < 0 and not np.isfinite(np.asarray(got, dtype=np.float64)).all():
+            problem = f"expected finite numbers, got {text(got)}."
+            raise wrong(given, problem, answer.hints["from_zero"])
         answer.compare(given, got, right, **mistakes)
     n, vocab, block = 64, 4096, 32
     hidden, head = rng.standard_normal((n, 4)), rng.standard_normal((vocab, 4))

@@ -49,14 +49,21 @@ class Group:
 
         return [np.array([count(x, t) for t, x in enumerate(c)]) for c in self.completions]
 
+    def joined(self) -> Rows:
+        """The size of every process set, by someone who writes tokens one after the other."""
+        texts = ["".join(map(str, c)) for c in self.completions]
+        begins = [["".join(map(str, c[: t + 1])) for t in range(len(c))] for c in self.completions]
+        return [np.array([sum(t.startswith(b) for t in texts) for b in row]) for row in begins]
+
     def told(self, rewards: bool = True) -> str:
         """The group in words, for a message."""
         told = f"completions {self.completions}"
         return f"{told} with rewards {self.rewards.tolist()}" if rewards else told
 
-    def without_copies(self, values: np.ndarray, mean: bool) -> Rows:
-        """Sums or means over process sets, by someone who dropped copies first."""
-        unique = {tuple(c): i for i, c in reversed(list(enumerate(self.completions)))}
+    def without_copies(self, values: np.ndarray, mean: bool, last: bool = False) -> Rows:
+        """Sums or means over process sets, by someone who dropped copies but the first, or last."""
+        which = list(enumerate(self.completions))
+        unique = {tuple(c): i for i, c in (which if last else reversed(which))}
         kept = Group([list(c) for c in unique], values[list(unique.values())])
         sums = kept.tree.sum_over_members(kept.rewards)
         rows = kept.along(sums / kept.tree.count if mean else sums)
@@ -69,7 +76,7 @@ def late(rows: Rows, first: float) -> Rows:
 
 
 EDGE_CASES = (
-    ([[1, 2, 3], [1, 2, 4], [5], [1, 6]], [1.0, 0.0, 0.5, 0.0]),
+    ([[1, 2, 3], [1, 2, 4], [5], [1, 6]], [1.0, 0.0, 0.5, 0.25]),
     # Two completions are equal, and the beginning of another one.
     ([[1, 2], [1, 3], [1, 2], [1, 2, 4]], [1.0, 0.0, 0.0, 1.0]),
     # One completion is the beginning of another one.
@@ -78,6 +85,8 @@ EDGE_CASES = (
     ([[7, 2, 3], [4, 2, 3], [7, 5, 3]], [1.0, 0.0, 0.0]),
     # One completion is empty.
     ([[1, 2], [], [1]], [0.0, 1.0, 0.5]),
+    # Written one after the other, the digits of different tokens are alike.
+    ([[1, 10], [11, 0], [1, 1, 0], [11, 3]], [1.0, 0.0, 0.5, -0.5]),
     # The rewards differ so little that 1e-4 beside their std counts.
     ([[1, 2], [1, 3], [1, 2], [4, 2, 2]], [1e-3, -1e-3, 2e-3, 0.0]),
 )

@@ -72,9 +72,10 @@ class Answer:
         return replace(self, function=measured).ask(given, *arguments)
 
     def parts(self, given: str, names: Sequence[str], *arguments: Any) -> Sequence[Any]:
-        """What a function returns that has to return a tuple."""
+        """What a function returns that has to return a tuple, or an array that stacks its parts."""
         got = self.ask(given, *arguments)
-        if isinstance(got, tuple | list) and len(got) == len(names):
+        stacked = isinstance(got, np.ndarray) and got.ndim > 1
+        if (stacked or isinstance(got, tuple | list)) and len(got) == len(names):
             return got
         what = type(got).__name__ + (f" of {len(got)}" if isinstance(got, tuple | list) else "")
         problem = f"expected {len(names)} things, ({', '.join(names)}), got {what}."
@@ -118,13 +119,13 @@ class Answer:
             got, right = _numbers(given, start, got), np.asarray(right)
             if got.shape != right.shape:
                 problem = f"expected shape {_shape(right)}, got shape {_shape(got)}."
-                raise wrong(given, start + problem, _shape_hint(got, right))
+                raise wrong(given, start + problem, _shape_hint(got, right, self.axes))
         logical, right = right.dtype == bool, right.astype(float)
         if close(got, right):
             return
         is_wrong = ~np.isfinite(got) | ~(np.abs(got - right) <= _allowed(right))
         index = tuple(np.argwhere(is_wrong)[0])
-        values = float(right[index]), float(got[index])
+        values = [0.0 if abs(x[index]) < 1e-10 else float(x[index]) for x in (right, got)]
         pair = [text(bool(x) if logical and x in (0, 1) else x) for x in values]
         if pair[0] == pair[1]:
             pair = list(map(repr, values))
@@ -151,12 +152,17 @@ class Answer:
             if any(close(one, two) for one, two in shifts):
                 return "the numbers are right but off by one position."
         nonzero, shift = np.abs(right) > 1e-9, float((got - right).flat[0])
+        if right.size > 1 and np.abs(got - right).max() < 5e-3 * np.abs(right).max():
+            return (
+                "the numbers are nearly right: is a small constant (such as 1e-4) missing or in "
+                "another place, or is something rounded, or a difference quotient too coarse?"
+            )
         if right.size > 1 and nonzero.any():
             factor = float(got[nonzero][0] / right[nonzero][0])
-            if factor and close(got, factor * right):
-                return (
-                    f"every number is {factor:.4g} times what it should be: a sum for a mean, say?"
-                )
+            if abs(factor) > 1e-6 and close(got, factor * right):
+                whole = abs(factor - round(factor)) < 1e-4 and round(factor) > 1
+                why = "a sum for a mean, say?" if whole else "is the divisor right?"
+                return f"every number is {factor:.4g} times what it should be: {why}"
             if close(got - right, np.full(right.shape, shift)):
                 return f"every number is off by the same {shift:+.4g}: is a term missing?"
         return ""
@@ -273,7 +279,7 @@ def _joined(
         if array.shape != wanted.shape:
             problem = f"completion {i} needs one number per token: expected shape {_shape(wanted)}"
             problem += f", got shape {_shape(array)}."
-            raise wrong(given, start + problem, _shape_hint(array, wanted))
+            raise wrong(given, start + problem, _shape_hint(array, wanted, ["position"]))
         rows.append(array)
         labels += [f"completion {i}, position {t}" for t in range(len(wanted))]
     return np.concatenate(rows), labels
@@ -293,14 +299,15 @@ def _shape(array: np.ndarray) -> str:
     return f"{array.shape}" if array.shape else "() (a single number)"
 
 
-def _shape_hint(got: np.ndarray, right: np.ndarray) -> str:
+def _shape_hint(got: np.ndarray, right: np.ndarray, axes: Sequence[str]) -> str:
     if got.shape == right.shape[::-1]:
         return "yours looks transposed."
     if got.size == right.size:
         return "the shape differs: look at keepdims, reshape, and the order of the axes."
-    if got.ndim == right.ndim == 1 and abs(len(got) - len(right)) == 1:
+    if got.ndim == right.ndim == 1 and abs(len(got) - len(right)) == 1 and len(axes) == 1:
         which = "missing" if len(got) < len(right) else "too many"
-        return f"one {which}: look at the first number and at the last (an EOS, say)."
+        eos = " (an EOS, say)" * ("completion token" in axes)
+        return f"one {which}: look at the first number and at the last{eos}."
     if got.ndim > right.ndim:
         return "an axis too many: is a sum or mean missing?"
     if got.ndim < right.ndim:

@@ -107,8 +107,9 @@ class Told(Exception):
 def explain(error: BaseException, file: str, subject: Any = None) -> str:
     """ "KeyError: 'x' (line 3 of mine.py, in f: return d['x'])", on one line, whatever was raised.
 
-    The place is the last one in the user's file or beside it, else in a file of theirs elsewhere,
-    else that of `subject`, else the last one outside of this package.
+    The place is the last one in the user's file or beside it, else that which Python cannot read,
+    else in a file of theirs elsewhere, else that of `subject`, else the last one outside of this
+    package, else in it, but neither in what calls an answer nor in Python's machinery of imports.
     """
     if isinstance(error, Told):
         return str(error)
@@ -123,8 +124,14 @@ def explain(error: BaseException, file: str, subject: Any = None) -> str:
         text = _one_line(str(error), 300)
         where = inspect.getsourcefile(inspect.unwrap(subject)) or file
         place = f"line {inspect.getsourcelines(subject)[1]} of {Path(where).name}"
+    if isinstance(error, SyntaxError) and error.filename in (file, *_last_run) and not beside:
+        text = _one_line(error.msg, 300)
+        line = f": {error.text.strip()}" if error.text else ""
+        place = f"line {error.lineno} of {Path(error.filename).name}{line}"
     places = beside or [f for f in frames if _is_foreign(f)]
     if not places and not place:
+        inner = os.path.join(_PACKAGE, "course", ""), "<frozen"
+        frames = [f for f in frames if not f.filename.startswith(inner)]
         places = [f for f in frames if not f.filename.startswith(INSTALLED[0])] or frames
     if places:
         last = places[-1]

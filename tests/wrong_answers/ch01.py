@@ -163,3 +163,27 @@ def leave_one_out_gradient__sum(logits, actions, rewards):
     """take the mean"""
     r = rewards - (rewards.sum() - rewards) / (len(rewards) - 1)
     return _estimate(logits, actions, r) * len(r)
+
+
+def expected_reward_gradient__divided(logits, rewards):
+    """0.3333 times what it should be: is the divisor right?"""
+    p = _softmax(logits)
+    return p * (rewards - p @ rewards) / len(rewards)
+
+
+def expected_reward_gradient__coarse_difference(logits, rewards):
+    """nearly right | a difference quotient too coarse"""
+    rise = [_softmax(logits + 1e-2 * e) @ rewards for e in np.eye(len(logits))]
+    return (np.array(rise) - _softmax(logits) @ rewards) / 1e-2
+
+
+def reinforce__softmax_without_reward(logits, actions, rewards):
+    """multiplied by the reward of each draw"""
+    p = _softmax(logits)
+    return (rewards[:, None] * np.eye(len(p))[actions]).mean(0) - p
+
+
+def best_baseline__variance_of_pi(logits, rewards):
+    """the weight is π(a)·|∇ln π(a)|²"""
+    p = _softmax(logits)
+    return p * (1 - p) @ rewards / (p @ (1 - p))

@@ -241,3 +241,86 @@ def attention_backward__dk_from_k(do, q, k, v):
     p, dp = _p(q, k), do @ v.T
     ds = p * (dp - (p * dp).sum(-1, keepdims=True)) / np.sqrt(q.shape[1])
     return ds @ k, ds.T @ k, p.T @ do
+
+
+def softmax_backward__weights_of_the_sum(dp, p):
+    """here it is Σ_w dp_w"""
+    return p * (dp - dp.sum(-1, keepdims=True))
+
+
+def softmax_backward__plus(dp, p):
+    """subtracted, not added"""
+    return p * (dp + (p * dp).sum(-1, keepdims=True))
+
+
+def softmax_backward__all_zero(dp, p):
+    """row 0, column 0: expected -0.25497, got 0 (12 of 12"""
+    return [(np.diag(row) - np.outer(row, row)).sum(0) * d for row, d in zip(p, dp, strict=True)]
+
+
+def log_softmax_backward__diagonal(dlogp, logp):
+    """(1 - p) dlogp, the diagonal alone"""
+    return dlogp * (1 - np.exp(logp))
+
+
+def rmsnorm_backward__plus(dy, x, weight, eps):
+    """the part along x is subtracted"""
+    r = np.sqrt((x**2).mean(-1, keepdims=True) + eps)
+    u, g = x / r, dy * weight
+    return (g + u * (g * u).mean(-1, keepdims=True)) / r, (dy * u).sum(0)
+
+
+def rmsnorm_backward__sum_of_squares(dy, x, weight, eps):
+    """the mean of x²"""
+    r = np.sqrt((x**2).sum(-1, keepdims=True) + eps)
+    u, g = x / r, dy * weight
+    return (g - u * (g * u).sum(-1, keepdims=True)) / r, (dy * u).sum(0)
+
+
+def rmsnorm_backward__eps_outside(dy, x, weight, eps):
+    """eps is missing, or in another place"""
+    r = np.sqrt((x**2).mean(-1, keepdims=True)) + eps
+    u, g = x / r, dy * weight
+    return (g - u * (g * u).mean(-1, keepdims=True)) / r, (dy * u).sum(0)
+
+
+def rope_backward__overwritten(dy, position, base):
+    """keep the old one until then"""
+    for j in range(dy.shape[1] // 2):
+        angle = position * base ** (-2 * j / dy.shape[1])
+        c, s = np.cos(angle), np.sin(angle)
+        dy[:, 2 * j] = c * dy[:, 2 * j] + s * dy[:, 2 * j + 1]
+        dy[:, 2 * j + 1] = c * dy[:, 2 * j + 1] - s * dy[:, 2 * j]
+    return dy
+
+
+def rope_backward__growing_angle(dy, position, base):
+    """the exponent is -2j/E"""
+    return _turn(dy, position, 1 / base, -1)
+
+
+def attention_backward__zeros_for_the_future(do, q, k, v):
+    """-inf in s, not 0"""
+    e = np.exp(q @ k.T / np.sqrt(q.shape[1]) * np.tri(len(q)))
+    return _attention(do, q, k, v, e / e.sum(-1, keepdims=True))
+
+
+def attention_backward__softmax_over_queries(do, q, k, v):
+    """in dv | softmax over the keys"""
+    e = np.exp(q @ k.T / np.sqrt(q.shape[1])) * np.tri(len(q))
+    return _attention(do, q, k, v, e / e.sum(0))
+
+
+def attention_backward__divided_by_the_width(do, q, k, v):
+    """by √E, not by E"""
+    return _attention(do, q, k, v, _p(q / np.sqrt(q.shape[1]), k))
+
+
+def attention_backward__not_scaled(do, q, k, v):
+    """in dv | the factor 1/√E is missing"""
+    return _attention(do, q, k, v, _p(q * np.sqrt(q.shape[1]), k))
+
+
+def attention_backward__order(do, q, k, v):
+    """the order is dq, dk, dv"""
+    return _attention(do, q, k, v, _p(q, k))[::-1]

@@ -185,3 +185,77 @@ def pass_at_k__all_right(n, correct, k):
 def pass_at_k__expected_number(n, correct, k):
     """expected number of right ones"""
     return k * correct / n
+
+
+def draw__no_cumulative_sum(logits, temperature, uniform):
+    """take the cumulative sum first"""
+    return (_p(logits, temperature) > uniform[:, None]).argmax(-1)
+
+
+def draw__softmax_over_rows(logits, temperature, uniform):
+    """the wrong axis"""
+    p = _p(logits.T, temperature).T
+    return (p.cumsum(-1) > uniform[:, None]).argmax(-1)
+
+
+def completion_mask__argmax_without_eos(tokens, eos):
+    """completion 2 | argmax gives 0 there"""
+    return np.arange(tokens.shape[1]) <= (tokens == eos).argmax(1)[:, None]
+
+
+def completion_mask__rows_without_eos_left_out(tokens, eos):
+    """a row without EOS is all True"""
+    out = np.zeros(tokens.shape, dtype=bool)
+    for row, mask in zip(tokens.tolist(), out, strict=True):
+        if eos in row:
+            mask[: row.index(eos) + 1] = True
+    return out
+
+
+def _verify(lines, pattern, answer):
+    if len(lines) != 1:
+        return 0.0
+    match = re.fullmatch(pattern, lines[0])
+    return float(bool(match) and len(match[1]) < 9 and int(match[1]) == answer)
+
+
+def verify__over_two_lines(text, answer):
+    """in another line"""
+    found = re.findall(r"^answer:\s*-?[0-9]+\s*$", text, re.M)
+    lines = [line for line in text.split("\n") if line.startswith("answer:")]
+    return _verify(found if len(lines) == 1 else [], r"answer:\s*(-?[0-9]+)\s*", answer)
+
+
+def verify__last_line_only(text, answer):
+    """any line may come after"""
+    lines = text.split("\n")
+    if sum(line.startswith("answer:") for line in lines) != 1:
+        return 0.0
+    return _verify(lines[-1:], r"answer: *(-?[0-9]+) *", answer)
+
+
+def verify__strips_the_line(text, answer):
+    """begins with a space"""
+    lines = [line.strip() for line in text.split("\n")]
+    lines = [line for line in lines if line.startswith("answer:")]
+    return _verify(lines, r"answer: *(-?[0-9]+) *", answer)
+
+
+def verify__any_case(text, answer):
+    """capitals matter"""
+    lines = [line for line in text.split("\n") if line.lower().startswith("answer:")]
+    return _verify([line.lower() for line in lines], r"answer: *(-?[0-9]+) *", answer)
+
+
+def verify__two_minus_signs(text, answer):
+    """one minus sign is allowed"""
+    lines = [line for line in text.split("\n") if line.startswith("answer:")]
+    lines = [line.replace("--", "-") for line in lines]
+    return _verify(lines, r"answer: *(-?[0-9]+) *", answer)
+
+
+def pass_at_k__certain_too_early(n, correct, k):
+    """certain only if n - c < k"""
+    if n - correct <= k and correct:
+        return 1.0
+    return 1 - math.comb(n - correct, k) / math.comb(n, k)

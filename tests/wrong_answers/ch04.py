@@ -286,3 +286,26 @@ def token_weights__multiplied(lengths, aggregation, limit):
 def token_weights__of_completions(lengths, aggregation, limit):
     """one token of each"""
     return lengths * token_weights__divides_by_0(np.maximum(lengths, 1), aggregation, limit)
+
+
+def group_advantages__nearly_equal(rewards):
+    """not with isclose"""
+    alike = np.isclose(rewards, rewards[:, :1]).all(1, keepdims=True)
+    std = rewards.std(1, ddof=1, keepdims=True)
+    return np.where(alike, 0.0, (rewards - rewards.mean(1, keepdims=True)) / (std + 1e-4))
+
+
+def kl_estimates__sign_of_k1(logp, ref):
+    """in k1 | the minus is missing"""
+    x = ref - logp
+    return np.stack([x, x**2 / 2, np.exp(x) - x - 1])
+
+
+def dead_groups__neighbours(rewards):
+    """*all* of a dead group"""
+    return (np.diff(rewards, axis=1) == 0).any(1)
+
+
+def dead_groups__any_two(rewards):
+    """*all* of a dead group"""
+    return np.array([len(set(row)) < len(row) for row in rewards.tolist()])

@@ -124,7 +124,7 @@ def step_rewards__own(completions, rewards):
 
 
 def step_rewards__copies_once(completions, rewards):
-    """of equal completions only the first"""
+    """of equal completions only one"""
     first = {tuple(c): i for i, c in reversed(list(enumerate(completions)))}
     keep = sorted(first.values())
     return [
@@ -283,3 +283,44 @@ def theorem_terms__divided_by_the_count(completions, rewards, ratios):
         x / np.array([len(s) for s in sets])
         for x, sets in zip(prm, _sets(completions), strict=True)
     ]
+
+
+def process_set__joined(completions, i, t):
+    """tokens are joined to a text"""
+    texts = ["".join(map(str, c)) for c in completions]
+    begin = "".join(map(str, completions[i][: t + 1]))
+    return [j for j, text in enumerate(texts) if text.startswith(begin)]
+
+
+def process_set__flags(completions, i, t):
+    """expected the list [0, 1, 3], got list [True, True, False, True] | a list of ints"""
+    return [c[: t + 1] == completions[i][: t + 1] for c in completions]
+
+
+def counts__joined(completions):
+    """compare tuples"""
+    texts = ["".join(map(str, c)) for c in completions]
+    begins = [["".join(map(str, c[: t + 1])) for t in range(len(c))] for c in completions]
+    return [np.array([sum(t.startswith(b) for t in texts) for b in row]) for row in begins]
+
+
+def step_rewards__largest(completions, rewards):
+    """the largest reward"""
+    return [np.array([rewards[s].max() for s in sets]) for sets in _sets(completions)]
+
+
+def step_rewards__last_copy(completions, rewards):
+    """of equal completions only one"""
+    keep = {tuple(c): i for i, c in enumerate(completions)}.values()
+    return [
+        np.array([rewards[[j for j in s if j in keep]].mean() for s in sets])
+        for sets in _sets(completions)
+    ]
+
+
+def theorem_terms__population_std(completions, rewards, ratios):
+    """in grpo | ddof=1"""
+    a = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
+    n = sum(map(len, completions))
+    grpo = [p * x / n for p, x in zip(ratios, a, strict=True)]
+    return grpo, [p * x / n for p, x in zip(ratios, _hat(completions, a), strict=True)]

@@ -231,3 +231,18 @@ def pushed_down__from_one(completions, rewards):
         i + 1 for i, (n, a) in enumerate(zip(size, A, strict=True)) if ((n > 1) & (a < 0)).any()
     ]
     return R, A, grpo, A, down
+
+
+def push__overwritten(completions, rewards):
+    """the last member alone"""
+    last = {}
+    for c, a in zip(completions, _a(rewards), strict=True):
+        last |= {tuple(c[: t + 1]): a for t in range(len(c))}
+    return [[last[tuple(c[: t + 1])] for t in range(len(c))] for c in completions]
+
+
+def push__last_copy(completions, rewards):
+    """equal completions are counted once"""
+    keep = {tuple(c): i for i, c in enumerate(completions)}.values()
+    a = _a(rewards)
+    return [[sum(a[j] for j in s if j in keep) for s in sets] for sets in _sets(completions)]

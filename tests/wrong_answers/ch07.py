@@ -253,3 +253,33 @@ def logits_gradient__softmax_once(dlogp, token, parent, logits):
     out, child = np.zeros_like(logits), parent >= 0
     np.add.at(out, (parent[child], token[child]), dlogp[child])
     return out - _p(logits) * np.isin(np.arange(len(parent)), parent)[:, None]
+
+
+def sum_over_members__of_ints(paths, values, n_nodes):
+    """whole numbers"""
+    out = np.zeros(n_nodes, dtype=int)
+    for path, value in zip(paths, values, strict=True):
+        for node in path[path >= 0]:
+            out[node] += int(value)
+    return out
+
+
+def clipped_tree_loss__always_clipped(paths, advantages, logp, old, low, high):
+    """in loss | whatever the sign of a"""
+    ratio, n = np.exp(logp - old), (paths >= 0).sum()
+    whole, inside = _sum(paths, advantages, len(logp)), np.clip(ratio, 1 - low, 1 + high)
+    return -(whole * inside).sum() / n, -whole * ratio * (ratio == inside) / n
+
+
+def clipped_tree_loss__by_completions(paths, advantages, logp, old, low, high):
+    """not their number k"""
+    return _right(paths, advantages, logp, old, low, high, len(advantages))
+
+
+def cost__only_what_all_share(prompt, completions):
+    """too little is shared"""
+    n = 0
+    while all(c[n : n + 1] == completions[0][n : n + 1] != [] for c in completions):
+        n += 1
+    flat = sum(len(prompt) + len(c) for c in completions)
+    return flat, len(prompt) + n + sum(len(c) - n for c in completions)

@@ -204,3 +204,55 @@ def blockwise_logp__surprise(hidden, head, token, block):
 def blockwise_logp__no_logit(hidden, head, token, block):
     """the chosen logit is missing"""
     return -_blockwise(hidden, head, token)[1]
+
+
+def _until(tokens, pieces, is_there):
+    found = (n for n in range(1, len(tokens) + 1) if is_there([pieces[t] for t in tokens[:n]]))
+    return next(found, len(tokens))
+
+
+def tokens_until_stop__at_the_end(tokens, pieces, stop):
+    """not at its end"""
+    return _until(tokens, pieces, lambda known: b"".join(known).endswith(stop.encode()))
+
+
+def tokens_until_stop__last_two_tokens(tokens, pieces, stop):
+    """made of three tokens"""
+    return _until(tokens, pieces, lambda known: stop.encode() in b"".join(known[-2:]))
+
+
+def tokens_until_stop__ignores_errors(tokens, pieces, stop):
+    """do not decode with 'ignore'"""
+    return _until(tokens, pieces, lambda known: stop in b"".join(known).decode(errors="ignore"))
+
+
+def tokens_until_stop__whole_characters_only(tokens, pieces, stop):
+    """search bytes"""
+
+    def is_there(known):
+        try:
+            return stop in b"".join(known).decode()
+        except UnicodeDecodeError:
+            return False
+
+    return _until(tokens, pieces, is_there)
+
+
+def blockwise_logp__largest_from_zero(hidden, head, token, block):
+    """begin with -inf"""
+    largest, total = np.zeros(len(hidden)), np.zeros(len(hidden))
+    for start in range(0, len(head), block):
+        z = hidden @ head[start : start + block].T
+        new = np.maximum(largest, z.max(1))
+        total = total * np.exp(largest - new) + np.exp(z - new[:, None]).sum(1)
+        largest = new
+    return (hidden * head[token]).sum(1) - largest - np.log(total)
+
+
+def blockwise_logp__chosen_of_the_last_block(hidden, head, token, block):
+    """taken from its own block"""
+    logits = hidden @ head.T
+    last = (len(head) - 1) // block * block
+    chosen = logits[np.arange(len(token)), last + token % (len(head) - last)]
+    top = logits.max(1, keepdims=True)
+    return chosen - top[:, 0] - np.log(np.exp(logits - top).sum(1))

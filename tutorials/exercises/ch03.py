@@ -55,10 +55,11 @@ def verify(text, answer):
     """ch03 task 4: a verifier that cannot be fooled.   text a completion, answer an int
     -> 1.0 or 0.0
 
-    A completion may contain any lines of reasoning, and gives its answer in a line that begins with
-    "answer:".  Return 1.0 if there is exactly one such line and what follows is exactly the answer:
-    an optional minus sign and the digits 0 to 9, with spaces around it allowed ("answer: 42",
-    "answer:  042 ").  Otherwise return 0.0, whatever the text is, and never raise.
+    A completion may contain any lines of reasoning, before and after, and gives its answer in a
+    line whose first characters are "answer:", in small letters.  Return 1.0 if there is exactly one
+    such line and what follows in it is exactly the answer: an optional minus sign and the digits 0
+    to 9, with spaces around it allowed ("answer: 42", "answer:  042 ").  Otherwise return 0.0,
+    whatever the text is, and never raise.
 
     >>> verify("6 * 7 is 42\\nanswer: 42", 42), verify("answer: 41\\nanswer: 42", 42)
     (1.0, 0.0)

@@ -69,7 +69,7 @@ def blockwise_logp(hidden, head, token, block):
     (N,V) fill the memory, so never hold more than `block` columns of them: go through the rows of
     head block by block (the last one may be smaller) and keep, for every n, the largest logit so
     far and the sum of exp(logit - largest).  When the largest grows, the sum must be rescaled.
-    Logits may be in the hundreds.
+    Logits may be in the thousands, and all of a row far below 0.
 
     >>> head = np.log(np.array([[1.0], [2.0], [1.0]]))
     >>> blockwise_logp(np.ones((1, 1)), head, np.array([1]), 2).round(6).tolist()
