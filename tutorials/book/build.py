@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ["tutorials", "minigrpo", "results", "benchmarks", "tests", ".ci", ".github"]
+PARTS = ["tutorials", "minigrpo", "results", "benchmarks", "vectors", "tests", ".ci", ".github"]
 PARTS += ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "LICENSE"]
 PARTS += ["pyproject.toml", "setup.py", "MANIFEST.in"]
 FIRST_PAGE = "tutorials/book/index.html"
