@@ -197,6 +197,10 @@ def test_faults_in_a_browser_are_found(tmp_path):
         ),
         "asks": ('<img src="gone.png" alt="x">', "/gone.png is asked for"),
         "console": ("<script>throw new Error('oh')</script>", "console: "),
+        "searched": (
+            "<script>if (/highlight=/.test(location)) throw new Error('oh, marked')</script>",
+            "oh, marked",
+        ),
     }
     folder = book(tmp_path)
     (folder / "a.html").unlink()

@@ -185,7 +185,7 @@ def test_train(run, tmp_path, monkeypatch):
     assert (code, err) == (0, "")
     assert "lambda_grpo on treewalk: 4 steps of 1 × 4 completions, seed 5, float32" in out
     assert out.count("of 3 held-out problems") == 3  # before step 1, after 2 and 4
-    assert f"{4 * 4 * (3 + 1)} tokens sampled in all" in out
+    assert f"{4 * 4 * (3 + 1)} tokens in all, prompts included" in out
     settings = read_settings("here/run")
     assert settings["task_options"] == {"n": 2, "depth": 3}
     assert settings["objective_options"] == {"beta": 0.1}

@@ -111,7 +111,7 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
           const along_paths = Object.fromEntries(names.map((name) => [name, along(name)]));
           const ends = document.querySelectorAll("#tree .end").length;
           const {pathSums: sums, advantages: a, chances, paths} = current;
-          const kinds = {down: [], fork: [], fine: [], empty: []};
+          const kinds = {down: [], fork: [], lambda: [], fine: [], empty: []};
           for (const {kind, members} of findings(current)) kinds[kind].push(...members);
           const moves = paths.map((path) => path.map((node) => node.chance));
           return {said, ...along_paths, steps, boxes, sums, a, ends, chances, moves, kinds};
@@ -128,6 +128,7 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
             "one step",
             "down",
             "fork",
+            "lambda",
             "tied",
             "mixed",
         ),
@@ -180,20 +181,24 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
                     np.testing.assert_allclose(own, theirs[:-1], rtol=1e-9, atol=1e-12)
                 products = [np.prod(moves) for moves in chances]
                 np.testing.assert_allclose(page["chances"][moment], products, rtol=1e-9, atol=1e-12)
-        parent, grpo = rollouts.tree.parent, pushes["grpo"]
+        parent, grpo, scaled = rollouts.tree.parent, pushes["grpo"], pushes["lambda_grpo"]
         best = np.flatnonzero(np.max(page["a"]) - page["a"] < 1e-9)
-        kinds = {"down": [], "fork": [], "fine": [], "empty": []}
+        kinds = {"down": [], "fork": [], "lambda": [], "fine": [], "empty": []}
         for i in best:
             path = rollouts.tree.paths[i, : tree.lengths[i]]
-            leads = [grpo[parent == parent[n]].max() - grpo[n] for n in path]
-            down, fork = min(grpo[path], default=0) < -1e-9, max(leads, default=0) > 1e-9
-            kind = "empty" if not leads else "down" if down else "fork" if fork else "fine"
-            kinds[kind].append(int(i))
+            down = min(grpo[path], default=0) < -1e-9
+            fork, alone = (
+                max([p[parent == parent[n]].max() - p[n] for n in path], default=0) > 1e-9
+                for p in (grpo, scaled)
+            )
+            kind = "empty" if not len(path) else "down" if down else "fork" if fork else "fine"
+            kinds["lambda" if kind == "fine" and alone else kind].append(int(i))
         assert {kind: sorted(members) for kind, members in page["kinds"].items()} == kinds
         informative = np.ptp(rewards) > 0 and not tree.is_flat.all()
-        down, fork = informative and bool(kinds["down"]), informative and bool(kinds["fork"])
+        down, fork, alone = (informative and bool(kinds[k]) for k in ("down", "fork", "lambda"))
         assert ("pushed down: the" in page["said"]) == down
-        assert ("But at a fork" in page["said"]) == fork
+        assert ("But at a fork" in page["said"]) == (fork or alone)
+        assert ("GRPO does not push the other way up harder" in page["said"]) == alone
         assert ("All rewards are equal" in page["said"]) == (np.ptp(rewards) == 0)
         assert ("the group is flat" in page["said"]) == (np.ptp(rewards) > 0 and tree.is_flat.all())
         if np.ptp(rewards) == 0:
@@ -202,6 +207,7 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
             )
         seen["down"] += down
         seen["fork"] += fork
+        seen["lambda"] += alone
         seen["tied"] += informative and len(best) > 1
         seen["mixed"] += informative and sum(map(bool, kinds.values())) > 1
         texts, everyone = [tuple(s) for s in group.sequences], len(group.sequences)
@@ -211,6 +217,9 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
         seen["all empty"] += not any(texts)
         seen["equal"] += np.ptp(rewards) == 0
         seen["one step"] += len(steps) == 1
+    assert (
+        seen.pop("lambda") > 2
+    )  # few of these groups are of this kind; test_explorer_page.py has more
     assert min(seen.values()) > 3, seen
 
 

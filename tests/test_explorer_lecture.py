@@ -104,6 +104,46 @@ def test_the_projectors_view_fills_the_screen_with_large_text(tmp_path):
 
 
 @in_browser
+def test_wide_sums_and_high_boxes_are_seen(tmp_path):
+    """Sums along a long completion have many digits, and none is cut off at the right; the facts of
+    a box higher than the screen stay on the screen.
+    """
+    ways = ["a b c = d. e f = 51. g h + 51 = i.", "a b c = d. e f = 41. g h + 41 = j.", "k = i"]
+    long = {"completions": ways, "rewards": [100, 0, 100], "prompt": "long"}
+    rng = np.random.default_rng(2)
+    many = [" ".join(rng.choice(list("abc"), 6)) for _ in range(200)]
+    high = {"completions": many, "rewards": rng.random(200).round(2).tolist()}
+    script = """
+        const out = [];
+        for (const [c, mode] of [[0, ""], [0, "mode=projector"], [1, "mode=projector"]]) {
+          restore(mode);
+          choose(c);
+          const tree = $("tree"), {top, bottom, right} = tree.getBoundingClientRect();
+          tree.scrollTop = c * 3000;
+          const cut = [...tree.querySelectorAll(".outcome")].filter((o) =>
+            o.scrollWidth > o.clientWidth ||
+            (!c && innerWidth > 1000 && o.getBoundingClientRect().right > right));
+          const within = (e, whole) => {
+            const box = e.getBoundingClientRect();
+            return whole ? box.top >= top - 1 && box.bottom <= bottom + 1
+              : box.top < bottom - 90 && box.bottom > top + 90;
+          };
+          const boxes = [...tree.querySelectorAll(".step:not(.prompt)")];
+          const away = boxes.filter((s) => within(s, false) && s.clientHeight > 200
+            && !within(s.querySelector(".facts"), true));
+          const high = boxes.filter((s) => s.clientHeight > bottom - top).length;
+          out.push([cut.length, away.length, high, view.scale]);
+        }
+        return out;"""
+    sizes = [[390, 844], [1920, 1080]]
+    phone, hall = browse_frames(tmp_path, page_of(long, high, unit="words"), sizes, script)
+    assert [cut for cut, *_ in phone + hall] == [0] * 6
+    _, projected, tall = hall
+    assert projected[1] == tall[1] == 0 and tall[2] > 3
+    assert projected[3] >= 1
+
+
+@in_browser
 def test_on_a_phone_and_on_a_laptop(tmp_path):
     """Every target has 32 px, the tree is above the fold, the tools fit, and in every stage."""
     measure = (
@@ -171,7 +211,7 @@ def test_reveal_fold_and_zoom_by_keyboard_alone(tmp_path):
           {key: name, bubbles: true, cancelable: true}));
         for (let n = 0; n < 6; n += 1) { key("b"); out.back.push(state_of()); }
         out.dead = [$("back").disabled, $("next").disabled];
-        for (let n = 0; n < 6; n += 1) { key("n"); out.next.push(state_of()); }
+        for (let n = 0; n < 6; n += 1) { key("nN"[n % 2]); out.next.push(state_of()); }
         key("b");
         $("stages").children[2].click();
         out.clicked = view.reveal;
@@ -187,8 +227,20 @@ def test_reveal_fold_and_zoom_by_keyboard_alone(tmp_path):
         press("p");
         out.typing = [view.reveal, view.projector];
 
+        // A group that was chosen with the mouse does not hold the keys, one chosen by key does.
+        const choose_by = (event) => {
+          $("pick").style.display = "block";
+          $("pick").focus();
+          send($("pick"), event);
+          send($("pick"), new Event("change", {bubbles: true}));
+          return document.activeElement.id;
+        };
+        out.list = [choose_by(new Event("pointerdown", {bubbles: true})),
+          choose_by(new KeyboardEvent("keydown", {key: "ArrowDown", bubbles: true}))];
+        choose(0);
+
         // The presenter's keys, in the projector's view only.
-        document.body.focus();
+        $("pick").blur();
         key("PageUp");
         out.page = view.reveal;
         key("p");
@@ -271,6 +323,7 @@ def test_reveal_fold_and_zoom_by_keyboard_alone(tmp_path):
     assert "How many completions share" in tree["words"]
     assert out["clicked"] == 2 and out["buttons"] == 1
     assert out["typing"] == [4, False]
+    assert out["list"] == ["", "pick"]
     assert out["page"] == 4  # the page scrolls
     assert out["hall"] == [True, 2]
     assert out["left"] == [False, 4]

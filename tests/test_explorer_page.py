@@ -79,7 +79,7 @@ TIES = [  # completions, rewards, what must be said, what must not
             "y0, y3 and y4 are the best completions, equally good.",
             "The “C” of y0 is pushed down",
             "No token of y4 is pushed down. But at a fork 1 took the “R”",
-            "Beside y3, too, another way at a fork is pushed up harder.",
+            "Beside y3, too, GRPO pushes another way at a fork up harder.",
         ],
         [FINE],
     ),
@@ -160,6 +160,35 @@ TIES = [  # completions, rewards, what must be said, what must not
             "Both objectives push the other way up, and this one not at all.",
         ],
         ["times as hard"],
+    ),
+    # GRPO pushes no other way up harder, λ-GRPO does; the same beside a second text that is best.
+    (
+        ["Aab", "Aac", "Aad", "C", "x", "x", "y", "z"],
+        [1, 0.6, 0.6, 0.9, 0, 0, 0, 0],
+        [
+            "y0 is the best completion, and no token of it is pushed down. But at a fork 3 took "
+            "its “A” (R̂ 0.73) and 1 the other way, “C” (R̂ 0.90).",
+            "GRPO does not push the other way up harder, +1.18 against +2.38; "
+            "λ-GRPO does, +1.18 against +0.79.",
+        ],
+        [FINE, "times as hard"],
+    ),
+    (
+        ["Aa", "Ab", "Ba", "Bb", "C", "x", "x", "x"],
+        [1, 0.6, 1, 0.6, 0.9, 0, 0, 0],
+        [
+            "y0 and y2 are the best completions, equally good.",
+            "No token of y0 is pushed down. But at a fork 2 took the “A” (R̂ 0.80) and 1 the other",
+            "Beside y2, too, λ-GRPO alone pushes another way at a fork up harder.",
+        ],
+        [FINE, "undefined"],
+    ),
+    # Rewards that differ by thousandths are not all 0.00.
+    (
+        ["xa", "xb", "y", "z"],
+        [0.001, 0, 0.0009, 0.0001],
+        ["2 took its “x” (R̂ 0.00050) and 1 the other way, “y” (R̂ 0.00090)"],
+        ["0.00)"],
     ),
     (["ab", "ac"], [0.3, 0.1 + 0.2], ["All rewards are equal but for rounding"], ["best"]),
     (["A", "Cx", "Cy", "Cz"], [1, 1.001, -1, -1], ["y1 is the best completion, yet its “C”"], []),
@@ -338,6 +367,17 @@ def test_texts_are_only_texts(tmp_path, unit):
     assert out["pwned"] is None
     assert NASTY[1].replace(" ", "" if unit == "words" else "␣").removeprefix("<") in out["tokens"]
     assert out["name"].startswith("</script><scr")
+
+
+@in_browser
+def test_what_joins_letters_is_no_sign_that_cannot_be_printed(tmp_path):
+    """In emoji and in Persian or Hindi words; elsewhere, where it could hide, it is shown."""
+    joined = ["👩\u200d🔬", "می\u200cخواهم", "क\u094d\u200dष", "👩🏽\u200d🔬", "👨\u200d👩\u200d👧"]
+    hidden = ["a\u200db", "\u200d", "👩\u200d", "1\u200c2", "م\u200bم", "م\u202eم"]
+    script = f"state.unit = 'words'; return {json.dumps(joined + hidden)}.map(printed);"
+    found = browse(tmp_path, explorer_page(), script)
+    assert found[: len(joined)] == joined
+    assert ["�" in text for text in found[len(joined) :]] == [True] * len(hidden)
 
 
 @in_browser

@@ -2,7 +2,9 @@
 
 # ruff: noqa: F811 (a fixture that is imported and an argument have the same name)
 
+import ast
 import csv
+import inspect
 import json
 import os
 import shutil
@@ -10,16 +12,21 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from types import FunctionType, SimpleNamespace
 
 import pytest
 from test_cli import run  # noqa: F401
 
-from minigrpo.course.runner import CHAPTERS
+from minigrpo.course.runner import CHAPTERS, RIGHT, tasks_of, verdict
 from minigrpo.system.user_code import run_file
 
 ROOT = Path(__file__).parent.parent
 classes = run_file(ROOT / "tutorials/grade.py", "grade_a_class")
+TEXTBOOK = ("tree", "rewards", "objectives", "ops", "transformer", "sampler", "trainer")
 SOLUTIONS, STUBS = ROOT / "tutorials/solutions", ROOT / "tutorials/exercises"
 
 
@@ -288,6 +295,52 @@ def test_bad_input_is_one_line(arguments, words, grade, tmp_path, monkeypatch):
     assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only there may a name be any bytes")
+def test_a_name_that_is_no_utf_8(grade, tmp_path, monkeypatch):
+    """As archives made on Windows leave it."""
+    monkeypatch.chdir(tmp_path)
+    copied(tmp_path / "class" / os.fsdecode(b"M\xfcller"), "ch01")
+    for _ in range(2):
+        assert grade("class", "--reports", "told")[0] is None
+        assert [row["points"] for row in table().values()] == ["4"]
+        assert list(table()) == ["M\\udcfcller"]
+
+
+def test_a_folder_of_any_name_and_with_the_reports_in_it(grade, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    copied(tmp_path / "__class/Ada", "ch01")
+    for _ in range(2):
+        assert grade("__class", "--reports", "__class/told")[0] is None
+        assert {name: row["points"] for name, row in table().items()} == {"Ada": "4"}
+
+
+def test_an_answer_reads_no_grades(grade, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("Ada", "Eve"):
+        copied(tmp_path / f"class/{name}", "ch01")
+    for path in ("grades.csv", "told/Ada.txt"):
+        text = f"raise ValueError(open({str(tmp_path / path)!r}).read())"
+        (tmp_path / "class/Eve/ch01.py").write_text(text)
+        assert grade("class", "--reports", "told")[0] is None
+        assert "may not read this file" in table()["Eve"]["troubles"]
+
+
+def test_what_could_not_be_checked_is_tried_again(grade, handed_in, monkeypatch):
+    """An interruption, or a machine without memory, is no reason to keep a row."""
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", shutil.which("false"))
+        assert "nothing could be checked" in grade(handed_in)[0]
+    assert grade(handed_in)[0] is None
+    assert table()["Ada"]["points"] == "9"
+
+
+def test_a_huge_neighbour_is_not_copied(run, tmp_path):
+    folder = copied(tmp_path, "ch01")
+    with (folder / "other.py").open("wb") as file:
+        file.truncate(1 << 40)
+    assert run("check", "ch01", folder)[0] == 0
+
+
 # -- what is handed out ----------------------------------------------------------------------------
 
 
@@ -319,6 +372,65 @@ def test_students_get_no_answers(tmp_path):
     assert done.stdout.splitlines()[-1].startswith("0 of 4 tasks are right; 4 to do")
 
 
+def functions_of(file):
+    """The functions that a notebook defines, without running what is slow."""
+    space = {"__name__": file.stem}
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    for cell in cells:
+        lines = cell["source"] if cell["cell_type"] == "code" else ()
+        code = ast.parse("".join(line for line in lines if not line.startswith(("%", "!"))))
+        for node in code.body:
+            if not isinstance(node, ast.FunctionDef | ast.Import | ast.ImportFrom):
+                continue
+            with suppress(
+                ImportError, NameError
+            ):  # IPython is an extra; a default may be a variable
+                exec(compile(ast.Module([node], []), str(file), "exec"), space)
+    own = {name: f for name, f in space.items() if isinstance(f, FunctionType)}
+    return {f"{file.stem}: {name}": f for name, f in own.items() if f.__globals__ is space}
+
+
+def functions_of_the_package():
+    """The functions of the textbook, by their names."""
+    modules = [import_module(f"minigrpo.{name}") for name in TEXTBOOK]
+    found = [(f"{m.__name__}.{name}", f) for m in modules for name, f in vars(m).items()]
+    return {name: f for name, f in found if isinstance(f, FunctionType)}
+
+
+def answers_as_it_stands(task, function):
+    """Whether a function that was written for something else passes."""
+    stubs = run_file(STUBS / f"{task.check.__module__[-4:]}.py", "stubs")
+    wanted = inspect.signature(getattr(stubs, task.function))
+    try:
+        inspect.signature(function).bind(*wanted.parameters)
+    except TypeError:
+        return False
+    answers = SimpleNamespace(**{task.function: function}, __file__="")
+    return verdict("", task, answers).state == RIGHT
+
+
+@cache
+def shown_to_students():
+    """What the notebooks and the package define, by name."""
+    found = functions_of_the_package()
+    for file in (ROOT / "tutorials").glob("0*.ipynb"):
+        found |= functions_of(file)
+    return found
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_nothing_that_students_get_is_an_answer_as_it_stands(chapter):
+    """The chapters show the mathematics, and the package has it, but with other arguments."""
+    candidates = shown_to_students()
+    assert len(candidates) > 100
+    tasks = tasks_of(chapter)
+    solutions = run_file(SOLUTIONS / f"{chapter}.py", f"solutions_{chapter}")
+    for task in tasks:
+        assert answers_as_it_stands(task, getattr(solutions, task.function))
+        found = [name for name, f in candidates.items() if answers_as_it_stands(task, f)]
+        assert not found, (task.title, found)
+
+
 def test_archives_are_the_same_each_time_and_hold_the_same(tmp_path):
     archives = [tmp_path / "one.zip", tmp_path / "two.zip"]
     for archive in archives:
@@ -336,7 +448,8 @@ def test_teachers_get_everything(tmp_path):
     assert bundle("teachers", tmp_path / "all.zip").returncode == 0
     with zipfile.ZipFile(tmp_path / "all.zip") as file:
         names = set(file.namelist())
-    for name in ("tutorials/solutions/ch05.py", "tests/test_exercises.py", "tutorials/README.md"):
+    listed = ["tutorials/solutions/ch05.py", "tests/test_exercises.py", "tutorials/README.md"]
+    for name in (*listed, ".pre-commit-config.yaml"):
         assert name in names
     assert not [name for name in names if "__pycache__" in name]
 
@@ -389,6 +502,9 @@ def test_the_workflow_for_github_classroom(tmp_path):
     done = subprocess.run(command, cwd=tmp_path / "c", env=environment, capture_output=True)
     assert done.returncode == 1
     assert done.stdout.splitlines()[0].startswith(b"ch02 task 1: backward of softmax ")
+    (tmp_path / "c/minigrpo").mkdir()  # of a student, beside the grader's
+    (tmp_path / "c/minigrpo/__main__.py").write_text("")
+    assert subprocess.run(command, cwd=tmp_path / "c", env=environment).returncode == 1
 
 
 def test_bundles_refuse_what_they_cannot_do(tmp_path):

@@ -9,13 +9,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from minigrpo.course import isolation
+from minigrpo.course import isolation, landlock
 from minigrpo.course.isolation import Desk, Limits
 from minigrpo.course.runner import RIGHT, WRONG, Verdict, checked
 
@@ -331,9 +332,169 @@ ENDING = {
         function("import socket; socket.create_connection(('127.0.0.1', 9), 1)"),
         "may not call socket.connect",
     ),
+    "sends": (
+        function("import socket", "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)")
+        + "\n    s.sendto(b'x', ('127.0.0.1', 9))",
+        "may not call socket.sendto",
+    ),
+    "makes a socket's file": (
+        function("import socket; socket.socket(socket.AF_UNIX).bind('../x')"),
+        "may not call socket.bind",
+    ),
+    "a data base elsewhere": (
+        function("import sqlite3; sqlite3.connect('../x').execute('create table a (b)')"),
+        "may not call sqlite3.connect",
+    ),
+    "signals by a file of the process": (
+        function("import os, signal; signal.pidfd_send_signal(os.pidfd_open(os.getppid()), 9)"),
+        "has no attribute 'pidfd_",
+    ),
+    "lowers the limits of its parent": (
+        function("import os, resource", "n = resource.RLIMIT_CPU")
+        + "\n    resource.prlimit(os.getppid(), n, (0, 0))",
+        "may not call resource.prlimit" if sys.platform == "linux" else "AttributeError",
+    ),
+    "lifts its own limits": (
+        function("import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))"),
+        "may not call resource.setrlimit",
+    ),
+    "memory: files in memory": (
+        function("import os", "files = [os.memfd_create('x') for _ in range(99)]"),
+        "Too many open files" if sys.platform == "linux" else "AttributeError",
+    ),
+    "a path that lies": (
+        "class Path(str):\n    def __getitem__(self, i): return 'x'[i]\n"
+        "    def startswith(self, *_): return False\n"
+        "    def partition(self, *_): return 'x', '', ''\n"
+        + function(f"return open(Path({str(SOLUTION)!r})).read()"),
+        "may not read this file",
+    ),
+    "reads the answers that are checked beside it": (
+        function("import os; return open('../../minigrpo-another/answer/ch01.py')"),
+        "may not read this file",
+    ),
+    "takes the checker's functions": (
+        "import sys\n"
+        + function(
+            "g = sys.modules['minigrpo.course.grading']",
+            "return g.slope(lambda z: g.softmax(z) @ rewards, logits)",
+        ),
+        "KeyError",
+    ),
+    "integers that collide": (  # a set of all of them would take minutes
+        FRAME
+        + function(
+            "many = [i * (2**61 - 1) for i in range(1, 200_000)]",
+            "for value in ({'set': many}, {'dict': [[i, 0] for i in many[:99_000]]}):",
+            "    for number in range(3, 64):",
+            "        try: os.write(number, frame({'value': value, 'notes': []}))",
+            "        except OSError: pass",
+            "os._exit(0)",
+        ),
+        "Expected an answer",
+    ),
+    "lists that nest without end": (
+        "import os\n"
+        + function(
+            "data = b'{\"value\":' + b'[' * 10**6",
+            "for number in range(3, 64):",
+            "    try: os.write(number, len(data).to_bytes(8, 'big') + data)",
+            "    except OSError: pass",
+            "os._exit(0)",
+        ),
+        "Expected an answer",
+    ),
+    "complex numbers": (
+        function("z = np.exp(logits - logits.max())", "p = z / z.sum()")
+        + "\n    return p * (rewards - p @ rewards) + 5j",
+        "expected numbers, got ndarray",
+    ),
+    "files without end": (
+        function(
+            "import itertools",
+            "for i in itertools.count(): open(f'{i}', 'wb').write(bytes(1 << 22))",
+        ),
+        "wrote more than 64 MB or 1000 files",
+    ),
+    "small files without end": (
+        function(
+            "import itertools, os",
+            "for i in itertools.count():",
+            "    os.mkdir(f'{i}')",
+            "    for name in 'ab': open(f'{i}/{name}', 'w').close()",
+        ),
+        "wrote more than 64 MB or 1000 files",
+    ),
+    "folders within folders": (
+        function("import os", "while True:", "    os.mkdir('a' * 99)", "    os.chdir('a' * 99)"),
+        "",
+    ),
+    "files in a folder that cannot be looked at": (
+        function(
+            "import itertools, os",
+            "os.mkdir('a')",
+            "os.chmod('a', 0o300)",
+            "for i in itertools.count(): open(f'a/{i}', 'wb').write(bytes(1 << 22))",
+        ),
+        "wrote more than 64 MB or 1000 files",
+    ),
+    "prints without end": (
+        function("while True: print('x' * 10**6)"),
+        "File too large",
+    ),
     "an iterator without end": (
         function("import itertools; return itertools.count()"),
         "expected numbers, got count",
+    ),
+}
+STOLEN = [
+    "space = {}",
+    "exec(text, space)",
+    "return space['expected_reward_gradient'](logits, rewards)",
+]
+KERNEL = {  # past the hook, stopped by Linux
+    "reads by a folder": function(
+        "import os",
+        f"folder = os.open({str(ROOT)!r}, 0)",
+        "text = open(os.open('tutorials/solutions/ch01.py', 0, dir_fd=folder)).read()",
+        *STOLEN,
+    ),
+    "reads by another library": function(
+        "import readline",
+        f"readline.read_history_file({str(SOLUTION)!r})",
+        "lines = range(1, readline.get_current_history_length() + 1)",
+        "text = '\\n'.join(map(readline.get_history_item, lines))",
+        *STOLEN,
+    ),
+    "replaces what the hook calls": (
+        "import os\nos.path.realpath = lambda path, **_: os.getcwd()\n"
+        + function(f"text = open({str(SOLUTION)!r}).read()", *STOLEN)
+    ),
+    "empties the lists of the hook": (
+        "import __main__, os, subprocess\n__main__.PROCESSES.clear()\n__main__.CHANGES.clear()\n"
+        "__main__.WRITING = 0\n"
+        + function(f"text = subprocess.check_output(['cat', {str(SOLUTION)!r}])", *STOLEN)
+    ),
+    "writes by a folder": function(
+        "import os",
+        "folder = os.open('/tmp', 0)",
+        "os.write(os.open('minigrpo_was_here', os.O_WRONLY | os.O_CREAT, dir_fd=folder), b'x')",
+        "return [0.0]",
+    ),
+    "deletes by a folder": function(
+        "import os", "os.remove('printed', dir_fd=os.open('..', 0))", "return [0.0]"
+    ),
+    "makes a pipe elsewhere": function("import os; os.mkfifo('../minigrpo_was_here')"),
+    "memory that outlives it": function(
+        "import _posixshmem, os",
+        "return _posixshmem.shm_open('/minigrpo_was_here', os.O_CREAT | os.O_RDWR, 0o600)",
+    ),
+    "reads by machine code": function(
+        "import ctypes",
+        "libc, data = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(10**6)",
+        f"libc.read(libc.open({os.fsencode(SOLUTION)!r}, 0), data, 10**6)",
+        "text = data.value.decode() or open('Permission denied')",
+        *STOLEN,
     ),
 }
 NEVER_ENDING = {
@@ -406,6 +567,16 @@ def test_what_ends_does_not_pass(what, desk, tmp_path):
     found = verdict_on(source, desk, tmp_path)
     assert found.state == WRONG
     assert words.lower() in found.message.lower()
+
+
+@pytest.mark.skipif(landlock.version_of_kernel() < 1, reason="the kernel has no Landlock")
+@pytest.mark.parametrize("what", KERNEL)
+def test_what_gets_past_the_hook_is_stopped_by_the_kernel(what, desk, tmp_path):
+    found = verdict_on(KERNEL[what], desk, tmp_path)
+    assert found.state == WRONG
+    assert "Permission denied" in found.message
+    for folder in (tempfile.gettempdir(), "/tmp", "/dev/shm"):
+        assert not Path(folder, "minigrpo_was_here").exists()
 
 
 @pytest.mark.parametrize("what", NEVER_ENDING)

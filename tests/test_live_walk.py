@@ -156,6 +156,22 @@ def test_link_keys_and_slow_motion(tmp_path):
         out.steps = [race.step, location.hash];
         press("ArrowRight", $("k")); press(" ", $("rate")); press("r", $("seed"));
         out.typing = [race.step, running];
+        press(" ", $("slow")); press("ArrowRight", $("speed")); press(" ", $("step"));
+        out.theirs = [race.step, running]; // the browser's own
+        press(" ", $("speed")); press(" ", $("speed"));
+        press("ArrowRight", $("slow")); press("r", $("loop"));
+        press("ArrowRight"); press("ArrowRight");
+        out.ours = [race.step, running];
+        const use = (id, event) => {
+          $(id).focus();
+          $(id).dispatchEvent(event);
+          $(id).dispatchEvent(new Event("change", { bubbles: true }));
+          return document.activeElement.id;
+        };
+        const click = new Event("pointerdown", { bubbles: true });
+        out.focus = ["slow", "speed", "target", "k"].map((id) => use(id, click));
+        out.focus.push(use("speed", new KeyboardEvent("keydown", { key: "Home", bubbles: true })));
+        press("ArrowRight"); press("ArrowRight");
         const curve = [...race.runners[1].curve];
         press("R");
         out.reset = race.step;
@@ -185,6 +201,17 @@ def test_link_keys_and_slow_motion(tmp_path):
           location.hash, $("problem").textContent, $("task").textContent];
         change("preset", "4");
         out.preset = [race.settings.start, race.settings.rate, race.settings.target];
+        history.replaceState(null, "", "#step=5000");
+        open();
+        press("ArrowRight");
+        out.far = [race.step, location.hash.includes("step=5000&")];
+        open();
+        out.far.push($("problem").textContent, race.step);
+        const long = "x".repeat(5000);
+        history.replaceState(null, "", `#${long}=1`);
+        open();
+        out.long = [$("problem").textContent.length, document.documentElement.scrollWidth];
+        out.long.push(innerWidth);
         const links = "k=0 target=LRX step=1e9 seed=1.5 boo=1 start=1 n=4 rate= alpha=x".split(" ");
         out.links = links.map((words) => {
           history.replaceState(null, "", "#" + words);
@@ -197,7 +224,12 @@ def test_link_keys_and_slow_motion(tmp_path):
     assert out["steps"][0] == 2
     assert "target=RRRR" in out["steps"][1]
     assert "step=2" in out["steps"][1]
-    assert out["typing"] == [2, False]
+    assert out["typing"] == out["theirs"] == out["ours"] == [2, False]
+    assert out["focus"] == ["", "", "", "k", "speed"]
+    assert out["far"] == [5001, True, "", 5000]
+    problem, wide, screen = out["long"]
+    assert problem < 130
+    assert wide <= screen
     assert out["reset"] == 0
     assert out["again"] == [2, True]
     assert out["stages"] == [

@@ -1,6 +1,6 @@
 """What a course hands out, as a folder, or as an archive if OUT ends with .zip.
 
-    python tutorials/bundles.py students OUT      # the package, notebooks and exercises; no answers
+    python tutorials/bundles.py students OUT      # the package, notebooks and exercises; no solutions
     python tutorials/bundles.py teachers OUT      # the whole repository
     python tutorials/bundles.py gradescope OUT    # an autograder: upload the archive as it is
     python tutorials/bundles.py classroom OUT     # the repository of a GitHub Classroom assignment
@@ -44,7 +44,7 @@ STEP = """\
         uses: classroom-resources/autograding-command-grader@v1
         with:
           test-name: "{title}"
-          command: python -m minigrpo check {chapter} exercises --task {n}
+          command: python -P -m minigrpo check {chapter} exercises --task {n}
           timeout: 5
           max-score: 1
 """
@@ -149,6 +149,7 @@ def students(chapters: list[str]) -> Files:
 def teachers(chapters: list[str]) -> Files:
     """Everything."""
     everything = ("*.md", "*.cff", "LICENSE", "*.toml", "*.py", "*.in", ".ci/*", ".github/**/*")
+    everything += (".gitignore", ".pre-commit-config.yaml")
     return found(*everything, *(f"{room}/**/*" for room in ("minigrpo", "tutorials", "tests"))) | (
         found("results/*", "benchmarks/**/*")
     )

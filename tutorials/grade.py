@@ -38,6 +38,7 @@ TASKS = {
 }
 COLUMNS = ["student", "points", "of", *CHAPTERS, *TASKS, "notes", "troubles", "files"]
 FORMULAS = ("=", "+", "-", "@")  # a spreadsheet computes a text that begins so
+ESCAPED = "backslashreplace"  # a name may be no UTF-8
 UNCHECKED = "nothing could be checked:"
 Row = dict[str, str | int]
 
@@ -52,6 +53,7 @@ def grade(
     """
     students = [f for f in sorted(folder.iterdir()) if f.is_dir() and not f.is_symlink()]
     students = [f for f in students if not f.name.startswith((".", "__"))]
+    students = [f for f in students if not (reports and f.resolve() == reports.resolve())]
     if not students:
         raise ValueError(f"{folder} holds no folders: give one that holds a folder per student")
     known: dict[str, Row] = {}
@@ -59,7 +61,8 @@ def grade(
         lines = csv.DictReader(io.StringIO(table.read_text("utf-8")))
         if lines.fieldnames != COLUMNS:
             raise ValueError(f"{table} is another table: give --csv a name that is free")
-        known = {str(row["files"]): row for row in lines}
+        rows_there = [row for row in lines if not row["troubles"].startswith(UNCHECKED)]
+        known = {row["files"]: row for row in rows_there}
     if reports:
         make_folder(reports)
     rows: dict[str, Row] = {}
@@ -69,14 +72,15 @@ def grade(
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows[name] for name in sorted(rows))
-        write_output(table, text.getvalue().encode())
+        write_output(table, text.getvalue().encode(errors=ESCAPED))
 
     digests = {student: _digest(student, flags) for student in students}
     for student, digest in digests.items():
         if digest in known and not (reports and not (reports / f"{student.name}.txt").exists()):
             rows[student.name] = known[digest]
     write()
-    left = [(f, d, flags, reports) for f, d in digests.items() if f.name not in rows]
+    closed = [flag for path in (table, reports) if path for flag in ("--closed", str(path))]
+    left = [(f, d, [*flags, *closed], reports) for f, d in digests.items() if f.name not in rows]
     pool = ThreadPoolExecutor(processes or os.cpu_count())
     try:
         jobs = [pool.submit(_graded, *arguments) for arguments in left]
@@ -133,7 +137,7 @@ def _graded(
     if reports:
         texts = [Verdict(t["task"], t["state"], t["message"]).text() for t in found["tasks"]]
         text = "\n".join([f"{row['points']} of {row['of']} points", *texts, *found["troubles"], ""])
-        write_output(reports / f"{student.name}.txt", text.encode())
+        write_output(reports / f"{student.name}.txt", text.encode(errors=ESCAPED))
     return student.name, row
 
 

@@ -41,7 +41,7 @@ def run_train(a: argparse.Namespace) -> None:
     if history:
         last = history[-max(len(history) // 10, 1) :]
         reward = np.mean([metrics["reward"] for metrics in last])
-        sampled = f"{history[-1]['num_tokens']:,} tokens sampled in all"
+        sampled = f"{history[-1]['num_tokens']:,} tokens in all, prompts included"
         print(f"mean reward of the last {len(last)} steps {reward:.3f}, {sampled}")
     elif resume:
         print("all its steps had been taken: go on to more with --steps")

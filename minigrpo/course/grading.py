@@ -281,6 +281,8 @@ def _joined(
 
 def _numbers(given: str, start: str, value: Any) -> np.ndarray:
     try:
+        if np.iscomplexobj(value):  # NumPy would drop the imaginary parts
+            raise TypeError
         return np.asarray(value, dtype=np.float64)
     except Exception:  # whatever a type of the student's raises
         got = f"{type(value).__name__}: {str(value)[:60]}"

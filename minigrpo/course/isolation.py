@@ -38,6 +38,7 @@ FORKS = sys.platform == "linux"
 COMMAND = [sys.executable, "-u", "-P", "-X", "utf8", "-m", "minigrpo.course.student"]
 KEPT = {"PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT"}  # no keys, tokens
 LARGEST_SOURCE, SHOWN = 1 << 20, 4000  # bytes of a file; characters of what was printed
+LARGEST_FOLDER, SMALLEST = 64 << 20, 64 << 10  # bytes that an answer may write; of each name
 Started = tuple[IO[bytes], IO[bytes], Callable[[], int]]  # to it, from it, what ends it
 
 
@@ -53,8 +54,9 @@ class Limits:
 class Isolated:
     """A function of a student's file, called in another process."""
 
-    def __init__(self, started: Started, seconds: float) -> None:
+    def __init__(self, started: Started, seconds: float, folder: Path) -> None:
         self._to, self._from, self._end = started
+        self._folder = folder
         self._seconds, self._deadline = seconds, time.monotonic() + seconds
         self._failure: Told | None = None
         self.is_function, self.notes = False, ()
@@ -92,8 +94,11 @@ class Isolated:
 
         self._thread = threading.Thread(target=talk, daemon=True)  # nothing else waits for a pipe
         self._thread.start()
-        self._thread.join(max(self._deadline - time.monotonic(), 0.0))
-        if replies:
+        is_large = False
+        while self._thread.is_alive() and not is_large and time.monotonic() < self._deadline:
+            self._thread.join(max(min(self._deadline - time.monotonic(), 0.25), 0.0))
+            is_large = _size(self._folder) > LARGEST_FOLDER
+        if replies and not is_large:
             return replies[0]
         is_late, status = self._thread.is_alive(), self._end()
         how = f"exit code {status}" if status >= 0 else signal.strsignal(-status)
@@ -101,6 +106,10 @@ class Isolated:
         if is_late:
             told = f"none within {self._seconds:g} seconds"
             self._failure = Told(told, "is there a loop that never ends?")
+        if is_large:
+            self._failure = Told(
+                f"none, as it wrote more than {LARGEST_FOLDER >> 20} MB or 1000 files"
+            )
         raise self._failure
 
     def close(self) -> None:
@@ -110,6 +119,31 @@ class Isolated:
         for pipe in () if self._thread.is_alive() else (self._to, self._from):
             with suppress(OSError):
                 pipe.close()
+
+
+def is_small(source: Path) -> bool:
+    """Whether a file may be one that somebody has written."""
+    return source.stat().st_size <= LARGEST_SOURCE
+
+
+def _size(folder: Path) -> int:
+    """Bytes below a folder, some for each name; without end if it cannot be looked at."""
+    total = 0
+    try:
+        for place, folders, files in os.walk(folder, onerror=_unless_gone):
+            for name in (*folders, *files):
+                with suppress(FileNotFoundError):
+                    total += max(os.lstat(os.path.join(place, name)).st_size, SMALLEST)
+            if total > LARGEST_FOLDER:
+                break
+    except OSError:
+        return sys.maxsize
+    return total
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 class Desk:
@@ -123,7 +157,7 @@ class Desk:
         self._environment |= {"OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
         paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         if (ROOT / "tutorials").is_dir():  # in the repository
-            self._closed += [str(ROOT / "tutorials"), str(ROOT / "tests")]
+            self._closed += [str(ROOT / name) for name in ("tutorials", "tests", ".git")]
             paths.append(str(ROOT))
         self._environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, filter(None, paths)))
 
@@ -144,19 +178,19 @@ class Desk:
 
         Raises ValueError if the file cannot be run.
         """
-        if file.is_symlink() or file.stat().st_size > LARGEST_SOURCE:
+        if file.is_symlink() or not is_small(file):
             raise ValueError(f"{file} is a link, or very large: give the file that was written")
         with TemporaryDirectory(prefix="minigrpo-", ignore_cleanup_errors=True) as scratch:
             folder, printed = Path(scratch, "answer"), Path(scratch, "printed")
             folder.mkdir()
             for source in [file, *islice(file.parent.glob("*.py"), 100)]:  # it may import them
-                if source.is_file() and not source.is_symlink():
+                if source.is_file() and not source.is_symlink() and is_small(source):
                     shutil.copyfile(source, folder / source.name)
             job = {"folder": str(folder), "printed": str(printed), "file": file.name}
             job |= {"function": function, "closed": self._closed}
             job |= {"seconds": self.limits.seconds, "memory": self.limits.memory}
             with printed.open("w+", encoding="utf-8", errors="replace") as output:
-                isolated = Isolated(self._start(), self.limits.seconds)
+                isolated = Isolated(self._start(), self.limits.seconds, Path(scratch))
                 try:
                     reply = isolated.exchange(job)
                     if "failed" in reply:

@@ -16,6 +16,7 @@ import numpy as np
 from minigrpo.system.user_code import Told
 
 LARGEST, DEEPEST = 8 << 20, 40  # bytes of a message; lists within lists
+LARGEST_SET = 1000  # a hash table of chosen integers takes quadratic time
 # A subclass may lie about itself, so values are read by the methods of the base class.
 BASES = {str: str.__str__, int: int.__int__, float: float.__float__}
 SETS = {"tuple": tuple, "set": set, "frozenset": frozenset}
@@ -67,6 +68,8 @@ def from_plain(data: Any) -> Any:
     if not isinstance(data, dict):
         return data
     ((kind, body),) = data.items()
+    if kind in ("set", "frozenset", "dict") and len(body) > LARGEST_SET:
+        raise ValueError(f"no answer is a {kind} of {len(body)}")
     if kind in SETS:
         return SETS[kind](map(from_plain, body))
     if kind == "dict":

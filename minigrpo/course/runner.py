@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -129,7 +130,9 @@ def checked(
 def imports_of_ours(file: Path) -> tuple[str, ...]:
     """What a student's file imports of the package or of solutions: a note for the teacher."""
     found = []
-    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+    errors = suppress(SyntaxError, ValueError, RecursionError, MemoryError)
+    with errors, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of "\p" in a text, from Python 3.12 on
         for node in ast.walk(ast.parse(file.read_bytes())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 module = getattr(node, "module", None)
@@ -152,7 +155,7 @@ def verdict(label: str, task: Task, answers: ModuleType | SimpleNamespace) -> Ve
     except NotImplementedError as error:
         return Verdict(label, TO_DO, str(error) if str(error) != label else "")
     except WrongAnswer as error:
-        return Verdict(label, WRONG, str(error))
+        return Verdict(label, WRONG, str(error)[:LONGEST])
     except (Exception, SystemExit) as error:  # of an answer's own type, such as its __repr__
         got = explain(error, getattr(answers, "__file__", ""))
         problem = f"Expected an answer that can be looked at and compared, got {got}."
@@ -204,7 +207,9 @@ def find_all(folder: str | None) -> dict[str, Path]:
         else:
             found = Path(folder).expanduser().rglob(f"{chapter}.py")
             found = [f for f in found if f.is_file() and not f.is_symlink()]
-            found = [f for f in found if not any(p.startswith(("__", ".ipy")) for p in f.parts)]
+            inside = [f.relative_to(Path(folder).expanduser()).parts for f in found]
+            hidden = [any(p.startswith(("__", ".ipy")) for p in parts) for parts in inside]
+            found = [f for f, is_hidden in zip(found, hidden, strict=True) if not is_hidden]
             if found:
                 files[chapter] = min(found, key=lambda file: (len(file.parts), file))
     return files or {"": find("ch01", folder)}

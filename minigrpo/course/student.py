@@ -4,8 +4,8 @@ There is nothing to steal here and nothing to forge, for the right answers and t
 the process that asks (`isolation.py`).  The limits keep the harm small: no input, a folder that is
 thrown away, and the system's limits of memory, processor time and sizes of files (Windows has none
 of these, macOS does not enforce that of memory).  A hook refuses what no answer needs: to start or
-kill processes, and to change files elsewhere.  It stops accidents and plain tricks.  It is no
-sandbox, as machine code goes past it (ctypes); a container is one.
+kill processes, and to change files elsewhere.  It stops accidents and plain tricks; what gets past
+it is stopped by the kernel on Linux (`landlock.py`).  Elsewhere only a container is a sandbox.
 
 With the number of a socket as argument, this is the process that forks such a process per task.
 """
@@ -28,6 +28,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from minigrpo.course import landlock
 from minigrpo.course.grading import advice
 from minigrpo.course.plain import LARGEST, from_plain, receive, send, to_plain
 from minigrpo.system.user_code import Told, explain, peak, run_file
@@ -37,10 +38,12 @@ try:
 except ImportError:  # on Windows
     resource = None
 
-LARGEST_FILE = 16 << 20  # bytes; what is printed goes to a file, too
+LARGEST_FILE = 4 << 20  # bytes; what is printed goes to a file, too
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 PROCESSES = {"os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system"}
 PROCESSES |= {"os.startfile", "subprocess.Popen", "os.kill", "os.killpg", "socket.connect"}
+PROCESSES |= {"socket.bind", "socket.sendto", "socket.sendmsg", "sqlite3.connect", "fcntl.fcntl"}
+PROCESSES |= {"resource.setrlimit", "resource.prlimit"}
 CHANGES = {"os.remove", "os.rename", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.link"}
 CHANGES |= {"os.symlink", "os.mkdir", "os.utime", "shutil.rmtree", "shutil.move"}
 
@@ -60,6 +63,11 @@ def confine(job: dict[str, Any]) -> None:
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")
     limits = {"AS": job["memory"], "CPU": int(job["seconds"]) + 5, "FSIZE": LARGEST_FILE, "CORE": 0}
+    limits["NOFILE"] = 64  # files in memory count for each, not for the process
+    for module in map(sys.modules.get, ("signal", "_signal")):
+        vars(module).pop("pidfd_send_signal", None)  # which tells no hook
+    for name in [name for name in sys.modules if name.startswith("minigrpo")]:
+        del sys.modules[name]  # an answer that wants them loads them, which is noted
     for name, most in limits.items() if resource else ():
         with suppress(ValueError, OSError):  # a lower limit is in force, or the system has none
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
@@ -68,10 +76,20 @@ def confine(job: dict[str, Any]) -> None:
 def watch(own: str, closed: list[str], notes: list[str]) -> None:
     """Refuse what no answer needs, from now on, and note what is loaded of the package."""
     roots = [os.path.realpath(folder) for folder in (own, os.devnull, *closed)]
-    others = re.compile(rf"/proc/(?!{os.getpid()}/)[0-9]+/")  # Linux shows other processes' memory
+    scratch = os.path.dirname(roots[0])
+    mine = f"/proc/{os.getpid()}", scratch
+    beside = os.path.join(os.path.dirname(scratch), "minigrpo-")
+    others = re.compile(rf"/proc/[0-9]+|{re.escape(beside)}[^\\/]*")  # processes, other answers
+
+    def is_closed(path: str) -> bool:
+        found = others.match(path)
+        return bool(found) and found[0] not in mine
+
+    def real(path: Any) -> str:
+        return os.path.realpath(str.__str__(os.fsdecode(path)))  # a text of its own type may lie
 
     def within(path: Any, allowed: list[str]) -> bool:
-        path = os.path.realpath(os.fsdecode(path))
+        path = real(path)
         return any(path == root or path.startswith(root + os.sep) for root in allowed)
 
     def hook(event: str, arguments: tuple) -> None:
@@ -80,18 +98,14 @@ def watch(own: str, closed: list[str], notes: list[str]) -> None:
             raise PermissionError(f"an answer may not call {event}")
         if event == "import" and str(arguments[0]).startswith("minigrpo."):
             notes.append(f"loads {arguments[0]}")
-        if (
-            event == "open"
-            and paths
-            and (
-                within(paths[0], roots[2:]) or others.match(os.path.realpath(os.fsdecode(paths[0])))
-            )
-        ):
+        read = paths[:1] if event == "open" else ()
+        if any(within(path, roots[2:]) or is_closed(real(path)) for path in read):
             raise PermissionError("an answer may not read this file")
         changed = paths[:1] if event == "open" and arguments[2] & WRITING else ()
         if not all(within(path, roots[:2]) for path in (paths if event in CHANGES else changed)):
             raise PermissionError("an answer may change files in its own folder only")
 
+    landlock.confine(roots[0], [*roots[2:], beside, "/proc/0"], is_closed)
     sys.addaudithook(hook)
 
 

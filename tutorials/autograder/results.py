@@ -14,7 +14,7 @@ def main() -> None:
     """Run the checks and convert what they report."""
     submission, results = map(Path, sys.argv[1:])
     chapters = json.loads(Path(__file__).with_name("chapters.json").read_text(encoding="utf-8"))
-    command = [sys.executable, "-m", "minigrpo", "check", "all", str(submission), "--json"]
+    command = [sys.executable, "-P", "-m", "minigrpo", "check", "all", str(submission), "--json"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     tests, notes = [], []
     if done.returncode in (0, 1):

@@ -43,13 +43,4 @@ html_show_sphinx = False
 html_copy_source = False
 html_favicon = "static/favicon.svg"
 html_use_index = False  # there are no index entries
-# A page that was opened as a file may not read the others, from which the search would quote.
-html_js_files = [
-    (
-        None,
-        {
-            "body": 'if (location.protocol === "file:") '
-            "DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;"
-        },
-    )
-]
+html_js_files = ["book.js"]

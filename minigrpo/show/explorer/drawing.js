@@ -41,13 +41,13 @@ function tokensIn(step) {
 }
 
 // A step's box: tokens and numbers at the left, bars at the right.   size: of the bars, see barSizes
-function stepBox(step, size) {
+function stepBox(step, size, a) {
   const stepping = view.reveal === WITH_STEP;
   const bar = (name, value) => make("i", { class: `bar ${name}`, style: `--size: ${value}` });
   const { before, grpo, lambda } = step.nodes[0].chance;
   const numbers = stepping
     ? [span("", `p ${chance(before)}`)]
-    : [span("", `R̂ ${plain(step.value)}`, WITH_VALUE), span("", `Â ${signed(step.advantage)}`, WITH_ADVANTAGE)];
+    : [span("", `R̂ ${rewardText(step.value, a)}`, WITH_VALUE), span("", `Â ${signed(step.advantage)}`, WITH_ADVANTAGE)];
   const pushes = stepping
     ? [span("grpo", chance(grpo)), span("lambda", chance(lambda))]
     : [span("grpo", signed(step.grpo), WITH_PUSH), span("lambda", signed(step.lambda), WITH_PUSH)];
@@ -79,7 +79,7 @@ function barSizes(a) {
 }
 
 const promptBox = (a) =>
-  make("div", { class: "step prompt" }, make("span", {}, "prompt", span("", `\u00a0· mean r ${plain(a.average)}`, WITH_VALUE)));
+  make("div", { class: "step prompt" }, make("span", {}, "prompt", span("", `\u00a0· mean r ${rewardText(a.average, a)}`, WITH_VALUE)));
 
 // The end of a completion: a dotted line to its outcome.
 function endOf(i, a) {
@@ -90,7 +90,7 @@ function endOf(i, a) {
   const outcome = make(
     "div",
     { class: "outcome" },
-    make("div", {}, make("b", {}, `y${i}`), span("", `r ${plain(a.rewards[i])}`), last),
+    make("div", {}, make("b", {}, `y${i}`), span("", `r ${rewardText(a.rewards[i], a)}`), last),
     make("div", { class: "sums" }, ...sums),
   );
   return make("div", { class: "end", "data-member": i }, span("leader", ""), outcome);
@@ -111,7 +111,7 @@ function drawTree(a) {
   const sizes = barSizes(a);
   const draw = (step) => {
     const prompt = step.parent === null;
-    const box = prompt ? promptBox(a) : stepBox(step, sizes[step.index]);
+    const box = prompt ? promptBox(a) : stepBox(step, sizes[step.index], a);
     // Steps and endings below, by their first completion.
     const parts = [...step.below.map((child) => [child.members[0], child]), ...step.ends.map((i) => [i, null])];
     const drawn = ([i, child]) => (child ? draw(child) : endOf(i, a));
@@ -132,7 +132,7 @@ function drawTable(a) {
       [quoted(step.nodes), 0],
       [step.members.map((i) => `y${i}`).join(" "), WITH_COUNT],
       [String(step.count), WITH_COUNT],
-      [plain(step.value, 4), WITH_VALUE],
+      [plain(step.value, Math.max(4, digitsOf(a.std))), WITH_VALUE],
       [signed(step.advantage, 4), WITH_ADVANTAGE],
       ...[step.grpo, step.lambda].map((x) => [signed(x, 4), WITH_PUSH]),
       ...[before, grpo, lambda].map((p) => [plain(p, 4), WITH_STEP]),

@@ -41,6 +41,11 @@ function layOut() {
   document.documentElement.classList.toggle("projector", view.projector);
   $("projector").setAttribute("aria-pressed", String(view.projector));
   scale(1);
+  // As much room for the outcomes as the widest of them needs; sums along a long completion have many digits.
+  tree.style.setProperty("--widest", 0);
+  const tight = [...tree.querySelectorAll(".end:not(.fold) .outcome")].filter((box) => box.scrollWidth > box.clientWidth);
+  const widest = Math.max(0, ...tight.map((box) => box.scrollWidth + 1));
+  tree.style.setProperty("--widest", widest / parseFloat(getComputedStyle(document.documentElement).fontSize));
   const [width, height] = [tree.firstElementChild.offsetWidth, tree.firstElementChild.offsetHeight];
   const rigid = 6 * Math.max(...current.steps.map((step) => step.level + 1)); // borders and margins, which do not scale
   // The largest scale at which the tree has room, in its width and as a whole.
@@ -133,7 +138,7 @@ function onKey(event) {
   const always = { n: next, b: back, p: () => projector(!view.projector), f: () => zoom(view.zoom === "fit" ? 0 : "fit") };
   const sizes = { "+": zoomIn, "=": zoomIn, "-": zoomOut, 0: () => zoom(0) };
   const hall = { PageDown: next, PageUp: back, ArrowRight: next, ArrowLeft: back, Escape: () => projector(false) };
-  const action = { ...always, ...sizes, ...(view.projector && hall) }[event.key];
+  const action = { ...always, ...sizes, ...(view.projector && hall) }[event.key.length > 1 ? event.key : event.key.toLowerCase()];
   if (!action) return;
   event.preventDefault();
   action();

@@ -91,6 +91,11 @@ $("pointed").addEventListener("mousedown", (event) => event.preventDefault()); /
 $("pointed").addEventListener("click", (event) => event.target !== $("fold") && leave()); // on a phone it covers a part of the tree
 $("fold").addEventListener("click", () => fold(stepAt(document.activeElement)));
 document.addEventListener("keydown", onKey);
+// Who chose a group with the mouse goes on with the keys of the page, not with those of the list.
+let byPointer = false;
+document.addEventListener("pointerdown", () => (byPointer = true), true);
+document.addEventListener("keydown", () => (byPointer = false), true);
+for (const list of [$("pick"), $("unit")]) list.addEventListener("change", () => byPointer && list.blur());
 window.addEventListener("resize", layOut);
 window.addEventListener("hashchange", () => restore(location.hash.slice(1)));
 restore(location.hash.slice(1));

@@ -100,14 +100,17 @@ function writeControls(settings) {
 
 const SWITCHES = ["slow", "loop"];
 
-// Not while the page runs: browsers refuse an address that changes many times a second.
+// Not while the page runs: browsers refuse an address that changes many times a second.  A link goes as far as MOST_STEPS.
 function writeAddress() {
   const { target, ...others } = race.settings;
   const start = Object.keys(STARTS).find((name) => STARTS[name] === others.start);
-  const words = new URLSearchParams({ target: path(target), ...others, start, step: race.step, speed: SPEEDS[$("speed").value] });
+  const step = Math.min(race.step, MOST_STEPS);
+  const words = new URLSearchParams({ target: path(target), ...others, start, step, speed: SPEEDS[$("speed").value] });
   for (const name of SWITCHES) if ($(name).checked) words.set(name, 1);
   history.replaceState(null, "", `#${words}`);
 }
+
+const cut = (text) => (text.length > 24 ? `${text.slice(0, 23)}…` : text);
 
 // Settings, step and switches from the address; what is missing is as usual.   Throws an Error with a sentence.
 function readAddress() {
@@ -121,7 +124,7 @@ function readAddress() {
     else if (name === "start" && Object.hasOwn(STARTS, text)) settings.start = STARTS[text];
     else if (name === "speed" && SPEEDS.includes(value)) others.speed = value;
     else if (inside) (Object.hasOwn(others, name) ? others : settings)[name] = value;
-    else throw new Error(`The link says ${name} = ${text}, which this page does not know: it begins with the usual settings.`);
+    else throw new Error(`The link says ${cut(name)} = ${cut(text)}, which this page does not know: it begins with the usual settings.`);
   }
   return { settings, ...others };
 }
@@ -288,14 +291,19 @@ $("many").addEventListener("click", () => runMany());
 addEventListener("resize", layOut);
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const typing = event.target.closest?.("input, select, textarea, summary");
-  const pressing = event.target.closest?.("button") && event.key === " "; // the browser presses it
-  if (typing || pressing) return;
+  const at = (what) => event.target.closest?.(what);
+  const own = { " ": "button, [type=checkbox]", ArrowRight: "[type=range]" }[event.key]; // what the browser does with the key
+  if (at("input[type=number], select, summary") || (own && at(own))) return;
   const ways = { " ": run, ArrowRight: step, r: reset, R: reset };
   if (!Object.hasOwn(ways, event.key)) return;
   event.preventDefault();
   if (!event.repeat || event.key === "ArrowRight") ways[event.key](); // a key held down steps on
 });
+// Who changed a control with the mouse goes on with the keys of the page, not with those of the control.
+let byPointer = false;
+addEventListener("pointerdown", () => (byPointer = true), true);
+addEventListener("keydown", () => (byPointer = false), true);
+addEventListener("change", ({ target }) => byPointer && !target.matches("[type=number]") && target.blur());
 addEventListener("hashchange", open);
 
 // A link may start itself with run=1; not for who wants less motion.

@@ -22,6 +22,7 @@ const plain = (x, digits = 2) => {
 };
 const signed = (x, digits = 2) => (Number(x.toFixed(digits)) > 0 ? "+" : "") + plain(x, digits);
 const digitsOf = (x) => (sign(x) && Math.abs(x) < 0.05 ? Math.min(1 - Math.floor(Math.log10(Math.abs(x))), 9) : 2);
+const rewardText = (x, a) => plain(x, digitsOf(a.std)); // rewards that differ by thousandths are not all 0.00
 const push = (x) => signed(x, digitsOf(x)); // a small one is not 0.00
 const chance = (p) => (p > 0 && p < 0.0005 ? p.toExponential(0).replace("-", "−") : p.toFixed(3));
 const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
@@ -41,7 +42,8 @@ function everyName(members) {
 
 // Tokens in print: white space can be seen, but for the space that only opens a word; what cannot be printed is �.
 const MARKS = { " ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥" };
-const visible = (text) => text.replace(/ |\p{C}/gu, (c) => MARKS[c] ?? "�");
+const JOINED = /([\p{Lo}\p{M}\p{Extended_Pictographic}\p{Emoji_Modifier}]\p{Join_Control}(?=[\p{Lo}\p{Extended_Pictographic}]))| |\p{C}/gu;
+const visible = (text) => text.replace(JOINED, (c, joined) => joined ?? MARKS[c] ?? "�"); // 👩‍🔬 is joined by U+200D
 const printed = (token) => visible(state.unit === "words" && token.trim() ? token.replace(/^ /, "") : token);
 const between = () => (state.unit === "characters" ? "" : " ");
 
@@ -81,7 +83,8 @@ function statement(a, stage) {
 }
 
 // Does GRPO work against the best completions?  A finding for each text that is best: first, a step that it shares is pushed down;
-// else a rival step beside its path is pushed up harder; else neither.  Several texts may be best, and each has its own.
+// else a rival step beside its path is pushed up harder, by GRPO ("fork") or by λ-GRPO alone ("lambda"); else neither.  Several texts
+// may be best, and each has its own.
 function findings(a) {
   const texts = new Map(); // copies end at one node
   for (const i of a.best) {
@@ -93,9 +96,13 @@ function findings(a) {
     if (!path.length) return { kind: "empty", members, path };
     const worst = path.reduce((x, y) => (y.grpo < x.grpo ? y : x));
     if (sign(worst.grpo) < 0) return { kind: "down", members, path, own: worst };
-    const forks = path.flatMap((own) => own.parent.children.map((rival) => ({ own, rival, lead: rival.grpo - own.grpo })));
-    const { own, rival, lead } = forks.reduce((x, y) => (y.lead > x.lead ? y : x));
-    return sign(lead) > 0 ? { kind: "fork", members, path, own, rival } : { kind: "fine", members, path };
+    const forks = path.flatMap((own) => own.parent.children.map((rival) => ({ own, rival })));
+    for (const [kind, name] of [["fork", "grpo"], ["lambda", "lambda"]]) {
+      const lead = ({ own, rival }) => rival[name] - own[name];
+      const hardest = forks.reduce((x, y) => (lead(y) > lead(x) ? y : x));
+      if (sign(lead(hardest)) > 0) return { kind, members, path, ...hardest };
+    }
+    return { kind: "fine", members, path };
   });
 }
 
@@ -113,9 +120,10 @@ function aboutTheBest(a) {
   // Of each kind one is worked out, the one with the largest push, and for whom else it holds is said.
   const others = {
     down: (whom) => `Of ${whom}, too, a token is pushed down.`,
-    fork: (whom) => `Beside ${whom}, too, another way at a fork is pushed up harder.`,
+    fork: (whom) => `Beside ${whom}, too, GRPO pushes another way at a fork up harder.`,
+    lambda: (whom) => `Beside ${whom}, too, λ-GRPO alone pushes another way at a fork up harder.`,
   };
-  const sentences = ["down", "fork", "fine", "empty"].flatMap((kind) => {
+  const sentences = ["down", "fork", "lambda", "fine", "empty"].flatMap((kind) => {
     const size = ({ own, rival }) => Math.abs((rival ?? own)?.grpo ?? 0);
     const [first, ...rest] = merged.filter((m) => m.kind === kind).sort((x, y) => size(y) - size(x));
     const also = rest.length ? [others[kind](everyName(rest.flatMap((m) => m.members).sort((x, y) => x - y)))] : [];
@@ -147,13 +155,17 @@ function aboutOne({ kind, members, path, own, rival }, a, best = null, alone = m
     ];
   }
   const ratio = (name) => `${plain(rival[name] / own[name], 1)} times as hard`;
-  const harder = `GRPO pushes the other way up ${ratio("grpo")}, λ-GRPO ${ratio("lambda")}.`;
+  const against = (name) => `${push(rival[name])} against ${push(own[name])}`;
+  const harder =
+    kind === "fork"
+      ? `GRPO pushes the other way up ${ratio("grpo")}, λ-GRPO ${ratio("lambda")}.`
+      : `GRPO does not push the other way up harder, ${against("grpo")}; λ-GRPO does, ${against("lambda")}.`;
   const asGood = a.best.filter((i) => rival.members.includes(i));
   const way = asGood.length ? `, the way to ${everyName(asGood)}, as good` : "";
   const down = best ? `${best}, and no token of ${who} is pushed down.` : `No token of ${who} is pushed down.`;
   return [
     `${down} But at a fork ${own.count} took ${it ?? "the"} ${quoted([own])} ` +
-      `(R̂ ${plain(own.value)}) and ${rival.count} the other way, ${quoted([rival])} (R̂ ${plain(rival.value)})${way}.`,
+      `(R̂ ${rewardText(own.value, a)}) and ${rival.count} the other way, ${quoted([rival])} (R̂ ${rewardText(rival.value, a)})${way}.`,
     sign(own.grpo) ? harder : "Both objectives push the other way up, and this one not at all.",
   ];
 }
@@ -218,19 +230,19 @@ function aboutRivals(a) {
 
 // A step's numbers, worked out, as far as they are revealed.
 function explain(step, a, stage = WITH_PUSH) {
-  const [average, scale] = [plain(a.average), plain(a.std + EPS)];
+  const [average, scale] = [a.average, a.std + EPS].map((x) => rewardText(x, a));
   if (!step.parent) {
-    const compared = `mean r = ${average}, std r = ${plain(a.std)}: what every step is compared with.`;
+    const compared = `mean r = ${average}, std r = ${rewardText(a.std, a)}: what every step is compared with.`;
     return [stage < WITH_ADVANTAGE ? "The prompt, which all completions share." : `The prompt. ${compared}`];
   }
-  const rewards = step.members.map((i) => plain(a.rewards[i]));
+  const rewards = step.members.map((i) => rewardText(a.rewards[i], a));
   const terms = (rewards.length > 6 ? [...rewards.slice(0, 5), "…"] : rewards).join(" + ").replaceAll("+ −", "− ");
-  const difference = `${plain(step.value)} − ${average}`.replace("− −", "+ ");
+  const difference = `${rewardText(step.value, a)} − ${average}`.replace("− −", "+ ");
   const verdict = { "-1": "worse than the group", 0: "the group’s mean", 1: "better than the group" }[sign(step.grpo)];
   const each = step.nodes.length > 1 ? `each of the ${step.nodes.length} tokens` : "the token";
   const lines = [
     `${names(step.members)} ${step.count > 1 ? "share" : "alone has"} ${quoted(step.nodes)}: |λ| = ${step.count}.`,
-    `R̂ = (${terms}) / ${step.count} = ${plain(step.value)}.`,
+    `R̂ = (${terms}) / ${step.count} = ${rewardText(step.value, a)}.`,
     a.equal ? "Â = 0: all rewards are equal." : `Â = (${difference}) / ${scale} = ${signed(step.advantage)}: ${verdict}.`,
     `Push on ${each}: GRPO ${step.count} × ${signed(step.advantage)} = ${signed(step.grpo)}, λ-GRPO ${signed(step.lambda)}.`,
   ];
