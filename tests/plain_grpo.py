@@ -17,9 +17,7 @@ class Dual:
 
     def __mul__(self, other):
         other = number(other)
-        return Dual(
-            self.value * other.value, self.slope * other.value + self.value * other.slope
-        )
+        return Dual(self.value * other.value, self.slope * other.value + self.value * other.slope)
 
     def __neg__(self):
         return self * -1.0

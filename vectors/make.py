@@ -1,7 +1,7 @@
 """Write the vectors: right numbers by the package, wrong numbers by making/mistakes.py.
 
-    python vectors/make.py           # writes grpo.json and llama.json beside this file
-    python vectors/make.py FOLDER    # writes them there
+python vectors/make.py           # writes grpo.json and llama.json beside this file
+python vectors/make.py FOLDER    # writes them there
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def text_of(value: Any, depth: int = 0) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
-def main(folder: Path = Path(__file__).resolve().parent) -> None:
+def main(folder: Path) -> None:
     """Make both files and say how large they are."""
     for name, content in {"grpo": grpo(), "llama": llama()}.items():
         path = folder / f"{name}.json"
@@ -36,4 +36,4 @@ def main(folder: Path = Path(__file__).resolve().parent) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:2]))
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent)

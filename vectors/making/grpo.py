@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from check import error
 from making import mistakes as wrong
 
 from minigrpo import Objective, PrefixTree, Rollouts, advantages, step_advantages, step_rewards
@@ -90,6 +89,8 @@ def make_batch(
     order = changes.pop("order", None)
     if order is not None:
         b |= {name: [b[name][i] for i in order] for name in b if isinstance(b[name], list)}
+    b["lengths"] = [sum(row) for row in b["mask"]]
+    b["completions"] = [ids[:n] for ids, n in zip(b["ids"], b["lengths"], strict=True)]
     half = (len(rows) + 1) // 2
     b["micro_batches"] = [list(range(half)), list(range(half, len(rows)))]
     return b | changes
@@ -151,7 +152,7 @@ def batches() -> dict[str, Batch]:
     inside = np.array(far["mask"], dtype=bool)
     for name, value in (("logp", -900.0), ("old", -900.0), ("ref", -1.0)):
         far[name] = np.where(inside, far[name], value).tolist()
-    k = make_batch(FORK, [1.0, 0.0, 0.5], of_prefix=fixed({1: 0.1, 2: -0.2, 3: 0.3, 4: 0.05}))
+    k = make_batch(FORK, [1.0, 0.0, 0.25], of_prefix=fixed({1: 0.1, 2: -0.2, 3: 0.3, 4: 0.05}))
     return {
         "main": make_batch(MAIN, MAIN_REWARDS, (4, 7), moved(rng), **main),
         "main_on_policy": make_batch(MAIN, MAIN_REWARDS, (4, 7), **main),
@@ -182,7 +183,9 @@ def batches() -> dict[str, Batch]:
         "padding_like_eos": make_batch([[[1, 2], [1, 2, 0], [1, 2, 0, 3]]], [1.0, 0.0, 0.5]),
         "never_branches": make_batch([[[1, 2, 3, 0], [1, 2, 4, 0]]], [1.0, 0.0]),
         "same_token_later": make_batch([[[1, 2, 0], [3, 2, 0], [1, 4, 0]]], [1.0, 0.0, 0.25]),
-        "two_groups_alike": make_batch([[[1, 2, 0], [3, 0]], [[1, 2, 0], [3, 4, 0]]], [1.0, 0, 0, 2]),
+        "two_groups_alike": make_batch(
+            [[[1, 2, 0], [3, 0]], [[1, 2, 0], [3, 4, 0]]], [1.0, 0.0, 0.0, 2.0]
+        ),
     }
 
 
@@ -358,19 +361,37 @@ KINDS = {
 }
 
 
+def vector(x: Any) -> np.ndarray:
+    """All numbers of an array, or of rows of any length."""
+    return np.concatenate([np.ravel(row) for row in x]) if isinstance(x, list) else np.ravel(x)
+
+
+def distance(a: Numbers, b: Numbers, scale: float = 0) -> float:
+    """As `error` of check.py; inf if some number is not finite."""
+    worst = 0.0
+    for name, wanted in b.items():
+        if isinstance(wanted, dict):
+            worst = max(worst, distance(a[name], wanted))
+            continue
+        x, y = vector(a[name]), vector(wanted)
+        size = max(1e-3, np.abs(y).max(initial=0), scale if name == "loss" else 0)
+        apart = np.abs(x - y).max(initial=0) / size
+        worst = max(worst, float(apart) if np.isfinite(x).all() else np.inf)
+    return worst
+
+
 def wrong_numbers(
     right: Numbers, of_mistake: Callable[[str], Numbers], mistakes: Iterable[str], scale: float = 0
 ) -> Numbers:
-    """The numbers of each mistake that changes them.   scale: of the loss, whose terms may cancel"""
-    assert error(of_mistake(""), right, scale)[0] < 1e-11
+    """The numbers of each mistake that changes them.   scale: of a loss whose terms may cancel"""
+    assert distance(of_mistake(""), right, scale) < 1e-11
     found: Numbers = {}
     for m in mistakes:
         with np.errstate(all="ignore"):
             numbers = of_mistake(m)
-        if not error(numbers, "nan")[0]:
-            found[m] = "nan"
-        elif error(numbers, right, scale)[0] > SEEN:
-            found[m] = short(numbers)
+            apart = distance(numbers, right, scale)
+        if apart > SEEN:
+            found[m] = short(numbers) if np.isfinite(apart) else "nan"
     return found
 
 
@@ -412,6 +433,7 @@ def loss_case(name: str, batch: str, changes: Batch, b: Batch, **more: Any) -> B
             "advantages": None if tree else plain(right.advantages(s)),
             "token_advantages": plain(token),
             "weights": plain(right.weights(s)),
+            "loss_mask": loss_mask(b, s),
         },
         "loss_scale": scale,
         "expected": {n: plain(x) for n, x in expected.items()},
@@ -423,16 +445,37 @@ def loss_case(name: str, batch: str, changes: Batch, b: Batch, **more: Any) -> B
 def value_case(kind: str, name: str, batch: str, changes: Batch, b: Batch) -> Batch:
     compute, own = KINDS[kind]
     s = SETTINGS | own | changes
-    value = getattr(Right(b), kind)(s)
-    found = wrong_numbers({"value": value}, lambda m: {"value": compute(b, s, m)}, wrong.MISTAKES)
+    mask = {"advantages": None, "weights": "loss_mask"}.get(kind, "mask")
+    inputs = {"loss_mask": loss_mask(b, s)} if kind == "weights" else {}
+    names = [m for m in wrong.MISTAKES if kind != "weights" or m.startswith("lambda")]
+    rows = (b | inputs).get(mask)
+
+    def of_mistake(m: str) -> Numbers:
+        return {"value": inside(compute(b, s, m), rows)}
+
+    expected = {"value": inside(getattr(Right(b), kind)(s), rows)}
     return {
         "name": f"{kind}.{name}",
         "kind": kind,
         "batch": batch,
         "settings": s,
-        "expected": {"value": plain(value)},
-        "wrong": found,
+        "inputs": inputs,
+        "mask": mask,
+        "expected": expected,
+        "wrong": wrong_numbers(expected, of_mistake, names),
     }
+
+
+def loss_mask(b: Batch, s: Batch) -> list:
+    """The tokens that count in the loss: `mask`, without completions that are masked.   (B,T)"""
+    return (np.array(b["mask"]) * wrong.counted_rows(b, s)[:, None]).tolist()
+
+
+def inside(value: np.ndarray, mask: list | None) -> list:
+    """Rows without their padding."""
+    if mask is None:
+        return value.tolist()
+    return [row[np.array(m, dtype=bool)].tolist() for row, m in zip(value, mask, strict=True)]
 
 
 def grpo() -> Batch:
@@ -442,8 +485,12 @@ def grpo() -> Batch:
         for variant, changes in VARIANTS.items():
             name = f"{variant}.{'mu_2' if batch == 'main' else 'mu_1'}"
             cases.append(loss_case(name, batch, changes, found[batch], variant=variant))
+    alike: dict[str, Batch] = {}  # edge cases with the same batch and settings
     for mistake, (batch, changes) in EDGES.items():
-        case = loss_case(f"edge.{mistake}", batch, changes, found[batch], catches=mistake)
+        key = f"{batch} {sorted(changes.items())}"
+        if key not in alike:
+            alike[key] = loss_case("", batch, changes, found[batch])
+        case = alike[key] | {"name": f"edge.{mistake}", "catches": mistake}
         assert mistake in case["wrong"], f"{mistake} is not seen in its own case"
         cases.append(case)
     for name, b in found.items():
@@ -453,6 +500,7 @@ def grpo() -> Batch:
                 "kind": "steps",
                 "batch": name,
                 "settings": SETTINGS,
+                "inputs": {},
                 "expected": {"value": Right(b).steps()},
                 "wrong": {},
             }
@@ -467,7 +515,7 @@ def grpo() -> Batch:
     for name in ("main", "cut_off", "all_cut_off"):
         changes = {"mask_truncated": True}
         cases.append(value_case("weights", f"masked.{name}", name, changes, found[name]))
-    for name, b in found.items():
+    for b in found.values():
         tree = Right(b).tree
         fields = ("token", "parent", "depth", "count", "group")
         b["tree"] = {field: getattr(tree, field).tolist() for field in fields}

@@ -6,7 +6,17 @@ from typing import Any
 
 import numpy as np
 from making import mistakes as wrong
-from making.grpo import FORMAT, SETTINGS, Batch, Right, make_batch, plain, wrong_numbers
+from making.grpo import (
+    FORMAT,
+    SETTINGS,
+    Batch,
+    Right,
+    inside,
+    loss_mask,
+    make_batch,
+    plain,
+    wrong_numbers,
+)
 
 from minigrpo import PrefixTree, Transformer, TransformerConfig
 from minigrpo.engine.parameters import rotate_halves, rotate_neighbours
@@ -195,9 +205,7 @@ def rows_of_flattened(weights: dict[str, Array], prompt: list, group: list, m: s
         depth = list(range(len(tokens)))
     logits = forward(weights, tokens, depth, allowed)
     before = list(range(len(prompt)))
-    return [
-        (before + [place[tuple(y[: t + 1])] for t in range(len(y))], logits) for y in group
-    ]
+    return [(before + [place[tuple(y[: t + 1])] for t in range(len(y))], logits) for y in group]
 
 
 def scores(logits: Array, b: Batch, temperature: float, m: str = "") -> Array:
@@ -214,16 +222,19 @@ def scores(logits: Array, b: Batch, temperature: float, m: str = "") -> Array:
 # -- cases -----------------------------------------------------------------------------------------
 
 
-def value_case(kind: str, name: str, batch: str, inputs: Batch, value: Array, of: Any) -> Batch:
-    expected = {"value": value}
+def value_case(kind: str, name: str, b: Batch, inputs: Batch, value: Array, of: Any) -> Batch:
+    """of(mistake) -> what it makes of the value"""
+    mask = "attention_mask" if kind == "logits" else "mask"
+    expected = {"value": inside(value, b[mask])}
     return {
         "name": f"{kind}.{name}",
         "kind": kind,
-        "batch": batch,
+        "batch": name,
         "settings": {},
         "inputs": inputs,
-        "expected": {"value": plain(value)},
-        "wrong": wrong_numbers(expected, lambda m: {"value": of(m)}, MISTAKES),
+        "mask": mask,
+        "expected": expected,
+        "wrong": wrong_numbers(expected, lambda m: {"value": inside(of(m), b[mask])}, MISTAKES),
     }
 
 
@@ -263,6 +274,7 @@ def loss_case(
             "advantages": plain(right.advantages(s)),
             "token_advantages": plain(np.where(b["mask"], right.advantages(s)[:, None], 0.0)),
             "weights": plain(right.weights(s)),
+            "loss_mask": loss_mask(b, s),
         },
         "gradient_by": "parameters",
         "loss_scale": float(np.abs(dlogp).sum()),
@@ -279,7 +291,7 @@ def llama() -> Batch:
     weights, rng = parameters(), np.random.default_rng(8)
     model, tree = model_of(weights), PrefixTree.from_groups(PROMPTS, COMPLETIONS)
     base = make_batch(COMPLETIONS, REWARDS, [5], max_new_tokens=5) | padded_rows()
-    inside = np.array(base["mask"], dtype=bool)
+    real_tokens = np.array(base["mask"], dtype=bool)
     moved = rng.choice([-0.5, -0.3, -0.1, 0.1, 0.23, 0.4], tree.n_nodes)
     away = rng.uniform(-0.5, 0.5, tree.n_nodes).round(2)
     logits = np.zeros((*np.shape(base["input_ids"]), CONFIG["vocab_size"]))
@@ -291,20 +303,20 @@ def llama() -> Batch:
     for name, (temperature, changes) in CASES.items():
         logp = model.forward(tree, temperature, keep=False)
         numbers = {"logp": logp, "old": (logp - moved).round(3), "ref": (logp - away).round(3)}
-        b = base | {
-            n: np.where(inside, tree.on_tokens(x), base[n]).tolist() for n, x in numbers.items()
-        }
+        b = dict(base)
+        for n, x in numbers.items():
+            b[n] = np.where(real_tokens, tree.on_tokens(x), base[n]).tolist()
         batches[name] = b
         if not cases:
             of = lambda m: logits_of(weights, base, m)  # noqa: E731
-            cases.append(value_case("logits", "all", name, inputs, logits, of))
+            cases.append(value_case("logits", name, b, inputs, logits, of))
         real = np.array(b["attention_mask"], dtype=bool)[..., None]
         garbage = 3 * np.cos(np.arange(logits.size)).reshape(logits.shape).round(2)
         given = np.where(real, logits, garbage)
         of = lambda m: scores(given, base, temperature, m)  # noqa: E731, B023
         inputs_of_scores = {"logits": given.tolist(), "temperature": temperature}
         value = tree.on_tokens(logp)
-        cases.append(value_case("logp", name, name, inputs_of_scores, value, of))
+        cases.append(value_case("logp", name, b, inputs_of_scores, value, of))
         cases.append(loss_case(name, b, SETTINGS | changes, weights, tree, temperature))
     return {
         "format": FORMAT,

@@ -93,7 +93,6 @@ MISTAKES = {
 }
 
 
-
 def ids_of(b: Batch) -> np.ndarray:
     return np.array(b["ids"], dtype=int).reshape(len(b["group"]), -1)
 

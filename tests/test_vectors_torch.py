@@ -1,0 +1,158 @@
+"""The conformance vectors against an independent program in PyTorch, and mistakes planted in it.
+
+The program is tests/oracles/make_vectors_oracle.py.  Skipped where PyTorch is missing; the numbers
+that it gave are compared by test_vectors.py all the same.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
+
+ROOT = Path(__file__).parents[1]
+ORACLE = ROOT / "tests/oracles/make_vectors_oracle.py"
+sys.path.append(str(ROOT / "vectors"))
+
+from check import TOLERANCE, check, verdict  # noqa: E402
+
+
+def oracle(*edits: tuple[str, str]) -> types.ModuleType:
+    """The program with some of its text replaced."""
+    text = ORACLE.read_text(encoding="utf-8")
+    for before, after in edits:
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    module = types.ModuleType("make_vectors_oracle")
+    module.__file__ = str(ORACLE)
+    exec(compile(text, str(ORACLE), "exec"), vars(module))
+    return module
+
+
+KINDS = list(oracle().FUNCTIONS)
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [("float64", 1e-13), ("float32", 5e-6)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_independent_program_agrees(kind: str, dtype: str, largest: float) -> None:
+    """By far: the tolerances of check.py, 1e-9 and 2e-5, leave room for other programs."""
+    results, _ = check(oracle().FUNCTIONS[kind], kind, arrays="torch", dtype=dtype)
+    assert all(agrees for _, agrees, *_ in results)
+    assert max(error for _, _, error, *_ in results) < largest < TOLERANCE[dtype]
+
+
+TERM = "term = torch.minimum(term, torch.clamp(ratio, 1 - clip_low, 1 + clip_high) * a)"
+ALLOWED = "rotate(q), k, v, is_causal=True"
+PLANTED = {
+    "ratio_of_sequence": [
+        (
+            "ratio = torch.exp(logp - old)",
+            "ratio = ((logp - old).sum(1) / m.sum(1).clamp(min=1)).exp()[:, None] + 0 * logp",
+        )
+    ],
+    "old_not_detached": [
+        ("ratio = torch.exp(", "old = logp if (logp == old).all() else old\n    ratio = torch.exp(")
+    ],
+    "clip_without_min": [(TERM, TERM.replace("minimum(term,", "mul(1.0,"))],
+    "clip_sides_swapped": [
+        (TERM, TERM.replace("low", "side").replace("high", "low").replace("side", "high"))
+    ],
+    "sign_flipped": [("    x = ref - logp\n", "    term = -term\n    x = ref - logp\n")],
+    "kl_reversed": [("x = ref - logp", "x = logp - ref")],
+    "step_std_of_steps": [
+        (
+            "    for g in group.unique():\n        own = rewards[group == g]\n        centred",
+            "    for g in group.unique():\n        own = out[group == g][mask[group == g] > 0]\n"
+            "        centred",
+        )
+    ],
+    "population_std": [("x.std(correction=ddof)", "x.std(correction=0)")],
+}
+OF_MODEL = {
+    "rope_interleaved": (
+        "logits",
+        [
+            ("first, second = x.chunk(2, dim=-1)", "first, second = x[..., ::2], x[..., 1::2]"),
+            (
+                "return x * cos + torch.cat([-second, first], dim=-1) * sin",
+                "c, s = cos[:, : e // 2], sin[:, : e // 2]\n"
+                "        turned = first * c - second * s, second * c + first * s\n"
+                "        return torch.stack(turned, dim=-1).flatten(-2)",
+            ),
+        ],
+    ),
+    "heads_tiled": ("logits", [("y.repeat_interleave(repeats, dim=0)", "y.repeat(repeats, 1, 1)")]),
+    "norm_eps_missing": ("logits", [(' + config["norm_eps"]', "")]),
+    "attention_scale_missing": ("logits", [(ALLOWED, ALLOWED + ", scale=1.0")]),
+    "attention_not_causal": ("logits", [(ALLOWED, "rotate(q), k, v")]),
+    "gate_and_up_swapped": (
+        "logits",
+        [
+            (
+                'silu(linear(h, "mlp.gate")) * linear(h, "mlp.up")',
+                'silu(linear(h, "mlp.up")) * linear(h, "mlp.gate")',
+            )
+        ],
+    ),
+    "padding_attended": (
+        "logits",
+        [
+            (
+                "out = llama(parameters, config, ids[real])",
+                "first = int(real.int().argmax())\n"
+                "        out = llama(parameters, config, ids[: first + real.sum()])[first:]",
+            )
+        ],
+    ),
+    "shift_by_one": ("logp", [("prompt_width - 1 : -1]", "prompt_width:]")]),
+    "embedding_without_head": (
+        "model_loss",
+        [
+            (
+                'parameters["model.embed_tokens.weight"].T',
+                'parameters["model.embed_tokens.weight"].detach().T',
+            )
+        ],
+    ),
+    "head_without_embedding": (
+        "model_loss",
+        [
+            (
+                'parameters["model.embed_tokens.weight"][tokens]',
+                'parameters["model.embed_tokens.weight"].detach()[tokens]',
+            )
+        ],
+    ),
+    "temperature_ignored": ("model_loss", [(": -1] / temperature", ": -1]")]),
+    "lambda_multiplied": ("model_loss", [("** -alpha", "** alpha")]),
+    "clip_missing": ("model_loss", [("if clip_low is not None:", "if False:")]),
+    "kl_not_weighted": (
+        "model_loss",
+        [
+            ("term = term - beta *", "penalty = beta *"),
+            ("alpha).to(term.dtype)", "alpha).to(term.dtype) - penalty"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", PLANTED)
+def test_a_planted_mistake_is_named(mistake: str) -> None:
+    """In float32 too, where it is far enough from right."""
+    function = oracle(*PLANTED[mistake]).loss
+    for dtype in ("float64", "float32"):
+        results, _ = check(function, cases="edge.", arrays="torch", dtype=dtype)
+        found, unexplained = verdict(results)
+        assert ([names for names, _ in found], unexplained) == ([[mistake]], 0), dtype
+
+
+@pytest.mark.parametrize("mistake", OF_MODEL)
+def test_a_mistake_planted_in_the_model_is_named(mistake: str) -> None:
+    kind, edits = OF_MODEL[mistake]
+    results, _ = check(oracle(*edits).FUNCTIONS[kind], kind, arrays="torch")
+    found, unexplained = verdict(results)
+    assert ([names for names, _ in found], unexplained) == ([[mistake]], 0)
