@@ -361,8 +361,10 @@ def test_what_is_not_meant_is_refused(path, value, sentence):
 
 @pytest.mark.parametrize("alpha", [-1, "x"])
 def test_alpha_is_checked(alpha):
-    with pytest.raises(ValueError, match="alpha"):
+    with pytest.raises(ValueError, match="alpha is"):
         LambdaGRPOTrainer(settings({ALPHA: alpha}))
+    with pytest.raises(ValueError, match=r"trainer.v1.lambda_grpo has no alhpa: it has alpha"):
+        LambdaGRPOTrainer(settings({ALPHA.replace("alpha", "alhpa"): 0}))
 
 
 @pytest.mark.parametrize("version", ["0.8.0", "0.10.0.dev0", "1.0.0"])

@@ -30,10 +30,9 @@ try:
     import verl
     from omegaconf import OmegaConf
     from verl import DataProto
-    from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
-    from verl.trainer.ppo.v1.trainer_base import tq
+    from verl.trainer.ppo.v1 import PPOTrainerSync
+    from verl.trainer.ppo.v1.trainer_base import register_trainer, response_to_nested, tq
     from verl.utils.tensordict_utils import get_tensordict
-    from verl.workers.utils.padding import response_to_nested
 except ImportError as error:
     raise ImportError(f"minigrpo.integrations.verl needs verl ({error}): {INSTALL}") from error
 if not verl.__version__.startswith(TESTED):
@@ -76,8 +75,10 @@ class LambdaGRPOTrainer(PPOTrainerSync):
     """
 
     def __init__(self, config: Any) -> None:
-        options = config.trainer.v1.get("lambda_grpo") or {}
-        self.alpha = Objective(alpha=options.get("alpha", 1.0)).alpha  # checked
+        options = {"alpha": 1.0, **(config.trainer.v1.get("lambda_grpo") or {})}
+        if unknown := set(options) - {"alpha"}:
+            raise ValueError(f"trainer.v1.lambda_grpo has no {', '.join(unknown)}: it has alpha")
+        self.alpha = Objective(alpha=options["alpha"]).alpha  # checked
         if self.alpha:
             _check(config)
         config.trainer.v1.trainer_mode = "sync"  # verl compares this name in many places
@@ -96,7 +97,7 @@ class LambdaGRPOTrainer(PPOTrainerSync):
             return batch
         if set(sample) != {"0"}:
             raise ValueError("an agent cuts a rollout into several samples: take one that does not")
-        if self.processor and (data.batch["response_mask"].diff() > 0).any():
+        if self.processor is not None and (data.batch["response_mask"].diff() > 0).any():
             raise ValueError("tools may answer with images, which |λ| cannot tell apart: take none")
         weighted = response_to_nested(data.batch["advantages"], nested["response_mask"])
         tq.kv_batch_put(**where, fields=get_tensordict({"advantages": weighted}))
