@@ -466,14 +466,14 @@ def command(folder: Path, *words: str) -> subprocess.CompletedProcess:
 
 def test_the_command_says_what_the_readme_shows(tmp_path: Path) -> None:
     wrong = PLAIN.replace(*PLANTED["clip_sides_swapped"][0])
-    (tmp_path / "my_grpo.py").write_text(wrong + "\n\nmy_loss = loss\n", encoding="utf-8")
-    done = command(tmp_path, "my_grpo:my_loss", "--cases", "dapo.")
+    (tmp_path / "my.py").write_text(wrong + "\n\nmy_loss = loss\n", encoding="utf-8")
+    done = command(tmp_path, "my:my_loss", "--cases", "dapo.")
     readme = (VECTORS / "README.md").read_text(encoding="utf-8")
     shown = re.search(r"--cases dapo\.\n((?:    .*\n)+)", readme)
     assert shown and [line[4:] for line in shown[1].splitlines()] == done.stdout.splitlines()
     assert done.returncode == 1
-    (tmp_path / "my_grpo.py").write_text(PLAIN, encoding="utf-8")
-    done = command(tmp_path, "my_grpo:loss", "--cases", "dapo.")
+    (tmp_path / "my.py").write_text(PLAIN, encoding="utf-8")
+    done = command(tmp_path, "my:loss", "--cases", "dapo.")
     assert done.stdout == "0 of 2 cases disagree; of these unexplained: 0\n"
     assert done.returncode == 0
 

@@ -145,8 +145,10 @@ def counts(b: Batch, counted: np.ndarray, m: str = "") -> np.ndarray:
 def weights(b: Batch, s: Batch, m: str = "") -> np.ndarray:
     """|λ|^-α.   -> (B,T)"""
     alpha = {"lambda_missing": 0.0, "lambda_multiplied": -s["alpha"]}.get(m, s["alpha"])
-    counted = counted_rows(b, s, m) | (m == "lambda_with_masked")
     inside = np.array(b["mask"], dtype=bool)
+    if not alpha:
+        return inside.astype(float)
+    counted = counted_rows(b, s, m) | (m == "lambda_with_masked")
     return np.where(inside, counts(b, counted, m) ** -alpha, 0.0)
 
 
