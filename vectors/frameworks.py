@@ -102,12 +102,12 @@ def verl_advantages(epsilon=None):
     import numpy as np
     from verl.trainer.ppo import core_algos
 
-    def advantages(rewards, group, mask, settings):
+    def advantages(rewards, group, mask, baseline, scale):
         given = {"token_level_rewards": rewards[:, None], "response_mask": mask[:, :1] * 0 + 1}
         given["index"] = np.array(group.tolist())
-        if settings["baseline"] == "leave_one_out":
+        if baseline == "leave_one_out":
             return core_algos.compute_rloo_outcome_advantage(**given)[0][:, 0]
-        scaled = settings["scale"] == "group_std"
+        scaled = scale == "group_std"
         given |= {"epsilon": epsilon} if epsilon else {}
         found = core_algos.compute_grpo_outcome_advantage(**given, norm_adv_by_std_in_grpo=scaled)
         return found[0][:, 0]
@@ -167,16 +167,16 @@ FRAMEWORKS = {  # of each part: its kind, what makes the function, and how setti
 TITLES = {"trl": "TRL", "verl": "verl", "openrlhf": "OpenRLHF"}
 
 
-def on_batch(loss):
+def on_batch(loss, s):
     """A function for check(): calls `loss` once, or for each group where that is what is meant."""
 
-    def of_case(logp, old, ref, mask, truncated, group, token_advantages, weights, settings, max_new_tokens):  # fmt: skip  # noqa: E501
-        counts = mask * (1 - truncated[:, None]) if settings["mask_truncated"] else mask
-        by_group = settings["aggregation"] == "group_token_mean"
+    def of_case(logp, old, ref, mask, truncated, group, token_advantages, weights, max_new_tokens):
+        counts = mask * (1 - truncated[:, None]) if s["mask_truncated"] else mask
+        by_group = s["aggregation"] == "group_token_mean"
         names = sorted(set(group.tolist())) if by_group else [None]
         calls = [(group == name) if by_group else (group == group) for name in names]
         fields = logp, old, ref, counts, token_advantages, weights
-        parts = [loss(*(x[rows] for x in fields), settings, max_new_tokens) for rows in calls]
+        parts = [loss(*(x[rows] for x in fields), s, max_new_tokens) for rows in calls]
         return sum(parts) / len(parts)
 
     return of_case
@@ -188,14 +188,15 @@ def measure(module):
     rows = []
     for part, (make, way) in FRAMEWORKS[module].items():
         kind = part.split()[0].strip(",")
-        function = make() if kind == "advantages" else on_batch(make())
+        function = make()
         results, asked = [], defaultdict(int)
         for case in [c for c in data["cases"] if c["kind"] == kind]:
             if (name := way(case["settings"])) is None:
                 continue
             asked[name] += 1
             options = {"kind": kind, "cases": case["name"], "arrays": "torch"}
-            found, _ = check(function, **options, tolerance=AGREES)
+            asker = function if kind == "advantages" else on_batch(function, case["settings"])
+            found, _ = check(asker, **options, tolerance=AGREES)
             results += [result for result in found if result[0]["name"] == case["name"]]
         agree = [worst for _, right, worst, _, _ in results if right]
         row = {"framework": f"{TITLES[module]} {version(module)}", "what": part}
