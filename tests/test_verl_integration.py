@@ -31,8 +31,8 @@ with warnings.catch_warnings():
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
     from verl import DataProto
-    from verl.trainer.ppo.core_algos import get_policy_loss_fn
-    from verl.trainer.ppo.ray_trainer import compute_advantage
+    from verl.trainer.ppo.core_algos import FixedKLController, get_policy_loss_fn
+    from verl.trainer.ppo.ray_trainer import apply_kl_penalty, compute_advantage
     from verl.trainer.ppo.v1 import PPOTrainerSync, get_trainer_cls
     from verl.utils.config import omega_conf_to_dataclass
     from verl.utils.tensordict_utils import assign_non_tensor, get_tensordict
@@ -162,6 +162,20 @@ def test_only_tokens_that_count_in_the_loss_are_counted():
         assert got == pytest.approx([w * m for w, m in zip(expected[i], mask[i], strict=True)])
     # Every node that counts does so once: 0, 011 with its two ends, 010 and 1.
     assert float(data.batch["advantages"].sum()) == pytest.approx(6)
+
+
+def test_a_kl_penalty_in_the_reward_leaves_one_number_per_completion():
+    """So it is not refused: it is another outcome reward."""
+    rng = np.random.default_rng(2)
+    data, _ = make_data(rng, make_groups(rng), np.zeros(18))
+    data.batch["token_level_scores"] = data.batch.pop("token_level_rewards")
+    for name in ("old_log_probs", "ref_log_prob"):
+        data.batch[name] = torch.tensor(rng.uniform(-2, 0, data.batch["responses"].shape))
+    data, _ = apply_kl_penalty(data, FixedKLController(0.5))
+    compute_advantage(data, "grpo")
+    for row, mask in zip(data.batch["advantages"], data.batch["response_mask"], strict=True):
+        assert len(set(row[mask > 0].tolist())) == 1 and abs(row[0]) > 1e-3
+    integration._check(settings({"algorithm.use_kl_in_reward": True}))
 
 
 def test_a_batch_in_which_nothing_counts_is_left_alone():
