@@ -24,6 +24,13 @@ def test_the_page_shows_the_stored_table():
     assert frameworks.table([row for rows in STORED.values() for row in rows]) in PAGE
 
 
+def test_the_stored_table_is_of_these_vectors():
+    """verl is asked for every loss; where the number differs, frameworks.py has to run again."""
+    data = json.loads((ROOT / "vectors" / "grpo.json").read_text(encoding="utf-8"))
+    kinds = [case["kind"] for case in data["cases"]]
+    assert STORED["verl"][0]["cases"] == kinds.count("loss")
+
+
 def test_what_the_page_says_in_words():
     """Only KL terms without weights, and two NaN, are wrong; TRL's default is another KL term."""
     rows = {(module, row["what"]): row for module, rows in STORED.items() for row in rows}

@@ -25,7 +25,7 @@ sys.path.append(str(VECTORS))
 
 from check import BadCall, check, flat, verdict  # noqa: E402
 from make import text_of  # noqa: E402
-from making.grpo import FORMAT, VARIANTS, grpo  # noqa: E402
+from making.grpo import FORMAT, SETTINGS, VARIANTS, Right, grpo  # noqa: E402
 from making.llama import llama  # noqa: E402
 
 
@@ -67,6 +67,7 @@ def test_a_file_says_what_it_is_and_names_every_mistake() -> None:
     for name in ("grpo", "llama"):
         content = data(name)
         assert (content["format"], content["licence"]) == (FORMAT, "CC0-1.0")
+        assert all(text.isascii() for text in content["mistakes"].values())  # for any terminal
         names = [case["name"] for case in content["cases"]]
         assert len(set(names)) == len(names)
         assert {m for case in content["cases"] for m in case["wrong"]} == set(content["mistakes"])
@@ -133,6 +134,18 @@ def test_the_tree_by_its_definition() -> None:
                 for n, x in zip(path, row, strict=True):
                     of_nodes[n] += x if n >= 0 else 0.0
             assert of_nodes == pytest.approx(case["expected_of_nodes"], rel=1e-11, abs=1e-15)
+
+
+@pytest.mark.parametrize("update", ["mu_1", "mu_2"])
+def test_theorem_1_can_be_read_off_the_files(update: str) -> None:
+    """GRPO unclipped and the explicit process rewards: one loss, one derivative per node."""
+    cases = {case["name"]: case for case in data("grpo")["cases"]}
+    grpo_case, prm = (cases[f"{name}.{update}"] for name in ("grpo_unclipped", "prm"))
+    assert prm["expected"]["loss"] == pytest.approx(grpo_case["expected"]["loss"], rel=1e-12)
+    of_nodes = grpo_case["expected_of_nodes"]
+    assert prm["expected_of_nodes"] == pytest.approx(of_nodes, rel=1e-11, abs=1e-16)
+    of_tokens = flat(grpo_case["expected"]["gradient"])  # of single completions they differ
+    assert flat(prm["expected"]["gradient"]) != pytest.approx(of_tokens, rel=0.1)
 
 
 def test_all_four_sides_of_the_clip_range_are_met() -> None:
@@ -206,7 +219,7 @@ def test_a_loss_alone_is_differentiated() -> None:
 
 
 def test_the_package_itself_is_right() -> None:
-    """Not by construction: through lists and the public interface."""
+    """Through lists, as anybody's code is called."""
     import numpy as np
 
     import minigrpo as mg
@@ -236,8 +249,17 @@ def test_the_package_itself_is_right() -> None:
     def advantages(rewards, group, baseline, scale, ddof, std_eps):  # type: ignore
         return mg.advantages(np.array(rewards), np.array(group), baseline, scale, ddof, std_eps)
 
+    def loss(  # type: ignore
+        ids, mask, group, rewards, truncated, logp, old, ref, max_new_tokens, baseline, scale, ddof,
+        std_eps, aggregation, alpha, process_reward, clip_low, clip_high, beta, kl, mask_truncated,
+    ):  # fmt: skip
+        batch = ("ids", "mask", "group", "rewards", "truncated", "logp", "old", "ref")
+        given = locals()
+        b = {name: given[name] for name in (*batch, "max_new_tokens")}
+        return Right(b).loss({name: given[name] for name in SETTINGS})[:2]
+
     assert failures(step_rewards, "step_rewards") == failures(advantages, "advantages") == []
-    assert failures(weights, "weights") == []
+    assert failures(weights, "weights") == failures(loss, "loss") == []
 
 
 # -- planted mistakes ------------------------------------------------------------------------------

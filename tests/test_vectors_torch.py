@@ -46,7 +46,7 @@ def test_an_independent_program_agrees(kind: str, dtype: str, largest: float) ->
 
 
 TERM = "term = torch.minimum(term, torch.clamp(ratio, 1 - clip_low, 1 + clip_high) * a)"
-ALLOWED = "rotate(q), k, v, is_causal=True"
+ALLOWED = "rotate(q), k, v, allowed"
 PLANTED = {
     "ratio_of_sequence": [
         (
@@ -101,11 +101,8 @@ OF_MODEL = {
     "padding_attended": (
         "logits",
         [
-            (
-                "out = llama(parameters, config, ids[real])",
-                "first = int(real.int().argmax())\n"
-                "        out = llama(parameters, config, ids[: first + real.sum()])[first:]",
-            )
+            ("n = int(real.sum())", "n = int(real.nonzero().max()) + 1"),
+            ("ids[real], torch.arange(n), causal)", "ids[:n], torch.arange(n), causal)[real[:n]]"),
         ],
     ),
     "shift_by_one": ("logp", [("prompt_width - 1 : -1]", "prompt_width:]")]),
@@ -156,3 +153,20 @@ def test_a_mistake_planted_in_the_model_is_named(mistake: str) -> None:
     results, _ = check(oracle(*edits).FUNCTIONS[kind], kind, arrays="torch")
     found, unexplained = verdict(results)
     assert ([names for names, _ in found], unexplained) == ([[mistake]], 0)
+
+
+OF_TREES = {
+    "siblings_attended": ("depth, sees)", "depth, torch.ones_like(sees).tril())"),
+    "positions_by_node": ("depth, sees)", "torch.arange(len(tokens)), sees)"),
+}
+
+
+def test_attention_over_flattened_trees_is_right() -> None:
+    results, _ = check(oracle().logits_of_trees, "logits", arrays="torch")
+    assert results[0][2] < 1e-13
+
+
+@pytest.mark.parametrize("mistake", OF_TREES)
+def test_a_mistake_planted_in_tree_attention_is_named(mistake: str) -> None:
+    results, _ = check(oracle(OF_TREES[mistake]).logits_of_trees, "logits", arrays="torch")
+    assert verdict(results) == ([([mistake], 1)], 0)

@@ -155,8 +155,11 @@ def loss(
 # -- a Llama, every sequence alone -----------------------------------------------------------------
 
 
-def llama(parameters: dict[str, Tensor], config: dict[str, Any], tokens: Tensor) -> Tensor:
-    """The logits after every token.   (n,) -> (n,V)"""
+def llama(
+    parameters: dict[str, Tensor], config: dict[str, Any], tokens: Tensor,
+    positions: Tensor, allowed: Tensor,
+) -> Tensor:  # fmt: skip
+    """The logits after every token.   tokens, positions (n,), who sees whom (n,n) -> (n,V)"""
     n, e = len(tokens), config["head_dim"]
     dtype = parameters["model.norm.weight"].dtype
 
@@ -165,7 +168,7 @@ def llama(parameters: dict[str, Tensor], config: dict[str, Any], tokens: Tensor)
         return x * scale * parameters[f"model.{name}.weight"]
 
     frequency = config["rope_base"] ** (-torch.arange(0, e, 2, dtype=dtype) / e)
-    angle = torch.arange(n, dtype=dtype)[:, None] * frequency
+    angle = positions.to(dtype)[:, None] * frequency
     cos, sin = (torch.cat([f(angle)] * 2, dim=-1) for f in (torch.cos, torch.sin))
 
     def rotate(x: Tensor) -> Tensor:  # (heads,n,E)
@@ -182,7 +185,7 @@ def llama(parameters: dict[str, Tensor], config: dict[str, Any], tokens: Tensor)
         q, k, v = (linear(h, f"self_attn.{s}").view(n, -1, e).transpose(0, 1) for s in "qkv")
         repeats = config["n_heads"] // config["n_kv_heads"]
         k, v = (y.repeat_interleave(repeats, dim=0) for y in (rotate(k), v))
-        y = torch.nn.functional.scaled_dot_product_attention(rotate(q), k, v, is_causal=True)
+        y = torch.nn.functional.scaled_dot_product_attention(rotate(q), k, v, allowed)
         x = x + linear(y.transpose(0, 1).reshape(n, -1), "self_attn.o")
         h = norm(x, f"layers.{i}.post_attention_layernorm")
         h = torch.nn.functional.silu(linear(h, "mlp.gate")) * linear(h, "mlp.up")
@@ -196,9 +199,34 @@ def logits(
     """-> (B,S,V), 0 in the padding"""
     rows = []
     for ids, real in zip(input_ids, attention_mask.bool(), strict=True):
-        out = llama(parameters, config, ids[real])
+        n = int(real.sum())
+        causal = torch.ones(n, n, dtype=torch.bool).tril()
+        out = llama(parameters, config, ids[real], torch.arange(n), causal)
         rows.append(out.new_zeros(len(ids), out.shape[1]).masked_scatter(real[:, None], out))
     return torch.stack(rows)
+
+
+def logits_of_trees(
+    parameters: dict[str, Tensor], config: dict[str, Any], prompts: list, completions: list,
+    group: Tensor, input_ids: Tensor, attention_mask: Tensor,
+) -> Tensor:  # fmt: skip
+    """The same, from one sequence per group: its prompt and every prefix once, as tree attention
+    does it.   A token sees its own prefix, and its position is its depth.
+    """
+    out = torch.zeros(*input_ids.shape, config["vocab_size"], dtype=torch.float64)
+    for g in group.unique().tolist():
+        rows = [i for i, of in enumerate(group.tolist()) if of == g]
+        texts = {i: tuple(prompts[i] + completions[i]) for i in rows}
+        prefixes = sorted({text[: t + 1] for text in texts.values() for t in range(len(text))})
+        place = {prefix: n for n, prefix in enumerate(prefixes)}
+        depth = torch.tensor([len(prefix) - 1 for prefix in prefixes])
+        sees = torch.tensor([[a == b[: len(a)] for a in prefixes] for b in prefixes])
+        tokens = torch.tensor([prefix[-1] for prefix in prefixes])
+        found = llama(parameters, config, tokens, depth, sees)
+        for i, text in texts.items():
+            path = [place[text[: t + 1]] for t in range(len(text))]
+            out[i, attention_mask[i].bool()] = found[path].double()
+    return out
 
 
 def logp(logits: Tensor, ids: Tensor, prompt_width: int, temperature: float) -> Tensor:

@@ -50,7 +50,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "grpo_k2": CLIP | {"beta": 0.1, "kl": "k2"},
     "grpo_k3": CLIP | {"beta": 0.1, "kl": "k3"},
     "batch_std": CLIP | {"scale": "batch_std"},
-    "prm": {"process_reward": "tree", "beta": 0.04},
+    "grpo_unclipped": {"beta": 0.04},
+    "prm": {"process_reward": "tree", "beta": 0.04},  # equal to it: Theorem 1
 }
 
 # -- batches ---------------------------------------------------------------------------------------

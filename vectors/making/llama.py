@@ -48,9 +48,9 @@ CASES = {  # temperature and settings
 EMBEDDING = "model.embed_tokens.weight"
 OF_LOGITS = {
     "rope_interleaved": "neighbours 2j, 2j+1 are rotated together instead of j, j + head_dim/2",
-    "heads_tiled": "query head h uses key/value head h mod K instead of h·K // H",
+    "heads_tiled": "query head h uses key/value head h mod K instead of h*K // H",
     "norm_eps_missing": "norm_eps is not added to the mean square",
-    "attention_scale_missing": "scores are not divided by √head_dim",
+    "attention_scale_missing": "scores are not divided by sqrt(head_dim)",
     "attention_not_causal": "a token attends to later tokens",
     "padding_attended": "tokens attend to the padding to the left of the prompt",
     "gate_and_up_swapped": "silu is applied to the up projection instead of the gate",
