@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OUT = {".venv", ".venv-trl", "build", "dist", "demo", "book", "data", "wrong_answers"}
+OUT = {".venv", ".venv-trl", ".venv-verl", "build", "dist", "demo", "book", "data", "wrong_answers"}
 MADE = {f"../../{name}.html" for name in ("explorer", "walk", "slides/index")}  # with the book
 NOT_CHECKED = ["CHANGELOG.md", "tests/test_documents.py"]  # they may name what is not there
 

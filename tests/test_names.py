@@ -351,7 +351,7 @@ def test_what_is_imported_from_elsewhere():
     """
     for file in FILES:
         others = (
-            {"torch", "trl", "transformers", "accelerate"}
+            {"torch", "trl", "transformers", "accelerate", "verl", "omegaconf"}
             if file.parent.name == "integrations"
             else set()
         )
@@ -388,11 +388,13 @@ def test_importing_the_package_is_quick():
     assert done.stdout == "\n"
 
 
-def test_an_integration_without_its_library_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "trl", None)
-    monkeypatch.delitem(sys.modules, "minigrpo.integrations.trl", raising=False)
-    with pytest.raises(ImportError, match=r'needs TRL \(.*\): pip install "minigrpo\[trl\]"'):
-        importlib.import_module("minigrpo.integrations.trl")
+@pytest.mark.parametrize(("module", "title"), [("trl", "TRL"), ("verl", "verl")])
+def test_an_integration_without_its_library_says_what_to_install(module, title, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, f"minigrpo.integrations.{module}", raising=False)
+    wanted = rf'needs {title} \(.*\): pip install "minigrpo\[{module}\]"'
+    with pytest.raises(ImportError, match=wanted):
+        importlib.import_module(f"minigrpo.integrations.{module}")
 
 
 # -- house rules -----------------------------------------------------------------------------------
@@ -427,7 +429,7 @@ def test_the_package_is_light():
     examples = sum(map(lines_of_examples, textbook))
     assert lines(textbook) - examples <= 1500
     assert lines(textbook) <= 1540
-    assert lines(FILES) <= 20_600
+    assert lines(FILES) <= 20_720
 
 
 @pytest.mark.parametrize("file", FILES, ids=identity)

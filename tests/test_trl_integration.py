@@ -294,3 +294,15 @@ def test_untested_versions_are_refused(version: str, monkeypatch: pytest.MonkeyP
         importlib.reload(integration)
     monkeypatch.undo()
     assert LambdaGRPOTrainer.__name__ in vars(integration)
+
+
+def test_a_trainer_that_another_library_put_in_its_place_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As unsloth does, whose own loss would be minimised in place of TRL's."""
+    own = type("UnslothGRPOTrainer", (GRPOTrainer,), {"__module__": "UnslothGRPOTrainer"})
+    monkeypatch.setattr(trl, "GRPOTrainer", own)
+    with pytest.raises(ImportError, match=r"replaced by one of UnslothGRPOTrainer, whose loss"):
+        importlib.reload(integration)
+    monkeypatch.undo()
+    importlib.reload(integration)

@@ -1,1 +1,1 @@
-"""λ-GRPO inside other people's training libraries; `trl.py` needs `pip install "minigrpo[trl]"`."""
+"""λ-GRPO inside other people's training libraries: `trl.py`, `verl.py` and a page on others."""

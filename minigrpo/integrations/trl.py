@@ -43,6 +43,9 @@ except ImportError as error:
 if ".".join(trl.__version__.split(".")[:2]) not in TESTED:
     versions = f"{' and '.join(TESTED)}, but {trl.__version__} is installed"
     raise ImportError(f"minigrpo.integrations.trl is tested with TRL {versions}: {INSTALL}")
+if GRPOTrainer.__module__ != "trl.trainer.grpo_trainer":  # unsloth's has a loss of its own
+    why = f"trl.GRPOTrainer has been replaced by one of {GRPOTrainer.__module__}"
+    raise ImportError(f"{why}, whose loss takes no weights: train without it")
 
 
 class LambdaGRPOTrainer(GRPOTrainer):
