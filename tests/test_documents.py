@@ -132,3 +132,29 @@ def test_a_name_of_an_older_layout_is_found():
     assert unknown_modules("minigrpo.plan, minigrpo.engine.plan and minigrpo.tree.PrefixTree") == {
         "minigrpo.plan"
     }
+
+
+def torn_rows(text):
+    """The rows of tables that have more or fewer cells than the head: | in |λ| ends one."""
+    lines, torn = re.sub(r"```.*?```", "", text, flags=re.DOTALL).split("\n"), []
+    cells = [len(re.findall(r"(?<!\\)\|", line)) for line in lines]
+    for i, line in enumerate(lines[1:], 1):
+        if re.fullmatch(r"\s*\|?(\s*:?-+:?\s*\|)+(\s*:?-+:?\s*)?", line) and "|" in lines[i - 1]:
+            rows = [i - 1]
+            while rows[-1] + 1 < len(lines) and lines[rows[-1] + 1].lstrip().startswith("|"):
+                rows.append(rows[-1] + 1)
+            torn += [lines[row] for row in rows if cells[row] != cells[i]]
+    return torn
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_tables(name):
+    assert not torn_rows(text_of(name))
+
+
+def test_a_torn_row_is_found():
+    head = "| a | b |\n| :-- | --: |\n"
+    assert not torn_rows(f"{head}| \\|λ\\| | 2 |\n\n| 3 |")
+    assert torn_rows(f"{head}| 1 | 2 |\n| |λ| | 2 |") == ["| |λ| | 2 |"]
+    assert torn_rows(f"{head}| `|λ|` | 2 |") == ["| `|λ|` | 2 |"]  # also in code
+    assert torn_rows("| a |\n|---|---|\n| 1 | 2 |") == ["| a |"]
