@@ -17,7 +17,7 @@ pytest.importorskip("torch", reason='needs PyTorch: pip install -e ".[test,trl]"
 import torch
 import trl
 from helpers import rollouts_of, tiny_model
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 from trl_setup import (
     EOS,
     GROUPS,
@@ -257,6 +257,7 @@ def test_eval_has_its_own_group_size(tmp_path: Path) -> None:
         ({"importance_sampling_level": "sequence"}, "take importance_sampling_level='token'"),
         ({"entropy_coef": 0.1}, "leave entropy_coef at 0"),
         ({"use_adaptive_entropy": True}, "use_adaptive_entropy off"),
+        ({"off_policy_mask_threshold": 0.1}, "drops completions that .* has counted: leave it out"),
         ({"alpha": -1}, "alpha is -1: it must be a finite number, at least 0"),
     ],
 )
@@ -266,6 +267,23 @@ def test_what_is_not_meant_is_refused(settings: dict, sentence: str, tmp_path: P
     assert "\n" not in str(caught.value)
     if "alpha" not in settings:
         make_trainer(tmp_path, alpha=0.0, **settings)  # as GRPOTrainer takes it
+
+
+@pytest.mark.parametrize("level", ["sequence", "token"])
+@pytest.mark.parametrize("way", ["mask", "truncate"])
+def test_importance_weights_of_whole_completions_are_refused(
+    level: str, way: str, tmp_path: Path
+) -> None:
+    """Two completions that share a step have a weight each; "sequence_mask" is TRL's default."""
+    mode = f"{level}_{way}"
+    args = GRPOConfig(str(tmp_path), use_cpu=True, vllm_importance_sampling_mode=mode)
+    integration._check(args)  # without vLLM it is not read
+    args.use_vllm = True
+    if level == "sequence":
+        with pytest.raises(ValueError, match="take vllm_importance_sampling_mode='token_truncate'"):
+            integration._check(args)
+        args.vllm_importance_sampling_correction = False
+    integration._check(args)
 
 
 def test_a_trl_that_writes_its_kl_term_otherwise_is_noticed(

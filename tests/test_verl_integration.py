@@ -364,6 +364,7 @@ def test_with_other_modes_they_do_not(mode):
         (f"{ACTOR}.entropy_coeff", 0.1, "counts a shared step .* times: take 0"),
         ("algorithm.rollout_correction.rollout_is", "sequence", "differs within a step: take tok"),
         ("distillation.enabled", True, "counts a shared step .* times: take False"),
+        ("actor_rollout_ref.model.mtp.enable_train", True, "counts a shared step .* times: take"),
     ],
 )
 def test_what_is_not_meant_is_refused(path, value, sentence):

@@ -5,10 +5,9 @@
 
 A weight is positive, so it commutes with clipping, dual clip included, and it is enough to multiply
 the advantages.  `_compute_advantage` has those of whole groups; an estimator of `register_adv_est`
-sees no responses.  |λ| counts the members whose token counts in the loss; results of tools are part
-of a prefix.  A KL penalty in the reward is part of the completion's one reward; the KL term of the
-loss is refused, since no weight reaches the workers that add it.  This was run on a CPU, from
-verl's advantages to verl's loss, not with vLLM and a model on GPUs.
+sees no responses.  |λ| counts members whose token counts in the loss; results of tools are part of
+a prefix.  A KL penalty in the reward is part of the one reward; the KL term of the loss is refused,
+since no weight reaches it.  Run on a CPU, from advantages to loss, not with vLLM and GPUs.
 """
 
 from __future__ import annotations
@@ -114,6 +113,7 @@ def _check(config: Any) -> None:
         (f"{actor}.use_kl_loss", (False,), "adds a KL term that no weight reaches"),
         (f"{actor}.entropy_coeff", (0,), counted),
         ("distillation.enabled", (False, None), counted),
+        ("actor_rollout_ref.model.mtp.enable_train", (False, None), counted),
     ):
         if (value := OmegaConf.select(config, path)) not in choices:
             raise ValueError(f"{path}={value} {why}: take {' or '.join(map(str, choices))}")
