@@ -257,7 +257,6 @@ def test_eval_has_its_own_group_size(tmp_path: Path) -> None:
         ({"importance_sampling_level": "sequence"}, "take importance_sampling_level='token'"),
         ({"entropy_coef": 0.1}, "leave entropy_coef at 0"),
         ({"use_adaptive_entropy": True}, "use_adaptive_entropy off"),
-        ({"off_policy_mask_threshold": 0.1}, "drops completions that .* has counted: leave it out"),
         ({"alpha": -1}, "alpha is -1: it must be a finite number, at least 0"),
     ],
 )

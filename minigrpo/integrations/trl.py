@@ -145,12 +145,10 @@ def _check(args: GRPOConfig) -> None:
     whole = "ratios of whole completions differ within a process step: take"
     corrected = args.use_vllm and args.vllm_importance_sampling_correction
     mode = args.vllm_importance_sampling_mode if corrected else "token"
-    drops = args.off_policy_mask_threshold is not None
     bonus = "an entropy bonus counts a shared step |λ| times: leave"
     for wrong, why in (
         (args.importance_sampling_level != "token", f"{whole} importance_sampling_level='token'"),
         (mode[:5] != "token", f"{whole} vllm_importance_sampling_mode='token_truncate'"),
-        (drops, "off_policy_mask_threshold drops completions that |λ| has counted: leave it out"),
         (args.entropy_coef, f"{bonus} entropy_coef at 0"),
         (args.use_adaptive_entropy, f"{bonus} use_adaptive_entropy off"),
     ):
