@@ -356,6 +356,11 @@ def test_prompts_that_are_not_known_are_not_counted():
     assert ratio(prompt=chat) == (4 + 4) / (3 + 2)
     ids = [{"prompt": [7, 8], "completion": [1, i], "reward": i} for i in range(2)]
     assert numbers(*read_groups(lines(ids)))["tokens_over_distinct_with_prompts"] == 8 / 5
+    known = [{"prompt": "a b", "completions": ["x y", "x z"], "rewards": [1, 0]}]
+    unknown = [{"completions": ["p q", "p r", "s"], "rewards": [1, 0, 0]}]
+    both = numbers(*read_groups(lines(known + unknown)))  # no ratio of other groups than the rest
+    assert both["tokens_over_distinct"] == 9 / 7
+    assert both["tokens_over_distinct_with_prompts"] is None
     ids = [row | {"prompt": "text"} for row in ids]
     assert numbers(*read_groups(lines(ids)))["tokens_over_distinct_with_prompts"] is None
 

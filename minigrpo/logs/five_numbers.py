@@ -8,7 +8,8 @@ cosine                 Σ u·v / √(Σ u² · Σ v²) over nodes
 shared_push            Σ |u| over nodes with |λ| > 1, over Σ |u| of all nodes; the same of v
 held_back              of completions with aᵢ > 0, the share that passes a node with |λ| > 1 and
                        u < 0; …_chance: the mean of it over rewards permuted within each group
-tokens_over_distinct   Σ|yᵢ| / nodes; …_with_prompts: with the prompt k times above, once below
+tokens_over_distinct   Σ|yᵢ| / nodes; …_with_prompts: with the prompt k times above, once below, if
+                       the prompts of all groups are known
 
 They assume the form of the paper: a token mean over the group, the std of a sample, one update of
 each batch, no KL term, and that every logged completion counts.  The cosine takes the gradients of
@@ -39,7 +40,7 @@ def group_sums(group: Group, rng: np.random.Generator) -> Counter[str]:
     tokens = int(tree.lengths.sum())
     out: Counter[str] = Counter(groups=1, completions=k, tokens=tokens, nodes=tree.n_nodes)
     if (prompt := group.prompt_length) is not None:
-        out.update(all_tokens=tokens + k * prompt, all_nodes=tree.n_nodes + prompt)
+        out.update(prompts=1, all_tokens=tokens + k * prompt, all_nodes=tree.n_nodes + prompt)
     if group.rewards is None:
         return out
     a = advantages(group.rewards, np.zeros(k, dtype=np.int64))
@@ -83,6 +84,7 @@ def ratios(s: Counter[str]) -> dict[str, Any]:
     def share(above: str, below: str) -> float | None:
         return float(s[above] / s[below]) if s[below] else None
 
+    with_prompts = share("all_tokens", "all_nodes") if s["prompts"] == s["groups"] else None
     return {
         "groups": s["groups"],
         "groups_with_rewards": s["rewarded"],
@@ -94,7 +96,7 @@ def ratios(s: Counter[str]) -> dict[str, Any]:
         "held_back": share("held", "good"),
         "held_back_chance": share("held_by_chance", "good"),
         "tokens_over_distinct": share("tokens", "nodes"),
-        "tokens_over_distinct_with_prompts": share("all_tokens", "all_nodes"),
+        "tokens_over_distinct_with_prompts": with_prompts,
     }
 
 
