@@ -594,7 +594,7 @@ def test_what_is_said_in_words_about_the_map_and_ordinary_tasks():
     rare = [row["low"] > 0 for row in cells if row["start"] == 0.01562 and row["r_neg"] == -1.0]
     assert (sum(rare), len(rare)) == (11, 12)
     for document in ("06_the_flaw_and_the_fix.ipynb", "README.md", "slides/handout.md"):
-        assert "at rates" in text_of(f"tutorials/{document}")
+        assert "at rates neither small nor large" in text_of(f"tutorials/{document}")
         assert "at most rates" not in text_of(f"tutorials/{document}")
     rows = [row for row in table("learning.json") if row["task"] == "countdown"]
     ends = {(row["arm"], row["learning_rate"], row["beta"]): row for row in rows}
