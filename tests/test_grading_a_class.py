@@ -71,15 +71,14 @@ def test_a_missing_chapter_counts_nothing_and_ends_nothing(run, tmp_path):
 
 
 def test_a_file_that_may_not_be_read_ends_nothing(run, tmp_path, monkeypatch):
-    folder = copied(tmp_path, "ch01", "ch02")
-    read = Path.read_bytes
+    folder, copy = copied(tmp_path, "ch01", "ch02"), shutil.copyfile
 
-    def refused(path):
+    def refused(path, to):
         if path.name == "ch01.py":
             raise PermissionError(13, "Permission denied", str(path))
-        return read(path)
+        return copy(path, to)
 
-    monkeypatch.setattr(Path, "read_bytes", refused)
+    monkeypatch.setattr(shutil, "copyfile", refused)
     found = report_on(run, "all", folder)
     assert found["points"] == 5
     assert "Permission denied" in found["troubles"][0]
@@ -281,6 +280,8 @@ def test_an_interruption_loses_no_row(grade, handed_in, asked):
         ("gone", "gone"),
         ("empty", "empty holds no folders: give one that holds a folder per student"),
         ("class --csv other.csv", "other.csv is another table: give --csv a name that is free"),
+        ("class --csv binary.csv", "binary.csv is another table: give --csv a name that is free"),
+        ("class --csv nul.csv", "nul.csv is another table: give --csv a name that is free"),
         ("class --csv gone/grades.csv", "gone/grades.csv"),
         ("class --seconds -1", "nothing could be checked: minigrpo check: argument --seconds"),
     ],
@@ -290,6 +291,8 @@ def test_bad_input_is_one_line(arguments, words, grade, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     copied(tmp_path / "class/Ada", "ch01")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "binary.csv").write_bytes(b"\x89PNG\xff")
+    (tmp_path / "nul.csv").write_text("a\0b\n1,2\n" + "x" * 200_000)
     code, out = grade(*arguments.split())
     assert (out, code.count("\n")) == ("", 0)
     assert words in code
@@ -359,10 +362,29 @@ def test_folders_a_thousand_deep_in_what_is_handed_in(grade, tmp_path, monkeypat
 def test_a_damaged_row_is_made_anew(grade, handed_in, asked):
     (handed_in / "Bob_12_file").rename(handed_in / "Bob")
     assert grade(handed_in)[0] is None
-    text = Path("grades.csv").read_text(encoding="utf-8").replace("Ada,", "Ada\n", 1)
-    Path("grades.csv").write_text(text, encoding="utf-8")
-    assert grade(handed_in)[0] is None
-    assert asked[6:] == ["Ada"]
+    whole = Path("grades.csv").read_text(encoding="utf-8")
+    for damage in ("Ada\n", "Ada," + 99 * ","):  # too few cells, too many
+        Path("grades.csv").write_text(whole.replace("Ada,", damage, 1), encoding="utf-8")
+        del asked[:]
+        assert grade(handed_in)[0] is None
+        assert asked == ["Ada"]
+
+
+def test_a_file_that_cannot_be_read_ends_nothing(grade, tmp_path, monkeypatch, asked):
+    """It is told in the row; here, where files are hashed, it must not end the others."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("Ada", "Eve"):
+        copied(tmp_path / f"class/{name}", "ch01")
+    read = Path.read_bytes
+
+    def refused(path):
+        if "Eve" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    assert grade("class")[0] is None
+    assert sorted(asked) == ["Ada", "Eve"]
 
 
 def test_an_answer_reads_no_grades(grade, tmp_path, monkeypatch):

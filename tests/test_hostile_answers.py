@@ -11,13 +11,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from minigrpo.course import isolation, landlock, runner
+from minigrpo.course import isolation, landlock, runner, student
 from minigrpo.course.isolation import Desk, Limits
 from minigrpo.course.runner import RIGHT, WRONG, Verdict, checked
 
@@ -138,6 +140,46 @@ ENDING = {
     "texts": (
         function("return [str(x) for x in logits]"),
         "expected numbers",
+    ),
+    "texts as objects": (
+        function("return np.array([str(x) for x in logits], dtype=object)"),
+        "expected numbers",
+    ),
+    "texts in objects": (
+        function("return [np.array(str(x), dtype=object) for x in logits]"),
+        "expected numbers",
+    ),
+    "complex numbers as objects": (
+        function("return np.array([complex(x) for x in logits], dtype=object)"),
+        "expected numbers",
+    ),
+    "lowers its priority": (
+        function("import os; os.setpriority(os.PRIO_PROCESS, 0, 19)"),
+        "has no attribute 'setpriority'",
+    ),
+    "lowers its priority by the module below": (
+        function("import posix; posix.setpriority(posix.PRIO_PROCESS, 0, 19)"),
+        "has no attribute 'setpriority'",
+    ),
+    "keeps a core": (
+        function("import os; os.sched_setaffinity(0, {0})"),
+        "has no attribute 'sched_setaffinity'",
+    ),
+    "sets the clock": (
+        function("import time; time.clock_settime"),
+        "has no attribute 'clock_settime'",
+    ),
+    "forks by the module below": (
+        function("import _posixsubprocess; _posixsubprocess.fork_exec"),
+        "has no attribute 'fork_exec'",
+    ),
+    "an interpreter without a hook": (
+        function("import _xxsubinterpreters"),
+        "may not import _xxsubinterpreters",
+    ),
+    "reads what is at home": (
+        function(f"return open({str(Path.home() / '.netrc')!r})"),
+        "may not read this file",
     ),
     "forges messages on all files": (
         FRAME
@@ -367,7 +409,11 @@ ENDING = {
     ),
     "connects": (
         function("import socket; socket.create_connection(('127.0.0.1', 9), 1)"),
-        "may not call socket.__new__",
+        "may not call socket.getaddrinfo",
+    ),
+    "asks for the address of a name": (
+        function("import socket; socket.gethostbyname('localhost')"),
+        "may not call socket.gethostbyname",
     ),
     "sends": (
         function("import socket", "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)")
@@ -491,8 +537,8 @@ STOLEN = [
 KERNEL = {  # past the hook, stopped by Linux
     "reads by a folder": function(
         "import os",
-        f"folder = os.open({str(ROOT)!r}, 0)",
-        "text = open(os.open('tutorials/solutions/ch01.py', 0, dir_fd=folder)).read()",
+        "folder = os.open('/', 0)",
+        f"text = open(os.open({str(SOLUTION)[1:]!r}, 0, dir_fd=folder)).read()",
         *STOLEN,
     ),
     "reads by another library": function(
@@ -507,9 +553,9 @@ KERNEL = {  # past the hook, stopped by Linux
         + function(f"text = open({str(SOLUTION)!r}).read()", *STOLEN)
     ),
     "empties the lists of the hook": (
-        "import __main__, os, subprocess\n__main__.PROCESSES.clear()\n__main__.CHANGES.clear()\n"
+        "import __main__, os\n__main__.PROCESSES.clear()\n__main__.CHANGES.clear()\n"
         "__main__.WRITING = 0\n"
-        + function(f"text = subprocess.check_output(['cat', {str(SOLUTION)!r}])", *STOLEN)
+        + function(f"os.posix_spawn('/bin/cat', ['cat', {str(SOLUTION)!r}], {{}})", "text = ''")
     ),
     "writes by a folder": function(
         "import os",
@@ -545,6 +591,8 @@ NEVER_ENDING = {
     ),
     "catches everything": function("while True:", "    try: 1 / 0", "    except: pass"),
     "loops in C": function("return sum(iter(int, 1))"),
+    "takes long to read": f"x{chr(0x301) * 60_000}{chr(0x323) * 60_000} = 1" + ZEROS,
+    "imports without end": f"import {'a.' * 200_000}a" + ZEROS,
     "loops in its own type": (
         "class Loops:\n    def __array__(self, *_, **__):\n        while True: pass\n"
         + function("return Loops()")
@@ -713,22 +761,137 @@ def test_a_group_of_any_size_is_looked_at(n):
     assert f"expected 3 to 16 completions, got {n}" in found.message.lower()
 
 
-@pytest.mark.parametrize("line", ["# coding: punycode", "#!/bin/x\n# -*- coding: idna -*-"])
-def test_an_encoding_that_takes_minutes_is_noted_instead(line, tmp_path):
+def test_an_encoding_that_takes_minutes(desk, tmp_path):
     """Python's punycode takes quadratic time."""
     file = tmp_path / "ch01.py"
-    file.write_text(f"{line}\nxxx-{'a' * 500_000}")
-    (note,) = runner.imports_of_ours(file)
-    assert note.startswith(f"is written in {line.split('coding: ')[1].split()[0]}, ")
-    file.write_text("# -*- coding: latin-1 -*-\nimport minigrpo\n")
-    assert runner.imports_of_ours(file) == ("imports minigrpo (line 2)",)
+    file.write_text(f"#!/bin/x\n# -*- coding: punycode -*-\nxxx-{'a' * 500_000}")
+    with (
+        Desk(Limits(ENDLESS)) as hurried,
+        pytest.raises(ValueError, match=f"none within {ENDLESS:g} seconds"),
+    ):
+        checked(hurried, "ch01", file, 1)
+
+
+@pytest.fixture
+def stolen(tmp_path):
+    """An answer with the code of the package's file, whatever it does with it."""
+    file = tmp_path / "ch01.py"
+    source = Path(isolation.__file__).parents[1] / "objectives.py"
+    file.write_text(f"text = open({str(source)!r}).read()\n{SOLUTION.read_text()}")
+    return file
+
+
+def test_what_reads_the_package_is_noted(stolen, desk):
+    note = str(Path("minigrpo/objectives.py"))
+    (found,) = checked(desk, "ch01", stolen, 1)
+    assert (found.state, found.notes) == (RIGHT, (f"reads {note}",))
+    (found,) = checked(desk, "ch01", stolen, 1, strict=True)
+    assert found.state == WRONG
+
+
+def test_what_fails_is_no_note(desk, tmp_path):
+    """Python reads the files that an error passes through, in order to quote them."""
+    file = tmp_path / "ch01.py"
+    lines = "import traceback", "try: 1 / 0", "except ZeroDivisionError: traceback.print_exc()"
+    file.write_text(function(*lines, "return np.zeros(3)[logits.tolist()]"))
+    (found,) = checked(desk, "ch01", file, 1)
+    assert (found.state, found.notes) == (WRONG, ())
+
+
+def test_a_note_that_is_erased_is_there(desk, tmp_path):
+    """What a file imports is told before any of its code runs."""
+    file, text = tmp_path / "ch01.py", SOLUTION.read_text()
+    file.write_text(
+        "import gc, minigrpo\nfor x in gc.get_objects():\n"
+        "    if type(x) is list and x and str(x[0]).startswith('imports minigrpo'): x.clear()\n"
+        + text
+    )
+    (found,) = checked(desk, "ch01", file, 1)
+    assert found.notes == ("imports minigrpo (line 1)",)
+
+
+@pytest.mark.skipif(landlock.version_of_kernel() < 1, reason="the kernel has no Landlock")
+def test_the_home_folder_is_closed_by_the_kernel(monkeypatch, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "key").write_text("secret")
+    monkeypatch.setenv("HOME", str(home))
+    key = str(home / "key")[1:]
+    lines = "folder = os.open('/', 0)", f"raise ValueError(os.open({key!r}, 0, dir_fd=folder))"
+    (tmp_path / "one").mkdir()
+    with Desk(Limits(ENDS, memory=1 << 29)) as desk:
+        found = verdict_on("import os\n" + function(*lines), desk, tmp_path / "one")
+    assert "Permission denied" in found.message
+
+
+def test_libraries_are_read_wherever_they_are(monkeypatch, tmp_path):
+    """Python itself may lie in the home folder."""
+    monkeypatch.setenv("HOME", os.path.commonpath([sys.prefix, sys.base_prefix, np.__file__]))
+    if os.environ["HOME"] == os.sep:
+        monkeypatch.setenv("HOME", sys.prefix)
+    shutil.copy(SOLUTION, tmp_path)
+    text = (tmp_path / "ch01.py").read_text()
+    (tmp_path / "ch01.py").write_text(f"import matplotlib.pyplot, sqlite3, xml.dom\n{text}")
+    with Desk(Limits(ENDS)) as desk:
+        (found,) = checked(desk, "ch01", tmp_path / "ch01.py", 1)
+    assert found.state == RIGHT, found.message
+
+
+def solution_of_chapter_8():
+    space = {}
+    exec(Path(SOLUTION.parent, "ch08.py").read_text(encoding="utf-8"), space)
+    return space["blockwise_logp"]
+
+
+@pytest.mark.parametrize("trick", ["returns early", "stops the measurement", "starts it again"])
+def test_a_measurement_of_memory_is_of_the_answer(trick):
+    answer = solution_of_chapter_8()
+
+    def whole(hidden, head, token, block):
+        return answer(hidden, head, token, len(head))
+
+    def tricky(*arguments):
+        if trick == "returns early" and tracemalloc.is_tracing():
+            return np.zeros(len(arguments[0]))
+        if trick != "returns early":
+            tracemalloc.stop()
+        found = whole(*arguments)
+        if trick == "starts it again":
+            tracemalloc.start()
+        return found
+
+    (task,) = (t for t in runner.tasks_of("ch08") if t.function == answer.__name__)
+    assert runner.verdict("", task, SimpleNamespace(blockwise_logp=answer)).state == RIGHT
+    found = runner.verdict("", task, SimpleNamespace(blockwise_logp=tricky))
+    tracemalloc.stop()
+    assert found.state == WRONG
+
+
+def test_texts_and_complex_numbers_are_no_weights():
+    solutions = {}
+    exec(Path(SOLUTION.parent, "ch06.py").read_text(encoding="utf-8"), solutions)
+    placebo, down = runner.tasks_of("ch06")[3:]
+
+    def as_texts(*arguments):
+        return [row.astype(str) for row in solutions[placebo.function](*arguments)]
+
+    def complex_down(*arguments):
+        *rows, listed = solutions[down.function](*arguments)
+        return *rows, [complex(i) for i in listed]
+
+    for task, wrong in ((placebo, as_texts), (down, complex_down)):
+        right = {task.function: solutions[task.function]}
+        assert runner.verdict("", task, SimpleNamespace(**right)).state == RIGHT
+        assert runner.verdict("", task, SimpleNamespace(**{task.function: wrong})).state == WRONG
 
 
 def test_notes_are_few_and_short(tmp_path):
     file = tmp_path / "ch01.py"
     file.write_text(f"import minigrpo.{'a' * 10_000}\n" * 90)
-    notes = runner.imports_of_ours(file)
+    notes = student.imports_of_ours(file)
     assert len(notes) == 20 and max(map(len, notes)) < 150
+    file.write_text("# -*- coding: latin-1 -*-\nimport minigrpo\n")
+    assert student.imports_of_ours(file) == ["imports minigrpo (line 2)"]
 
 
 def test_a_message_does_not_steer_the_terminal():

@@ -59,10 +59,14 @@ def grade(
         raise ValueError(f"{folder} holds no folders: give one that holds a folder per student")
     known: dict[str, Row] = {}
     if table.exists():
-        lines = csv.DictReader(io.StringIO(table.read_bytes().decode(), newline=""))
-        if lines.fieldnames != COLUMNS:
+        try:
+            lines = csv.DictReader(io.StringIO(table.read_bytes().decode(), newline=""))
+            found = list(lines) if lines.fieldnames == COLUMNS else None
+        except (csv.Error, UnicodeDecodeError):
+            found = None
+        if found is None:
             raise ValueError(f"{table} is another table: give --csv a name that is free")
-        whole = [row for row in lines if None not in row.values()]
+        whole = [row for row in found if None not in (*row, *row.values())]
         rows_there = [row for row in whole if not row["troubles"].startswith(UNCHECKED)]
         known = {row["files"]: row for row in rows_there}
     if reports:
@@ -100,7 +104,9 @@ def _digest(student: Path, flags: Sequence[str]) -> str:
     digest = hashlib.sha256(repr([student.name, *flags]).encode())
     checks = sorted(Path(runner.__file__).parent.glob("*.py"))
     for file in [*checks, *runner.python_files(student)]:
-        text = file.read_bytes() if file.stat().st_size <= LARGEST_SOURCE else b""
+        text = b""
+        with suppress(OSError):  # what cannot be read is told in the row
+            text = file.read_bytes() if file.stat().st_size <= LARGEST_SOURCE else b""
         digest.update(repr([str(file), text]).encode())
     return digest.hexdigest()[:16]
 

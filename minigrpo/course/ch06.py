@@ -1,10 +1,13 @@
 """Checks of chapter 6: the package's tree, its weights and its advantages."""
 
+from operator import index
+
 import numpy as np
 
 from minigrpo.course.example_groups import Group, groups, late
 from minigrpo.course.grading import RTOL, Answer, is_list, shape_of, task, text, wrong
 from minigrpo.engine.lambda_weights import lambda_weights
+from minigrpo.system.user_code import as_numbers
 
 
 @task(
@@ -56,8 +59,10 @@ def _check_flawed_group(answer: Answer) -> None:
     try:
         if not 3 <= len(completions) <= 16:  # before a tree of thousands, of any length, is made
             raise wrong("", f"expected 3 to 16 completions, got {len(completions)}.")
-        completions = [[int(token) for token in completion] for completion in completions]
-        r = np.asarray(rewards, dtype=np.float64).reshape(len(completions))
+        if (longest := max(map(len, completions))) > 100:
+            raise wrong("", f"expected at most 100 tokens, got a completion of {longest}.")
+        completions = [[index(token) for token in completion] for completion in completions]
+        r = as_numbers(rewards).reshape(len(completions))
         group = Group(completions, r)
         tree = group.tree
     except (TypeError, ValueError) as error:

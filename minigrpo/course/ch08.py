@@ -179,9 +179,10 @@ def _check_blockwise_logp(answer: Answer) -> None:
     n, vocab, block = 64, 4096, 32
     hidden, head = rng.standard_normal((n, 4)), rng.standard_normal((vocab, 4))
     given = f"{n} rows, a vocabulary of {vocab} and blocks of {block}"
-    peak = answer.peak(given, hidden, head, rng.integers(vocab, size=n), block)
-    whole = 8 * n * vocab
-    if peak > whole / 2:
+    token, whole = rng.integers(vocab, size=n), 8 * n * vocab
+    got, peak = answer.peak(given, hidden, head, token, block)
+    answer.compare(given, got, _logp(hidden, head, token, vocab))
+    if not 4 * n <= peak <= whole / 2:
         problem = f"expected memory for {block} columns of logits at a time, got a peak of "
         problem += f"{peak / 2**20:.1f} MiB (all logits together: {whole / 2**20:.1f} MiB)."
         raise wrong(given, problem, "do not make or keep the logits of all blocks.")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from minigrpo.course.hints import COMMON_HINTS
-from minigrpo.system.user_code import Told, explain, peak
+from minigrpo.system.user_code import Told, as_numbers, explain, peak
 
 RTOL = 1e-5  # 84 roundings of float32: known mistakes move some number by much more
 
@@ -66,8 +66,8 @@ class Answer:
             raise wrong(given, "expected an answer, got None.", hint)
         return answer
 
-    def peak(self, given: str, *arguments: Any) -> int:
-        """The most bytes that the function held at once, above those before it was called."""
+    def peak(self, given: str, *arguments: Any) -> tuple[Any, int]:
+        """What the function returned, and the most bytes that it held at once."""
         measured = getattr(self.function, "peak", None) or partial(peak, self.function)
         return replace(self, function=measured).ask(given, *arguments)
 
@@ -202,7 +202,7 @@ def is_list(value: Any) -> bool:
 def shape_of(value: Any) -> tuple[int, ...] | None:
     """The shape of numbers; None for what is none."""
     try:
-        return np.asarray(value, dtype=np.float64).shape
+        return as_numbers(value).shape
     except (TypeError, ValueError):
         return None
 
@@ -257,6 +257,8 @@ def advice(error: BaseException) -> str:
         return "something that you divide by can be 0: is there an empty completion, say?"
     if isinstance(error, IndexError):
         return "an index runs past the end: is something empty, or shorter than you expect?"
+    if isinstance(error, PermissionError) and "an answer may not" in str(error):
+        return "an answer needs NumPy alone: no processes, no network, no files elsewhere."
     if isinstance(error, TypeError) and "positional argument" in str(error):
         return "keep the arguments of the stub, in their order."
     return ""
@@ -287,9 +289,7 @@ def _joined(
 
 def _numbers(given: str, start: str, value: Any) -> np.ndarray:
     try:
-        if np.asarray(value).dtype.kind in "cUS":  # NumPy would drop imaginary parts, read texts
-            raise TypeError
-        return np.asarray(value, dtype=np.float64)
+        return as_numbers(value)
     except Exception:  # whatever a type of the student's raises
         got = f"{type(value).__name__}: {str(value)[:60]}"
         raise wrong(given, f"{start}expected numbers, got {got}.") from None

@@ -17,9 +17,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import site
 import socket
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,7 +46,7 @@ Started = tuple[IO[bytes], IO[bytes], Callable[[], int]]  # to it, from it, what
 
 @dataclass(frozen=True)
 class Limits:
-    """What a task may take, and folders that it may not read besides the course's own."""
+    """What a task may take, and what it may not read besides the home folder and the course."""
 
     seconds: float = 10.0
     memory: int = 2 << 30  # bytes of addresses
@@ -59,13 +61,13 @@ class Isolated:
         self._folder = folder
         self._seconds, self._deadline = seconds, time.monotonic() + seconds
         self._failure: Told | None = None
-        self.is_function, self.notes = False, ()
+        self.is_function, self.imports, self.notes = False, (), ()
 
     def __call__(self, *arguments: Any) -> Any:
         return self._call(arguments, measured=False)
 
     def peak(self, *arguments: Any) -> Any:
-        """The most bytes that a call held at once."""
+        """What a call returns, and the most bytes that it held at once."""
         return self._call(arguments, measured=True)
 
     def _call(self, arguments: tuple, measured: bool) -> Any:
@@ -89,7 +91,7 @@ class Isolated:
             with suppress(Exception):  # the pipe may hold anything
                 send(self._to, message)
                 reply = receive(self._from)
-                self.notes = tuple(str(note)[:100] for note in reply["notes"][:1])
+                self.notes = tuple(str(note)[:150] for note in reply["notes"])
                 replies.append(reply)
 
         self._thread = threading.Thread(target=talk, daemon=True)  # nothing else waits for a pipe
@@ -160,13 +162,19 @@ class Desk:
 
     def __init__(self, limits: Limits) -> None:
         self.limits, self._closed = limits, [os.path.abspath(path) for path in limits.closed]
+        home = os.path.expanduser("~")
+        self._closed += [home] * (os.path.dirname(home) != home)  # letters, keys
+        environment = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+        libraries = {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *environment}
+        libraries |= {site.getusersitepackages(), str(ROOT / "minigrpo")}
+        self._libraries = sorted(map(os.path.realpath, filter(None, libraries)))
         self._server: tuple[subprocess.Popen, socket.socket] | None = None
         self._spare: Started | None = None
         self._environment = {name: os.environ[name] for name in KEPT & set(os.environ)}
         self._environment |= {"OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
         paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         if (ROOT / "tutorials").is_dir():  # in the repository
-            self._closed += [str(ROOT / name) for name in ("tutorials", "tests", ".git")]
+            self._closed.append(str(ROOT))
             paths.append(str(ROOT))
         self._environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, filter(None, paths)))
 
@@ -193,15 +201,18 @@ class Desk:
             folder, printed = Path(scratch, "answer"), Path(scratch, "printed")
             folder.mkdir()
             for source in [file, *islice(file.parent.glob("*.py"), 100)]:  # it may import them
-                if source.is_file() and not source.is_symlink() and is_small(source):
-                    shutil.copyfile(source, folder / source.name)
+                with suppress(*[OSError] * (source != file)):  # a neighbour may be unreadable
+                    if source.is_file() and not source.is_symlink() and is_small(source):
+                        shutil.copyfile(source, folder / source.name)
             job = {"folder": str(folder), "printed": str(printed), "file": file.name}
-            job |= {"function": function, "closed": self._closed}
+            job |= {"function": function, "closed": self._closed, "libraries": self._libraries}
             job |= {"seconds": self.limits.seconds, "memory": self.limits.memory}
             with printed.open("w+", encoding="utf-8", errors="replace") as output:
                 isolated = Isolated(self._start(), self.limits.seconds, Path(scratch))
                 try:
-                    reply = isolated.exchange(job)
+                    isolated.exchange(job)
+                    isolated.imports = isolated.notes
+                    reply = isolated.exchange(None)
                     if "failed" in reply:
                         raise Told(str(reply["failed"])[:1000])
                     isolated.is_function = reply.get("callable") is True

@@ -28,11 +28,13 @@ def version_of_kernel() -> int:
     return _call(CREATE, None, 0, 1) if sys.platform == "linux" else 0
 
 
-def confine(own: str, closed: list[str], is_closed: Callable[[str], bool]) -> bool:
+def confine(
+    own: str, libraries: list[str], closed: list[str], is_closed: Callable[[str], bool]
+) -> bool:
     """Shut this process in.   -> whether the kernel can
 
-    own: the folder to write in.  closed: what is not read, and names in folders (that need not be
-    there) in which is_closed says it of each path.
+    own: the folder to write in.  closed: what is not read, but for libraries, and names in folders
+    (that need not be there) in which is_closed says it of each path.
     """
     if (version := version_of_kernel()) < 1:
         return False
@@ -49,7 +51,7 @@ def confine(own: str, closed: list[str], is_closed: Callable[[str], bool]) -> bo
         _call(ADD, rules, 1, struct.pack("=Qi", access & handled, folder), 0)
         os.close(folder)
 
-    for path in _open(os.sep, [*map(os.path.realpath, closed)], is_closed):
+    for path in *_open(os.sep, [*map(os.path.realpath, closed)], is_closed), *libraries:
         allow(path, READ)
     allow(os.devnull, READ | WRITE | TRUNCATE)
     allow(os.path.realpath(own), handled & ~EXECUTE)

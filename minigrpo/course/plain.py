@@ -56,7 +56,9 @@ def to_plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, np.random.Generator):
         return {"generator": value.bit_generator.state}
     try:
-        return to_plain(np.array(value, dtype=np.float64, subok=False))
+        array = np.array(value, subok=False)
+        is_one = array.dtype.kind == "O" and not array.ndim
+        return to_plain(np.float64(value) if is_one else array, depth + 1)
     except Exception:
         return {"other": [type(value).__name__[:60], str.__str__(repr(value))[:500]]}
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import os
-import re
 import textwrap
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +13,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from minigrpo.course.grading import Task, WrongAnswer
-from minigrpo.course.isolation import Desk, Limits, is_small
+from minigrpo.course.isolation import Desk, Limits
 from minigrpo.system.files import shipped, write_output
 from minigrpo.system.terminal import clean
 from minigrpo.system.user_code import explain
@@ -33,14 +30,7 @@ CHAPTERS = {
 }
 RIGHT, WRONG, TO_DO, MISSING = "right", "not right yet", "to do", "missing"
 CHECKS, DEEPEST = ("minigrpo", "course"), 50  # not the answers of who hands in all; of folders
-# Of the first two lines.  To decode some other encodings takes minutes.
-CODING = re.compile(
-    rb"(?:[ \t\f]*(?:#[^\r\n]*)?(?:\r\n?|\n))?[ \t\f]*#[^\r\n]*?coding[:=][ \t]*([-\w.]+)"
-)
-PLAIN_CODING = re.compile(
-    rb"(?i)utf[-_]?8(-sig)?|latin[-_]?1|iso[-_]?8859[-_]1?\d|(us-)?ascii|cp125\d"
-)
-LIMITS, LONGEST, MOST_NOTES = Limits(), 3000, 20  # characters of a message; notes of a file
+LIMITS, LONGEST = Limits(), 3000  # characters of a message
 
 
 @dataclass(frozen=True)
@@ -112,7 +102,7 @@ def check_all(
                 try:
                     yield chapter, checked(desk, chapter, files[chapter], None, strict), ""
                     continue
-                except (ValueError, PermissionError) as error:
+                except (ValueError, OSError) as error:
                     state, trouble = WRONG, str(error)
             tasks = enumerate(tasks_of(chapter), start=1)
             labels = [f"{chapter} task {n}: {task.title}" for n, task in tasks]
@@ -125,39 +115,19 @@ def checked(
     """Check tasks of a file, each in a process of its own."""
     if file.suffix != ".py":
         raise ValueError(f"{file} is no Python file: its name must end in .py")
-    verdicts, imported = [], imports_of_ours(file)
+    verdicts = []
     for n, asked in enumerate(tasks_of(chapter), start=1):
         if task in (None, n):
             with desk.task(file, asked.function) as (answer, printed):
                 function = answer if answer.is_function else None
                 answers = SimpleNamespace(**{asked.function: function})
                 found = verdict(f"{chapter} task {n}: {asked.title}", asked, answers)
-                found = replace(found, notes=imported or answer.notes, printed=printed())
+                found = replace(found, notes=answer.imports or answer.notes, printed=printed())
             if strict and found.notes and found.state == RIGHT:
                 problem = f"Expected an answer of your own, got a file that {found.notes[0]}."
                 found = replace(found, state=WRONG, message=problem)
             verdicts.append(found)
     return verdicts
-
-
-def imports_of_ours(file: Path) -> tuple[str, ...]:
-    """What a student's file imports of the package or of solutions: a note for the teacher."""
-    found: list[str] = []
-    text = file.read_bytes() if is_small(file) else b""
-    if (named := CODING.match(text)) and not PLAIN_CODING.fullmatch(named[1]):
-        return (f"is written in {named[1].decode()[:50]}, an encoding that may hide what it does",)
-    errors = suppress(SyntaxError, ValueError, RecursionError, MemoryError)
-    with errors, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of "\p" in a text, from Python 3.12 on
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                module = getattr(node, "module", None)
-                names = [".".join(filter(None, (module, alias.name))) for alias in node.names]
-                ours = [
-                    name for name in names if re.match(r"(minigrpo|tutorials|solutions)\b", name)
-                ]
-                found += [f"imports {name[:100]} (line {node.lineno})" for name in ours]
-    return tuple(found[:MOST_NOTES])
 
 
 def verdict(label: str, task: Task, answers: ModuleType | SimpleNamespace) -> Verdict:

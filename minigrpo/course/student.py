@@ -12,6 +12,7 @@ With the number of a socket as argument, this is the process that forks such a p
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import inspect
 import json
@@ -19,7 +20,9 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
+import time
 import warnings
 from contextlib import suppress
 from functools import partial
@@ -39,15 +42,23 @@ except ImportError:  # on Windows
     resource = None
 
 LARGEST_FILE = 4 << 20  # bytes; what is printed goes to a file, too
+PACKAGE = Path(__file__).resolve().parents[1]
+LOADED = {os.path.realpath(getattr(m, "__file__", "") or "") for m in list(sys.modules.values())}
+OURS, MOST_NOTES = re.compile(r"(minigrpo|tutorials|solutions)\b"), 20
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 PROCESSES = {"os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system"}
 PROCESSES |= {"os.startfile", "subprocess.Popen", "os.kill", "os.killpg", "socket.connect"}
 PROCESSES |= {"socket.bind", "socket.sendto", "socket.sendmsg", "sqlite3.connect", "fcntl.fcntl"}
 PROCESSES |= {"resource.setrlimit", "resource.prlimit", "socket.__new__"}
 PROCESSES |= {"ctypes.dlopen", "ctypes.dlsym", "ctypes.call_function"}  # machine code
+PROCESSES |= {"socket.getaddrinfo", "socket.gethostbyname", "socket.sethostname"}
 CHANGES = {"os.remove", "os.rename", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.link"}
 CHANGES |= {"os.symlink", "os.mkdir", "os.utime", "shutil.rmtree", "shutil.move"}
 CHANGES |= {"os.setxattr", "os.removexattr"}
+SILENT = {"pidfd_send_signal", "setpriority", "fork_exec", "_fork_exec", "setns", "unshare"}
+SILENT |= {"sched_setaffinity", "sched_setparam", "sched_setscheduler", "clock_settime"}
+SILENT |= {"clock_settime_ns"}  # what tells no hook
+NO_HOOK = {"_xxsubinterpreters", "_interpreters", "_testcapi", "_testinternalcapi"}
 MODES = {"os.chmod", "os.chown", "os.utime", "os.setxattr", "os.removexattr"}  # also of open files
 
 
@@ -60,27 +71,47 @@ def confine(job: dict[str, Any]) -> None:
     printed = os.open(job["printed"], os.O_WRONLY | os.O_APPEND)
     for number, target in enumerate((os.open(os.devnull, os.O_RDONLY), printed, printed)):
         os.dup2(target, number)
-    os.environ.update(dict.fromkeys(("HOME", "TMPDIR", "TEMP", "TMP"), job["folder"]))
+    places = "HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "MPLCONFIGDIR"
+    os.environ.update(dict.fromkeys(places, job["folder"]))
     sys.path[:] = [path for path in sys.path if path and not os.path.isdir(f"{path}/tutorials")]
     sys.dont_write_bytecode = True
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")
     limits = {"AS": job["memory"], "CPU": int(job["seconds"]) + 5, "FSIZE": LARGEST_FILE, "CORE": 0}
     limits["NOFILE"] = 64  # files in memory count for each, not for the process
-    for module in map(sys.modules.get, ("signal", "_signal")):
-        vars(module).pop("pidfd_send_signal", None)  # which tells no hook
+    low = filter(None, map(sys.modules.get, ("posix", "_signal", "_posixsubprocess")))
+    for module in (os, signal, subprocess, time, *low):
+        for name in SILENT & set(vars(module)):
+            delattr(module, name)
     for name in [name for name in sys.modules if name.startswith("minigrpo")]:
         del sys.modules[name]  # an answer that wants them loads them, which is noted
     for name, most in limits.items() if resource else ():
-        with suppress(ValueError, OSError):  # a lower limit is in force, or the system has none
+        with suppress(ValueError, OSError, OverflowError):  # a lower limit is in force, or none is
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
 
 
-def watch(own: str, closed: list[str], notes: list[str]) -> None:
-    """Refuse what no answer needs, from now on, and note what is loaded of the package."""
+def imports_of_ours(file: Path) -> list[str]:
+    """What a student's file imports of the package or of solutions: notes for the teacher."""
+    found: list[str] = []
+    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                module = getattr(node, "module", None)
+                names = [".".join(filter(None, (module, alias.name))) for alias in node.names]
+                ours = [name for name in names if OURS.match(name)]
+                found += [f"imports {name[:100]} (line {node.lineno})" for name in ours]
+    return found[:MOST_NOTES]
+
+
+def watch(own: str, closed: list[str], libraries: list[str], notes: list[str]) -> None:
+    """Refuse what no answer needs, from now on, and note what is used of the package.
+
+    closed: files and folders that are not read; but libraries within them are.
+    """
     closed = [*closed, "/dev", "/proc/kcore"]  # terminals, disks, the kernel's memory
     roots = [os.path.realpath(folder) for folder in (own, os.devnull, *closed)]
-    scratch = os.path.dirname(roots[0])
+    libraries = [*roots[:2], *map(os.path.realpath, libraries)]
+    package, scratch = os.path.realpath(PACKAGE), os.path.dirname(roots[0])
     mine = f"/proc/{os.getpid()}", scratch
     beside = os.path.join(os.path.dirname(scratch), "minigrpo-")
     others = re.compile(rf"/proc/[0-9]+|{re.escape(beside)}[^\\/]*")  # processes, other answers
@@ -100,25 +131,32 @@ def watch(own: str, closed: list[str], notes: list[str]) -> None:
         paths = [path for path in arguments if isinstance(path, str | bytes | os.PathLike)]
         if event in PROCESSES or (event in MODES and isinstance(arguments[0], int)):
             raise PermissionError(f"an answer may not call {event}")
+        if event == "import" and arguments[0] in NO_HOOK:
+            raise PermissionError(f"an answer may not import {arguments[0]}")
         if event == "import" and str(arguments[0]).startswith("minigrpo."):
             notes.append(f"loads {arguments[0]}")
-        read = [real(path) for path in paths[:1] if event == "open"]
-        if any(path != roots[1] and (within(path, roots[2:]) or is_closed(path)) for path in read):
-            raise PermissionError("an answer may not read this file")
+        for path in [real(path) for path in paths[:1] if event == "open"]:
+            if is_closed(path) or (within(path, roots[2:]) and not within(path, libraries)):
+                raise PermissionError("an answer may not read this file")
+            is_ours = path.endswith(".py") and within(path, [package])
+            if is_ours and path not in LOADED:  # an error quotes these
+                notes.append(f"reads {os.path.relpath(path, os.path.dirname(package))}")
         changed = paths[:1] if event == "open" and arguments[2] & WRITING else ()
         if not all(within(path, roots[:2]) for path in (paths if event in CHANGES else changed)):
             raise PermissionError("an answer may change files in its own folder only")
 
-    landlock.confine(roots[0], [*roots[2:], beside, "/proc/0"], is_closed)
+    landlock.confine(roots[0], libraries[2:], [*roots[2:], beside, "/proc/0"], is_closed)
     sys.addaudithook(hook)
 
 
 def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Load the file of a job, then answer calls until the process is killed."""
+    """Tell what the file of a job imports, then load it, then answer calls until killed."""
     job, notes, function = receive(requests), [], None
     confine(job)
-    watch(job["folder"], job["closed"], notes)
+    watch(job["folder"], job["closed"], job["libraries"], notes)
     file = Path(job["folder"], job["file"])
+    send(answers, {"notes": imports_of_ours(file)})  # before any code of theirs could change it
+    receive(requests)
     try:
         function = getattr(run_file(file, f"minigrpo_exercises_{file.stem}"), job["function"], None)
         found: dict[str, Any] = {"callable": callable(function)}

@@ -194,24 +194,40 @@ def numbers(found: Any, n: int, what: str, owners: str = "completions") -> np.nd
     found = list(islice(found, n + 1)) if isinstance(found, Iterator) else found
     array = None
     with suppress(Exception):  # whatever NumPy says of other people's types
-        given = np.asarray(found)
-        if given.dtype.kind in "biufO":  # neither texts nor complex numbers
-            array = given.astype(np.float64)
+        array = as_numbers(found)
     if array is None or array.shape != (n,):
         came = reprlib.repr(found) if array is None else f"an array of shape {array.shape}"
         raise ValueError(f"{n} {owners} need as many {what}, not {came}")
     return array
 
 
-def peak(function: Callable[..., Any], *arguments: Any) -> int:
-    """The most bytes that a user's function held at once, above those before it was called."""
+def as_numbers(value: Any) -> np.ndarray:
+    """An array of float64.   Raises an error of some kind for all but real numbers.
+
+    NumPy itself would read texts, and drop imaginary parts.
+    """
+    array = np.asarray(value)
+    for x in array.flat if array.dtype.kind == "O" else [array]:
+        is_numpy = isinstance(x, np.ndarray | np.generic)
+        if x.dtype.kind not in "biuf" if is_numpy else not hasattr(type(x), "__float__"):
+            raise TypeError("these are no real numbers")
+    return array.astype(np.float64)
+
+
+def peak(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
+    """What a user's function returned, and the most bytes that it held at once above those before.
+
+    Raises Told if it has stopped the measurement.
+    """
     was_tracing = tracemalloc.is_tracing()
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
-        function(*arguments)
-        return tracemalloc.get_traced_memory()[1] - before
+        value = function(*arguments)
+        if not tracemalloc.is_tracing():
+            raise Told("one that ends the measurement of its memory")
+        return value, tracemalloc.get_traced_memory()[1] - before
     finally:
         if not was_tracing:
             tracemalloc.stop()
