@@ -236,6 +236,11 @@ BAD_REWARDS = {
     "a number that no float holds": (10**400, "4 completions need as many rewards, not "),
     "a string": ("1", "4 completions need as many rewards, not "),
     "a complex number": (1j, "4 completions need as many rewards, not "),
+    "a text among objects": (
+        np.array("1", dtype=object),
+        "4 completions need as many rewards, not ",
+    ),
+    "a text of NumPy among objects": (np.str_("1"), "4 completions need as many rewards, not "),
     "a list": ([1.0], "4 completions need as many rewards, not "),
 }
 
@@ -245,6 +250,11 @@ def test_rewards_that_are_no_finite_numbers_are_refused(what: str) -> None:
     value, said = BAD_REWARDS[what]
     with pytest.raises(ValueError, match=said):
         check_rewards([1.0, 0.0, 0.5, value], np.array([0, 0, 1, 1]))
+    if isinstance(value, str | complex | np.ndarray):
+        objects = np.array([1.0, 0.0, 0.5, None], dtype=object)
+        objects[3] = value
+        with pytest.raises(ValueError, match=said):
+            check_rewards(objects, np.array([0, 0, 1, 1]))
 
 
 @pytest.mark.parametrize("value", [True, 10**90, np.float16(2), np.int8(3), 1e100])

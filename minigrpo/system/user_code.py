@@ -202,12 +202,12 @@ def numbers(found: Any, n: int, what: str, owners: str = "completions") -> np.nd
 
 
 def as_numbers(value: Any) -> np.ndarray:
-    """An array of float64.   Raises an error of some kind for all but real numbers.
+    """An array of float64, NaN for None.   Raises an error of some kind for all but real numbers.
 
     NumPy itself would read texts, and drop imaginary parts.
     """
     array = np.asarray(value)
-    for x in array.flat if array.dtype.kind == "O" else [array]:
+    for x in [x for x in array.flat if x is not None] if array.dtype.kind == "O" else [array]:
         is_numpy = isinstance(x, np.ndarray | np.generic)
         if x.dtype.kind not in "biuf" if is_numpy else not hasattr(type(x), "__float__"):
             raise TypeError("these are no real numbers")
