@@ -91,7 +91,7 @@ class Isolated:
             with suppress(Exception):  # the pipe may hold anything
                 send(self._to, message)
                 reply = receive(self._from)
-                self.notes = tuple(str(note)[:150] for note in reply["notes"])
+                self.notes = tuple(str(note)[:150] for note in reply["notes"][:20])
                 replies.append(reply)
 
         self._thread = threading.Thread(target=talk, daemon=True)  # nothing else waits for a pipe
