@@ -61,7 +61,7 @@ class Isolated:
         self._folder = folder
         self._seconds, self._deadline = seconds, time.monotonic() + seconds
         self._failure: Told | None = None
-        self.is_function, self.imports, self.notes = False, (), ()
+        self.is_function, self.imports, self.notes, self.alike = False, (), (), ()
 
     def __call__(self, *arguments: Any) -> Any:
         return self._call(arguments, measured=False)
@@ -216,6 +216,9 @@ class Desk:
                     if "failed" in reply:
                         raise Told(str(reply["failed"])[:1000])
                     isolated.is_function = reply.get("callable") is True
+                    with suppress(Exception):  # it may be anything
+                        alike = filter(str.isidentifier, reply["alike"][:5])
+                        isolated.alike = tuple(name[:60] for name in alike)
                     yield isolated, lambda: output.read(SHOWN)
                 except Told as told:
                     raise ValueError(f"{file} cannot be imported: {told}") from None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import ctypes
+import difflib
 import inspect
 import json
 import os
@@ -90,17 +91,29 @@ def confine(job: dict[str, Any]) -> None:
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
 
 
+def nodes(file: Path) -> list[ast.AST]:
+    """What a student's file says, without running it; nothing if it cannot be read."""
+    with suppress(SyntaxError, ValueError, RecursionError, MemoryError, OSError):
+        return list(ast.walk(ast.parse(file.read_bytes())))
+    return []
+
+
 def imports_of_ours(file: Path) -> list[str]:
     """What a student's file imports of the package or of solutions: notes for the teacher."""
     found: list[str] = []
-    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-        for node in ast.walk(ast.parse(file.read_bytes())):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                module = getattr(node, "module", None)
-                names = [".".join(filter(None, (module, alias.name))) for alias in node.names]
-                ours = [name for name in names if OURS.match(name)]
-                found += [f"imports {name[:100]} (line {node.lineno})" for name in ours]
+    for node in nodes(file):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None)
+            names = [".".join(filter(None, (module, alias.name))) for alias in node.names]
+            ours = [name for name in names if OURS.match(name)]
+            found += [f"imports {name[:100]} (line {node.lineno})" for name in ours]
     return found[:MOST_NOTES]
+
+
+def alike(file: Path, function: str) -> list[str]:
+    """The names most like this one of functions that a file defines, methods and inner ones too."""
+    names = [node.name[:60] for node in nodes(file) if isinstance(node, ast.FunctionDef)]
+    return difflib.get_close_matches(function, dict.fromkeys(names[:1000]), 5)
 
 
 def watch(own: str, closed: list[str], libraries: list[str], notes: list[str]) -> None:
@@ -160,6 +173,8 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     try:
         function = getattr(run_file(file, f"minigrpo_exercises_{file.stem}"), job["function"], None)
         found: dict[str, Any] = {"callable": callable(function)}
+        if not callable(function):
+            found["alike"] = alike(file, job["function"])
     except BaseException as error:
         found = {"failed": explain(error, str(file))}
     while True:
