@@ -370,6 +370,9 @@ def test_check_one_task_while_it_is_being_done(run, desk):
         got = run("check", "ch04", "--task", 4)
         assert (got[0], got[2]) == (code, "")
         assert words in got[1]
+    assert run("check", "ch04", "--task", 4)[1].endswith(
+        "\nnot right yet (tutorials/exercises/ch04.py)\n"
+    )
     file.write_text(stub.replace("def dead_groups", "def dead"), encoding="utf-8")
     assert (
         "Expected def dead_groups(…), as in the stub, got a file without it"
@@ -501,7 +504,8 @@ def test_a_path_may_stand_for_its_chapter(run, tmp_path, monkeypatch):
     for line, told in {
         "ch02.py": "there is no file 'ch02.py': give its path, or say minigrpo check ch02, which",
         "my/ch01": "there is no file 'my/ch01': give its path",
-        "my": "there is no chapter 'my'",
+        "my": f"there is no chapter 'my': choose from {', '.join(CHAPTERS)}, or all, and name that "
+        "folder after it\n",
         "my/mine.py": "there is no chapter 'my/mine.py'",
         "my/ch01.py ch01.py": "'my/ch01.py' names a file, so 'ch01.py' is one too many",
         "ch01.py my": "'ch01.py' names a file, so 'my' is one too many: give one file",

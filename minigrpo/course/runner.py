@@ -169,7 +169,9 @@ def chapter_name(name: str) -> str:
     digits = name.lower().removeprefix("ch")
     chapter = f"ch{int(digits):02}" if digits.isascii() and digits.isdigit() else name
     if chapter not in CHAPTERS:
-        raise ValueError(f"there is no chapter {name!r}: choose from {', '.join(CHAPTERS)}, or all")
+        where = ", and name that folder after it" * Path(name).is_dir()
+        told = f"choose from {', '.join(CHAPTERS)}, or all{where}"
+        raise ValueError(f"there is no chapter {name!r}: {told}")
     return chapter
 
 
@@ -263,8 +265,8 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     """How far the student has come, and what to do next."""
     states = [v.state for v in verdicts]
     n, right = len(states), states.count(RIGHT)
-    if right == n:
-        return "right" if n == 1 else f"all {n} tasks are right"
+    if n == 1 or right == n:
+        return states[0] if n == 1 else f"all {n} tasks are right"
     rest = [
         f"{states.count(state)} {state}" for state in (WRONG, TO_DO, MISSING) if state in states
     ]
