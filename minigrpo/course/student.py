@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import ctypes
 import difflib
+import gc
 import inspect
 import json
 import os
@@ -212,6 +213,7 @@ def fork_for_each(control: socket.socket) -> None:
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans come to us
     children = Path(f"/proc/self/task/{os.getpid()}/children")
+    gc.freeze()  # else each child's own collection copies the pages of all that is here
     while True:
         _, pipes, _, _ = socket.recv_fds(control, 1, 2)
         if not pipes:
