@@ -502,7 +502,7 @@ def test_a_path_may_stand_for_its_chapter(run, tmp_path, monkeypatch):
         assert (code, err) == (0, "") and out.endswith(f"right ({Path(path)})\n")
     assert [v.state for v in check("my/ch01.py")] == [RIGHT] * 4
     for line, told in {
-        "ch02.py": "there is no file 'ch02.py': give its path, or say minigrpo check ch02, which",
+        "ch02.py": "there is no file 'ch02.py': give its path, or minigrpo check ch02\n",
         "my/ch01": "there is no file 'my/ch01': give its path",
         "my": f"there is no chapter 'my': choose from {', '.join(CHAPTERS)}, or all, and name that "
         "folder after it\n",

@@ -139,9 +139,7 @@ def meant(asked: str, chapter: str, alike: Sequence[str]) -> str:
     others = {task.function for task in tasks_of(chapter)} - {asked}
     name = next((name for name in alike if name not in others), None)
     if name == asked:
-        return (
-            "\nHint: it has a def of this name: is that indented, or is the name used again below?"
-        )
+        return "\nHint: it has a def of this name: is that indented, or the name used again below?"
     return f"\nHint: it has def {name}(…): is that its name misspelt?" if name else ""
 
 
@@ -183,8 +181,7 @@ def chosen(name: str, path: str | None) -> tuple[str, str | None]:
     if path is not None:
         raise ValueError(f"{name!r} names a file, so {path!r} is one too many: give one file")
     if not Path(name).expanduser().exists():
-        wanted = f"give its path, or say minigrpo check {chapter}, which looks for it"
-        raise ValueError(f"there is no file {name!r}: {wanted}")
+        raise ValueError(f"there is no file {name!r}: give its path, or minigrpo check {chapter}")
     return chapter, name
 
 

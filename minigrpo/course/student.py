@@ -111,12 +111,6 @@ def imports_of_ours(file: Path) -> list[str]:
     return found[:MOST_NOTES]
 
 
-def alike(file: Path, function: str) -> list[str]:
-    """The names most like this one of functions that a file defines, methods and inner ones too."""
-    names = [node.name[:60] for node in nodes(file) if isinstance(node, ast.FunctionDef)]
-    return difflib.get_close_matches(function, dict.fromkeys(names[:1000]), 5)
-
-
 def watch(own: str, closed: list[str], libraries: list[str], notes: list[str]) -> None:
     """Refuse what no answer needs, from now on, and note what is used of the package.
 
@@ -175,7 +169,8 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         function = getattr(run_file(file, f"minigrpo_exercises_{file.stem}"), job["function"], None)
         found: dict[str, Any] = {"callable": callable(function)}
         if not callable(function):
-            found["alike"] = alike(file, job["function"])
+            names = [n.name[:60] for n in nodes(file) if isinstance(n, ast.FunctionDef)][:1000]
+            found["alike"] = difflib.get_close_matches(job["function"], dict.fromkeys(names), 5)
     except BaseException as error:
         found = {"failed": explain(error, str(file))}
     while True:
