@@ -72,6 +72,19 @@ PLANTED = {
     ],
     "population_std": [("x.std(correction=ddof)", "x.std(correction=0)")],
 }
+
+
+def positions_counted(filled: str) -> list[tuple[str, str]]:
+    """The padding is attended; its positions are those of cumsum(mask) - 1, or filled."""
+    return [
+        (
+            "n = int(real.sum())",
+            f"n = int(real.nonzero().max()) + 1\n        at = (real[:n].cumsum(0) - 1){filled}",
+        ),
+        ("ids[real], torch.arange(n), causal)", "ids[:n], at, causal)[real[:n]]"),
+    ]
+
+
 OF_MODEL = {
     "rope_interleaved": (
         "logits",
@@ -105,6 +118,14 @@ OF_MODEL = {
             ("ids[real], torch.arange(n), causal)", "ids[:n], torch.arange(n), causal)[real[:n]]"),
         ],
     ),
+    **{
+        f"padding_attended_at_{position}": ("logits", positions_counted(filled))
+        for position, filled in {
+            -1: "",
+            0: ".clamp(min=0)",
+            1: ".masked_fill(~real[:n], 1)",
+        }.items()
+    },
     "shift_by_one": ("logp", [("prompt_width - 1 : -1]", "prompt_width:]")]),
     "embedding_without_head": (
         "model_loss",
