@@ -725,7 +725,8 @@ def test_names_of_fields(tmp_path, capsys):
             f"no line has 'gone' (--{kind}-name); the columns are" in err
             and '"t", "q", "a", "r", "prompt"' in err
         )
-    assert main(["tree", str(tmp_path / "log.jsonl"), "--reward-name", "r,gone"]) == 2
+    for name in ("r,gone", ""):
+        assert main(["tree", str(tmp_path / "log.jsonl"), "--reward-name", name]) == 2
     assert main(["tree", str(tmp_path / "log.jsonl"), "--completion-name", "gone"]) == 2
     assert (
         'line 1 of log.jsonl has neither "completions" nor "completion", only "t", "q"'
@@ -827,6 +828,13 @@ def test_lines_of_one_step_are_one_group_however_it_is_written(ways, form, tmp_p
     rewards = sorted([1.0, 0.0] * len(ways))
     assert [sorted(g.rewards.tolist()) for g in groups] == [rewards, rewards]
     assert None not in ways or {g.step for g in groups} == {None}
+
+
+def test_a_group_id_is_one_number_as_int_and_as_float_but_texts_are_left_alone():
+    ids = [1, 1.0, 1, 1.0, "1e2", "100", "1e2", "100"]
+    rows = [{"step": 1, "group": g, "completion": "a"} for g in ids]
+    found, _ = read_completions([("", row, "") for row in rows])
+    assert [len(group) for group in found] == [4, 2, 2]
 
 
 @pytest.mark.parametrize("step", ["1e400", "1e999999999", 10**400, "-1e301", "sNaN", "Infinity"])

@@ -91,7 +91,8 @@ def run_tree(a: argparse.Namespace) -> None:
     for file in given.rglob(SAMPLES) if given.is_dir() else [given]:
         if file.name == SAMPLES:
             check_records(file.parent, SAMPLES)  # samples of a run are refused if damaged
-    names = NAMES | {k: (name,) for k in NAMES if (name := getattr(a, f"{k}_name", None))}
+    fields_given = {kind: getattr(a, f"{kind}_name", None) for kind in NAMES}
+    names = NAMES | {k: (name,) for k, name in fields_given.items() if name is not None}
     items, notes = read_log(a.file, names)
     used = {Path(f).resolve() for f in (a.file, a.tokenizer or a.file, *(f for *_, f in items))}
     for file in filter(None, (a.out, a.json, a.numbers, a.html)):

@@ -142,7 +142,7 @@ def five_numbers_text(found: dict[str, Any]) -> str:
         "assumed": "nodes are orthogonal; token mean, one update of each batch, no KL",
     }
     if left := n["groups"] - n["groups_with_rewards"]:
-        rows["without rewards"] = f"{left} of {n['groups']} groups: only the last number has them"
+        rows["without rewards"] = f"{left} of {n['groups']} groups, in the last number alone"
     if unit != "tokens":
         rows["units"] = f"{unit}; --tokenizer FILE splits texts into tokens as the model does"
     return "\n".join(["Would λ-GRPO change this run?", *(f"{a:<24} {b}" for a, b in rows.items())])

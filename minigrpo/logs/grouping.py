@@ -203,7 +203,8 @@ def _completion(where: str, row: dict, field: str, kinds: dict, origin: tuple) -
         for kind in ("step", "prompt", "group")
     }
     values = {n: json.dumps(row[n], sort_keys=True) for own in present_of.values() for n in own}
-    values |= {n: step_of(row[n]) for n in present_of["step"]}
+    numbers = [n for n in present_of["group"] if isinstance(row[n], int | float)]
+    values |= {n: step_of(row[n]) for n in present_of["step"] + numbers}
     identity = {kind: tuple((n, values[n]) for n in own) for kind, own in present_of.items()}
     if origin[0] == "log" and identity["step"]:  # files that differ in a number are one log
         folder, base = os.path.split(origin[1])
