@@ -374,7 +374,7 @@ def test_a_prompt_that_is_logged_otherwise_than_its_completion_is_not_counted():
 
     assert length(prompt=[1, 2], completion="a b") is None
     assert length(prompt=[1, 2], completion=[3]) == 2
-    assert length(prompt="a b c", prompt_ids=[1, 2], completion=[3]) == 2
+    assert length(prompt="a b c", prompt_ids=[1, 2], completion=[3]) is None
     assert length(prompt="a b c", prompt_ids=[1, 2], completion="d e") == 3
     assert length(env_name="x", prompt_ids=[1, 2], completion="d e") is None
     assert length(prompt=[{"role": "user", "content": "a b c d"}], completion="d e") == 4

@@ -561,6 +561,18 @@ def test_prompts_as_token_ids_tell_groups_apart(name, tmp_path):
     assert [len(g.sequences) for g in groups] == [2, 2] and {g.prompt_length for g in groups} == {2}
 
 
+@pytest.mark.parametrize("name", ["prompt_ids", "prompt_token_ids", "prompt_tokens"])
+def test_ids_beside_the_text_of_a_prompt_are_not_looked_at_but_beside_an_environment_are(name):
+    """Workers pad the ids of one prompt to lengths of their own."""
+
+    def sizes(**prompt):
+        rows = [{name: [0] * i + [5], "completion": "a"} | prompt for i in (0, 1, 0, 1)]
+        return [len(g) for g in read_completions([("", row, "") for row in rows])[0]]
+
+    assert sizes(prompt="p") == sizes(question="p", env_name="e") == [4]
+    assert sizes() == sizes(env_name="e") == [2, 2]
+
+
 def test_lines_without_a_known_prompt_are_one_group_and_that_is_said():
     rows = [{"step": 1, "ask": "pq"[i % 2], "completion": "ab"[i // 2]} for i in range(4)]
     found, notes = read_completions([("", row, "") for row in rows])

@@ -73,7 +73,7 @@ def read_completions(
     if uids and all(uids) and len({uid[0] for uid in uids}) == len(uids):
         own = [(c, {"group": (("uid", g[1]),)}) for c, g in zip(found, uids, strict=True) if g[1]]
         found = [c._replace(identity=c.identity | group) for c, group in own]
-        notes.append("each line has a 'uid', as in verl: without its last two numbers, of a group")
+        notes.append("'uid' is of a line, as in verl: without its last two numbers, of a group")
     groups: dict[tuple, list[Completion]] = {}
     for c in found:
         key = c.origin + tuple(c.identity.values() if c.origin[0] == "log" else ())
@@ -202,6 +202,9 @@ def _completion(where: str, row: dict, field: str, kinds: dict, origin: tuple) -
         kind: [n for n in kinds if kinds[n] == kind and (v := row.get(n)) is not None and v == v]
         for kind in ("step", "prompt", "group")
     }
+    texts = [n for n in present_of["prompt"] if not n.endswith(("_ids", "_tokens"))]
+    if any(n not in ("env", "env_name") for n in texts):  # ids of one text may be padded otherwise
+        present_of["prompt"] = texts
     values = {n: json.dumps(row[n], sort_keys=True) for own in present_of.values() for n in own}
     numbers = [n for n in present_of["group"] if isinstance(row[n], int | float)]
     values |= {n: step_of(row[n]) for n in present_of["step"] + numbers}

@@ -146,8 +146,7 @@ def group_statistics(groups: Sequence[Group]) -> dict:
     """`tree_statistics` of groups as `read_groups` returns them, with their unit under "unit"."""
     units = {g.unit for g in groups}
     unit = units.pop() if len(units) == 1 else "tokens"
-    trees = (PrefixTree.from_sequences(g.sequences) for g in groups)
-    return {"unit": unit} | tree_statistics(trees)
+    return {"unit": unit} | tree_statistics(PrefixTree.from_sequences(g.sequences) for g in groups)
 
 
 def tree_statistics(trees: Iterable[PrefixTree]) -> dict:

@@ -131,8 +131,7 @@ def parse(text: str, name: str = "", names: Names = NAMES) -> list[tuple[str, di
 
 def _renamed(fields: Iterable[str], names: Names) -> dict[str, str]:
     """Each field with its name here: "Step" and " step" are the known "step", unless asked for."""
-    own = {name for kind in names for name in names[kind]} - KNOWN
-    asked = {part.strip() for name in own for part in re.split("[,:]", name)}
+    asked = {p.strip() for k in names for n in {*names[k]} - KNOWN for p in re.split("[,:]", n)}
     fields = [*fields]
     low = {f: f.strip().lower() for f in fields if f not in asked}
     taken = [*low.values(), *(f for f in fields if f in asked)]
