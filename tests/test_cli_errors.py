@@ -297,7 +297,7 @@ def test_bad_input(what, run, stored, tmp_path, monkeypatch):
             "malformed JSON at line 2",
         ),
         ('{"answers": ["a"]}', 'neither "completions" nor "completion"'),
-        ("[1, 2]", "group 0 is not a JSON object"),
+        ("[1, 2]", "group 0 (from 0) is not a JSON object"),
         ('{"completions": []}', "at least one"),
         ('{"completions": ["a", "b"], "rewards": [1]}', "2 completions but 1 rewards"),
         ('{"completions": ["a", "b"], "rewards": [1, NaN]}', "it must be a finite number"),

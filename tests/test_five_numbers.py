@@ -23,6 +23,7 @@ from minigrpo.logs.rows import NAMES, read_log
 from minigrpo.objectives import Objective
 from minigrpo.runs.settings import TrainSettings
 from minigrpo.runs.train import train
+from minigrpo.show.plots import metrics_figure
 from minigrpo.tree import PrefixTree, Rollouts
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -365,6 +366,25 @@ def test_prompts_that_are_not_known_are_not_counted():
     assert numbers(*read_groups(lines(ids)))["tokens_over_distinct_with_prompts"] is None
 
 
+def test_a_prompt_that_is_logged_otherwise_than_its_completion_is_not_counted():
+    """Prompt ids beside texts were counted as the words of "[1, 2]"."""
+
+    def length(**row):
+        return make_groups(read_completions([("", row, "")])[0])[0].prompt_length
+
+    assert length(prompt=[1, 2], completion="a b") is None
+    assert length(prompt=[1, 2], completion=[3]) == 2
+    assert length(prompt="a b c", prompt_ids=[1, 2], completion=[3]) is None
+    assert length(prompt="a b c", prompt_ids=[1, 2], completion="d e") == 3
+    assert length(env_name="x", prompt_ids=[1, 2], completion="d e") is None
+    assert length(prompt=[{"role": "user", "content": "a b c d"}], completion="d e") == 4
+
+
+def test_nothing_but_empty_completions_have_no_ratio():
+    found = five_numbers([group([[], []], [1, 0])])
+    assert "tokens over distinct     -: the most" in five_numbers_text(found)
+
+
 # -- along steps, and the command line -------------------------------------------------------------
 
 
@@ -412,6 +432,20 @@ def test_what_the_command_says_and_writes(tmp_path, capsys):
     assert main(["tree", one]) == 0 and "Would" not in capsys.readouterr().out
     assert main(["tree", one, "--json", "-x.json".replace("-", str(tmp_path / "y"))]) == 0
     assert "Would λ-GRPO" in capsys.readouterr().out
+
+
+def test_panels_of_the_figure_are_smoothed_alike():
+    """Dead steps have no cosine: its panel had fewer points, and no running mean beside others."""
+    steps = range(42)
+    pairs = [group([[1, s], [2]], [1, int(s % 4 == 0)], s) for s in steps]
+    figure = metrics_figure(five_numbers(pairs)["steps"], ["dead_groups", "cosine", "held_back"])
+    assert [len(ax.lines) for ax in figure.axes] == [2, 2, 3]
+
+
+def test_an_output_may_be_a_pipe(tmp_path):
+    command = [sys.executable, "-m", "minigrpo", "tree", log(tmp_path), "--json", "/dev/stdout"]
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, text=True, encoding="utf-8")
+    assert done.returncode == 0 and '"tokens_over_distinct"' in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("steps", [(1,), ("early", "late")])
@@ -476,6 +510,43 @@ def test_a_tokenizer_splits_as_the_model_did(tmp_path, capsys):
     assert "line 1 of log.jsonl is no text: a tokenizer splits texts" in capsys.readouterr().err
     assert main([*with_tokens[:-1], str(tmp_path / "none.json")]) == 2
     assert "none.json is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("lossy", "text"),
+    [
+        ("unknown", "a é"),
+        ("unknown", "a 東"),
+        ("dropped", "a é"),
+        ("lowered", "a B"),
+        (None, "a é"),
+    ],
+)
+def test_a_tokenizer_of_another_model_is_refused(lossy, text, tmp_path, capsys):
+    """What it does not know became one token, or none, so that completions fell together."""
+    tokenizers = pytest.importorskip("tokenizers")
+    letters = tokenizers.pre_tokenizers.ByteLevel.alphabet() if not lossy else [" ", "a", "b"]
+    vocabulary = {letter: i for i, letter in enumerate(["?", *sorted(letters)])}
+    unknown = {"unk_token": "?"} if lossy == "unknown" else {}
+    core = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [], **unknown))
+    core.decoder = tokenizers.decoders.Fuse()
+    if not lossy:
+        core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        core.decoder = tokenizers.decoders.ByteLevel()
+    if lossy == "lowered":
+        core.normalizer = tokenizers.normalizers.Lowercase()
+    (tmp_path / "tokenizer.json").write_text(core.to_str(), encoding="utf-8")
+    rows = [{"completion": c, "reward": i} for i, c in enumerate(("a b", text))]
+    (tmp_path / "log.jsonl").write_text(lines(rows), encoding="utf-8")
+    told = ["tree", str(tmp_path / "log.jsonl"), "--tokenizer", str(tmp_path / "tokenizer.json")]
+    assert main(told) == (2 if lossy else 0)
+    assert ("give that of the model which wrote it" in capsys.readouterr().err) == bool(lossy)
+
+
+def test_an_empty_name_of_a_tokenizer_is_no_tokenizer(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["tree", log(tmp_path), "--tokenizer", ""]) == 2
+    assert "config.json is missing" in capsys.readouterr().err
 
 
 # -- do they predict? ------------------------------------------------------------------------------

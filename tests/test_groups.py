@@ -128,7 +128,7 @@ def test_texts_are_joined_back_exactly(texts, unit):
     [
         (" \n", r'no input: a group is a JSON object .*\n.*"completions": \["5", "6", "5!"\]'),
         ("[]", "the list is empty: a group is"),
-        ("[1]", "group 0 is not a JSON object"),
+        ("[1]", "group 0 .from 0. is not a JSON object"),
         ('"ab"', "the group is not a JSON object"),
         ('{"a": 1}\n7', "line 2 is not a JSON object"),
         ('{"completions": ["a", ]}', r"malformed JSON at line 1, column \d+: "),
@@ -144,21 +144,21 @@ def test_texts_are_joined_back_exactly(texts, unit):
         ('{"completions": "ab"}', '"completions" must be a list of at least one'),
         (
             '{"completions": ["a", 3]}',
-            "completion 1 of the group is neither a text nor a list of token ids .*: 3",
+            "completion 1 .from 0. of the group is neither .* token ids .*: 3",
         ),
         (
             '[{"completions": ["a", [1.5]]}]',
-            r"completion 1 of group 0 is neither a text nor a list of token ids .*: \[1.5\]",
+            r"completion 1 .from 0. of group 0 .from 0. is neither .*: \[1.5\]",
         ),
-        ('{"completions": [[true]]}', "completion 0 of the group is neither"),
+        ('{"completions": [[true]]}', "completion 0 .from 0. of the group is neither"),
         (
             '{"completions": [[1, -1]]}',
-            r"completion 0 of the group holds a token id outside \[0, 2\*\*31\): -1 … 1",
+            r"completion 0 .from 0. of the group holds a token id outside \[0, 2\*\*31\): -1 … 1",
         ),
         ('{"completions": [[2147483648]]}', r"holds a token id outside"),
         (
             '{"completions": ["a", [1]]}',
-            "completion 1 of the group: a group holds texts or token ids, not both",
+            "completion 1 .from 0. of the group: a group holds texts or token ids, not both",
         ),
         (
             '{"completions": ["a", "b"], "rewards": [1]}',
@@ -170,19 +170,19 @@ def test_texts_are_joined_back_exactly(texts, unit):
         ),
         (
             '{"completions": ["a", "b"], "rewards": [1, NaN]}',
-            "the reward of completion 1 of the group is NaN: it must be a finite",
+            "the reward of completion 1 .from 0. of the group is NaN: it must be a finite",
         ),
         (
             '{"completions": ["a", "b"], "rewards": [1, 1e999]}',
-            "the reward of completion 1 of the group is Infinity",
+            "the reward of completion 1 .from 0. of the group is Infinity",
         ),
         (
             '{"completions": ["a", "b"], "rewards": [1, "2"]}',
-            'the reward of completion 1 of the group is "2"',
+            'the reward of completion 1 .from 0. of the group is "2"',
         ),
         (
             '{"completions": ["a", "b"], "rewards": [1, null]}',
-            "completion 1 of the group has no reward, but others",
+            "completion 1 .from 0. of the group has no reward, but others",
         ),
         ('{"completions": ["a"], "rewards": [1' + "0" * 400 + "]}", "must be a finite number"),
         (

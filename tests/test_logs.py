@@ -2,9 +2,12 @@
 which lines are a group, which number is the reward, and what is refused.
 """
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +134,10 @@ FORMATS = {
     "verl.jsonl": lines(
         row | {"gts": "4", "acc": 0.5}
         for row in renamed(prompt="input", completion="output", reward="score")
+    ),
+    "verl 0.9.jsonl": lines(
+        row | {"gts": None, "uid": f"{row['step']}f-{row['input']}_{i % 4}_0"}
+        for i, row in enumerate(renamed(prompt="input", completion="output", reward="score"))
     ),
     "open-instruct.jsonl": lines(OPEN_INSTRUCT),
     "open-instruct rollouts.jsonl": lines(ROLLOUTS),
@@ -542,6 +549,68 @@ def test_groups_that_cannot_be_told_apart_are_said_and_split_on_demand(tmp_path,
     )  # groups that are given as such stay
 
 
+@pytest.mark.parametrize("name", ["prompt_ids", "prompt_token_ids", "prompt_tokens"])
+def test_prompts_as_token_ids_tell_groups_apart(name, tmp_path):
+    rows = [
+        {"step": 1, name: [5, p], "completion_ids": [7, c], "reward": c}
+        for p in (1, 2)
+        for c in (0, 1)
+    ]
+    (tmp_path / "log.jsonl").write_text(lines(rows))
+    groups, _ = read(tmp_path / "log.jsonl")
+    assert [len(g.sequences) for g in groups] == [2, 2] and {g.prompt_length for g in groups} == {2}
+
+
+@pytest.mark.parametrize("name", ["prompt_ids", "prompt_token_ids", "prompt_tokens"])
+def test_ids_beside_the_text_of_a_prompt_are_not_looked_at_but_beside_an_environment_are(name):
+    """Workers pad the ids of one prompt to lengths of their own."""
+
+    def sizes(**prompt):
+        rows = [{name: [0] * i + [5], "completion": "a"} | prompt for i in (0, 1, 0, 1)]
+        return [len(g) for g in read_completions([("", row, "") for row in rows])[0]]
+
+    assert sizes(prompt="p") == sizes(question="p", env_name="e") == [4]
+    assert sizes() == sizes(env_name="e") == [2, 2]
+
+
+def test_lines_without_a_known_prompt_are_one_group_and_that_is_said():
+    rows = [{"step": 1, "ask": "pq"[i % 2], "completion": "ab"[i // 2]} for i in range(4)]
+    found, notes = read_completions([("", row, "") for row in rows])
+    assert [len(group) for group in found] == [4]
+    assert (
+        "no prompt is known (--prompt-name NAME): all lines of one step are one group" in notes[0]
+    )
+    named = NAMES | {"prompt": ("ask",)}
+    found, notes = read_completions([("", row, "") for row in rows], named)
+    assert [len(group) for group in found] == [2, 2] and "all lines of one step and p" in notes[0]
+
+
+def verl_v1(uid="{step}f-{prompt}_{i}_0", padding=0):
+    """As verl 0.9 dumps a step: its uid is that of a row, GROUP_SAMPLE_OUTPUT, not of a group."""
+    rows = [
+        {"input": "2+2=", "output": f"a {r}", "score": r, "step": 1}
+        | {"uid": uid.format(step=1, prompt=prompt, i=i)}
+        for prompt in "xy"
+        for i, r in enumerate((1.0, 0.0, 1.0))
+    ]
+    pads = [f"pad{'0' * 31}f_{i}_0" for i in range(padding)]
+    return rows + [{"input": "", "output": "", "score": 0.0, "step": 1, "uid": u} for u in pads]
+
+
+@pytest.mark.parametrize("padding", [0, 1, 3])
+def test_uids_of_rows_as_verl_writes_them(padding):
+    """Two groups of one prompt stay two, and the rows that fill up a batch are no group."""
+    found, notes = read_completions([("", row, "") for row in verl_v1(padding=padding)])
+    assert [[c.reward for c in group] for group in found] == [[1, 0, 1]] * 2
+    assert "as in verl" in " ".join(notes)
+
+
+@pytest.mark.parametrize("uid", ["run_{step}_7", "uid_sample_0_{prompt}", "{prompt}"])
+def test_uids_of_groups_are_left_as_they_are(uid):
+    found, notes = read_completions([("", row, "") for row in verl_v1(uid)])
+    assert sum(map(len, found)) == 6 and "verl" not in " ".join(notes)
+
+
 def test_what_differs_in_the_prompt_or_the_step_is_another_group():
     chats = [[{"role": role, "content": "hi"}] for role in ("user", "system")]
     assert len(read_groups(lines({"prompt": chat, "completion": "a"} for chat in chats))) == 2
@@ -668,7 +737,8 @@ def test_names_of_fields(tmp_path, capsys):
             f"no line has 'gone' (--{kind}-name); the columns are" in err
             and '"t", "q", "a", "r", "prompt"' in err
         )
-    assert main(["tree", str(tmp_path / "log.jsonl"), "--reward-name", "r,gone"]) == 2
+    for name in ("r,gone", ""):
+        assert main(["tree", str(tmp_path / "log.jsonl"), "--reward-name", name]) == 2
     assert main(["tree", str(tmp_path / "log.jsonl"), "--completion-name", "gone"]) == 2
     assert (
         'line 1 of log.jsonl has neither "completions" nor "completion", only "t", "q"'
@@ -747,7 +817,53 @@ def test_one_step_written_in_two_ways_is_one():
     found = read_completions(
         [("", {"step": s, "completion": "a"}, "") for s in (10, "10", 10.0, 9)]
     )[0]
-    assert len(choose_steps(found, last=True)) == len(choose_steps(found, ["10.0"])) == 3
+    assert [len(group) for group in found] == [3, 1]
+    assert choose_steps(found, last=True) == choose_steps(found, ["10.0"]) == found[:1]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+@pytest.mark.parametrize(
+    "ways", [(1, 1.0, "1"), ("1", "1.0"), ("0.5", 0.5), (True, True), (None, float("nan"))]
+)
+def test_lines_of_one_step_are_one_group_however_it_is_written(ways, form, tmp_path):
+    """Interleaved, as workers write them.  A step that is not a number is none: pandas' null."""
+    rows = [
+        {"step": way, "prompt": p, "completion": c, "reward": r}
+        for c, r in (("a b", 1), ("a c", 0))
+        for p in "pq"
+        for way in ways
+    ]
+    if form == "csv" and None in ways:
+        return
+    (tmp_path / f"log.{form}").write_text(table(rows) if form == "csv" else lines(rows))
+    groups, _ = read(tmp_path / f"log.{form}")
+    rewards = sorted([1.0, 0.0] * len(ways))
+    assert [sorted(g.rewards.tolist()) for g in groups] == [rewards, rewards]
+    assert None not in ways or {g.step for g in groups} == {None}
+
+
+def test_a_group_id_is_one_number_as_int_and_as_float_but_texts_are_left_alone():
+    ids = [1, 1.0, 1, 1.0, "1e2", "100", "1e2", "100"]
+    rows = [{"step": 1, "group": g, "completion": "a"} for g in ids]
+    found, _ = read_completions([("", row, "") for row in rows])
+    assert [len(group) for group in found] == [4, 2, 2]
+
+
+@pytest.mark.parametrize("step", ["1e400", "1e999999999", 10**400, "-1e301", "sNaN", "Infinity"])
+def test_a_step_beyond_all_bounds_is_a_text(step, tmp_path, capsys):
+    """It was Infinity in the JSON, and a traceback of the figure."""
+    rows = [row | {"step": step if row["step"] == 9 else 1} for row in ROWS]
+    (tmp_path / "log.jsonl").write_text(lines(rows))
+    told = ["tree", str(tmp_path / "log.jsonl"), "--json", str(tmp_path / "n.json")]
+    assert main([*told, "--numbers", str(tmp_path / "n.png")]) == 2
+    err = capsys.readouterr().err
+    assert "two or more steps that are numbers; here are" in err and err.count("\n") == 1
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    found = json.loads((tmp_path / "n.json").read_text(), parse_constant=refuse)
+    assert [row["step"] for row in found["steps"]] == [str(step), 1]
 
 
 def test_the_number_of_a_file_may_have_a_point(tmp_path):
@@ -993,6 +1109,70 @@ def test_a_column_that_is_not_finite_beside_advantages(value):
         read_groups(lines(rows))
 
 
+def test_files_that_are_left_out_by_their_names_are_said(tmp_path):
+    """A log of which half is packed gave the numbers of the other half without a word."""
+    texts = {step: lines(row for row in ROWS if row["step"] == step) for step in (9, 10)}
+    (tmp_path / "9.jsonl").write_text(texts[9])
+    (tmp_path / "10.jsonl.gz").write_bytes(gzip.compress(texts[10].encode()))
+    (tmp_path / "8.JSONL.bak").write_text(texts[9])
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints" / "9.jsonl").write_text(texts[9])
+    (tmp_path / "README.md").write_text("not a log by any name")
+    groups, notes = read(tmp_path)
+    assert shape(groups) == FOUR[:2]
+    hidden = str(Path(".ipynb_checkpoints/9.jsonl"))
+    assert notes[0] == f"left out, by name: {hidden}, 10.jsonl.gz, 8.JSONL.bak"
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, b"PAR1\xff".__add__])
+def test_packed_files_are_refused_as_what_they_are(pack, tmp_path, capsys):
+    (tmp_path / "log.jsonl").write_bytes(pack(lines(ROWS).encode()))
+    assert main(["tree", str(tmp_path / "log.jsonl")]) == 2
+    told = "log.jsonl is compressed (unpack it) or Parquet (end its name in .parquet)"
+    assert capsys.readouterr().err == f"minigrpo tree: {told}\n"
+
+
+def test_a_partition_names_the_step(tmp_path):
+    for step in (9, 10):
+        (tmp_path / f"step={step}").mkdir()
+        own = [{k: v for k, v in r.items() if k != "step"} for r in ROWS if r["step"] == step]
+        (tmp_path / f"step={step}" / "part-0.jsonl").write_text(lines(own))
+    assert shape(read(tmp_path)[0]) == FOUR
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    pyarrow, parquet = (pytest.importorskip(f"pyarrow{name}") for name in ("", ".parquet"))
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    data = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(data[:60] + bytes(200) + data[260:])
+    with pytest.raises(ValueError, match=r"^a\.parquet: "):
+        read(tmp_path / "a.parquet")
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "gone.parquet")
+
+
+@pytest.mark.parametrize("flag", ["--json", "--html", "--out", "--numbers"])
+@pytest.mark.parametrize("given", ["log", "folder", "link", "twice", "tokenizer"])
+def test_no_output_is_written_over_a_file_that_is_read_or_written(flag, given, tmp_path, capsys):
+    (tmp_path / "logs").mkdir()
+    log = tmp_path / "logs" / "log.jsonl"
+    log.write_text(lines(ROWS))
+    (tmp_path / "link.jsonl").symlink_to(log)
+    read_from = {"folder": log.parent}.get(given, log)
+    output = {"link": tmp_path / "link.jsonl", "twice": tmp_path / "x.svg"}.get(given, log)
+    more = []
+    if given == "twice":
+        more = ["--out" if flag == "--html" else "--html", str(output)]
+    if given == "tokenizer":
+        output = tmp_path / "tokenizer.json"
+        output.write_text("{}")
+        more = ["--tokenizer", str(output)]
+    assert main(["tree", str(read_from), *more, flag, str(output)]) == 2
+    err = capsys.readouterr().err
+    assert f"{output} would be lost: it is read, or written already" in err
+    assert log.read_text() == lines(ROWS) and not (tmp_path / "x.svg").exists()
+
+
 def test_messages_in_a_folder(tmp_path):
     for name, role in (("a.jsonl", "assistant"), ("b.jsonl", "user")):
         (tmp_path / name).write_text(
@@ -1046,14 +1226,18 @@ def test_the_field_that_tells_all_apart_is_named(kind, name, tmp_path, capsys):
         (
             "a.json",
             '{"columns": ["completion", "reward"], "data": [["a"]]}',
-            'row 0 of a.json has 1 fields, not one .*"reward"',
+            'row 0 .from 0. of a.json has 1 fields, not one .*"reward"',
         ),
         (
             "a.json",
             '{"columns": ["completion", "completion"], "data": [["a", "b"]]}',
-            "row 0 of a.json has 2 fields, not one for each",
+            "row 0 .from 0. of a.json has 2 fields, not one for each",
         ),
-        ("a.json", '{"columns": ["completion"], "data": ["a"]}', "row 0 of a.json has no fields"),
+        (
+            "a.json",
+            '{"columns": ["completion"], "data": ["a"]}',
+            "row 0 .from 0. of a.json has no fields",
+        ),
         ("a.json", '{"columns": ["completion"], "data": []}', "the list of a.json is empty"),
         ("a.json", '{"prompt": [], "completion": [], "reward": []}', "no completions"),
         (
@@ -1096,7 +1280,7 @@ def test_errors_name_file_line_and_keys(name, text, message, tmp_path):
 def test_a_tree_that_no_memory_holds_is_refused(monkeypatch):
     monkeypatch.setattr(groups_module, "MAX_CELLS", 100)
     read_groups(json.dumps({"completions": ["a" * 50, "b"]}))
-    told = "the 2 completions from completion 0 of the group on are too long for one tree"
+    told = "the 2 completions from completion 0 .from 0. of the group on are too long for one tree"
     with pytest.raises(ValueError, match=f"{told}: 102 places"):
         read_groups(json.dumps({"completions": ["a" * 51, "b"]}))
 

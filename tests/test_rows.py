@@ -108,7 +108,11 @@ def test_csv_is_read_as_pythons_writer_wrote_it():
         ("t.jsonl", '{"a": 1}\n{"a": \n', "malformed JSON at line 2, column 7 of t.jsonl"),
         ("t.jsonl", '{"a": 1}\n[2]\n', "line 2 of t.jsonl is not a JSON object"),
         ("t.jsonl", "\n", "t.jsonl has no rows$"),
-        ("t.json", "[1, 2]", "row 0 of t.json is not a JSON object: write one for each row"),
+        (
+            "t.json",
+            "[1, 2]",
+            "row 0 .from 0. of t.json is not a JSON object: write one for each row",
+        ),
         ("t.json", "[]", "t.json has no rows"),
         ("t.txt", "a,b\n1,2\n", "t.txt is no table that is read: give .jsonl, .ndjson, .json, "),
     ],

@@ -92,15 +92,20 @@ def run_tree(a: argparse.Namespace) -> None:
         if file.name == SAMPLES:
             check_records(file.parent, SAMPLES)  # samples of a run are refused if damaged
     fields_given = {kind: getattr(a, f"{kind}_name", None) for kind in NAMES}
-    names = NAMES | {kind: (name,) for kind, name in fields_given.items() if name}
+    names = NAMES | {k: (name,) for k, name in fields_given.items() if name is not None}
     items, notes = read_log(a.file, names)
+    used = {Path(f).resolve() for f in (a.file, a.tokenizer or a.file, *(f for *_, f in items))}
+    for file in filter(None, (a.out, a.json, a.numbers, a.html)):
+        if (path := Path(file).resolve()) in used:
+            raise ValueError(f"{file} would be lost: it is read, or written already; name another")
+        used.add(path)
     found, more_notes = read_completions(items, names, a.group_size)
     is_text = any(isinstance(one.content, str) for group in found for one in group)
     if a.unit != "auto" and not is_text:
         raise ValueError("--unit is of texts: these completions are token ids")
     check_not_alone(found)
     tokenizer = None
-    if a.tokenizer:
+    if a.tokenizer is not None:
         from minigrpo.models import load_tokenizer
 
         if a.unit != "auto":
@@ -117,8 +122,7 @@ def run_tree(a: argparse.Namespace) -> None:
     if len(groups) > 1 or a.json or a.numbers:
         _tell_numbers(groups, a)
     for note in notes + more_notes:
-        told = f"note: {visible(note)}"
-        print(plain(told) if a.ascii else told)
+        print((plain if a.ascii else str)(f"note: {visible(note)}"))
     _write_figure(groups, a.out)
     if a.html:
         from minigrpo.show.explorer import explorer_page
@@ -156,6 +160,7 @@ def _tell_numbers(groups: list, a: argparse.Namespace) -> None:
     """The five numbers in words, and as JSON or along the steps as a figure, if asked for."""
     from minigrpo.logs.five_numbers import five_numbers, five_numbers_text
     from minigrpo.system.files import write_output
+    from minigrpo.system.tables import listed
 
     numbers = five_numbers(groups)
     text, steps = five_numbers_text(numbers), numbers["steps"]
@@ -168,7 +173,7 @@ def _tell_numbers(groups: list, a: argparse.Namespace) -> None:
 
         if len(steps) < 2 or any(isinstance(row["step"], str) for row in steps):
             told = "--numbers draws along two or more steps that are numbers"
-            raise ValueError(f"{told}: this log has {len(steps)} steps")
+            raise ValueError(f"{told}; here are {listed(row['step'] for row in steps) or 'none'}")
         keys = [key for key in NUMBERS if any(row[key] is not None for row in steps)]
         print(f"figure: {visible(str(save(metrics_figure(steps, keys), a.numbers)))}")
 
@@ -181,9 +186,7 @@ def run_equivalence(a: argparse.Namespace) -> int:
     from minigrpo.verify.equivalence import check_equivalence
 
     if a.group_size < 2:
-        raise ValueError(
-            "one completion has none to be compared with: take a group size of at least 2"
-        )
+        raise ValueError("one completion is compared with none: take a group size of at least 2")
     rng = np.random.default_rng(a.seed)
     if a.path:
         refuse(a, "task", "goes without RUN, which has its own task")

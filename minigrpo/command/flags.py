@@ -138,7 +138,7 @@ POLICY = [
 ]
 TREE_FILE = """JSON, JSON lines, CSV, TSV or Parquet, or - for standard input:
 {"completions": ["ab", "ac"], "rewards": [1, 0]};
-also a log of TRL, verl, open-instruct, ms-swift or prime-rl, or a folder of logs"""
+also a log of TRL, verl, open-instruct, ms-swift or prime-rl (not its traces), or a folder"""
 GRID = "values for a flag of train (task-option.n=1,2: for an option); may be repeated"
 UNITS = "auto", "characters", "words"
 FLAGS: dict[str, list[Flag]] = {
@@ -167,9 +167,7 @@ FLAGS: dict[str, list[Flag]] = {
     ],
     "evaluate": [
         *POLICY,
-        flag(
-            "--prompts", "held-out problems (default: 200, of a table at most all)", type=any_count
-        ),
+        flag("--prompts", "held-out problems (default: 200, or all of a table)", type=any_count),
         flag("--samples", "completions per problem, for pass@k", 0, type=any_count),
         flag("--k", "the ks of pass@k (default: 1 and --samples)", type=count, nargs="+"),
         flag("--temperature", "of the samples (default: 1)", type=amount),
@@ -190,27 +188,17 @@ FLAGS: dict[str, list[Flag]] = {
     "tree": [
         flag("file", TREE_FILE, metavar="FILE"),
         flag("--unit", "what to split texts into", "auto", choices=UNITS),
-        flag(
-            "--tokenizer",
-            "split texts as a model does: its tokenizer.json, .gguf file or folder, or smollm2",
-            metavar="FILE",
-        ),
+        flag("--tokenizer", "split texts by a tokenizer.json, .gguf or folder", metavar="FILE"),
         flag("--prompt-name", "the field of a log that holds the prompt", metavar="NAME"),
         flag("--completion-name", "the field that holds the completion", metavar="NAME"),
         flag("--step-name", "the field that holds the training step", metavar="NAME"),
-        flag(
-            "--reward-name",
-            "the field that holds the reward; a,b adds two fields, and a,b:0.5 half of the second",
-            metavar="NAME",
-        ),
+        flag("--reward-name", "the field of the reward; a,b:0.5 adds half of b", metavar="NAME"),
         flag("--group-name", "the field that tells groups apart", metavar="NAME"),
         flag("--group-size", "split logs into groups of K", type=any_count, metavar="K"),
         flag("--step", "only this training step; may be repeated", action="append", metavar="N"),
         flag("--last", "only the last training step", action="store_true"),
         flag("--out", "also draw a figure of the tree or trees (.png or .svg)", metavar="FILE"),
-        flag(
-            "--json", "also write the five numbers, of all groups and of each step", metavar="FILE"
-        ),
+        flag("--json", "also write the five numbers, of all and of each step", metavar="FILE"),
         flag("--numbers", "also draw them along the steps (.png or .svg)", metavar="FILE"),
         flag("--html", "also write a page whose texts and rewards can be edited", metavar="FILE"),
         flag("--show", "of several groups, draw so many (default: 3)", type=any_count),

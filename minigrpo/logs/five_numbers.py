@@ -116,9 +116,8 @@ def five_numbers(groups: Iterable[Group], seed: int = 0) -> dict[str, Any]:
             steps[step_of(group.step)].update(sums)
     if not units:
         raise ValueError("no group has two completions: log several completions of each prompt")
-    order = in_order(steps)
-    names = [step if isinstance(step, str) else json.loads(str(step)) for step in order]
-    along = [{"step": n} | ratios(steps[step]) for n, step in zip(names, order, strict=True)]
+    names = {s: s if isinstance(s, str) else json.loads(str(s)) for s in in_order(steps)}
+    along = [{"step": name} | ratios(steps[step]) for step, name in names.items()]
     about = {"unit": " and ".join(sorted(units)), "permutations": PERMUTATIONS}
     return about | {"all": ratios(total), "steps": along}
 
@@ -130,6 +129,7 @@ def five_numbers_text(found: dict[str, Any]) -> str:
     cosine = "-" if n["cosine"] is None else f"{n['cosine']:.3f}"
     prompts = n["tokens_over_distinct_with_prompts"]
     more = "" if prompts is None else f" ({prompts:.2f} with prompts as logged)"
+    ratio = "-" if n["tokens_over_distinct"] is None else f"{n['tokens_over_distinct']:.2f}"
     rows = {
         "dead groups": f"{p['dead_groups']}: equal rewards, from which neither objective learns",
         "cosine": f"{cosine} of the pushes of GRPO and λ-GRPO on nodes; 1: the same direction",
@@ -137,15 +137,12 @@ def five_numbers_text(found: dict[str, Any]) -> str:
         f"under λ-GRPO {p['shared_push_lambda_grpo']}",
         "held back": f"{p['held_back']} (by chance {p['held_back_chance']}) of above-average "
         "completions pass a shared step that is pushed down",
-        "tokens over distinct": f"{n['tokens_over_distinct'] or 0:.2f}{more}: "
-        "the most that a tree update can save",
+        "tokens over distinct": f"{ratio}{more}: the most that a tree update can save",
         "not told": "whether λ-GRPO would be better: on our own runs none of these foretold it",
         "assumed": "nodes are orthogonal; token mean, one update of each batch, no KL",
     }
     if left := n["groups"] - n["groups_with_rewards"]:
-        rows["without rewards"] = (
-            f"{left} of {n['groups']} groups, which only the last number counts"
-        )
+        rows["without rewards"] = f"{left} of {n['groups']} groups, in the last number alone"
     if unit != "tokens":
         rows["units"] = f"{unit}; --tokenizer FILE splits texts into tokens as the model does"
     return "\n".join(["Would λ-GRPO change this run?", *(f"{a:<24} {b}" for a, b in rows.items())])

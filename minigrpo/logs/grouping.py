@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal, DecimalException
 from typing import Any, NamedTuple
 
-from minigrpo.logs.reward_columns import find_rewards, weighted_fields
+from minigrpo.logs.reward_columns import LARGEST, find_rewards, weighted_fields
 from minigrpo.logs.rows import (
     EXPECTED,
     NAMES,
@@ -26,6 +26,7 @@ from minigrpo.logs.rows import (
 )
 from minigrpo.system.tables import listed
 
+VERL_UID = re.compile(r"(?:pad[0-9a-f]{32}|(.+))_\d+_\d+")  # group (not of padding)_sample_output
 # A list of numbers as a text, as tables hold token ids: of JSON, NumPy or PyTorch.
 LIST_TEXT = re.compile(r"\s*([\w.]+\()?\[[-+\d\s,.]*[\])]*\s*")
 
@@ -36,7 +37,7 @@ class Completion(NamedTuple):
     where: str
     row: dict
     origin: tuple  # ("group", number) if its group was given as one, else ("log", file)
-    identity: dict[str, tuple[str, ...]]  # its fields of step, prompt and group, each as JSON
+    identity: dict[str, tuple[tuple, ...]]  # its fields of step, prompt and group, with values
     prompt: str
     step: int | float | str | None
     content: str | list
@@ -68,14 +69,18 @@ def read_completions(
                 told = f"no line has {field!r} (--{kind}-name)"
                 raise ValueError(f"{told}; the columns are {listed(columns)}")
     found, notes = _read_ids(found, names["completion"])
+    uids = [VERL_UID.fullmatch(str(c.row.get("uid"))) for c in found if "uid" in names["group"]]
+    if uids and all(uids) and len({uid[0] for uid in uids}) == len(uids):
+        own = [(c, {"group": (("uid", g[1]),)}) for c, g in zip(found, uids, strict=True) if g[1]]
+        found = [c._replace(identity=c.identity | group) for c, group in own]
+        notes.append("'uid' is of a line, as in verl: without its last two numbers, of a group")
     groups: dict[tuple, list[Completion]] = {}
     for c in found:
         key = c.origin + tuple(c.identity.values() if c.origin[0] == "log" else ())
         groups.setdefault(key, []).append(c)
     logged = [group[0].origin[0] == "log" for group in groups.values()]
     if group_size is not None and not any(logged):
-        told = "--group-size splits the lines of a log"
-        raise ValueError(f"{told}: here each group is given as one already")
+        raise ValueError("--group-size splits the lines of a log: here groups are given as such")
     rewards, said = find_rewards(list(groups.values()), names, columns)
     split = []
     for group, own, is_logged in zip(groups.values(), rewards, logged, strict=True):
@@ -86,8 +91,9 @@ def read_completions(
         members = [c._replace(reward=r) for c, r in zip(group, own, strict=True)]
         split += [members[i : i + size] for i in range(0, len(group), size)]
         if is_logged and len(group) > 1 and group_size is None and not group[0].identity["group"]:
-            advice = "if they are several, give --group-size K"
-            notes = [*notes, f"all lines of one step and prompt are one group; {advice}"]
+            told = "no prompt is known (--prompt-name NAME): " * (not group[0].identity["prompt"])
+            told += f"all lines of one step{' and prompt' * (not told)} are one group"
+            notes = [*notes, f"{told}; if they are several, give --group-size K"]
     return split, [*dict.fromkeys(notes), *said]
 
 
@@ -113,7 +119,7 @@ def choose_steps(
 def step_of(step: object) -> Decimal | str:
     """A step as the number that it is, or a text: 10, "10" and 10.0 are one step."""
     try:
-        return number if (number := Decimal(str(step))).is_finite() else str(step)
+        return number if abs(number := Decimal(str(step))) < LARGEST else str(step)
     except DecimalException:
         return str(step)
 
@@ -130,7 +136,7 @@ def check_not_alone(groups: Sequence[list[Completion]]) -> None:
     if len(groups) < 2 or any(len(group) > 1 or group[0].origin[0] == "group" for group in groups):
         return
     for kind in ("group", "prompt", "step"):
-        fields = {json.loads(pair)[0]: 0 for c in ones for pair in c.identity[kind]}
+        fields = {name: 0 for c in ones for name, _ in c.identity[kind]}
         if fields and len({c.identity[kind] for c in ones}) == len(ones):
             apart = f"{listed(fields)} tells them apart; --{kind}-name names another field"
             raise ValueError(f"no group has two completions ({len(ones)} groups of one): {apart}")
@@ -155,8 +161,7 @@ def _completions(where: str, row: dict, file: str, number: int, names: Names) ->
         or (all(isinstance(item, str) for item in items) and len(items) in lengths.values())
     )
     if field in PLURAL and not (several and (items or lengths)):
-        wanted = "must be a list of at least one text or list of token ids"
-        raise ValueError(f'{where}: "{field}" {wanted}')
+        raise ValueError(f'{where}: "{field}" must be a list of at least one text or list of ids')
     if not several:
         return [_completion(where, row, field, kinds, ("log", file))]
     for n, kind in kinds.items():
@@ -165,10 +170,9 @@ def _completions(where: str, row: dict, file: str, number: int, names: Names) ->
             given = row[n].values() if isinstance(row[n], dict) else [row[n]]
             given = [v for v in given if v is not None]
             counts = [len(v) if isinstance(v, list) else "one number for" for v in given]
-        for count in counts:
-            if count != len(items):
-                told = f"{where} has {len(items)} {field} but {count} {n}"
-                raise ValueError(f"{told}: give one for each completion")
+        for count in {*counts} - {len(items)}:
+            told = f"{where} has {len(items)} {field} but {count} {n}"
+            raise ValueError(f"{told}: give one for each completion")
     split = [
         {k: v if k in shared else _entry(v, i, len(items)) for k, v in row.items()}
         for i in range(len(items))
@@ -176,7 +180,7 @@ def _completions(where: str, row: dict, file: str, number: int, names: Names) ->
     is_table = {"prompt", "step", "group"} & {kinds[n] for n in lengths}
     origin = ("log", file, number) if is_table else ("group", number)
     return [
-        _completion(f"completion {i} of {where}", own, field, kinds, origin)
+        _completion(f"completion {i} (from 0) of {where}", own, field, kinds, origin)
         for i, own in enumerate(split)
     ]
 
@@ -195,26 +199,26 @@ def _completion(where: str, row: dict, field: str, kinds: dict, origin: tuple) -
     row = {k: v for k, v in row.items() if k not in dicts}
     parts = {k if k not in row else f"{n}/{k}": v for n in dicts for k, v in dicts[n].items()}
     present_of = {
-        kind: [n for n in kinds if kinds[n] == kind and row.get(n) is not None]
+        kind: [n for n in kinds if kinds[n] == kind and (v := row.get(n)) is not None and v == v]
         for kind in ("step", "prompt", "group")
     }
-    identity = {
-        kind: tuple(json.dumps([n, row[n]], sort_keys=True) for n in fields)
-        for kind, fields in present_of.items()
-    }
+    texts = [n for n in present_of["prompt"] if not n.endswith(("_ids", "_tokens"))]
+    if any(n not in ("env", "env_name") for n in texts):  # ids of one text may be padded otherwise
+        present_of["prompt"] = texts
+    values = {n: json.dumps(row[n], sort_keys=True) for own in present_of.values() for n in own}
+    numbers = [n for n in present_of["group"] if isinstance(row[n], int | float)]
+    values |= {n: step_of(row[n]) for n in present_of["step"] + numbers}
+    identity = {kind: tuple((n, values[n]) for n in own) for kind, own in present_of.items()}
     if origin[0] == "log" and identity["step"]:  # files that differ in a number are one log
         folder, base = os.path.split(origin[1])
         origin = ("log", folder, re.sub(r"\d+", "", base))
-    steps = [row[n] for n in present_of["step"] if isinstance(row[n], int | float | str)]
-    prompts = [text_of(row[n]) for n in present_of["prompt"]]
-    step, prompt = next(iter(steps), None), next(iter(prompts), "")
+    step = next((row[n] for n in present_of["step"] if isinstance(row[n], int | float | str)), None)
+    prompt = next((text_of(row[n]) for n in present_of["prompt"]), "")
     content = content_of(row[field], where)
     return Completion(where, row | parts, origin, identity, prompt, step, content, tuple(parts))
 
 
-def _read_ids(
-    found: list[Completion], names: tuple[str, ...]
-) -> tuple[list[Completion], list[str]]:
+def _read_ids(found: list[Completion], names: Sequence[str]) -> tuple[list[Completion], list[str]]:
     """Texts that are all JSON lists of whole numbers, as token ids.   -> completions, notes
 
     Raises ValueError for a field "…_ids" or "…_tokens" that holds other texts, and where all texts

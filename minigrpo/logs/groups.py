@@ -16,7 +16,7 @@ import numpy as np
 
 from minigrpo.engine.tree_statistics import intermediate_proportion, path_depth
 from minigrpo.logs.grouping import Completion, read_completions
-from minigrpo.logs.rows import NAMES, parse
+from minigrpo.logs.rows import NAMES, chat_of, parse, text_of
 from minigrpo.models.text_tokenizer import TextTokenizer
 from minigrpo.system.text import TO_ASCII
 from minigrpo.tree import PrefixTree
@@ -118,11 +118,13 @@ def make_groups(
 
 def _prompt_length(c: Completion, split_text: Callable[[str], list]) -> int | None:
     """Units of a prompt, if it is logged as its completion is: as a text or as token ids."""
-    name, value = json.loads(next(iter(c.identity["prompt"]), '["", null]'))
-    if isinstance(c.content, str):  # the name of an environment is not what the model saw
-        return None if value is None or name in ENVIRONMENTS else len(split_text(c.prompt))
-    is_ids = isinstance(value, list) and all(type(token) is int for token in value)
-    return len(value) if is_ids else None
+    for name, value in ((name, json.loads(told)) for name, told in c.identity["prompt"]):
+        if isinstance(c.content, list):
+            if isinstance(value, list) and all(type(token) is int for token in value):
+                return len(value)
+        elif name not in ENVIRONMENTS and (isinstance(value, str) or chat_of(value)):
+            return len(split_text(text_of(value)))
+    return None  # the name of an environment is not what the model saw
 
 
 def _rewards(group: Sequence[Completion]) -> np.ndarray | None:
@@ -130,8 +132,7 @@ def _rewards(group: Sequence[Completion]) -> np.ndarray | None:
         return None
     for c in group:
         if c.reward is None:
-            told = f"{c.where} has no reward, but others of its group do"
-            raise ValueError(f"{told}: give all or none")
+            raise ValueError(f"{c.where} has no reward, but others of its group do: all or none")
         if not isinstance(c.reward, int | float) or not abs(c.reward) <= 1e100:
             told = f"the reward of {c.where} is {json.dumps(c.reward)[:60]}"
             raise ValueError(f"{told}: it must be a finite number up to 1e100")
@@ -145,8 +146,7 @@ def group_statistics(groups: Sequence[Group]) -> dict:
     """`tree_statistics` of groups as `read_groups` returns them, with their unit under "unit"."""
     units = {g.unit for g in groups}
     unit = units.pop() if len(units) == 1 else "tokens"
-    trees = (PrefixTree.from_sequences(g.sequences) for g in groups)
-    return {"unit": unit} | tree_statistics(trees)
+    return {"unit": unit} | tree_statistics(PrefixTree.from_sequences(g.sequences) for g in groups)
 
 
 def tree_statistics(trees: Iterable[PrefixTree]) -> dict:

@@ -139,9 +139,7 @@ def _subsets(fields: Sequence[str]) -> list[tuple[str, ...]]:
     return [subset for size in sizes for subset in combinations(fields, size)]
 
 
-def _sums(
-    groups: Sequence[Sequence], fields: Iterable[str | tuple], null: float | None = 0.0
-) -> Values:
+def _sums(groups: Sequence[Sequence], fields: Iterable, null: float | None = 0.0) -> Values:
     """The sum of fields, some with weights, of every completion; null where it has none of them."""
     pairs = [f if isinstance(f, tuple) else (f, 1) for f in fields]
     return [[_sum([(c.row.get(f), w) for f, w in pairs], null) for c in g] for g in groups]

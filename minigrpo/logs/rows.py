@@ -29,7 +29,7 @@ FIELDS = {
     "completion": "completions responses outputs generations "
     "completion response output generation response_tokens completion_ids",
     "prompt": "prompt prompts query queries input inputs question problem "
-    "prompt_tokens env env_name",
+    "prompt_tokens prompt_ids prompt_token_ids env env_name",
     "step": "step global_step training_step train_step gen_step iteration epoch",
     "reward": "reward rewards score scores",
     "advantage": "advantage advantages",
@@ -60,8 +60,10 @@ def read_log(file: str, names: Names = NAMES) -> tuple[list[Row], list[str]]:
         return [(*row, "") for row in parse(text, names=names)], []
     if not path.is_dir():
         return _read_file(path, path.name, names), []
-    files = {str(f.relative_to(path)): f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES}
-    order = sorted((name for name, f in files.items() if f.is_file()), key=by_number)
+    found = [f for f in path.rglob("*") if {*SUFFIXES} & {s.lower() for s in f.suffixes}]
+    files = {str(f.relative_to(path)): f for f in found if f.is_file()}
+    order = [n for n in sorted(files, key=by_number) if files[n].suffix.lower() in SUFFIXES]
+    order = [n for n in order if "/." not in f"/{Path(n).as_posix()}"]  # none that is hidden
     kind = next((k for k in KNOWN_FILES if any(files[name].match(k) for name in order)), "*")
     rows, without, beside = [], [], [name for name in order if not files[name].match(kind)]
     for name in (name for name in order if name not in beside):
@@ -71,6 +73,7 @@ def read_log(file: str, names: Names = NAMES) -> tuple[list[Row], list[str]]:
         else:
             without.append(f"{name} ({listed(found[0][1])})")
     left_out = {"as without completions": without, f"beside {kind}": beside}
+    left_out["by name"] = sorted({*files} - {*order})
     notes = [f"left out, {why}: {', '.join(them)[:500]}" for why, them in left_out.items() if them]
     if not rows:
         told = f"{file} is a folder without completions_*.parquet, which TRL writes with "
@@ -81,12 +84,13 @@ def read_log(file: str, names: Names = NAMES) -> tuple[list[Row], list[str]]:
 
 def _read_file(path: Path, name: str, names: Names) -> list[Row]:
     """Rows of a file.  A number in its name or folder (STEP.jsonl, step_N/…) is their step."""
+    data = path.read_bytes()
     if path.suffix.lower() == ".parquet":
-        rows = _plain(parquet_rows(path, name) or [(f"row 0 of {name}", {})], names)
+        rows = _plain(parquet_rows(data, name) or [(f"the table of {name}", {})], names)
     else:
-        rows = parse(decode(path.read_bytes(), name), name, names)
+        rows = parse(decode(data, name), name, names)
     number = re.fullmatch(r"(\d{1,18})\.\w+", path.name)
-    number = number or re.search(r"step[_-]?(\d{1,18}(\.\d+)?)(?!\d)", str(Path(*path.parts[-3:])))
+    number = number or re.search(r"step[_=-]?(\d{1,18}(\.\d+)?)(?!\d)", str(Path(*path.parts[-3:])))
     if number:
         step = {"step": float(number[1]) if "." in number[1] else int(number[1])}
         rows = [(w, row if present(row, names["step"]) else step | row) for w, row in rows]
@@ -127,7 +131,7 @@ def parse(text: str, name: str = "", names: Names = NAMES) -> list[tuple[str, di
 
 def _renamed(fields: Iterable[str], names: Names) -> dict[str, str]:
     """Each field with its name here: "Step" and " step" are the known "step", unless asked for."""
-    asked = {part.strip() for own in names.values() for n in own for part in re.split("[,:]", n)}
+    asked = {p.strip() for k in names for n in {*names[k]} - KNOWN for p in re.split("[,:]", n)}
     fields = [*fields]
     low = {f: f.strip().lower() for f in fields if f not in asked}
     taken = [*low.values(), *(f for f in fields if f in asked)]
@@ -213,8 +217,7 @@ def content_of(value: Any, where: str) -> str | list:
     """A completion as a text, a list of ids or a list of texts.   Raises ValueError for others."""
     chat = chat_of(value)
     if isinstance(value, str) and CHAT_TEXT.match(value) and not chat:
-        told = f"{where} holds a chat as a text that is no JSON, in which all begin alike"
-        raise ValueError(f"{told}: write it as JSON")
+        raise ValueError(f"{where} holds a chat as a text that is no JSON: write it as JSON")
     value = text_of(value) if chat else value
     pieces = [value] if isinstance(value, str) else value if isinstance(value, list) else [None]
     if all(isinstance(piece, str) for piece in pieces):

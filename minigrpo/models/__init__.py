@@ -68,7 +68,7 @@ def load_model(
 def load_tokenizer(name: str | Path) -> TextTokenizer:
     """The tokenizer of a pretrained model alone, or of a tokenizer.json.   Raises ValueError"""
     path = Path(name).expanduser()
-    if path.suffix == ".json":
+    if path.suffix in (".json", ".model"):
         return TextTokenizer.from_file(path, MAX_TOKEN + 1, None)
     source = _open(name)
     return _tokenizer(source, source.config().vocab_size)

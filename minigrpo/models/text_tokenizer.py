@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -179,9 +180,14 @@ class TextTokenizer:
         return out
 
     def pieces(self, text: str) -> list[str]:
-        """The tokens of a text that a model wrote, by their names in the vocabulary."""
+        """The tokens of a text, by name.   Raises ValueError where they do not say the text."""
         with refusing(f"the tokenizer cannot split the text {shown(text)}"):
-            return self.core.encode(text, add_special_tokens=False).tokens
+            found = self.core.encode(text, add_special_tokens=False)
+            says = self.core.decode(found.ids, skip_special_tokens=False)
+        if len({"".join(normalize("NFKC", t).split()) for t in (text, says)}) > 1:
+            told = f"the tokenizer turns the text {shown(text)} into {shown(says)}"
+            raise ValueError(f"{told}: give that of the model which wrote it")
+        return found.tokens
 
     def text_of(self, piece: str) -> str:
         """What a token says in the middle of a text."""

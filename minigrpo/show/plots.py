@@ -211,7 +211,8 @@ def metrics_figure(
         ax = figure.add_subplot(down, across, i + 1, sharex=ax)
         points = [(r["step"], r[key]) for r in records if is_finite(r.get(key))]
         x, y = np.array(points, dtype=np.float64).reshape(-1, 2).T
-        usual = max(10, len(x) // 40) if len(x) > 40 else 1
+        n = len(records if key in NUMBERS else x)  # the five numbers are drawn alike
+        usual = max(10, n // 40) if n > 40 else 1
         mean_of = usual if smooth is None else smooth
         if mean_of != 1 and len(x):
             ax.plot(x, y, color=BLUE, lw=0.8, alpha=0.35)

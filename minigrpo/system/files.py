@@ -48,9 +48,8 @@ def write_atomically(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
 
 def write_output(path: Path, data: bytes) -> None:
     """Write what a command was asked for, whole or not at all; a link or a device stays one."""
-    path = path.resolve()
     if not path.exists() or path.is_file():
-        return write_atomically(path, [data])
+        return write_atomically(path.resolve(), [data])
     with naming(path):
         path.write_bytes(data)
 

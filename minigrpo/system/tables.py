@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+PACKED = b"\x1f\x8b", b"BZh91AY", b"\xfd7zXZ", b"(\xb5/\xfd", b"PK\3\4", b"PAR1"  # gzip, …
 Named = list[tuple[str, dict[str, Any]]]  # rows, each after the words to name it by
 
 
@@ -28,7 +29,7 @@ def rows_of(data: bytes, name: str) -> Named:
         raise ValueError(f"{name} is no table that is read: give {', '.join(SUFFIXES)}")
     text = "" if suffix == ".parquet" else decode(data, name)
     if suffix == ".parquet":
-        rows = parquet_rows(io.BytesIO(data), name)
+        rows = parquet_rows(data, name)
     elif suffix in (".csv", ".tsv"):
         header = text.lstrip().partition("\n")[0]
         rows = csv_rows(text, "\t" if suffix == ".tsv" else max(",;\t", key=header.count), of)
@@ -43,6 +44,8 @@ def rows_of(data: bytes, name: str) -> Named:
 
 def decode(data: bytes, name: str) -> str:
     """The text of a file.   Raises ValueError for what is neither UTF-8 nor marked as UTF-16."""
+    if data.startswith(PACKED):
+        raise ValueError(f"{name} is compressed (unpack it) or Parquet (end its name in .parquet)")
     codec = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         text = data.decode(codec)
@@ -50,12 +53,11 @@ def decode(data: bytes, name: str) -> str:
         told = f"{name} is not {codec[:6].strip('-').upper()} text (at byte {error.start})"
         raise ValueError(f"{told}: write it as UTF-8") from None
     if "\0" in text[:1000]:
-        told = f"{name} holds zero bytes, as binary files do, and UTF-16 without its mark"
-        raise ValueError(f"{told}: write it as UTF-8")
+        raise ValueError(f"{name} holds zero bytes (binary, or unmarked UTF-16): write it as UTF-8")
     return text
 
 
-def parquet_rows(source: Path | io.BytesIO, name: str) -> Named:
+def parquet_rows(data: bytes, name: str) -> Named:
     """The rows of a Parquet file, as Python's values.   Raises ValueError if it is damaged."""
     try:
         from pyarrow import ArrowException
@@ -64,10 +66,10 @@ def parquet_rows(source: Path | io.BytesIO, name: str) -> Named:
         told = f"{name} is a Parquet file, and to read it takes pyarrow"
         raise ValueError(f'{told}: pip install "minigrpo[logs]"') from None
     try:
-        rows = read_table(source).to_pylist()
-    except ArrowException as error:
+        rows = read_table(io.BytesIO(data)).to_pylist()
+    except (ArrowException, OSError) as error:
         raise ValueError(f"{name}: {error}") from None
-    return [(f"row {i} of {name}", row) for i, row in enumerate(rows)]
+    return [(f"row {i} (from 0) of {name}", row) for i, row in enumerate(rows)]
 
 
 def csv_rows(text: str, mark: str, of: str) -> Named:
@@ -98,9 +100,9 @@ def json_rows(text: str, of: str, kind: str) -> list[tuple[str, Any]]:
     table = value if isinstance(value, dict) else {}
     columns, data = table.get("columns"), table.get("data")
     if isinstance(columns, list) and isinstance(data, list):  # of W&B
-        value = [_row(columns, cells, f"row {i}{of}") for i, cells in enumerate(data)]
+        value = [_row(columns, cells, f"row {i} (from 0){of}") for i, cells in enumerate(data)]
     if isinstance(value, list):
-        return [(f"{kind} {i}{of}", row) for i, row in enumerate(value)]
+        return [(f"{kind} {i} (from 0){of}", row) for i, row in enumerate(value)]
     return [(f"the {kind}{of}", value)]
 
 
