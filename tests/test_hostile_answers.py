@@ -118,6 +118,52 @@ ENDING = {
         function("import ctypes; ctypes.pythonapi.PyRun_SimpleString(b'')"),
         "may not call ctypes.dlsym",
     ),
+    "the mode of a file by its open folder": (
+        function("import os", "os.chmod('none', 0o600, dir_fd=os.open('/tmp', 0))"),
+        "may not call os.chmod",
+    ),
+    "the times of a file by its open folder": (
+        function("import os", "os.utime('none', dir_fd=os.open('/tmp', 0))"),
+        "may not call os.utime",
+    ),
+    "the owner of a file by its open folder": (
+        function("import os", "os.chown('none', -1, -1, dir_fd=os.open('/tmp', 0))"),
+        "may not call os.chown",
+    ),
+    "orders for the file system": (
+        function("import fcntl", "fcntl.ioctl(open('x', 'w'), 0x80086601, bytes(8))"),
+        "may not call fcntl.ioctl",
+    ),
+    "a device": (
+        function("import os", "os.mknod('null', 0o020600, os.makedev(1, 3))"),
+        "has no attribute 'mknod'",
+    ),
+    "machine code of its own": (
+        function(
+            "import readline, shutil, sys",
+            "shutil.copy(readline.__file__, '.')",
+            "del sys.modules['readline']",
+            "sys.path.insert(0, '.')",
+            "import readline",
+        ),
+        "may not load machine code",
+    ),
+    "machine code in memory": (
+        function(
+            "import _ctypes, os, sys",
+            "from importlib.machinery import ExtensionFileLoader, ModuleSpec",
+            "copy = os.memfd_create('x')",
+            "os.write(copy, open(_ctypes.__file__, 'rb').read())",
+            "path = f'/proc/self/fd/{copy}'",
+            "loader = ExtensionFileLoader('_ctypes', path)",
+            "loader.create_module(ModuleSpec('_ctypes', loader, origin=path))",
+        ),
+        "may not load machine code" if sys.platform == "linux" else "AttributeError",
+    ),
+    "machine code by another library": (
+        function("import _cffi_backend"),
+        "may not import _cffi_backend",
+    ),
     "an attribute elsewhere": (
         function("import os", "os.setxattr('/', 'user.minigrpo', b'')")
         if hasattr(os, "setxattr")
@@ -137,6 +183,8 @@ ENDING = {
         "wrote more than",
     ),
     "endless rows of nothing": (function("return np.empty((10**12, 0))"), "no answer"),
+    "rows of rows of nothing": (function("return np.empty((4000, 4000, 0))"), "no answer"),
+    "many objects of nothing": (function("return np.empty((4000, 0), dtype=object)"), "no answer"),
     "texts": (
         function("return [str(x) for x in logits]"),
         "expected numbers",
@@ -160,6 +208,14 @@ ENDING = {
     "lowers its priority by the module below": (
         function("import posix; posix.setpriority(posix.PRIO_PROCESS, 0, 19)"),
         "has no attribute 'setpriority'",
+    ),
+    "lowers its priority by the oldest call": (
+        function("import os; os.nice(1)"),
+        "has no attribute 'nice'",
+    ),
+    "lowers its priority by the module below, anew": (
+        function("import sys", "del sys.modules['posix']", "import posix; posix.nice(1)"),
+        "may not import posix",
     ),
     "keeps a core": (
         function("import os; os.sched_setaffinity(0, {0})"),
@@ -567,6 +623,13 @@ KERNEL = {  # past the hook, stopped by Linux
         "import os", "os.remove('printed', dir_fd=os.open('..', 0))", "return [0.0]"
     ),
     "makes a pipe elsewhere": function("import os; os.mkfifo('../minigrpo_was_here')"),
+    "makes a device": PAST  # a disk would have all files in it
+    + function(
+        "import ctypes, os",
+        "libc = ctypes.CDLL(None, use_errno=True)",
+        "libc.mknod(b'null', 0o020600, ctypes.c_uint64(os.makedev(1, 3)))",
+        "raise OSError(os.strerror(ctypes.get_errno()))",
+    ),
     "memory that outlives it": function(
         "import _posixshmem, os",
         "return _posixshmem.shm_open('/minigrpo_was_here', os.O_CREAT | os.O_RDWR, 0o600)",
@@ -883,6 +946,29 @@ def test_texts_and_complex_numbers_are_no_weights():
         right = {task.function: solutions[task.function]}
         assert runner.verdict("", task, SimpleNamespace(**right)).state == RIGHT
         assert runner.verdict("", task, SimpleNamespace(**{task.function: wrong})).state == WRONG
+
+
+FLOODS = {"numbers": "[1] * 10**6", "a text": "'x\\n' * 10**6", "names": "{'\\x1b': 1}"}
+
+
+@pytest.mark.parametrize("notes", FLOODS)
+def test_notes_that_are_forged_are_few_and_plain(notes, desk, tmp_path):
+    """A million of them would take all memory, in the table of a class, too."""
+    lines = "for number in range(3, 64):", "    data = memoryview(message)", "    try:"
+    lines = *lines, "        while data: data = data[os.write(number, data) :]"
+    lines = *lines, "    except OSError: pass", "os._exit(0)"
+    message = f"message = frame({{'value': [0.0] * 3, 'notes': {FLOODS[notes]}}})"
+    found = verdict_on(FRAME + function(message, *lines), desk, tmp_path)
+    assert found.state == WRONG
+    assert len(found.notes) <= 20 and "".join(found.notes).isprintable()
+
+
+def test_a_failure_that_is_forged_is_one_line(desk, tmp_path):
+    message = "frame({'failed': 'x\\n\\x1b' * 10**3, 'notes': []})"
+    lines = "for number in range(3, 64):", f"    try: os.write(number, {message})"
+    lines = *lines, "    except OSError: pass", "os._exit(0)"
+    found = verdict_on(FRAME + "\n".join(lines), desk, tmp_path)
+    assert "cannot be imported: x" in found.message and found.message.isprintable()
 
 
 def test_notes_are_few_and_short(tmp_path):
