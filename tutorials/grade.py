@@ -85,7 +85,7 @@ def grade(
         if digest in known and not (reports and not _report(reports, student).exists()):
             rows[student.name] = known[digest]
     write()
-    closed = [flag for path in (table, reports) if path for flag in ("--closed", str(path))]
+    closed = [f"--closed={path}" for path in (table, reports) if path]
     left = [(f, d, [*flags, *closed], reports) for f, d in digests.items() if f.name not in rows]
     pool = ThreadPoolExecutor(processes or os.cpu_count())
     try:
@@ -127,7 +127,7 @@ def _graded(
     given = os.path.join(os.curdir, student)  # else a name that begins with - is a flag
     command = [sys.executable, "-P", "-X", "utf8", "-m", "minigrpo", "check", "all", given]
     done = subprocess.run(
-        [*command, "--json", "--closed", str(student.parent), *flags],
+        [*command, "--json", f"--closed={student.parent}", *flags],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         stdin=subprocess.DEVNULL,
         capture_output=True,

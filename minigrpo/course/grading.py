@@ -90,10 +90,10 @@ class Answer:
     def check_number(self, given: str, arguments: tuple, right: float, why: str) -> None:
         """Ask for a single number; the hint says why this one is right."""
         got = self.ask(given, *arguments)
-        if shape_of(got) != () or not isinstance(got, int | float | np.generic):
+        if shape_of(got) != () or not isinstance(got, int | float | np.generic | np.ndarray):
             raise wrong(given, f"expected the number {right}, got {type(got).__name__} {got!r}.")
         if got != right:
-            raise wrong(given, f"expected {right}, got {text(got)}.", why)
+            raise wrong(given, f"expected {right}, got {text(np.asarray(got)[()])}.", why)
 
     def compare(
         self,
@@ -207,9 +207,9 @@ def shape_of(value: Any) -> tuple[int, ...] | None:
         return None
 
 
-def close(got: np.ndarray, right: np.ndarray) -> bool:
+def close(got: Any, right: np.ndarray) -> bool:
     """Equal up to the rounding of float32, relative to the largest number that is expected."""
-    if got.shape != right.shape or not np.isfinite(got).all():
+    if shape_of(got) != right.shape or not np.isfinite(got := as_numbers(got)).all():
         return False
     return bool((np.abs(got - right) <= _allowed(right)).all())
 
