@@ -294,6 +294,17 @@ def test_a_class_is_a_table(grade, handed_in):
     assert len(list(Path("told").iterdir())) == 6
 
 
+def test_a_note_is_of_each_chapter(grade, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for chapter in ("ch01", "ch05", "ch06"):
+        file = copied(tmp_path / "class/Ada", chapter) / f"{chapter}.py"
+        text = file.read_text(encoding="utf-8")
+        file.write_text("import minigrpo\n" * (chapter != "ch05") + text, encoding="utf-8")
+    assert grade("class")[0] is None
+    notes = "ch01 task 4 imports minigrpo (line 1); ch06 task 5 imports minigrpo (line 1)"
+    assert table()["Ada"]["notes"] == notes
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """The students who are checked; the checks are left out."""

@@ -107,7 +107,7 @@ ENDING = {
         "expected numbers",
     ),
     "the mode of an open folder": (
-        function("import os", "os.fchmod(os.open('/tmp', 0), 0o1777)"),
+        function("import os", "os.fchmod(os.open('.', 0), 0o700)"),
         "may not call os.chmod",
     ),
     "machine code": (
@@ -118,16 +118,20 @@ ENDING = {
         function("import ctypes; ctypes.pythonapi.PyRun_SimpleString(b'')"),
         "may not call ctypes.dlsym",
     ),
+    "a file by its open folder": (
+        function("import os", f"os.open({str(SOLUTION)[1:]!r}, 0, dir_fd=os.open('/', 0))"),
+        "may not read this file",
+    ),
     "the mode of a file by its open folder": (
-        function("import os", "os.chmod('none', 0o600, dir_fd=os.open('/tmp', 0))"),
+        function("import os", "os.chmod('none', 0o600, dir_fd=os.open('.', 0))"),
         "may not call os.chmod",
     ),
     "the times of a file by its open folder": (
-        function("import os", "os.utime('none', dir_fd=os.open('/tmp', 0))"),
+        function("import os", "os.utime('none', dir_fd=os.open('.', 0))"),
         "may not call os.utime",
     ),
     "the owner of a file by its open folder": (
-        function("import os", "os.chown('none', -1, -1, dir_fd=os.open('/tmp', 0))"),
+        function("import os", "os.chown('none', -1, -1, dir_fd=os.open('.', 0))"),
         "may not call os.chown",
     ),
     "orders for the file system": (
@@ -410,7 +414,10 @@ ENDING = {
     "holds itself": (function("x = [1.0]", "x.append(x)", "return x"), "nested more than 40 deep"),
     "answers hugely": (function("return np.zeros(10**7)"), "too large"),
     "answers with many lists": (function("return [[0.0]] * 10**6"), "too large"),
-    "prints endlessly": (function("while True: print('right' * 10**4)"), "File too large"),
+    "prints endlessly": (
+        function("while True: print('right' * 10**4)"),
+        "may print a few",
+    ),
     "fills the disk": (
         function("with open('x', 'wb') as f:", "    while True: f.write(bytes(10**6))"),
         "File too large",
@@ -590,11 +597,17 @@ STOLEN = [
     "exec(text, space)",
     "return space['expected_reward_gradient'](logits, rewards)",
 ]
+UP = 40 * "../"
+BY_FOLDER = [  # the hook takes names for names from where the answer is
+    "import os",
+    "folder = os.open('.', 0)",
+    "os.makedirs(40 * 'a/')",
+    "os.chdir(40 * 'a/')",
+]
 KERNEL = {  # past the hook, stopped by Linux
     "reads by a folder": function(
-        "import os",
-        "folder = os.open('/', 0)",
-        f"text = open(os.open({str(SOLUTION)[1:]!r}, 0, dir_fd=folder)).read()",
+        *BY_FOLDER,
+        f"text = open(os.open({UP + str(SOLUTION)[1:]!r}, 0, dir_fd=folder)).read()",
         *STOLEN,
     ),
     "reads by another library": function(
@@ -614,13 +627,12 @@ KERNEL = {  # past the hook, stopped by Linux
         + function(f"os.posix_spawn('/bin/cat', ['cat', {str(SOLUTION)!r}], {{}})", "text = ''")
     ),
     "writes by a folder": function(
-        "import os",
-        "folder = os.open('/tmp', 0)",
-        "os.write(os.open('minigrpo_was_here', os.O_WRONLY | os.O_CREAT, dir_fd=folder), b'x')",
+        *BY_FOLDER,
+        f"os.open({UP + 'tmp/minigrpo_was_here'!r}, os.O_WRONLY | os.O_CREAT, dir_fd=folder)",
         "return [0.0]",
     ),
     "deletes by a folder": function(
-        "import os", "os.remove('printed', dir_fd=os.open('..', 0))", "return [0.0]"
+        *BY_FOLDER, "os.remove('../printed', dir_fd=folder)", "return [0.0]"
     ),
     "makes a pipe elsewhere": function("import os; os.mkfifo('../minigrpo_was_here')"),
     "makes a device": PAST  # a disk would have all files in it
@@ -879,11 +891,11 @@ def test_the_home_folder_is_closed_by_the_kernel(monkeypatch, tmp_path):
     home.mkdir()
     (home / "key").write_text("secret")
     monkeypatch.setenv("HOME", str(home))
-    key = str(home / "key")[1:]
-    lines = "folder = os.open('/', 0)", f"raise ValueError(os.open({key!r}, 0, dir_fd=folder))"
+    key = UP + str(home / "key")[1:]
+    lines = *BY_FOLDER, f"raise ValueError(os.open({key!r}, 0, dir_fd=folder))"
     (tmp_path / "one").mkdir()
     with Desk(Limits(ENDS, memory=1 << 29)) as desk:
-        found = verdict_on("import os\n" + function(*lines), desk, tmp_path / "one")
+        found = verdict_on(function(*lines), desk, tmp_path / "one")
     assert "Permission denied" in found.message
 
 

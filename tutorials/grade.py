@@ -139,16 +139,15 @@ def _graded(
     with suppress(ValueError):
         found = json.loads(done.stdout)
     points = {task["task"].partition(":")[0]: task["points"] for task in found["tasks"]}
-    notes = {
-        note: task["task"].partition(":")[0] for task in found["tasks"] for note in task["notes"]
-    }
+    labels = [(task["task"].partition(":")[0], task["notes"]) for task in found["tasks"]]
+    notes = {(label[:4], note): f"{label} {note}" for label, noted in labels for note in noted}
     row: Row = dict.fromkeys(COLUMNS, 0) | points | {key: found[key] for key in ("points", "of")}
     row |= {
         chapter: sum(points.get(task, 0) for task in TASKS if chapter in task)
         for chapter in CHAPTERS
     }
     texts = {"student": student.name, "troubles": "; ".join(found["troubles"])}
-    texts |= {"notes": "; ".join(f"{task} {note}" for note, task in notes.items())}
+    texts |= {"notes": "; ".join(notes.values())}
     row |= {
         key: "'" * text.startswith(FORMULAS) + text.replace("\r", "\\r")  # some write it as it is
         for key, text in texts.items()

@@ -9,6 +9,7 @@ recognised by its numbers, which the check computes and passes under the name of
 from __future__ import annotations
 
 import copy
+import errno
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -259,6 +260,8 @@ def advice(error: BaseException) -> str:
         return "an index runs past the end: is something empty, or shorter than you expect?"
     if isinstance(error, PermissionError) and "an answer may not" in str(error):
         return "an answer needs NumPy alone: no processes, no network, no files elsewhere."
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return "an answer may print a few megabytes in all: print less."
     if isinstance(error, TypeError) and "positional argument" in str(error):
         return "keep the arguments of the stub, in their order."
     return ""

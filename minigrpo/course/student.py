@@ -144,7 +144,9 @@ def watch(own: str, closed: list[str], libraries: list[str], notes: list[str]) -
         if event == "import" and str(arguments[0]).startswith("minigrpo."):
             notes.append(f"loads {arguments[0]}")
         for path in [real(path) for path in paths[:1] if event == "open"]:
-            if is_closed(path) or (within(path, roots[2:]) and not within(path, libraries)):
+            is_elsewhere = os.path.isdir(path) and not within(path, roots[:1])  # to name files by
+            is_shut = within(path, roots[2:]) and not within(path, libraries)
+            if is_closed(path) or is_elsewhere or is_shut:
                 raise PermissionError("an answer may not read this file")
             is_ours = path.endswith(".py") and within(path, [package])
             if is_ours and path not in LOADED:  # an error quotes these
