@@ -39,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="numpy",
         help="where the transformer computes",
     )
+    parser.addoption("--long", action="store_true", help="whole tests where else a part is tried")
 
 
 @pytest.fixture(scope="session")

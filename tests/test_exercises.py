@@ -177,13 +177,16 @@ def test_the_table_of_mistakes_is_current():
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_another_process_changes_no_word(chapter, tmp_path):
-    """The same messages where the answer runs by itself; a third of the answers, for their time."""
+def test_another_process_changes_no_word(chapter, tmp_path, request):
+    """The same messages where the answer runs by itself.
+
+    A third of the answers, for their time: pytest --long tests/test_exercises.py tries all.
+    """
     file = tmp_path / f"{chapter}.py"
     entries = [m for m in MISTAKES if m[0] == chapter]
     entries += [(*way[:3], way[3]) for way in OTHER_WAYS if way[0] == chapter]
     with Desk(Limits(60.0)) as desk:
-        for _, n, task, name in entries[::3]:
+        for _, n, task, name in entries[:: 1 if request.config.getoption("--long") else 3]:
             source = WRONG_ANSWERS / f"{chapter}.py"
             source = (
                 source if (chapter, n, task, name) in MISTAKES else other_right_answers.__file__
@@ -367,6 +370,9 @@ def test_check_one_task_while_it_is_being_done(run, desk):
         got = run("check", "ch04", "--task", 4)
         assert (got[0], got[2]) == (code, "")
         assert words in got[1]
+    assert run("check", "ch04", "--task", 4)[1].endswith(
+        "\nnot right yet (tutorials/exercises/ch04.py)\n"
+    )
     file.write_text(stub.replace("def dead_groups", "def dead"), encoding="utf-8")
     assert (
         "Expected def dead_groups(…), as in the stub, got a file without it"
@@ -375,6 +381,59 @@ def test_check_one_task_while_it_is_being_done(run, desk):
     assert run("check", "ch04")[1].endswith(
         "0 of 5 tasks are right; 1 not right yet, 4 to do (tutorials/exercises/ch04.py)\n"
     )
+
+
+LOOKS = "Hint: it has def {}(…): is that its name misspelt?"
+INDENTED = "Hint: it has a def of this name: is that indented"
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        ("def softmx_backward(dp, p): return dp", LOOKS.format("softmx_backward")),
+        ("def softmaxBackward(dp, p): return dp", LOOKS.format("softmaxBackward")),
+        (
+            "class Mine:\n    def softmax_backwards(self, dp, p): return dp",
+            "def softmax_backwards(…)",
+        ),
+        ("class Mine:\n    def softmax_backward(self, dp, p): return dp", INDENTED),
+        ("if False:\n    def softmax_backward(dp, p): return dp", INDENTED),
+        ("def softmax_backward(dp, p): return dp\nsoftmax_backward = 3", INDENTED),
+        (f"def softmax_backward{'d' * 99}(): pass\ndef softmax_bckward(): pass", "softmax_bckward"),
+        # The function of another task is no misspelt one, and a far name none that is meant.
+        ("def log_softmax_backward(dlogp, logp): return dlogp", ""),
+        ("def mine(dp, p): return dp\nsoftmax_bckward = 3", ""),
+        ("", ""),
+    ],
+)
+def test_a_function_with_another_name_is_named(code, hint, run, tmp_path):
+    (tmp_path / "ch02.py").write_text(code, encoding="utf-8")
+    code, out, err = run("check", "ch02", tmp_path, "--task", 1)
+    problem = "    Expected def softmax_backward(…), as in the stub, got a file without it.\n"
+    assert (code, err) == (1, "") and problem in out
+    below = out.partition(problem)[2].splitlines()[:-1]
+    assert hint in " ".join(below) and bool(below) == bool(hint)
+
+
+@pytest.mark.parametrize(
+    ("forged", "hint"),
+    [
+        ("['softmx\\n1 of 1 tasks is right', 'a\\x1b[2J', 7, 'fine']", ""),
+        ("['x' * 10**6]", f"it has def {'x' * 60}(…)"),
+        ("['no name', '']", ""),
+        *[(value, "") for value in ("7", "None", "{'a': 1}", "[[['a']]]", "'1 2'")],
+    ],
+)
+def test_a_name_that_is_forged_says_nothing(forged, hint, run, tmp_path):
+    """It comes from the student's process: one that is no name of Python is not told."""
+    code = "import difflib\n"
+    code += f"difflib.get_close_matches = lambda *_: {forged}\n"
+    (tmp_path / "ch02.py").write_text(code, encoding="utf-8")
+    code, out, err = run("check", "ch02", tmp_path, "--task", 1)
+    assert (code, err) == (1, "")
+    assert out.startswith("ch02 task 1: backward of softmax … not right yet\n    Expected def")
+    assert hint in out and ("Hint" in out) == bool(hint)
+    assert len(out.splitlines()) <= 5 and "1 of 1" not in out and "x" * 61 not in out
 
 
 def test_check_everything(run, desk):
@@ -431,6 +490,47 @@ def test_bad_input_is_one_line(run, line, expected, tmp_path, monkeypatch):
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert expected in err
+
+
+def test_a_path_may_stand_for_its_chapter(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("my").mkdir()
+    for file in ("ch01.py", "my/ch01.py"):
+        shutil.copy(SOLUTIONS / "ch01.py", file)
+    for path in ("ch01.py", "./ch01.py", "my/ch01.py", "my/../ch01.py", tmp_path / "my/ch01.py"):
+        code, out, err = run("check", path, "--task", 2)
+        assert (code, err) == (0, "") and out.endswith(f"right ({Path(path)})\n")
+    assert [v.state for v in check("my/ch01.py")] == [RIGHT] * 4
+    for line, told in {
+        "ch02.py": "there is no file 'ch02.py': give its path, or minigrpo check ch02\n",
+        "my/ch01": "there is no file 'my/ch01': give its path",
+        "my": f"there is no chapter 'my': choose from {', '.join(CHAPTERS)}, or all, and name that "
+        "folder after it\n",
+        "my/mine.py": "there is no chapter 'my/mine.py'",
+        "my/ch01.py ch01.py": "'my/ch01.py' names a file, so 'ch01.py' is one too many",
+        "ch01.py my": "'ch01.py' names a file, so 'my' is one too many: give one file",
+        "ch01.py --task 9": "ch01 has no task 9",
+    }.items():
+        code, out, err = run("check", *line.split())
+        assert (code, out, err.count("\n")) == (2, "", 1) and told in err
+    Path("ch03.txt").write_text("x = 1")
+    assert "ch03.txt is no Python file" in run("check", "ch03.txt")[2]
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "nulls"])
+def test_a_file_in_utf_16_is_told_to_be_saved_as_utf_8(coding, run, tmp_path):
+    """Also one that the file imports, which is named by the line of the import."""
+    source = (SOLUTIONS / "ch02.py").read_text(encoding="utf-8")
+    data = f"{source}\0".encode() if coding == "nulls" else source.encode(coding)
+    (tmp_path / "ch02.py").write_bytes(data)
+    told = "SyntaxError: the file has null bytes, as one saved as UTF-16 has: save it as UTF-8"
+    code, out, err = run("check", "ch02", tmp_path)
+    assert (code, out) == (2, "") and err.endswith(f"ch02.py cannot be imported: {told}\n")
+    (tmp_path / "helper.py").write_bytes(data)
+    (tmp_path / "ch02.py").write_text("import helper\n", encoding="utf-8")
+    code, out, err = run("check", "ch02", tmp_path)
+    where = "(line 1 of ch02.py, in <module>: import helper)"
+    assert (code, out) == (2, "") and err.endswith(f"cannot be imported: {told} {where}\n")
 
 
 def test_the_library_raises_the_same():

@@ -539,6 +539,16 @@ ENDING = {
         ),
         "Expected an answer",
     ),
+    "notes without end": (
+        FRAME
+        + function(
+            "for number in range(3, 64):",
+            "    try: os.write(number, frame({'value': [0.0], 'notes': ['=x'] * 10**6}))",
+            "    except OSError: pass",
+            "os._exit(0)",
+        ),
+        "expected",
+    ),
     "lists that nest without end": (
         "import os\n"
         + function(
@@ -712,7 +722,7 @@ def verdict_on(source, desk, folder, seconds=ENDS):
     assert sorted(folder.rglob("*")) == before
     (next_one,) = checked(desk, "ch01", right, 1)
     assert next_one.state == RIGHT, next_one.message
-    assert len(found.message) < 4000 and len(found.printed) <= 4000
+    assert len(found.message) < 4000 and len(found.printed) <= 4000 and len(found.notes) <= 20
     return found
 
 

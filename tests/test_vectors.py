@@ -4,11 +4,14 @@ check.py passes right code and names the mistakes that are planted in it.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
+import textwrap
 import types
 from collections.abc import Callable
 from functools import cache
@@ -502,28 +505,217 @@ def test_the_command_says_what_the_readme_shows(tmp_path: Path) -> None:
     assert done.returncode == 0
 
 
-def test_a_bad_call_is_one_clear_line(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("def loss(logp, logits): pass\n", encoding="utf-8")
-    for words, said in (
-        (["mine:loss"], "ask for logp and any of .*, mask, .*, not for ['logits']"),
-        (["nothing_here:loss"], "No module named 'nothing_here'"),
-        (["mine:other"], "no function 'other'"),
-    ):
-        done = command(tmp_path, *words)
-        assert done.returncode == 2 and "Traceback" not in done.stderr
-        pattern = ".*".join(map(re.escape, said.split(".*")))
-        assert re.search(pattern, done.stderr.splitlines()[-1]), done.stderr
-    with pytest.raises(BadCall, match=r"no case of the kind 'los' has a name that begins with ''"):
+def refused(folder: Path, *words: str) -> str:
+    """The one line of a bad call."""
+    done = command(folder, *words)
+    assert (done.returncode, done.stdout) == (2, ""), done.stdout + done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("check.py: ")
+    return line
+
+
+BAD_CALLS = {
+    "mine:loss": "ask for logp and any of .*, mask, .*, not for ['logits']",
+    "mine:weights --kind weights": "ask for any of aggregation, .*, not for ['logits']",
+    "mine:constant": "5 is no function .*: TypeError: 5 is not a callable object",
+    "builtins:max": "<built-in function max> is no function .*: no signature found",
+    "mine:other": "module 'mine' has no attribute 'other'",
+    "mine": "MODULE:FUNCTION mine: .*module 'mine' has no attribute ''",
+    ":loss": "MODULE:FUNCTION :loss: ValueError: Empty module name",
+    "nothing_here:loss": "MODULE:FUNCTION nothing_here:loss: .*No module named 'nothing_here'",
+    "mine.py:loss": "No module named 'mine.py'; 'mine' is not a package",
+    "./mine:loss": "MODULE:FUNCTION ./mine:loss: ",
+    "broken:loss": "SyntaxError: .* (broken.py, line 2)",
+    "imports:loss": "imports.py, line 1: ModuleNotFoundError: No module named 'nothing_at_all'",
+    "raises:loss": "raises.py, line 3: RuntimeError: one two",
+    "leaves:loss": "leaves.py, line 2: SystemExit: 0",
+    "mine:right --kind los": "there is no kind 'los', but loss, weights, .*, model_loss",
+    "mine:right --cases dappo": "no case of loss begins with 'dappo'; they do with grpo, .*, edge",
+    "mine:right --kind counts --cases dapo": "they do with counts",
+    "mine:right --arrays torch": "--arrays torch needs torch: ModuleNotFoundError: No module named",
+    "mine:right --arrays numpy": "--arrays numpy needs numpy: ModuleNotFoundError: No module named",
+    "mine:right --tolerance 0": "the tolerance is relative, between 0 and 1, not 0.0",
+    "mine:right --tolerance=-1e-3": "the tolerance is relative, between 0 and 1, not -0.001",
+    "mine:right --tolerance nan": "the tolerance is relative, between 0 and 1, not nan",
+    "mine:right --dtype float32": "derivatives by differences need float64",
+    "mine:alone --cases prm": "these cases have advantages of tokens: ask for token_advantages",
+    "mine:model --kind model_loss": "a loss alone: return (loss, {name: gradient}), or use",
+    "mine:some --kind model_loss": "the gradient lacks model.embed_tokens.weight, in all 19 of 20",
+    "mine:listed --kind model_loss": "the gradient should be a dict, and is a list",
+}
+
+
+@pytest.mark.parametrize("words", BAD_CALLS)
+def test_a_bad_call_is_one_clear_line(tmp_path: Path, words: str) -> None:
+    files = {
+        "mine": """
+            constant = 5
+            def loss(logp, logits): pass
+            def weights(logits): pass
+            def right(logp): return 0.5
+            def alone(logp, advantages): return 0.5
+            def model(parameters): return 0.5
+            def some(parameters): return 0.5, {"model.norm.weight": [1.0]}
+            def listed(parameters): return 0.5, list(parameters.values())
+        """,
+        "broken": "\ndef loss(logp:\n",
+        "imports": "import nothing_at_all\n",
+        "raises": "\nfor text in ['one\\ntwo']:\n    raise RuntimeError(text)\n",
+        "leaves": "import sys\nsys.exit(0)\n",
+    }
+    for name, text in files.items():
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(text), encoding="utf-8")
+    said = ".*".join(map(re.escape, BAD_CALLS[words].split(".*")))
+    line = refused(tmp_path, *words.split())
+    assert re.search(said, line), line
+
+
+NO_ANSWERS = {
+    "return None": "the loss should be numbers, and has None",
+    "return '0.5'": "the loss should be numbers, and has '0.5'",
+    "return 1j": "the loss should be numbers, and has 1j",
+    "return {'loss': 1}": "the loss should be numbers, and has {'loss': 1}",
+    "return logp": "the result should be the loss or (loss, gradient), not 12 parts",
+    "return [logp]": "the loss should be one number, and has 72",
+    "return ()": "the result should be the loss or (loss, gradient), not 0 parts",
+    "return 0.1, 0.2, 0.3": "the result should be the loss or (loss, gradient), not 3 parts",
+    "return 0.1, None": "the gradient should be numbers, and has None",
+    "return 0.1, {'kl': 0.1}": "the gradient should be numbers, and has {'kl': 0.1}",
+    "return 0.1, [[None] * 6] * 12": "the gradient should be numbers, and has None",
+    "yield 0.1": "the loss should be numbers, and has <generator object",
+    "raise SystemExit(0)": "mine.py, line 4: SystemExit: 0",
+    "raise KeyError('x')": "mine.py, line 4: KeyError: 'x'",
+    "raise ValueError('one\\n two')": "mine.py, line 4: ValueError: one two",
+    "raise ValueError('x' * 10**6)": "mine.py, line 4: ValueError: xxx",
+    "assert False": "mine.py, line 4: AssertionError",
+    "return mine(logp)": "mine.py, line 4: RecursionError: maximum recursion depth exceeded",
+    "return json.loads('{')": "mine.py, line 4: JSONDecodeError: Expecting property name",
+    "return other.sum_of(logp)": "other.py, line 2: TypeError: unsupported operand",
+    "return 0.1, [other.Odd()]": "other.py, line 6: RuntimeError: odd",
+}
+
+
+@pytest.mark.parametrize("body", NO_ANSWERS)
+def test_what_is_no_answer_is_one_clear_line(tmp_path: Path, body: str) -> None:
+    """It names the case; of an error the line in the user's code, not in what that calls."""
+    mine = f"import json\nimport other\ndef mine(logp):\n    {body}\n"
+    (tmp_path / "mine.py").write_text(mine, encoding="utf-8")
+    other = "def sum_of(x):\n    return sum(x)\nclass Odd:\n    @property\n    def tolist(self):\n"
+    (tmp_path / "other.py").write_text(
+        other + "        raise RuntimeError('odd')\n", encoding="utf-8"
+    )
+    line = refused(tmp_path, "mine:mine", "--cases", "dapo.")
+    assert line.startswith("check.py: dapo.mu_2: ") and len(line) < 700
+    assert NO_ANSWERS[body] in line
+
+
+DISAGREE = {
+    "return math.nan, logp": "loss: nan, expected -0.10",
+    "return 1e400, logp": "loss: inf, expected -0.10",
+    "return 0.1, [[math.nan] * 6 for _ in logp]": "gradient[0][0]: nan, expected -0.02",
+    "return 0.1, logp[1:]": "gradient: 11 entries, expected 12 entries",
+    "return 0.1, [row[1:] for row in logp]": "gradient[0]: 5 entries, expected 6 entries",
+    "return 0.1, logp[:4] + [logp[4][:2]] + logp[5:]": "gradient[4]: 2 entries, expected 6 entries",
+    "return 0.1, [list(x) for x in zip(*logp)]": "gradient: 6 entries, expected 12 entries",
+    "return 0.1, [x for row in logp for x in row]": "gradient: 72 entries, expected 12 entries",
+    "return 0.1, [[row] for row in logp]": "gradient[0]: 1 entries, expected 6 entries",
+    "return 0.1, 0.2": "gradient: 0.2, expected 12 entries",
+    "return 1 / 0": "mine.py, line 3: ZeroDivisionError: division by zero",
+    "return math.exp(1e9)": "mine.py, line 3: OverflowError: math range error",
+}
+
+
+@pytest.mark.parametrize("body", DISAGREE)
+def test_wrong_numbers_and_wrong_lengths_disagree(tmp_path: Path, body: str) -> None:
+    """Numbers in lists are an answer; the first place that is not right, or has NaN, is named."""
+    mine = f"import math\ndef mine(logp):\n    {body}\n"
+    (tmp_path / "mine.py").write_text(mine, encoding="utf-8")
+    done = command(tmp_path, "mine:mine", "--cases", "dapo.mu_2")
+    assert (done.returncode, done.stderr) == (1, "")
+    first, last = done.stdout.splitlines()
+    assert DISAGREE[body] in first and "no known mistake" in first
+    assert last == "1 of 1 cases disagree; of these unexplained: 1"
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        ("1.0", "value: 1, expected 12 entries"),
+        ("[1.0] * len(mask)", "value[0]: 1, expected 5 entries"),
+        ("mask[:-1]", "value: 11 entries, expected 12 entries"),
+        ("[row[:3] for row in mask]", "value[0]: 3 entries, expected 5 entries"),
+        ("[[[x] for x in row] for row in mask]", "value[0][0]: 1 entries, expected 0.2"),
+    ],
+)
+def test_values_of_another_shape_disagree(body: str, where: str) -> None:
+    results, _ = check(eval(f"lambda mask: {body}"), "weights", cases="weights.main")
+    assert results[0][3].startswith(where)
+    assert not any(agrees for _, agrees, *_ in results)
+
+
+def test_rows_may_have_their_padding_or_not() -> None:
+    def counts(completions, group):  # type: ignore
+        same = zip(completions, group, strict=True)
+        pairs = [(y, g) for y, g in same]
+        return [
+            [sum(x[: t + 1] == y[: t + 1] and h == g for x, h in pairs) for t in range(len(y))]
+            for y, g in pairs
+        ]
+
+    def padded(completions, group):  # type: ignore
+        return [row + [99] * (9 - len(row)) for row in counts(completions, group)]
+
+    assert failures(counts, "counts") == failures(padded, "counts") == []
+
+
+@pytest.mark.parametrize("text", [None, "", '{"cases": ['])
+def test_a_missing_or_torn_file_is_one_clear_line(tmp_path: Path, text: str | None) -> None:
+    for name in ("check.py", "calling.py"):
+        shutil.copy(VECTORS / name, tmp_path)
+    if text is not None:
+        (tmp_path / "grpo.json").write_text(text, encoding="utf-8")
+    (tmp_path / "mine.py").write_text("def mine(logp): return 0.1\n", encoding="utf-8")
+    line = [sys.executable, "-S", "check.py", "mine:mine"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "check.py: the folder of check.py should have a whole grpo.json: " in done.stderr
+
+
+def test_a_bad_call_from_a_test_is_an_error_of_its_own() -> None:
+    with pytest.raises(BadCall, match=r"there is no kind 'los', but loss, "):
         check(plain().loss, "los")
     with pytest.raises(BadCall, match=r"ask for logp"):
         check(lambda old: 0.0)
+    with pytest.raises(BadCall, match=r"5 is no function"):
+        check(5)
+    with pytest.raises(BadCall, match=r"test_vectors.py, line \d+: KeyError: 'x'") as raised:
+        check(lambda logp: {}["x"])
+    assert isinstance(raised.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_numbers_that_were_rounded_are_not_compared(dtype: str) -> None:
+    """Unless they agree, or a tolerance allows it."""
+    import numpy as np
+
+    right = plain().loss
+
+    @functools.wraps(right)
+    def loss(**given):  # type: ignore
+        total, gradient = right(**given)
+        return getattr(np, dtype)(total), np.array(gradient, dtype=dtype)
+
+    with pytest.raises(BadCall, match=f"grpo.mu_2: the result is {dtype}: keep float64, or give"):
+        check(loss, cases="grpo.")
+    assert failures(loss, cases="grpo.", tolerance=1e-2) == []
 
 
 def test_the_reader_is_small_and_needs_nothing() -> None:
-    text = (VECTORS / "check.py").read_text(encoding="utf-8")
-    assert len(text.splitlines()) < 150
-    rooms = set(re.findall(r"^(?:from|import) (\w+)", text, flags=re.MULTILINE))
-    assert rooms <= sys.stdlib_module_names
+    for name, lines in (("check", 150), ("calling", 170)):
+        text = (VECTORS / f"{name}.py").read_text(encoding="utf-8")
+        assert len(text.splitlines()) < lines
+        rooms = set(re.findall(r"^(?:from|import) (\w+)", text, flags=re.MULTILINE))
+        assert rooms <= sys.stdlib_module_names | {"calling"}
 
 
 def test_the_readme_names_every_variant_kind_setting_and_field() -> None:

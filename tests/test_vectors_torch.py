@@ -6,19 +6,23 @@ that it gave are compared by test_vectors.py all the same.
 
 from __future__ import annotations
 
+import functools
+import re
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
 ROOT = Path(__file__).parents[1]
 ORACLE = ROOT / "tests/oracles/make_vectors_oracle.py"
 sys.path.append(str(ROOT / "vectors"))
 
-from check import TOLERANCE, check, verdict  # noqa: E402
+from check import TOLERANCE, BadCall, check, verdict  # noqa: E402
 
 
 def oracle(*edits: tuple[str, str]) -> types.ModuleType:
@@ -72,6 +76,19 @@ PLANTED = {
     ],
     "population_std": [("x.std(correction=ddof)", "x.std(correction=0)")],
 }
+
+
+def positions_counted(filled: str) -> list[tuple[str, str]]:
+    """The padding is attended; its positions are those of cumsum(mask) - 1, or filled."""
+    return [
+        (
+            "n = int(real.sum())",
+            f"n = int(real.nonzero().max()) + 1\n        at = (real[:n].cumsum(0) - 1){filled}",
+        ),
+        ("ids[real], torch.arange(n), causal)", "ids[:n], at, causal)[real[:n]]"),
+    ]
+
+
 OF_MODEL = {
     "rope_interleaved": (
         "logits",
@@ -105,6 +122,14 @@ OF_MODEL = {
             ("ids[real], torch.arange(n), causal)", "ids[:n], torch.arange(n), causal)[real[:n]]"),
         ],
     ),
+    **{
+        f"padding_attended_at_{position}": ("logits", positions_counted(filled))
+        for position, filled in {
+            -1: "",
+            0: ".clamp(min=0)",
+            1: ".masked_fill(~real[:n], 1)",
+        }.items()
+    },
     "shift_by_one": ("logp", [("prompt_width - 1 : -1]", "prompt_width:]")]),
     "embedding_without_head": (
         "model_loss",
@@ -170,3 +195,87 @@ def test_attention_over_flattened_trees_is_right() -> None:
 def test_a_mistake_planted_in_tree_attention_is_named(mistake: str) -> None:
     results, _ = check(oracle(OF_TREES[mistake]).logits_of_trees, "logits", arrays="torch")
     assert verdict(results) == ([([mistake], 1)], 0)
+
+
+# -- what is no answer -----------------------------------------------------------------------------
+
+DETACHED = "the loss is a number or detached: return a tensor that autograd can follow"
+NO_ANSWERS = {
+    "logp.sum().detach()": DETACHED,
+    "logp.sum().item()": DETACHED,
+    "torch.no_grad()(lambda: logp.sum())()": DETACHED,
+    "logp.sum().long()": DETACHED,
+    "0.5": DETACHED,
+    "None": "the loss should be numbers, and has None",
+    "logp": "the loss should be one number, and has 72",
+    "logp.sum(1)": "the loss should be one number, and has 12",
+    "(logp.sum(), {'kl': 0.1})": "the gradient should be numbers, and has {'kl': 0.1}",
+    "logp.sum().half()": "the result is torch.float16: keep float64, or give --dtype float32",
+    "logp.bfloat16().sum()": "the result is torch.bfloat16: keep float64, or give",
+    "logp.float().sum()": "the result is torch.float32: keep float64, or give",
+    "(logp.sum(), logp.detach().half())": "the result is torch.float16: keep float64, or give",
+    "logp.to('meta').sum()": "Cannot copy out of meta tensor",
+    "logp @ logp": "test_vectors_torch.py, line .*: RuntimeError: mat1 and mat2 shapes cannot be",
+    "logp.sub_(1).sum()": "test_vectors_torch.py, line .*: RuntimeError: a leaf Variable that",
+}
+
+
+@pytest.mark.parametrize("loss", NO_ANSWERS)
+def test_what_is_no_answer_is_one_clear_line(loss: str) -> None:
+    names = {"torch": torch}
+    code = compile(f"lambda logp: {loss}", __file__, "eval")
+    with pytest.raises(BadCall) as raised:
+        check(eval(code, names), cases="dapo.", arrays="torch")
+    said = str(raised.value)
+    assert said.startswith("dapo.mu_2: ") and "\n" not in said
+    assert re.search(".*".join(map(re.escape, NO_ANSWERS[loss].split(".*"))), said), said
+
+
+@pytest.mark.parametrize(
+    ("kind", "function", "said"),
+    [
+        ("model_loss", lambda parameters: 0.5, DETACHED),
+        (
+            "model_loss",
+            lambda parameters: (0.5, {}),
+            "the gradient lacks model.embed_tokens.weight",
+        ),
+        ("model_loss", lambda parameters: (0.5, [1.0]), "the gradient should be a dict, and is a"),
+        ("weights", lambda mask: mask.half() / 3, "the result is torch.float16"),
+        ("weights", lambda mask: [row / 3 for row in mask], "the result is torch.float32"),
+        ("weights", lambda mask: [*(mask > 0).tolist(), "x"], "the result should be numbers"),
+    ],
+)
+def test_of_other_kinds_too(kind: str, function: Callable, said: str) -> None:
+    with pytest.raises(BadCall, match=re.escape(said)):
+        check(function, kind, arrays="torch")
+
+
+def test_a_loss_of_nothing_need_not_follow_the_tensors() -> None:
+    """Where all is masked, the derivative is 0 either way; a loss may have one dimension."""
+    right = oracle().loss
+
+    @functools.wraps(right)
+    def loss(**given: Any) -> Any:
+        counts = given["mask"].any() and not (given["mask_truncated"] and given["truncated"].all())
+        return right(**given)[None] if counts else torch.zeros((), dtype=torch.float64)
+
+    results, _ = check(loss, arrays="torch")
+    assert all(agrees for _, agrees, *_ in results)
+
+
+def test_a_function_may_call_backward_itself() -> None:
+    right = oracle().loss
+
+    @functools.wraps(right)
+    def loss(**given: Any) -> Any:
+        right(**given).backward()
+        return right(**given)
+
+    results, _ = check(loss, cases="dapo.", arrays="torch")
+    assert all(agrees for _, agrees, *_ in results)
+
+
+def test_a_shape_that_is_wrong_disagrees() -> None:
+    results, _ = check(lambda logp: (0.1, logp.detach().T), cases="dapo.", arrays="torch")
+    assert {where for *_, where, _ in results} == {"gradient: 6 entries, expected 12 entries"}

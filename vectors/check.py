@@ -1,7 +1,7 @@
 """Test an implementation of GRPO against the vectors, and name its mistake.   See README.md.
 
     python vectors/check.py MODULE:FUNCTION [--arrays torch] [--cases dapo.] [--kind weights]
-The function is called with those numbers of a case that its parameters name.
+The function is called with those numbers of a case that its parameters name; calling.py does it.
 """
 
 import inspect
@@ -9,19 +9,25 @@ import json
 import math
 import sys
 from argparse import ArgumentParser
-from argparse import ArgumentTypeError as BadCall
 from importlib import import_module
 from pathlib import Path
 
+from calling import BadCall, by_of, convert, flat, not_numbers, result_of, tried
+
 TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "differences": 1e-6}  # relative
-NEAREST, STEP = 1e-8, 1e-5  # no stored mistake is nearer to the right numbers; of differences
+NEAREST = 1e-8  # no stored mistake is nearer to the right numbers
 RAGGED = "completions", "prompts", "micro_batches"  # they stay lists
+COARSE = {"float64": ("float32", "float16", "float8"), "float32": ("float16", "float8")}
+OF_GRPO = "loss", "weights", "counts", "advantages", "step_rewards", "step_advantages", "steps"
+OF_LLAMA = "logits", "logp", "model_loss"
 
 
-def flat(x):
-    """All numbers in nested lists, dicts and tensors, in order."""
-    x = x.tolist() if hasattr(x, "tolist") else list(x.values()) if isinstance(x, dict) else x
-    return [n for part in x for n in flat(part)] if isinstance(x, list | tuple) else [x]
+def pairs(got, expected, place):
+    """Place, number and expected number of all; lists, where their lengths differ."""
+    if not (isinstance(got, list) and isinstance(expected, list) and len(got) == len(expected)):
+        return [(place, got, expected)]
+    parts = enumerate(zip(got, expected, strict=True))
+    return [each for i, both in parts for each in pairs(*both, f"{place}[{i}]")]
 
 
 def error(got, expected, scale=0.0):
@@ -31,80 +37,66 @@ def error(got, expected, scale=0.0):
     worst = 0.0, ""
     for name, wanted in expected.items():
         if isinstance(wanted, dict):
-            worst = max(worst, error({n: got[name].get(n, []) for n in wanted}, wanted))
+            worst = max(worst, error(got[name], wanted))
             continue
-        a, b = flat(got[name]), flat(wanted)
-        if len(a) != len(b):
-            return math.inf, f"{name} has {len(a)} numbers, expected {len(b)}"
-        size = max([1e-3, *map(abs, b), scale if name == "loss" else 0.0])  # a loss may cancel
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            apart = abs(x - y) / size if math.isfinite(x) else math.inf
+        size = max([1e-3, *map(abs, flat(wanted)), scale if name == "loss" else 0.0])  # may cancel
+        for place, x, y in pairs(got[name], wanted, name):
+            lists = isinstance(x, list) or isinstance(y, list)
+            apart = math.inf if lists or not math.isfinite(x) else abs(x - y) / size
             if apart > worst[0]:
-                worst = apart, f"{name}, number {i}: {x:.9g}, expected {y:.9g}"
+                a, b = (f"{len(z)} entries" if isinstance(z, list) else f"{z:.9g}" for z in (x, y))
+                worst = apart, f"{place}: {a}, expected {b}"
     return worst
-
-
-def convert(x, arrays, dtype, by):
-    """A list as it is, as a NumPy array, or as a tensor; by: the loss is differentiated by it."""
-    if isinstance(x, dict):
-        return {name: convert(value, arrays, dtype, by) for name, value in x.items()}
-    if arrays not in ("numpy", "torch") or not isinstance(x, list):
-        return json.loads(json.dumps(x))  # a copy
-    library, floats = import_module(arrays), any(isinstance(n, float) for n in flat(x))
-    x = library.asarray(x, dtype=getattr(library, dtype if floats else "int64"))
-    return x.requires_grad_() if by and arrays == "torch" else x
-
-
-def result_of(function, given, case, mask):
-    """What the function makes of a case, under the names of what is expected."""
-    out, at = function(**given), given.get(case.get("gradient_by", "logp"))
-    if "value" in case["expected"]:
-        rows = zip(out, mask, strict=True) if mask else []  # without the padding
-        return {"value": [[x for x, m in zip(*r, strict=False) if m] for r in rows] or out}
-    if isinstance(out, tuple | list):
-        return {"loss": out[0], "gradient": out[1]}
-    if hasattr(out, "backward"):
-        (out + 0 * sum(x.sum() for x in (at.values() if isinstance(at, dict) else [at]))).backward()
-        of_all = {n: x.grad for n, x in at.items()} if isinstance(at, dict) else at.grad
-        return {"loss": out, "gradient": of_all}
-    slopes = []
-    for row in at:
-        for t, x in enumerate(list(row)):
-            row[t] = x + STEP
-            above = float(function(**given))
-            row[t] = x - STEP
-            slopes.append((above - float(function(**given))) / (2 * STEP))
-            row[t] = x
-    return {"loss": out, "gradient": slopes, "differences": 1}
 
 
 def check(function, kind="loss", cases="", arrays="lists", dtype="float64", tolerance=None):
     """-> of each case: the case, whether it agrees, its error, where, and the mistakes that fit"""
-    file = "llama.json" if kind in ("logits", "logp", "model_loss") else "grpo.json"
-    data = json.loads(Path(__file__).with_name(file).read_text(encoding="utf-8"))
-    parameters, results = inspect.signature(function).parameters.values(), []
-    for case in data["cases"]:
-        if case["kind"] != kind or not case["name"].startswith(cases):
-            continue
-        found = data["batches"][case["batch"]] | case["settings"] | case["inputs"]
-        names, by = [p.name for p in parameters if p.name in found], case.get("gradient_by", "logp")
+    if kind not in OF_GRPO + OF_LLAMA:
+        raise BadCall(f"there is no kind {kind!r}, but {', '.join(OF_GRPO + OF_LLAMA)}")
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise BadCall(f"the tolerance is relative, between 0 and 1, not {tolerance}")
+    file = Path(__file__).with_name("llama.json" if kind in OF_LLAMA else "grpo.json")
+    what = f"the folder of check.py should have a whole {file.name}"
+    data = tried(what, lambda: json.loads(file.read_text(encoding="utf-8")))
+    what = f"{function!r:.60} is no function with names of parameters"
+    parameters = tried(what, inspect.signature, function).parameters.values()
+    if arrays != "lists":
+        tried(f"--arrays {arrays} needs {arrays}", import_module, arrays)
+    of_kind, results = [case for case in data["cases"] if case["kind"] == kind], []
+    chosen = [case for case in of_kind if case["name"].startswith(cases)]
+    if not chosen:
+        begin = dict.fromkeys(case["name"].split(".")[0] for case in of_kind)
+        raise BadCall(f"no case of {kind} begins with {cases!r}; they do with {', '.join(begin)}")
+    for case in chosen:
+        found, by = data["batches"][case["batch"]] | case["settings"] | case["inputs"], by_of(case)
+        names = [p.name for p in parameters if p.name in found]
         lacks = [p.name for p in parameters if p.default is p.empty and p.name not in found]
         if lacks or ("loss" in case["expected"] and by not in names):
-            raise BadCall(f"ask for {by} and any of {', '.join(sorted(found))}, not for {lacks}")
+            first = f"{by} and " if "loss" in case["expected"] else ""
+            raise BadCall(f"ask for {first}any of {', '.join(sorted(found))}, not for {lacks}")
         if any(found[n] is None for n in names if n in case["inputs"]):
             continue  # it has advantages of tokens, not of completions
         given = {n: convert(found[n], n not in RAGGED and arrays, dtype, n == by) for n in names}
         try:
-            got = result_of(function, given, case, found.get(case.get("mask")))
-        except (OverflowError, ZeroDivisionError, FloatingPointError):
-            got = dict.fromkeys(case["expected"], math.nan)
-        limit = tolerance or TOLERANCE["differences" if "differences" in got else dtype]
+            mask = found.get(case.get("mask"))
+            (got, how), raised = tried(case["name"], result_of, function, given, case, mask), ""
+        except BadCall as bad:
+            if not isinstance(bad.__cause__, ArithmeticError):  # in arrays it would be NaN
+                raise
+            (got, how), raised = (not_numbers(case["expected"]), ()), str(bad).partition(": ")[2]
+        if "differences" in how and dtype != "float64":
+            raise BadCall("derivatives by differences need float64: return (loss, gradient)")
+        limit = tolerance or TOLERANCE["differences" if "differences" in how else dtype]
         worst, where = error(got, case["expected"], scale := case.get("loss_scale", 0.0))
+        coarse = [d for d in how if any(name in d for name in COARSE[dtype])]
+        if worst > limit and coarse and not tolerance:
+            advice = "or give --dtype float32 or a --tolerance"
+            raise BadCall(f"{case['name']}: the result is {coarse[0]}: keep {dtype}, {advice}")
         near = case["wrong"].items() if max(worst, limit) > NEAREST else []
         fits = [m for m, x in near if error(got, x, scale)[0] <= limit]
-        results.append((case, worst <= limit, worst, where, fits))
+        results.append((case, worst <= limit, worst, raised or where, fits))
     if not results:
-        raise BadCall(f"no case of the kind {kind!r} has a name that begins with {cases!r}")
+        raise BadCall("these cases have advantages of tokens: ask for token_advantages")
     return results, data["mistakes"]
 
 
@@ -129,12 +121,13 @@ def main():
     parser.add_argument("--dtype", choices=["float64", "float32"], default="float64")
     parser.add_argument("--tolerance", type=float, help="relative; 1e-9, in float32 2e-5")
     options, sys.path[:0] = vars(parser.parse_args()), [""]
-    module, _, name = options.pop("function").partition(":")
+    sys.stdout.reconfigure(errors="backslashreplace")
+    module, _, name = (text := options.pop("function")).partition(":")
     try:
-        function = getattr(import_module(module), name, 0) or parser.error(f"no function {name!r}")
+        function = tried(f"MODULE:FUNCTION {text}", lambda: getattr(import_module(module), name))
         results, mistakes = check(function, **options)
-    except (ImportError, BadCall) as problem:
-        parser.error(str(problem))
+    except BadCall as problem:
+        parser.exit(2, f"check.py: {problem}\n")
     wrong, (found, unexplained) = [r for r in results if not r[1]], verdict(results)
     for case, _, worst, where, fits in wrong:
         names = ", ".join(fits) or "no known mistake"

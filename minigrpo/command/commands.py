@@ -216,7 +216,7 @@ def run_check(a: argparse.Namespace) -> int:
         verdicts = runner.check(a.chapter, a.path, a.task, limits, a.strict)
         for verdict in verdicts:
             text += [clean(verdict.printed).rstrip("\n")] * bool(verdict.printed) + [verdict.text()]
-        file = runner.find(runner.chapter_name(a.chapter), a.path)
+        file = runner.find(*runner.chosen(a.chapter, a.path))
         text.append(f"{runner.summary(verdicts)} ({file})")
     else:
         if a.task is not None or (a.path and not Path(a.path).is_dir()):

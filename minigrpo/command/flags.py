@@ -226,7 +226,7 @@ FLAGS: dict[str, list[Flag]] = {
         SEED,
     ],
     "check": [
-        flag("chapter", "ch01 to ch08, or all", metavar="CHAPTER"),
+        flag("chapter", "ch01 to ch08, a file so named, or all", metavar="CHAPTER"),
         flag(
             "path",
             "your file, or the folder that holds it (default: tutorials/exercises/CHAPTER.py)",

@@ -32,7 +32,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
 
-from minigrpo.course.plain import MOST_NOTES, from_plain, receive, send, to_plain
+from minigrpo.course.plain import from_plain, receive, send, to_plain
 from minigrpo.system.text import visible
 from minigrpo.system.user_code import Told
 
@@ -62,7 +62,7 @@ class Isolated:
         self._folder = folder
         self._seconds, self._deadline = seconds, time.monotonic() + seconds
         self._failure: Told | None = None
-        self.is_function, self.imports, self.notes = False, (), ()
+        self.is_function, self.imports, self.notes, self.alike = False, (), (), ()
 
     def __call__(self, *arguments: Any) -> Any:
         return self._call(arguments, measured=False)
@@ -92,7 +92,7 @@ class Isolated:
             with suppress(Exception):  # the pipe may hold anything
                 send(self._to, message)
                 reply = receive(self._from)
-                self.notes = tuple(visible(str(x)[:150]) for x in list(reply["notes"])[:MOST_NOTES])
+                self.notes = tuple(visible(str(note)[:150]) for note in reply["notes"][:20])
                 replies.append(reply)
 
         self._thread = threading.Thread(target=talk, daemon=True)  # nothing else waits for a pipe
@@ -219,6 +219,9 @@ class Desk:
                     if "failed" in reply:
                         raise Told(visible(str(reply["failed"])[:1000]))
                     isolated.is_function = reply.get("callable") is True
+                    with suppress(Exception):  # it may be anything
+                        alike = filter(str.isidentifier, reply["alike"][:5])
+                        isolated.alike = tuple(name[:60] for name in alike)
                     yield isolated, lambda: output.read(SHOWN)
                 except Told as told:
                     raise ValueError(f"{file} cannot be imported: {told}") from None

@@ -19,14 +19,14 @@ ALL = (1 << 13) - 1  # what the first version knows
 CREATE, ADD, RESTRICT, NO_NEW_PRIVILEGES = 444, 445, 446, 38  # the same on all machines
 
 
-def _call(number: int, *arguments: int | bytes | None) -> int:
+def _call(library: ctypes.CDLL, number: int, *arguments: int | bytes | None) -> int:
     sized = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    return ctypes.CDLL(None).syscall(ctypes.c_long(number), *sized)
+    return library.syscall(ctypes.c_long(number), *sized)
 
 
 def version_of_kernel() -> int:
     """The version of Landlock; below 1 where there is none."""
-    return _call(CREATE, None, 0, 1) if sys.platform == "linux" else 0
+    return _call(ctypes.CDLL(None), CREATE, None, 0, 1) if sys.platform == "linux" else 0
 
 
 def confine(
@@ -42,22 +42,23 @@ def confine(
     handled = ALL | (1 << 13) * (version >= 2) | TRUNCATE * (version >= 3)
     handled &= ~(1 << 3)  # names of files are no secret
     attributes = struct.pack("QQQ", handled, 3, 3)[: 8 + 8 * (version >= 4) + 8 * (version >= 6)]
-    rules = _call(CREATE, attributes, len(attributes), 0)
+    library = ctypes.CDLL(None)  # for these calls only: what is left of it, an answer could call
+    rules = _call(library, CREATE, attributes, len(attributes), 0)
 
     def allow(path: str, access: int) -> None:
         try:
             folder = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return  # it has gone
-        _call(ADD, rules, 1, struct.pack("=Qi", access & handled, folder), 0)
+        _call(library, ADD, rules, 1, struct.pack("=Qi", access & handled, folder), 0)
         os.close(folder)
 
     for path in *_open(os.sep, [*map(os.path.realpath, closed)], is_closed), *libraries:
         allow(path, READ)
     allow(os.devnull, READ | WRITE | TRUNCATE)
     allow(os.path.realpath(own), handled & ~EXECUTE & ~DEVICES)
-    ctypes.CDLL(None).prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-    shut = _call(RESTRICT, rules, 0) == 0
+    library.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    shut = _call(library, RESTRICT, rules, 0) == 0
     os.close(rules)
     return shut
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from minigrpo.system.user_code import Told
 
-LARGEST, DEEPEST, MOST_NOTES = 8 << 20, 40, 20  # bytes of a message; lists in lists; per task
+LARGEST, DEEPEST = 8 << 20, 40  # bytes of a message; lists within lists
 LARGEST_SET = 1000  # a hash table of chosen integers takes quadratic time
 # A subclass may lie about itself, so values are read by the methods of the base class.
 BASES = {str: str.__str__, int: int.__int__, float: float.__float__}

@@ -76,11 +76,12 @@ def check(
 ) -> list[Verdict]:
     """Check the tasks of a chapter, or one of them, counted from 1, in the student's file.
 
-    path: the file, or a folder that holds chNN.py; None looks for it (see `find`).
+    chapter: its name, or the path of its file.  path: the file, or a folder that holds chNN.py;
+    None looks for it (see `find`).
     limits: what each task may take.  strict: an answer with a note (see `Verdict`) is not right.
     Raises ValueError for an unknown chapter or task, and for a file that is missing or no Python.
     """
-    chapter = chapter_name(chapter)
+    chapter, path = chosen(chapter, path)
     tasks = dict(enumerate(tasks_of(chapter), start=1))
     if task is not None and task not in tasks:
         raise ValueError(f"{chapter} has no task {task}: its tasks are 1 to {len(tasks)}")
@@ -122,12 +123,24 @@ def checked(
                 function = answer if answer.is_function else None
                 answers = SimpleNamespace(**{asked.function: function})
                 found = verdict(f"{chapter} task {n}: {asked.title}", asked, answers)
+                if not function:
+                    hint = meant(asked.function, chapter, answer.alike)
+                    found = replace(found, message=found.message + hint)
                 found = replace(found, notes=answer.imports or answer.notes, printed=printed())
             if strict and found.notes and found.state == RIGHT:
                 problem = f"Expected an answer of your own, got a file that {found.notes[0]}."
                 found = replace(found, state=WRONG, message=problem)
             verdicts.append(found)
     return verdicts
+
+
+def meant(asked: str, chapter: str, alike: Sequence[str]) -> str:
+    """A hint at what a file may have in place of the function that is asked for."""
+    others = {task.function for task in tasks_of(chapter)} - {asked}
+    name = next((name for name in alike if name not in others), None)
+    if name == asked:
+        return "\nHint: it has a def of this name: is that indented, or the name used again below?"
+    return f"\nHint: it has def {name}(…): is that its name misspelt?" if name else ""
 
 
 def verdict(label: str, task: Task, answers: ModuleType | SimpleNamespace) -> Verdict:
@@ -154,8 +167,22 @@ def chapter_name(name: str) -> str:
     digits = name.lower().removeprefix("ch")
     chapter = f"ch{int(digits):02}" if digits.isascii() and digits.isdigit() else name
     if chapter not in CHAPTERS:
-        raise ValueError(f"there is no chapter {name!r}: choose from {', '.join(CHAPTERS)}, or all")
+        where = ", and name that folder after it" * Path(name).is_dir()
+        told = f"choose from {', '.join(CHAPTERS)}, or all{where}"
+        raise ValueError(f"there is no chapter {name!r}: {told}")
     return chapter
+
+
+def chosen(name: str, path: str | None) -> tuple[str, str | None]:
+    """The chapter and the path, also where the path of a file stands for its chapter: my/ch01.py"""
+    chapter = Path(name).stem.lower()
+    if chapter == name.lower() or chapter not in CHAPTERS:
+        return chapter_name(name), path
+    if path is not None:
+        raise ValueError(f"{name!r} names a file, so {path!r} is one too many: give one file")
+    if not Path(name).expanduser().exists():
+        raise ValueError(f"there is no file {name!r}: give its path, or minigrpo check {chapter}")
+    return chapter, name
 
 
 def find(chapter: str, path: str | None) -> Path:
@@ -235,8 +262,8 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     """How far the student has come, and what to do next."""
     states = [v.state for v in verdicts]
     n, right = len(states), states.count(RIGHT)
-    if right == n:
-        return "right" if n == 1 else f"all {n} tasks are right"
+    if n == 1 or right == n:
+        return states[0] if n == 1 else f"all {n} tasks are right"
     rest = [
         f"{states.count(state)} {state}" for state in (WRONG, TO_DO, MISSING) if state in states
     ]

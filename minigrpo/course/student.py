@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import ast
 import ctypes
+import difflib
+import gc
 import inspect
 import json
 import os
@@ -33,7 +35,7 @@ import numpy as np
 
 from minigrpo.course import landlock
 from minigrpo.course.grading import advice
-from minigrpo.course.plain import LARGEST, MOST_NOTES, from_plain, receive, send, to_plain
+from minigrpo.course.plain import LARGEST, from_plain, receive, send, to_plain
 from minigrpo.system.user_code import Told, explain, peak, run_file
 
 try:
@@ -44,7 +46,7 @@ except ImportError:  # on Windows
 LARGEST_FILE = 4 << 20  # bytes; what is printed goes to a file, too
 PACKAGE = Path(__file__).resolve().parents[1]
 LOADED = {os.path.realpath(getattr(m, "__file__", "") or "") for m in list(sys.modules.values())}
-OURS = re.compile(r"(minigrpo|tutorials|solutions)\b")
+OURS, MOST_NOTES = re.compile(r"(minigrpo|tutorials|solutions)\b"), 20
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 PROCESSES = {"os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system"}
 PROCESSES |= {"os.startfile", "subprocess.Popen", "os.kill", "os.killpg", "socket.connect"}
@@ -92,16 +94,22 @@ def confine(job: dict[str, Any]) -> None:
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
 
 
+def nodes(file: Path) -> list[ast.AST]:
+    """What a student's file says, without running it; nothing if it cannot be read."""
+    with suppress(SyntaxError, ValueError, RecursionError, MemoryError, OSError):
+        return list(ast.walk(ast.parse(file.read_bytes())))
+    return []
+
+
 def imports_of_ours(file: Path) -> list[str]:
     """What a student's file imports of the package or of solutions: notes for the teacher."""
     found: list[str] = []
-    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-        for node in ast.walk(ast.parse(file.read_bytes())):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                module = getattr(node, "module", None)
-                names = [".".join(filter(None, (module, alias.name))) for alias in node.names]
-                ours = [name for name in names if OURS.match(name)]
-                found += [f"imports {name[:100]} (line {node.lineno})" for name in ours]
+    for node in nodes(file):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None)
+            names = [".".join(filter(None, (module, alias.name))) for alias in node.names]
+            ours = [name for name in names if OURS.match(name)]
+            found += [f"imports {name[:100]} (line {node.lineno})" for name in ours]
     return found[:MOST_NOTES]
 
 
@@ -170,6 +178,9 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     try:
         function = getattr(run_file(file, f"minigrpo_exercises_{file.stem}"), job["function"], None)
         found: dict[str, Any] = {"callable": callable(function)}
+        if not callable(function):
+            names = [n.name[:60] for n in nodes(file) if isinstance(n, ast.FunctionDef)][:1000]
+            found["alike"] = difflib.get_close_matches(job["function"], dict.fromkeys(names), 5)
     except BaseException as error:
         found = {"failed": explain(error, str(file))}
     while True:
@@ -207,6 +218,7 @@ def fork_for_each(control: socket.socket) -> None:
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans come to us
     children = Path(f"/proc/self/task/{os.getpid()}/children")
+    gc.freeze()  # else each child's own collection copies the pages of all that is here
     while True:
         _, pipes, _, _ = socket.recv_fds(control, 1, 2)
         if not pipes:

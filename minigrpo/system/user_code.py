@@ -139,6 +139,9 @@ def explain(error: BaseException, file: str, subject: Any = None) -> str:
     if places:
         last = places[-1]
         place = f"line {last.lineno} of {Path(last.filename).name}, in {last.name}: {last.line}"
+    if "cannot contain null bytes" in text:
+        text = "the file has null bytes, as one saved as UTF-16 has: save it as UTF-8"
+        place = place if beside else ""
     reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"{reason} ({_one_line(place, 200)})" if place else reason
 

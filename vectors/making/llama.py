@@ -53,6 +53,9 @@ OF_LOGITS = {
     "attention_scale_missing": "scores are not divided by sqrt(head_dim)",
     "attention_not_causal": "a token attends to later tokens",
     "padding_attended": "tokens attend to the padding to the left of the prompt",
+    "padding_attended_at_-1": "tokens attend to padding, at position -1: cumsum(mask) - 1",
+    "padding_attended_at_0": "tokens attend to padding, at position 0: cumsum(mask) - 1, clipped",
+    "padding_attended_at_1": "tokens attend to padding, at position 1: put there by masked_fill",
     "gate_and_up_swapped": "silu is applied to the up projection instead of the gate",
     "siblings_attended": "in the flattened tree a token attends to all before it, not to ancestors",
     "positions_by_node": "a position is that in the flattened tree instead of the depth",
@@ -184,9 +187,13 @@ def logits_of(weights: dict[str, Array], b: Batch, m: str = "") -> Array:
         return out
     for row, ids in enumerate(np.array(b["input_ids"])):
         inside = np.flatnonzero(real[row])
-        tokens = ids[(0 if m == "padding_attended" else inside[0]) : inside[-1] + 1]
+        start = 0 if m.startswith("padding_attended") else inside[0]
+        tokens = ids[start : inside[-1] + 1]
         allowed = np.tri(len(tokens), dtype=bool) | (m == "attention_not_causal")
-        logits = forward(weights, tokens, np.arange(len(tokens)), allowed, m)
+        at = np.arange(len(tokens))
+        if "padding_attended_at_" in m:
+            at = np.where(at < inside[0], int(m.split("_")[-1]), at - inside[0])
+        logits = forward(weights, tokens, at, allowed, m)
         out[row, inside] = logits[-len(inside) :]
     return out
 
