@@ -174,17 +174,6 @@ def test_libraries_and_packages_of_a_user_are_found(run, tmp_path, monkeypatch):
     assert "may not read this file" in run("check", "ch01", file)[2]
 
 
-def test_a_file_in_another_encoding_is_told(run, tmp_path):
-    file = copied(tmp_path, "ch01") / "ch01.py"
-    text = file.read_text(encoding="utf-8")
-    for right in ("utf-8-sig", "utf-8"):
-        file.write_text(text, encoding=right, newline="\r\n")
-        assert run("check", "ch01", file)[0] == 0
-    file.write_text(text, encoding="utf-16")
-    told = run("check", "ch01", file)[2]
-    assert told.endswith("the file has null bytes: save it as UTF-8, not as UTF-16\n")
-
-
 OF_OTHER_TYPES = {  # by chapter and function
     ("ch03", "verify"): np.asarray,
     ("ch08", "tokens_until_stop"): np.asarray,

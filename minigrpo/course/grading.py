@@ -258,7 +258,7 @@ def advice(error: BaseException) -> str:
         return "something that you divide by can be 0: is there an empty completion, say?"
     if isinstance(error, IndexError):
         return "an index runs past the end: is something empty, or shorter than you expect?"
-    if isinstance(error, PermissionError) and "an answer may not" in str(error):
+    if isinstance(error, PermissionError):
         return "an answer needs NumPy alone: no processes, no network, no files elsewhere."
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
         return "an answer may print a few megabytes in all: print less."

@@ -41,10 +41,7 @@ shown = _SHORT.repr  # a value as short text without line breaks or control char
 class _FromSource(SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType:
         """The base class would take bytecode if it is as old as the file."""
-        data = self.get_data(self.path)
-        if b"\0" in data:
-            raise SyntaxError("the file has null bytes: save it as UTF-8, not as UTF-16")
-        return self.source_to_code(data, self.path)
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def run_file(path: Path, name: str, keep: bool = False) -> ModuleType:
@@ -133,7 +130,7 @@ def explain(error: BaseException, file: str, subject: Any = None) -> str:
         place = f"line {error.lineno} of {Path(error.filename).name}{line}"
     places = beside or [f for f in frames if _is_foreign(f)]
     if not places and not place:
-        inner = os.path.join(_PACKAGE, "course", ""), __file__, "<frozen"
+        inner = os.path.join(_PACKAGE, "course", ""), "<frozen"
         frames = [f for f in frames if not f.filename.startswith(inner)]
         places = [f for f in frames if not f.filename.startswith(INSTALLED[0])] or frames
     if places:
