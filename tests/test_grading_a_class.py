@@ -408,14 +408,17 @@ def test_names_that_are_no_flags_formulas_or_lines(grade, tmp_path, monkeypatch)
 
 
 def test_who_hands_in_everything_hands_in_the_exercises(grade, tmp_path, monkeypatch):
-    """Not the package's checks, which have the same names."""
+    """Not the package's checks or solutions, which have the same names."""
     monkeypatch.chdir(tmp_path)
     for place in ("Ada", "Bob/minigrpo-main"):
         copied(tmp_path / "class" / place / "tutorials/exercises", "ch01", "ch05")
         for room in ("minigrpo/course", ".venv/lib/python3/site-packages/minigrpo/course"):
             copied(tmp_path / "class" / place / room, *CHAPTERS, source=ROOT / "minigrpo/course")
+        copied(tmp_path / "class" / place / "tutorials/solutions", *CHAPTERS)
+    copied(tmp_path / "class/Cy/tutorials/work/mine", "ch01")  # behind solutions, and deeper
+    copied(tmp_path / "class/Cy/tutorials/solutions", *CHAPTERS)
     assert grade("class")[0] is None
-    assert [row["points"] for row in table().values()] == ["10", "10"]
+    assert [row["points"] for row in table().values()] == ["10", "10", "4"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="paths that Windows does not allow")
