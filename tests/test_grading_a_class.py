@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import shutil
+import site
 import subprocess
 import sys
 import time
@@ -18,11 +19,12 @@ from importlib import import_module
 from pathlib import Path
 from types import FunctionType, SimpleNamespace
 
+import numpy as np
 import pytest
 from test_cli import run  # noqa: F401
 
 from minigrpo.course.isolation import _flatten
-from minigrpo.course.runner import CHAPTERS, RIGHT, tasks_of, verdict
+from minigrpo.course.runner import CHAPTERS, RIGHT, WRONG, tasks_of, verdict
 from minigrpo.system.user_code import run_file
 
 ROOT = Path(__file__).parent.parent
@@ -153,6 +155,59 @@ def test_a_link_is_no_answer(run, tmp_path):
     assert "No module named 'other'" in run("check", "ch01", folder)[2]
 
 
+def test_libraries_and_packages_of_a_user_are_found(run, tmp_path, monkeypatch):
+    """In a folder of PYTHONPATH at home, and where pip install --user puts them."""
+    home, libraries = tmp_path / "home", tmp_path / "home/libraries"
+    copied(libraries / "library-1.dist-info")
+    (libraries / "library.py").write_text("x = 1\n")
+    (home / "own.py").write_text("x = 1\n")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(libraries), str(home)]))
+    monkeypatch.setattr(sys, "path", [str(libraries), str(home), *sys.path])
+    monkeypatch.setattr(site, "USER_BASE", str(home / "local"))
+    file = copied(home / "mine", "ch01") / "ch01.py"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(f"import library, os\nprint(os.environ['PYTHONUSERBASE'])\n{text}")
+    found = report_on(run, "ch01", file)
+    assert (found["points"], found["tasks"][0]["printed"]) == (4, f"{home / 'local'}\n")
+    file.write_text(f"import own\n{text}", encoding="utf-8")
+    assert "may not read this file" in run("check", "ch01", file)[2]
+
+
+OF_OTHER_TYPES = {  # by chapter and function
+    ("ch03", "verify"): np.asarray,
+    ("ch08", "tokens_until_stop"): np.asarray,
+    ("ch04", "kl_estimates"): lambda got: np.array(got, dtype=object),
+    ("ch04", "token_weights"): lambda got: np.array(got, dtype=object),
+    ("ch08", "blockwise_logp"): lambda got: np.array(got, dtype=object),
+}
+
+
+@pytest.mark.parametrize(("chapter", "name"), OF_OTHER_TYPES)
+def test_a_right_answer_may_be_an_array_of_one_number_or_of_objects(chapter, name):
+    """Such as np.where gives, or a list of fractions."""
+    right = getattr(run_file(SOLUTIONS / f"{chapter}.py", f"right_{chapter}"), name)
+    (task,) = (task for task in tasks_of(chapter) if task.function == name)
+
+    def graded(made):
+        answer = SimpleNamespace(**{name: lambda *arguments: made(right(*arguments))})
+        return verdict("", task, answer)
+
+    made = OF_OTHER_TYPES[chapter, name]
+    assert graded(made).state == RIGHT, graded(made).message
+    wrong = graded(lambda got: made(np.asarray(got, dtype=float) + 1))
+    assert wrong.state == WRONG
+    assert "expected " in wrong.message.lower() and "looked at" not in wrong.message
+
+
+@pytest.mark.parametrize("kind", [str, lambda i: i + 0.5])
+def test_texts_and_fractions_are_no_members(kind):
+    right = run_file(SOLUTIONS / "ch05.py", "right_ch05").process_sets_by_hand()
+    made = [([kind(i) for i in members], start, end) for members, start, end in right]
+    found = verdict("", tasks_of("ch05")[0], SimpleNamespace(process_sets_by_hand=lambda: made))
+    assert found.state == WRONG and "expected a triple" in found.message.lower()
+
+
 @pytest.mark.parametrize("flags", [("--seconds", "-1"), ("--memory", "much"), ("--closed",)])
 def test_bad_limits_are_one_line(flags, run):
     code, out, err = run("check", "ch01", SOLUTIONS, *flags)
@@ -226,6 +281,17 @@ def test_a_class_is_a_table(grade, handed_in):
     told = Path("told/Ada.txt").read_text(encoding="utf-8")
     assert told.startswith("9 of 40 points\nch01 task 1: gradient of the expected reward … right\n")
     assert len(list(Path("told").iterdir())) == 6
+
+
+def test_a_note_is_of_each_chapter(grade, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for chapter in ("ch01", "ch05", "ch06"):
+        file = copied(tmp_path / "class/Ada", chapter) / f"{chapter}.py"
+        text = file.read_text(encoding="utf-8")
+        file.write_text("import minigrpo\n" * (chapter != "ch05") + text, encoding="utf-8")
+    assert grade("class")[0] is None
+    notes = "ch01 task 4 imports minigrpo (line 1); ch06 task 5 imports minigrpo (line 1)"
+    assert table()["Ada"]["notes"] == notes
 
 
 @pytest.fixture
@@ -318,6 +384,13 @@ def test_a_folder_of_any_name_and_with_the_reports_in_it(grade, tmp_path, monkey
         assert {name: row["points"] for name, row in table().items()} == {"Ada": "4"}
 
 
+def test_a_class_whose_name_begins_as_a_flag(grade, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    copied(tmp_path / "-class/Ada", "ch01")
+    assert grade("./-class", "--csv=./-t.csv", "--reports=./-told")[0] is None
+    assert table("./-t.csv")["Ada"]["points"] == "4"
+
+
 @pytest.mark.skipif(os.name == "nt", reason="names that Windows does not allow")
 def test_names_that_are_no_flags_formulas_or_lines(grade, tmp_path, monkeypatch):
     folder = tmp_path / "class"
@@ -335,14 +408,17 @@ def test_names_that_are_no_flags_formulas_or_lines(grade, tmp_path, monkeypatch)
 
 
 def test_who_hands_in_everything_hands_in_the_exercises(grade, tmp_path, monkeypatch):
-    """Not the package's checks, which have the same names."""
+    """Not the package's checks or solutions, which have the same names."""
     monkeypatch.chdir(tmp_path)
     for place in ("Ada", "Bob/minigrpo-main"):
         copied(tmp_path / "class" / place / "tutorials/exercises", "ch01", "ch05")
         for room in ("minigrpo/course", ".venv/lib/python3/site-packages/minigrpo/course"):
             copied(tmp_path / "class" / place / room, *CHAPTERS, source=ROOT / "minigrpo/course")
+        copied(tmp_path / "class" / place / "tutorials/solutions", *CHAPTERS)
+    copied(tmp_path / "class/Cy/tutorials/work/mine", "ch01")  # behind solutions, and deeper
+    copied(tmp_path / "class/Cy/tutorials/solutions", *CHAPTERS)
     assert grade("class")[0] is None
-    assert [row["points"] for row in table().values()] == ["10", "10"]
+    assert [row["points"] for row in table().values()] == ["10", "10", "4"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="paths that Windows does not allow")

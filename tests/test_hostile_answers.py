@@ -107,7 +107,7 @@ ENDING = {
         "expected numbers",
     ),
     "the mode of an open folder": (
-        function("import os", "os.fchmod(os.open('/tmp', 0), 0o1777)"),
+        function("import os", "os.fchmod(os.open('.', 0), 0o700)"),
         "may not call os.chmod",
     ),
     "machine code": (
@@ -117,6 +117,56 @@ ENDING = {
     "machine code that is loaded": (
         function("import ctypes; ctypes.pythonapi.PyRun_SimpleString(b'')"),
         "may not call ctypes.dlsym",
+    ),
+    "a file by its open folder": (
+        function("import os", f"os.open({str(SOLUTION)[1:]!r}, 0, dir_fd=os.open('/', 0))"),
+        "may not read this file",
+    ),
+    "the mode of a file by its open folder": (
+        function("import os", "os.chmod('none', 0o600, dir_fd=os.open('.', 0))"),
+        "may not call os.chmod",
+    ),
+    "the times of a file by its open folder": (
+        function("import os", "os.utime('none', dir_fd=os.open('.', 0))"),
+        "may not call os.utime",
+    ),
+    "the owner of a file by its open folder": (
+        function("import os", "os.chown('none', -1, -1, dir_fd=os.open('.', 0))"),
+        "may not call os.chown",
+    ),
+    "orders for the file system": (
+        function("import fcntl", "fcntl.ioctl(open('x', 'w'), 0x80086601, bytes(8))"),
+        "may not call fcntl.ioctl",
+    ),
+    "a device": (
+        function("import os", "os.mknod('null', 0o020600, os.makedev(1, 3))"),
+        "has no attribute 'mknod'",
+    ),
+    "machine code of its own": (
+        function(
+            "import readline, shutil, sys",
+            "shutil.copy(readline.__file__, '.')",
+            "del sys.modules['readline']",
+            "sys.path.insert(0, '.')",
+            "import readline",
+        ),
+        "may not load machine code",
+    ),
+    "machine code in memory": (
+        function(
+            "import _ctypes, os, sys",
+            "from importlib.machinery import ExtensionFileLoader, ModuleSpec",
+            "copy = os.memfd_create('x')",
+            "os.write(copy, open(_ctypes.__file__, 'rb').read())",
+            "path = f'/proc/self/fd/{copy}'",
+            "loader = ExtensionFileLoader('_ctypes', path)",
+            "loader.create_module(ModuleSpec('_ctypes', loader, origin=path))",
+        ),
+        "may not load machine code" if sys.platform == "linux" else "AttributeError",
+    ),
+    "machine code by another library": (
+        function("import _cffi_backend"),
+        "may not import _cffi_backend",
     ),
     "an attribute elsewhere": (
         function("import os", "os.setxattr('/', 'user.minigrpo', b'')")
@@ -137,6 +187,8 @@ ENDING = {
         "wrote more than",
     ),
     "endless rows of nothing": (function("return np.empty((10**12, 0))"), "no answer"),
+    "rows of rows of nothing": (function("return np.empty((4000, 4000, 0))"), "no answer"),
+    "many objects of nothing": (function("return np.empty((4000, 0), dtype=object)"), "no answer"),
     "texts": (
         function("return [str(x) for x in logits]"),
         "expected numbers",
@@ -160,6 +212,14 @@ ENDING = {
     "lowers its priority by the module below": (
         function("import posix; posix.setpriority(posix.PRIO_PROCESS, 0, 19)"),
         "has no attribute 'setpriority'",
+    ),
+    "lowers its priority by the oldest call": (
+        function("import os; os.nice(1)"),
+        "has no attribute 'nice'",
+    ),
+    "lowers its priority by the module below, anew": (
+        function("import sys", "del sys.modules['posix']", "import posix; posix.nice(1)"),
+        "may not import posix",
     ),
     "keeps a core": (
         function("import os; os.sched_setaffinity(0, {0})"),
@@ -354,7 +414,10 @@ ENDING = {
     "holds itself": (function("x = [1.0]", "x.append(x)", "return x"), "nested more than 40 deep"),
     "answers hugely": (function("return np.zeros(10**7)"), "too large"),
     "answers with many lists": (function("return [[0.0]] * 10**6"), "too large"),
-    "prints endlessly": (function("while True: print('right' * 10**4)"), "File too large"),
+    "prints endlessly": (
+        function("while True: print('right' * 10**4)"),
+        "may print a few",
+    ),
     "fills the disk": (
         function("with open('x', 'wb') as f:", "    while True: f.write(bytes(10**6))"),
         "File too large",
@@ -544,11 +607,17 @@ STOLEN = [
     "exec(text, space)",
     "return space['expected_reward_gradient'](logits, rewards)",
 ]
+UP = 40 * "../"
+BY_FOLDER = [  # the hook takes names for names from where the answer is
+    "import os",
+    "folder = os.open('.', 0)",
+    "os.makedirs(40 * 'a/')",
+    "os.chdir(40 * 'a/')",
+]
 KERNEL = {  # past the hook, stopped by Linux
     "reads by a folder": function(
-        "import os",
-        "folder = os.open('/', 0)",
-        f"text = open(os.open({str(SOLUTION)[1:]!r}, 0, dir_fd=folder)).read()",
+        *BY_FOLDER,
+        f"text = open(os.open({UP + str(SOLUTION)[1:]!r}, 0, dir_fd=folder)).read()",
         *STOLEN,
     ),
     "reads by another library": function(
@@ -568,15 +637,21 @@ KERNEL = {  # past the hook, stopped by Linux
         + function(f"os.posix_spawn('/bin/cat', ['cat', {str(SOLUTION)!r}], {{}})", "text = ''")
     ),
     "writes by a folder": function(
-        "import os",
-        "folder = os.open('/tmp', 0)",
-        "os.write(os.open('minigrpo_was_here', os.O_WRONLY | os.O_CREAT, dir_fd=folder), b'x')",
+        *BY_FOLDER,
+        f"os.open({UP + 'tmp/minigrpo_was_here'!r}, os.O_WRONLY | os.O_CREAT, dir_fd=folder)",
         "return [0.0]",
     ),
     "deletes by a folder": function(
-        "import os", "os.remove('printed', dir_fd=os.open('..', 0))", "return [0.0]"
+        *BY_FOLDER, "os.remove('../printed', dir_fd=folder)", "return [0.0]"
     ),
     "makes a pipe elsewhere": function("import os; os.mkfifo('../minigrpo_was_here')"),
+    "makes a device": PAST  # a disk would have all files in it
+    + function(
+        "import ctypes, os",
+        "libc = ctypes.CDLL(None, use_errno=True)",
+        "libc.mknod(b'null', 0o020600, ctypes.c_uint64(os.makedev(1, 3)))",
+        "raise OSError(os.strerror(ctypes.get_errno()))",
+    ),
     "memory that outlives it": function(
         "import _posixshmem, os",
         "return _posixshmem.shm_open('/minigrpo_was_here', os.O_CREAT | os.O_RDWR, 0o600)",
@@ -826,11 +901,11 @@ def test_the_home_folder_is_closed_by_the_kernel(monkeypatch, tmp_path):
     home.mkdir()
     (home / "key").write_text("secret")
     monkeypatch.setenv("HOME", str(home))
-    key = str(home / "key")[1:]
-    lines = "folder = os.open('/', 0)", f"raise ValueError(os.open({key!r}, 0, dir_fd=folder))"
+    key = UP + str(home / "key")[1:]
+    lines = *BY_FOLDER, f"raise ValueError(os.open({key!r}, 0, dir_fd=folder))"
     (tmp_path / "one").mkdir()
     with Desk(Limits(ENDS, memory=1 << 29)) as desk:
-        found = verdict_on("import os\n" + function(*lines), desk, tmp_path / "one")
+        found = verdict_on(function(*lines), desk, tmp_path / "one")
     assert "Permission denied" in found.message
 
 
@@ -893,6 +968,29 @@ def test_texts_and_complex_numbers_are_no_weights():
         right = {task.function: solutions[task.function]}
         assert runner.verdict("", task, SimpleNamespace(**right)).state == RIGHT
         assert runner.verdict("", task, SimpleNamespace(**{task.function: wrong})).state == WRONG
+
+
+FLOODS = {"numbers": "[1] * 10**6", "a text": "'x\\n' * 10**6", "names": "{'\\x1b': 1}"}
+
+
+@pytest.mark.parametrize("notes", FLOODS)
+def test_notes_that_are_forged_are_few_and_plain(notes, desk, tmp_path):
+    """A million of them would take all memory, in the table of a class, too."""
+    lines = "for number in range(3, 64):", "    data = memoryview(message)", "    try:"
+    lines = *lines, "        while data: data = data[os.write(number, data) :]"
+    lines = *lines, "    except OSError: pass", "os._exit(0)"
+    message = f"message = frame({{'value': [0.0] * 3, 'notes': {FLOODS[notes]}}})"
+    found = verdict_on(FRAME + function(message, *lines), desk, tmp_path)
+    assert found.state == WRONG
+    assert len(found.notes) <= 20 and "".join(found.notes).isprintable()
+
+
+def test_a_failure_that_is_forged_is_one_line(desk, tmp_path):
+    message = "frame({'failed': 'x\\n\\x1b' * 10**3, 'notes': []})"
+    lines = "for number in range(3, 64):", f"    try: os.write(number, {message})"
+    lines = *lines, "    except OSError: pass", "os._exit(0)"
+    found = verdict_on(FRAME + "\n".join(lines), desk, tmp_path)
+    assert "cannot be imported: x" in found.message and found.message.isprintable()
 
 
 def test_notes_are_few_and_short(tmp_path):

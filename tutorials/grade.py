@@ -85,7 +85,7 @@ def grade(
         if digest in known and not (reports and not _report(reports, student).exists()):
             rows[student.name] = known[digest]
     write()
-    closed = [flag for path in (table, reports) if path for flag in ("--closed", str(path))]
+    closed = [f"--closed={path}" for path in (table, reports) if path]
     left = [(f, d, [*flags, *closed], reports) for f, d in digests.items() if f.name not in rows]
     pool = ThreadPoolExecutor(processes or os.cpu_count())
     try:
@@ -127,7 +127,7 @@ def _graded(
     given = os.path.join(os.curdir, student)  # else a name that begins with - is a flag
     command = [sys.executable, "-P", "-X", "utf8", "-m", "minigrpo", "check", "all", given]
     done = subprocess.run(
-        [*command, "--json", "--closed", str(student.parent), *flags],
+        [*command, "--json", f"--closed={student.parent}", *flags],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -139,16 +139,15 @@ def _graded(
     with suppress(ValueError):
         found = json.loads(done.stdout)
     points = {task["task"].partition(":")[0]: task["points"] for task in found["tasks"]}
-    notes = {
-        note: task["task"].partition(":")[0] for task in found["tasks"] for note in task["notes"]
-    }
+    labels = [(task["task"].partition(":")[0], task["notes"]) for task in found["tasks"]]
+    notes = {(label[:4], note): f"{label} {note}" for label, noted in labels for note in noted}
     row: Row = dict.fromkeys(COLUMNS, 0) | points | {key: found[key] for key in ("points", "of")}
     row |= {
         chapter: sum(points.get(task, 0) for task in TASKS if chapter in task)
         for chapter in CHAPTERS
     }
     texts = {"student": student.name, "troubles": "; ".join(found["troubles"])}
-    texts |= {"notes": "; ".join(f"{task} {note}" for note, task in notes.items())}
+    texts |= {"notes": "; ".join(notes.values())}
     row |= {
         key: "'" * text.startswith(FORMULAS) + text.replace("\r", "\\r")  # some write it as it is
         for key, text in texts.items()

@@ -4,6 +4,7 @@ import numpy as np
 
 from minigrpo.course.grading import Answer, close, is_list, shape_of, slope, task, text, wrong
 from minigrpo.objectives import Objective, advantages, kl_estimate
+from minigrpo.system.user_code import as_numbers
 from minigrpo.tree import PrefixTree, Rollouts
 
 GROUPS = (
@@ -133,7 +134,7 @@ def _check_kl_estimates(answer: Answer) -> None:
         rows = got if is_list(got) and shape_of(got) in (None, right.shape) else ()
         for name, row, k in zip(names, rows, right, strict=False):
             other = kl_estimate(name, ref, logp)[0]
-            mistakes = {"sign": x} if len(rows) and close(np.asarray(rows[2]), right[2]) else {}
+            mistakes = {"sign": x} if len(rows) and close(rows[2], right[2]) else {}
             mistakes |= dict(reversed=other, no_half=x * x, no_one=k + 1, no_x=k + x)
             mistakes |= dict(absolute=np.abs(x), weighted=k * np.exp(logp), ratio=np.exp(x))
             mistakes |= {f"is_{n}": o for n, o in zip(names, right, strict=True) if n != name}
@@ -198,7 +199,7 @@ def _check_token_weights(answer: Answer) -> None:
             given = f"lengths {lengths}, aggregation {name!r}, limit {limit}"
             got, right = answer.ask(given, n, name, limit), weights[name]
             if shape_of(got) == n.shape:  # any number will do for a completion without tokens
-                got = np.where((n > 0) | ~np.isfinite(got), got, 0.0)
+                got = np.where((n > 0) | ~np.isfinite(as_numbers(got)), as_numbers(got), 0.0)
             mistakes = {other: weights[other] for other in AGGREGATIONS if other != name}
             mistakes |= dict(no_mean=right * k, no_limit=right * limit, completions=right * n)
             mistakes |= dict(longest=right * limit / n.max(), no_empty=right * k / (n > 0).sum())

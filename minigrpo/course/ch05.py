@@ -1,5 +1,7 @@
 """Checks of chapter 5: the package's tree on edge cases and random groups."""
 
+from operator import index
+
 import numpy as np
 
 from minigrpo.course.example_groups import Rows, groups, late
@@ -22,7 +24,7 @@ def _check_process_sets_by_hand(answer: Answer) -> None:
     seen: set[tuple[int, ...]] = set()
     for item in got:
         try:
-            members, start, end = tuple(sorted(int(m) for m in item[0])), int(item[1]), int(item[2])
+            members, start, end = tuple(sorted(map(index, item[0]))), *map(index, item[1:3])
         except (TypeError, ValueError, IndexError):
             problem = f"expected a triple (members, start, end), got {item!r}."
             raise wrong("", problem, "such as ([0, 1], 2, 3).") from None

@@ -170,7 +170,7 @@ def _check_blockwise_logp(answer: Answer) -> None:
         )
         if vocab % block and vocab > block:
             mistakes |= dict(last_block=_logp(hidden, head, token, vocab - vocab % block))
-        if shape_of(in_one) == right.shape == shape_of(got) and close(np.asarray(in_one), right):
+        if shape_of(got) == right.shape and close(in_one, right):
             mistakes |= dict(rescale=got)
         if scale < 0 and not np.isfinite(np.asarray(got, dtype=np.float64)).all():
             problem = f"expected finite numbers, got {text(got)}."

@@ -9,6 +9,7 @@ recognised by its numbers, which the check computes and passes under the name of
 from __future__ import annotations
 
 import copy
+import errno
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -90,10 +91,10 @@ class Answer:
     def check_number(self, given: str, arguments: tuple, right: float, why: str) -> None:
         """Ask for a single number; the hint says why this one is right."""
         got = self.ask(given, *arguments)
-        if shape_of(got) != () or not isinstance(got, int | float | np.generic):
+        if shape_of(got) != () or not isinstance(got, int | float | np.generic | np.ndarray):
             raise wrong(given, f"expected the number {right}, got {type(got).__name__} {got!r}.")
         if got != right:
-            raise wrong(given, f"expected {right}, got {text(got)}.", why)
+            raise wrong(given, f"expected {right}, got {text(np.asarray(got)[()])}.", why)
 
     def compare(
         self,
@@ -207,9 +208,9 @@ def shape_of(value: Any) -> tuple[int, ...] | None:
         return None
 
 
-def close(got: np.ndarray, right: np.ndarray) -> bool:
+def close(got: Any, right: np.ndarray) -> bool:
     """Equal up to the rounding of float32, relative to the largest number that is expected."""
-    if got.shape != right.shape or not np.isfinite(got).all():
+    if shape_of(got) != right.shape or not np.isfinite(got := as_numbers(got)).all():
         return False
     return bool((np.abs(got - right) <= _allowed(right)).all())
 
@@ -257,8 +258,10 @@ def advice(error: BaseException) -> str:
         return "something that you divide by can be 0: is there an empty completion, say?"
     if isinstance(error, IndexError):
         return "an index runs past the end: is something empty, or shorter than you expect?"
-    if isinstance(error, PermissionError) and "an answer may not" in str(error):
+    if isinstance(error, PermissionError):
         return "an answer needs NumPy alone: no processes, no network, no files elsewhere."
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return "an answer may print a few megabytes in all: print less."
     if isinstance(error, TypeError) and "positional argument" in str(error):
         return "keep the arguments of the stub, in their order."
     return ""

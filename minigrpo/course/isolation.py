@@ -33,6 +33,7 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from minigrpo.course.plain import from_plain, receive, send, to_plain
+from minigrpo.system.text import visible
 from minigrpo.system.user_code import Told
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +92,7 @@ class Isolated:
             with suppress(Exception):  # the pipe may hold anything
                 send(self._to, message)
                 reply = receive(self._from)
-                self.notes = tuple(str(note)[:150] for note in reply["notes"][:20])
+                self.notes = tuple(visible(str(note)[:150]) for note in reply["notes"][:20])
                 replies.append(reply)
 
         self._thread = threading.Thread(target=talk, daemon=True)  # nothing else waits for a pipe
@@ -166,12 +167,14 @@ class Desk:
         self._closed += [home] * (os.path.dirname(home) != home)  # letters, keys
         environment = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
         libraries = {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *environment}
-        libraries |= {site.getusersitepackages(), str(ROOT / "minigrpo")}
+        libraries |= {p for p in sys.path if any(Path(p).glob("*.dist-info"))}
+        libraries |= {str(ROOT / "minigrpo")}
         self._libraries = sorted(map(os.path.realpath, filter(None, libraries)))
         self._server: tuple[subprocess.Popen, socket.socket] | None = None
         self._spare: Started | None = None
         self._environment = {name: os.environ[name] for name in KEPT & set(os.environ)}
         self._environment |= {"OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+        self._environment["PYTHONUSERBASE"] = os.path.abspath(site.getuserbase())
         paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         if (ROOT / "tutorials").is_dir():  # in the repository
             self._closed.append(str(ROOT))
@@ -214,7 +217,7 @@ class Desk:
                     isolated.imports = isolated.notes
                     reply = isolated.exchange(None)
                     if "failed" in reply:
-                        raise Told(str(reply["failed"])[:1000])
+                        raise Told(visible(str(reply["failed"])[:1000]))
                     isolated.is_function = reply.get("callable") is True
                     with suppress(Exception):  # it may be anything
                         alike = filter(str.isidentifier, reply["alike"][:5])

@@ -29,7 +29,7 @@ CHAPTERS = {
     "ch08": "a real language model",
 }
 RIGHT, WRONG, TO_DO, MISSING = "right", "not right yet", "to do", "missing"
-CHECKS, DEEPEST = ("minigrpo", "course"), 50  # not the answers of who hands in all; of folders
+NOT_THEIRS, DEEPEST = {("minigrpo", "course"), ("tutorials", "solutions")}, 50  # of folders
 LIMITS, LONGEST = Limits(), 3000  # characters of a message
 
 
@@ -225,7 +225,7 @@ def find_all(folder: str | None) -> dict[str, Path]:
 
 
 def python_files(folder: Path) -> list[Path]:
-    """The Python files below a folder, but for links, what is hidden and the checks themselves."""
+    """The Python files below a folder, but for links, what is hidden, and the course's own."""
     found, left = [], [folder]
     while left:
         with suppress(OSError), os.scandir(left.pop()) as entries:
@@ -237,7 +237,7 @@ def python_files(folder: Path) -> list[Path]:
                     folder.parts
                 ):
                     is_hidden = path.name.startswith(("__", ".ipy"))
-                    left += [path] * (not is_hidden and path.parts[-2:] != CHECKS)
+                    left += [path] * (not is_hidden and path.parts[-2:] not in NOT_THEIRS)
     return sorted(found)
 
 

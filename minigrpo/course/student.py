@@ -51,7 +51,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 PROCESSES = {"os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system"}
 PROCESSES |= {"os.startfile", "subprocess.Popen", "os.kill", "os.killpg", "socket.connect"}
 PROCESSES |= {"socket.bind", "socket.sendto", "socket.sendmsg", "sqlite3.connect", "fcntl.fcntl"}
-PROCESSES |= {"resource.setrlimit", "resource.prlimit", "socket.__new__"}
+PROCESSES |= {"resource.setrlimit", "resource.prlimit", "socket.__new__", "fcntl.ioctl"}
 PROCESSES |= {"ctypes.dlopen", "ctypes.dlsym", "ctypes.call_function"}  # machine code
 PROCESSES |= {"socket.getaddrinfo", "socket.gethostbyname", "socket.sethostname"}
 CHANGES = {"os.remove", "os.rename", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.link"}
@@ -59,9 +59,11 @@ CHANGES |= {"os.symlink", "os.mkdir", "os.utime", "shutil.rmtree", "shutil.move"
 CHANGES |= {"os.setxattr", "os.removexattr"}
 SILENT = {"pidfd_send_signal", "setpriority", "fork_exec", "_fork_exec", "setns", "unshare"}
 SILENT |= {"sched_setaffinity", "sched_setparam", "sched_setscheduler", "clock_settime"}
-SILENT |= {"clock_settime_ns"}  # what tells no hook
+SILENT |= {"clock_settime_ns", "nice", "mknod"}  # what tells no hook
 NO_HOOK = {"_xxsubinterpreters", "_interpreters", "_testcapi", "_testinternalcapi"}
-MODES = {"os.chmod", "os.chown", "os.utime", "os.setxattr", "os.removexattr"}  # also of open files
+NO_HOOK |= {"_cffi_backend", "posix", "_signal", "_posixsubprocess"}  # machine code; a second time
+BY_FOLDER = {"os.chmod", "os.chown", "os.utime"}  # may name an open folder last
+MODES = BY_FOLDER | {"os.setxattr", "os.removexattr"}  # also of open files
 
 
 def confine(job: dict[str, Any]) -> None:
@@ -135,16 +137,24 @@ def watch(own: str, closed: list[str], libraries: list[str], notes: list[str]) -
         path = real(path)
         return any(path == root or path.startswith(root + os.sep) for root in allowed)
 
+    def is_library(path: Any) -> bool:
+        return os.path.isfile(real(path)) and not within(path, roots[:1])
+
     def hook(event: str, arguments: tuple) -> None:
         paths = [path for path in arguments if isinstance(path, str | bytes | os.PathLike)]
-        if event in PROCESSES or (event in MODES and isinstance(arguments[0], int)):
+        by_folder = event in BY_FOLDER and arguments[-1] != -1
+        if event in PROCESSES or (event in MODES and isinstance(arguments[0], int)) or by_folder:
             raise PermissionError(f"an answer may not call {event}")
         if event == "import" and arguments[0] in NO_HOOK:
             raise PermissionError(f"an answer may not import {arguments[0]}")
+        if event == "import" and arguments[1] and not is_library(arguments[1]):
+            raise PermissionError("an answer may not load machine code")
         if event == "import" and str(arguments[0]).startswith("minigrpo."):
             notes.append(f"loads {arguments[0]}")
         for path in [real(path) for path in paths[:1] if event == "open"]:
-            if is_closed(path) or (within(path, roots[2:]) and not within(path, libraries)):
+            is_elsewhere = os.path.isdir(path) and not within(path, roots[:1])  # to name files by
+            is_shut = within(path, roots[2:]) and not within(path, libraries)
+            if is_closed(path) or is_elsewhere or is_shut:
                 raise PermissionError("an answer may not read this file")
             is_ours = path.endswith(".py") and within(path, [package])
             if is_ours and path not in LOADED:  # an error quotes these
