@@ -72,6 +72,19 @@ def test_a_missing_chapter_counts_nothing_and_ends_nothing(run, tmp_path):
     assert [t.partition(".py")[0][-4:] for t in found["troubles"]] == ["ch03", *list(CHAPTERS)[3:7]]
 
 
+def test_of_several_files_the_one_that_counts_is_told(run, tmp_path):
+    copied(tmp_path / "final", "ch01", "ch02")
+    copied(tmp_path / "backup/old", "ch01", source=STUBS)
+    copied(tmp_path / "draft", "ch02", source=STUBS)
+    (tmp_path / "draft/ch02.py").write_text("def f(:\n", encoding="utf-8")
+    found = report_on(run, "all", tmp_path)
+    nearest, first = tmp_path / "final/ch01.py", tmp_path / "draft/ch02.py"
+    assert found["points"] == 4
+    assert found["troubles"][0] == f"{nearest} was checked, of 2 files of its name"
+    assert found["troubles"][1].startswith(f"{first} cannot be imported: SyntaxError")
+    assert found["troubles"][1].endswith(f"; {first} was checked, of 2 files of its name")
+
+
 def test_a_file_that_may_not_be_read_ends_nothing(run, tmp_path, monkeypatch):
     folder, copy = copied(tmp_path, "ch01", "ch02"), shutil.copyfile
 

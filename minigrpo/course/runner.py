@@ -90,21 +90,23 @@ def check(
 
 
 def check_all(
-    files: Mapping[str, Path], limits: Limits = LIMITS, strict: bool = False
+    files: Mapping[str, Sequence[Path]], limits: Limits = LIMITS, strict: bool = False
 ) -> Iterator[tuple[str, list[Verdict], str]]:
     """Check all chapters, whose files may be missing.   -> chapter, verdicts, what its file lacks
 
-    A chapter without a file, or with one that cannot be run, counts as not right.
+    A chapter without a file, or with one that cannot be run, counts as not right; of several files
+    the first counts, and the others are told.
     """
     with Desk(limits) as desk:
         for chapter in CHAPTERS:
             state, trouble = MISSING, f"there is no {chapter}.py"
-            if chapter in files:
+            if own := files.get(chapter):
+                told = f"{own[0]} was checked, of {len(own)} files of its name" * (len(own) > 1)
                 try:
-                    yield chapter, checked(desk, chapter, files[chapter], None, strict), ""
+                    yield chapter, checked(desk, chapter, own[0], None, strict), told
                     continue
                 except (ValueError, OSError) as error:
-                    state, trouble = WRONG, str(error)
+                    state, trouble = WRONG, "; ".join(filter(None, [str(error), told]))
             tasks = enumerate(tasks_of(chapter), start=1)
             labels = [f"{chapter} task {n}: {task.title}" for n, task in tasks]
             yield chapter, [Verdict(label, state, trouble) for label in labels], trouble
@@ -207,21 +209,20 @@ def find(chapter: str, path: str | None) -> Path:
     )
 
 
-def find_all(folder: str | None) -> dict[str, Path]:
+def find_all(folder: str | None) -> dict[str, list[Path]]:
     """The student's files by chapter.   Raises ValueError if there is none at all.
 
-    Without a folder, where `find` looks; else anywhere in it, of several that nearest to its top.
+    Without a folder, where `find` looks; else anywhere in it, first that nearest to its top.
     """
     files, below = {}, python_files(Path(folder).expanduser()) if folder is not None else []
     for chapter in CHAPTERS:
         if folder is None:
             with suppress(ValueError):
-                files[chapter] = find(chapter, None)
+                files[chapter] = [find(chapter, None)]
         else:
             found = [file for file in below if file.name == f"{chapter}.py"]
-            if found:
-                files[chapter] = min(found, key=lambda file: (len(file.parts), file))
-    return files or {"": find("ch01", folder)}
+            files[chapter] = sorted(found, key=lambda file: (len(file.parts), file))
+    return files if any(files.values()) else {"": [find("ch01", folder)]}
 
 
 def python_files(folder: Path) -> list[Path]:
