@@ -73,6 +73,17 @@ def test_an_import_inside_a_function_finds_the_neighbour_later(tmp_path):
     assert module.value() == 3
 
 
+def test_late_neighbours_of_the_same_name(tmp_path):
+    """Which are imported after the file was run, in a function."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / "late_too.py", f"VALUE = {name!r}\n")
+        text = "def value():\n    import late_too\n    return late_too.VALUE\n"
+        module = run_file(save(tmp_path / name / "mine.py", text), f"mine_8{name}")
+        assert module.value() == name
+        assert f"mine_8{name}" in sys.modules
+
+
 def test_installed_packages_below_the_folder_are_left_alone(tmp_path):
     import xml.dom
 

@@ -167,8 +167,8 @@ class Desk:
         self._closed += [home] * (os.path.dirname(home) != home)  # letters, keys
         environment = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
         libraries = {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *environment}
-        libraries |= {p for p in sys.path if any(Path(p).glob("*.dist-info"))}
-        libraries |= {str(ROOT / "minigrpo")}
+        installed = (p for p in sys.path if any(Path(p).glob("*.dist-info")))
+        libraries |= {str(ROOT / "minigrpo"), *installed}
         self._libraries = sorted(map(os.path.realpath, filter(None, libraries)))
         self._server: tuple[subprocess.Popen, socket.socket] | None = None
         self._spare: Started | None = None

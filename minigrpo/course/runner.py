@@ -94,8 +94,7 @@ def check_all(
 ) -> Iterator[tuple[str, list[Verdict], str]]:
     """Check all chapters, whose files may be missing.   -> chapter, verdicts, what its file lacks
 
-    A chapter without a file, or with one that cannot be run, counts as not right; of several files
-    the first counts, and the others are told.
+    A chapter without a file, or whose first file cannot be run, is not right.  Others are told.
     """
     with Desk(limits) as desk:
         for chapter in CHAPTERS:
@@ -107,8 +106,7 @@ def check_all(
                     continue
                 except (ValueError, OSError) as error:
                     state, trouble = WRONG, "; ".join(filter(None, [str(error), told]))
-            tasks = enumerate(tasks_of(chapter), start=1)
-            labels = [f"{chapter} task {n}: {task.title}" for n, task in tasks]
+            labels = [f"{chapter} task {n}: {t.title}" for n, t in enumerate(tasks_of(chapter), 1)]
             yield chapter, [Verdict(label, state, trouble) for label in labels], trouble
 
 

@@ -29,6 +29,7 @@ from minigrpo.engine.backend import ran_out_of_memory
 
 _last_on_path: list[str] = []  # the folder of the file that was run last, then those kept
 _last_run = [""]  # the file itself, then its neighbours
+_not_beside: set[str] = set()  # names of modules that are no neighbours of a file that was run
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 _LIBRARIES = [path for name, path in sysconfig.get_paths().items() if name.endswith("lib")]
 INSTALLED = tuple(os.path.join(path, "") for path in (_PACKAGE, *_LIBRARIES))
@@ -54,13 +55,17 @@ def run_file(path: Path, name: str, keep: bool = False) -> ModuleType:
     """
     path = Path(path).resolve()
     folder = str(path.parent)
+    places = list(map(Path, _last_on_path))
     for neighbour, module in list(sys.modules.items()):
-        if getattr(module, "__minigrpo_neighbour__", False):
+        top = neighbour.partition(".")[0]  # it may have been imported later, in a function
+        is_late = top not in _not_beside and _stands_in(sys.modules.get(top), *places)
+        if is_late or getattr(module, "__minigrpo_neighbour__", False):
             del sys.modules[neighbour]
     spec = spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
     module = module_from_spec(spec)
     _last_run[:] = [str(path)]
     known, bytecode = set(sys.modules), sys.dont_write_bytecode
+    _not_beside.update(known, [name])
     sys.modules[name] = module  # dataclasses look their module up by name
     sys.path.insert(0, folder)
     sys.dont_write_bytecode = True
@@ -88,9 +93,9 @@ def run_file(path: Path, name: str, keep: bool = False) -> ModuleType:
     return module
 
 
-def _stands_in(module: ModuleType | None, folder: Path) -> bool:
+def _stands_in(module: ModuleType | None, *folders: Path) -> bool:
     places = list(getattr(module, "__path__", ())) or [getattr(module, "__file__", None) or "/"]
-    return folder in [Path(place).parent for place in places]
+    return any(Path(place).parent in folders for place in places)
 
 
 # -- what fails, with the place in the user's code -------------------------------------------------
