@@ -62,9 +62,17 @@ def plain(x, name):
     x = x.tolist() if hasattr(x, "tolist") else x
     if isinstance(x, list | tuple):
         return [plain(part, name) for part in x]
+    if inspect.iscoroutine(x):
+        x.close()  # else Python warns that nobody waited for it
     if not hasattr(x, "__float__"):  # strings have none, either
         raise BadCall(f"{name} should be numbers, and has {x!r:.60}")
     return float(x)
+
+
+def dtypes(x):
+    """The names of all dtypes in nested lists and dicts of arrays."""
+    parts = x.values() if isinstance(x, dict) else x if isinstance(x, list | tuple) else []
+    return {str(getattr(x, "dtype", ""))}.union(*map(dtypes, parts))
 
 
 def number(x):
@@ -130,15 +138,15 @@ def by_of(case):
     return case.get("gradient_by", "logp")
 
 
-def result_of(function, given, case, mask):
+def result_of(function, given, case, found):
     """What the function makes of a case, under the names of what is expected; and how: the dtypes,
     "differences" if the derivative is numerical.
     """
     out, expected, at = function(**given), case["expected"], given.get(by_of(case))
     parts = list(out) if isinstance(out, tuple | list) else [out]
-    how = {str(getattr(x, "dtype", "")) for x in [out, *parts]}
+    how = dtypes(out)
     if "value" in expected:
-        value = plain(out, "the result")
+        value, mask = plain(out, "the result"), found.get(case.get("mask"))
         return {"value": inside(value, mask) if mask else value}, how
     if len(parts) not in (1, 2):
         raise BadCall(f"the result should be the loss or (loss, gradient), not {len(parts)} parts")
