@@ -590,6 +590,8 @@ NO_ANSWERS = {
     "return 0.1, [[None] * 6] * 12": "the gradient should be numbers, and has None",
     "yield 0.1": "the loss should be numbers, and has <generator object",
     "return awaited(logp)": "the loss should be numbers, and has <coroutine object",
+    "logp[0][0] += 1\n    return logp[0][0]": "called again it gives another loss: it draws, or",
+    "return __import__('random').random()": "called again it gives another loss: it draws, or",
     "raise SystemExit(0)": "mine.py, line 4: SystemExit: 0",
     "raise KeyError('x')": "mine.py, line 4: KeyError: 'x'",
     "raise ValueError('one\\n two')": "mine.py, line 4: ValueError: one two",
