@@ -535,6 +535,7 @@ BAD_CALLS = {
     "imports:loss": "imports.py, line 1: ModuleNotFoundError: No module named 'nothing_at_all'",
     "raises:loss": "raises.py, line 3: RuntimeError: one two",
     "leaves:loss": "leaves.py, line 2: SystemExit: 0",
+    "stopped:loss": "interrupted",
     "mine:right --kind los": "there is no kind 'los', but loss, weights, .*, model_loss",
     "mine:right --cases dappo": "no case of loss begins with 'dappo'; they do with grpo, .*, edge",
     "mine:right --kind counts --cases dapo": "they do with counts",
@@ -568,6 +569,7 @@ def test_a_bad_call_is_one_clear_line(tmp_path: Path, words: str) -> None:
         "imports": "import nothing_at_all\n",
         "raises": "\nfor text in ['one\\ntwo']:\n    raise RuntimeError(text)\n",
         "leaves": "import sys\nsys.exit(0)\n",
+        "stopped": "raise KeyboardInterrupt\n",
     }
     for name, text in files.items():
         (tmp_path / f"{name}.py").write_text(textwrap.dedent(text), encoding="utf-8")

@@ -125,8 +125,8 @@ def main():
     try:
         function = tried(what, lambda: getattr(import_module(module), name))
         results, mistakes = check(function, **options)
-    except BadCall as problem:
-        parser.error(str(problem))
+    except (BadCall, KeyboardInterrupt) as problem:
+        parser.error(str(problem) or "interrupted")
     wrong, (found, unexplained) = [r for r in results if not r[1]], verdict(results)
     lines = [f"{len(wrong)} of {len(results)} cases disagree; of these unexplained: {unexplained}"]
     for case, _, worst, where, fits in reversed(wrong):
