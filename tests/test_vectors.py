@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -520,15 +521,21 @@ BAD_CALLS = {
     "mine:constant": "5 is no function .*: TypeError: 5 is not a callable object",
     "builtins:max": "<built-in function max> is no function .*: no signature found",
     "mine:other": "module 'mine' has no attribute 'other'",
-    "mine": "MODULE:FUNCTION mine: .*module 'mine' has no attribute ''",
-    ":loss": "MODULE:FUNCTION :loss: ValueError: Empty module name",
-    "nothing_here:loss": "MODULE:FUNCTION nothing_here:loss: .*No module named 'nothing_here'",
-    "mine.py:loss": "No module named 'mine.py'; 'mine' is not a package",
-    "./mine:loss": "MODULE:FUNCTION ./mine:loss: ",
+    "": "the following arguments are required: MODULE:FUNCTION",
+    "mine:right more": "unrecognized arguments: more",
+    "mine:right --arrays jax": "argument --arrays: invalid choice: 'jax'",
+    "mine:right --tolerance x": "argument --tolerance: invalid float value: 'x'",
+    "mine:right --cases": "argument --cases: expected one argument",
+    "mine": "MODULE:FUNCTION 'mine' (my:my_loss is that of my.py in this folder): .*attribute ''",
+    ":loss": "MODULE:FUNCTION ':loss' (my:my_loss is.*ValueError: Empty module name",
+    "nothing_here:loss": "MODULE:FUNCTION 'nothing_here:loss' (.*No module named 'nothing_here'",
+    "mine.py:loss": "(my:my_loss is that of my.py in this folder): .*'mine' is not a package",
+    "./mine.py:loss": "'./mine.py:loss' (my:my_loss is that of my.py in this folder): ",
     "broken:loss": "SyntaxError: .* (broken.py, line 2)",
     "imports:loss": "imports.py, line 1: ModuleNotFoundError: No module named 'nothing_at_all'",
     "raises:loss": "raises.py, line 3: RuntimeError: one two",
     "leaves:loss": "leaves.py, line 2: SystemExit: 0",
+    "stopped:loss": "interrupted",
     "mine:right --kind los": "there is no kind 'los', but loss, weights, .*, model_loss",
     "mine:right --cases dappo": "no case of loss begins with 'dappo'; they do with grpo, .*, edge",
     "mine:right --kind counts --cases dapo": "they do with counts",
@@ -562,6 +569,7 @@ def test_a_bad_call_is_one_clear_line(tmp_path: Path, words: str) -> None:
         "imports": "import nothing_at_all\n",
         "raises": "\nfor text in ['one\\ntwo']:\n    raise RuntimeError(text)\n",
         "leaves": "import sys\nsys.exit(0)\n",
+        "stopped": "raise KeyboardInterrupt\n",
     }
     for name, text in files.items():
         (tmp_path / f"{name}.py").write_text(textwrap.dedent(text), encoding="utf-8")
@@ -583,6 +591,9 @@ NO_ANSWERS = {
     "return 0.1, {'kl': 0.1}": "the gradient should be numbers, and has {'kl': 0.1}",
     "return 0.1, [[None] * 6] * 12": "the gradient should be numbers, and has None",
     "yield 0.1": "the loss should be numbers, and has <generator object",
+    "return awaited(logp)": "the loss should be numbers, and has <coroutine object",
+    "logp[0][0] += 1\n    return logp[0][0]": "called again it gives another loss: it draws, or",
+    "return __import__('random').random()": "called again it gives another loss: it draws, or",
     "raise SystemExit(0)": "mine.py, line 4: SystemExit: 0",
     "raise KeyError('x')": "mine.py, line 4: KeyError: 'x'",
     "raise ValueError('one\\n two')": "mine.py, line 4: ValueError: one two",
@@ -599,6 +610,7 @@ NO_ANSWERS = {
 def test_what_is_no_answer_is_one_clear_line(tmp_path: Path, body: str) -> None:
     """It names the case; of an error the line in the user's code, not in what that calls."""
     mine = f"import json\nimport other\ndef mine(logp):\n    {body}\n"
+    mine += "async def awaited(logp): return 0.1\n"
     (tmp_path / "mine.py").write_text(mine, encoding="utf-8")
     other = "def sum_of(x):\n    return sum(x)\nclass Odd:\n    @property\n    def tolist(self):\n"
     (tmp_path / "other.py").write_text(
@@ -678,7 +690,7 @@ def test_a_missing_or_torn_file_is_one_clear_line(tmp_path: Path, text: str | No
     line = [sys.executable, "-S", "check.py", "mine:mine"]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "check.py: the folder of check.py should have a whole grpo.json: " in done.stderr
+    assert "check.py: check.py needs grpo.json beside it: " in done.stderr
 
 
 def test_a_bad_call_from_a_test_is_an_error_of_its_own() -> None:
@@ -694,20 +706,80 @@ def test_a_bad_call_from_a_test_is_an_error_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_numbers_that_were_rounded_are_not_compared(dtype: str) -> None:
+@pytest.mark.parametrize("where", ["all", "an array", "rows", "numbers"])
+def test_numbers_that_were_rounded_are_not_compared(dtype: str, where: str) -> None:
     """Unless they agree, or a tolerance allows it."""
     import numpy as np
 
-    right = plain().loss
+    right, rounded = plain().loss, getattr(np, dtype)
 
     @functools.wraps(right)
     def loss(**given):  # type: ignore
         total, gradient = right(**given)
-        return getattr(np, dtype)(total), np.array(gradient, dtype=dtype)
+        array = np.array(gradient, dtype=dtype)
+        rows = {"rows": [*array], "numbers": [[*row] for row in array]}
+        return rounded(total) if where == "all" else total, rows.get(where, array)
 
     with pytest.raises(BadCall, match=f"grpo.mu_2: the result is {dtype}: keep float64, or give"):
         check(loss, cases="grpo.")
     assert failures(loss, cases="grpo.", tolerance=1e-2) == []
+
+
+def test_a_rounded_gradient_of_a_parameter_is_not_compared() -> None:
+    import numpy as np
+
+    case = next(case for case in data("llama")["cases"] if case["kind"] == "model_loss")
+
+    def loss(parameters):  # type: ignore
+        wanted = case["expected"]
+        return wanted["loss"], {n: np.float32(x) for n, x in wanted["gradient"].items()}
+
+    with pytest.raises(BadCall, match="the result is float32"):
+        check(loss, "model_loss", cases=case["name"])
+
+
+def test_a_mistake_that_looks_alike_in_some_cases_is_said_to_explain_few(tmp_path: Path) -> None:
+    """The variance for the std is none of the known mistakes, but in some is that of ddof 0."""
+    wrong = PLAIN.replace("math.sqrt(variance) + std_eps", "variance + std_eps")
+    (tmp_path / "mine.py").write_text(wrong, encoding="utf-8")
+    said = command(tmp_path, "mine:loss", "--cases", "edge.").stdout
+    found = re.search(r"^explains (\d+) of (\d+): population_std ", said, flags=re.MULTILINE)
+    assert found and 0 < int(found[1]) < int(found[2]) - 10, said
+
+
+@pytest.mark.parametrize("words", [["-I", str(VECTORS / "check.py")], ["-m", "vectors.check"]])
+def test_it_may_be_run_as_a_module_or_isolated(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "mine.py").write_text(PLAIN, encoding="utf-8")
+    line = [sys.executable, "-S", *words, "mine:loss", "--cases", "dapo."]
+    folder = tmp_path if "-I" in words else ROOT
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.stdout == "0 of 2 cases disagree; of these unexplained: 0\n", done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and devices as on Unix")
+@pytest.mark.parametrize("to", ["a closed pipe", "/dev/full", "nothing", "a closed file"])
+def test_an_answer_that_cannot_be_written_is_one_line(tmp_path: Path, to: str) -> None:
+    """`| head -1`, which closes the pipe, is no error: the exit code is that of the answer."""
+    if to == "/dev/full" and not Path(to).exists():
+        pytest.skip("no /dev/full")
+    closing = "    import sys\n    sys.stdout.close()\n" * (to == "a closed file")
+    mine = f"def mine(logp):\n{closing}    return 0.1, logp\n"
+    (tmp_path / "mine.py").write_text(mine, encoding="utf-8")
+    line = [sys.executable, "-S", str(VECTORS / "check.py"), "mine:mine"]
+    shell = {"nothing": 'exec "$0" "$@" >&-', "/dev/full": 'exec "$0" "$@" >/dev/full'}
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        ["sh", "-c", shell.get(to, 'exec "$0" "$@"'), *line],
+        **{"cwd": tmp_path, "stdout": writing, "stderr": subprocess.PIPE, "text": True},
+    )
+    os.close(writing)
+    if to == "a closed pipe":
+        assert (done.returncode, done.stderr) == (1, "")
+    else:
+        assert done.returncode == 2
+        assert re.fullmatch("check.py: the answer cannot be written: .+\n", done.stderr)
 
 
 def test_the_reader_is_small_and_needs_nothing() -> None:

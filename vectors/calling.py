@@ -62,9 +62,17 @@ def plain(x, name):
     x = x.tolist() if hasattr(x, "tolist") else x
     if isinstance(x, list | tuple):
         return [plain(part, name) for part in x]
+    if inspect.iscoroutine(x):
+        x.close()  # else Python warns that nobody waited for it
     if not hasattr(x, "__float__"):  # strings have none, either
         raise BadCall(f"{name} should be numbers, and has {x!r:.60}")
     return float(x)
+
+
+def dtypes(x):
+    """The names of all dtypes in nested lists and dicts of arrays."""
+    parts = x.values() if isinstance(x, dict) else x if isinstance(x, list | tuple) else []
+    return {str(getattr(x, "dtype", ""))}.union(*map(dtypes, parts))
 
 
 def number(x):
@@ -93,11 +101,9 @@ def named(gradient, expected):
         return plain(gradient, "the gradient")
     if not isinstance(gradient, dict):
         raise BadCall(f"the gradient should be a dict, and is a {type(gradient).__name__}")
-    lacks = [name for name in expected if name not in gradient]
-    if lacks:
-        raise BadCall(
-            f"the gradient lacks {lacks[0]}, in all {len(lacks)} of {len(expected)} names"
-        )
+    no = [name for name in expected if name not in gradient]
+    if no:
+        raise BadCall(f"the gradient lacks {no[0]}, in all {len(no)} of {len(expected)} names")
     return {name: plain(gradient[name], f"the gradient of {name}") for name in expected}
 
 
@@ -130,15 +136,15 @@ def by_of(case):
     return case.get("gradient_by", "logp")
 
 
-def result_of(function, given, case, mask):
+def result_of(function, given, case, found):
     """What the function makes of a case, under the names of what is expected; and how: the dtypes,
     "differences" if the derivative is numerical.
     """
     out, expected, at = function(**given), case["expected"], given.get(by_of(case))
     parts = list(out) if isinstance(out, tuple | list) else [out]
-    how = {str(getattr(x, "dtype", "")) for x in [out, *parts]}
+    how = dtypes(out)
     if "value" in expected:
-        value = plain(out, "the result")
+        value, mask = plain(out, "the result"), found.get(case.get("mask"))
         return {"value": inside(value, mask) if mask else value}, how
     if len(parts) not in (1, 2):
         raise BadCall(f"the result should be the loss or (loss, gradient), not {len(parts)} parts")
@@ -149,6 +155,8 @@ def result_of(function, given, case, mask):
         gradient = by_autograd(parts[0], at, any(flat(expected["gradient"])))
     elif isinstance(at, dict):
         raise BadCall("a loss alone: return (loss, {name: gradient}), or use --arrays torch")
+    elif abs(number(function(**given)) - loss) > 1e-9 * abs(loss):
+        raise BadCall("called again it gives another loss: it draws, or changes what it was given")
     else:
         gradient = by_differences(function, given, at)
         how.add("differences")

@@ -12,6 +12,7 @@ from argparse import ArgumentParser
 from importlib import import_module
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parent))  # for python -m and -P
 from calling import BadCall, by_of, convert, flat, not_numbers, result_of, tried
 
 TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "differences": 1e-6}  # relative
@@ -41,8 +42,7 @@ def error(got, expected, scale=0.0):
             continue
         size = max([1e-3, *map(abs, flat(wanted)), scale if name == "loss" else 0.0])  # may cancel
         for place, x, y in pairs(got[name], wanted, name):
-            lists = isinstance(x, list) or isinstance(y, list)
-            apart = math.inf if lists or not math.isfinite(x) else abs(x - y) / size
+            apart = math.inf if list in map(type, (x, y)) or math.isnan(x) else abs(x - y) / size
             if apart > worst[0]:
                 a, b = (f"{len(z)} entries" if isinstance(z, list) else f"{z:.9g}" for z in (x, y))
                 worst = apart, f"{place}: {a}, expected {b}"
@@ -56,8 +56,7 @@ def check(function, kind="loss", cases="", arrays="lists", dtype="float64", tole
     if tolerance is not None and not 0 < tolerance < 1:
         raise BadCall(f"the tolerance is relative, between 0 and 1, not {tolerance}")
     file = Path(__file__).with_name("llama.json" if kind in OF_LLAMA else "grpo.json")
-    what = f"the folder of check.py should have a whole {file.name}"
-    data = tried(what, lambda: json.loads(file.read_text(encoding="utf-8")))
+    data = tried(f"check.py needs {file.name} beside it", lambda: json.loads(file.read_bytes()))
     what = f"{function!r:.60} is no function with names of parameters"
     parameters = tried(what, inspect.signature, function).parameters.values()
     if arrays != "lists":
@@ -78,8 +77,7 @@ def check(function, kind="loss", cases="", arrays="lists", dtype="float64", tole
             continue  # it has advantages of tokens, not of completions
         given = {n: convert(found[n], n not in RAGGED and arrays, dtype, n == by) for n in names}
         try:
-            mask = found.get(case.get("mask"))
-            (got, how), raised = tried(case["name"], result_of, function, given, case, mask), ""
+            (got, how), raised = tried(case["name"], result_of, function, given, case, found), ""
         except BadCall as bad:
             if not isinstance(bad.__cause__, ArithmeticError):  # in arrays it would be NaN
                 raise
@@ -120,21 +118,30 @@ def main():
     parser.add_argument("--arrays", choices=["lists", "numpy", "torch"], default="lists")
     parser.add_argument("--dtype", choices=["float64", "float32"], default="float64")
     parser.add_argument("--tolerance", type=float, help="relative; 1e-9, in float32 2e-5")
+    parser.error = lambda message: parser.exit(2, f"check.py: {message}\n")
     options, sys.path[:0] = vars(parser.parse_args()), [""]
-    sys.stdout.reconfigure(errors="backslashreplace")
     module, _, name = (text := options.pop("function")).partition(":")
+    what = f"MODULE:FUNCTION {text!r} (my:my_loss is that of my.py in this folder)"
     try:
-        function = tried(f"MODULE:FUNCTION {text}", lambda: getattr(import_module(module), name))
+        function = tried(what, lambda: getattr(import_module(module), name))
         results, mistakes = check(function, **options)
-    except BadCall as problem:
-        parser.exit(2, f"check.py: {problem}\n")
+    except (BadCall, KeyboardInterrupt) as problem:
+        parser.error(str(problem) or "interrupted")
     wrong, (found, unexplained) = [r for r in results if not r[1]], verdict(results)
-    for case, _, worst, where, fits in wrong:
+    lines = [f"{len(wrong)} of {len(results)} cases disagree; of these unexplained: {unexplained}"]
+    for case, _, worst, where, fits in reversed(wrong):
         names = ", ".join(fits) or "no known mistake"
-        print(f"{case['name']}: off by {worst:.1e} ({where}); the numbers of: {names}")
-    print(f"{len(wrong)} of {len(results)} cases disagree; of these unexplained: {unexplained}")
+        lines[:0] = [f"{case['name']}: off by {worst:.1e} ({where}); the numbers of: {names}"]
     for best, n in found:
-        print(f"explains {n}: " + "; or ".join(f"{m} ({mistakes[m]})" for m in best))
+        of = sum(best[0] in case["wrong"] for case, *_ in wrong)  # it would show in them
+        lines += [f"explains {n} of {of}: " + "; or ".join(f"{m} ({mistakes[m]})" for m in best)]
+    try:
+        sys.stdout.reconfigure(errors="backslashreplace")
+        print(*lines, sep="\n", flush=True)
+    except (OSError, AttributeError, ValueError) as problem:  # no pipe, a full disk; closed
+        sys.stdout = None  # else Python tries to write the rest
+        if not isinstance(problem, BrokenPipeError):
+            parser.error(f"the answer cannot be written: {problem}")
     return int(bool(wrong))
 
 
