@@ -1,5 +1,5 @@
-// The live walk's pictures: two trees, the target's curve, and a table of the target's moves.  Whatever keeps its place is made once
-// for a size of the window (`layOut`); `draw` then changes texts, widths and lines, so that it keeps up with the screen.
+// The live walk's pictures: two trees, the target's curve, and a table of the target's moves.  Where things stand is
+// settled once for a size of the window (`layOut`); `draw` then draws every frame anew, on canvases, and so keeps up with the screen.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
@@ -18,23 +18,52 @@ const percent = (x) => {
   return x < 0.0005 ? "<0.1 %" : `${digits(100 * Math.min(x, 0.999), x < 0.0995 || x > 0.9905 ? 1 : 0)} %`;
 };
 
-const SVG = "http://www.w3.org/2000/svg";
-function add(parent, tag, attributes = {}, text = "") {
-  const element = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  if (text) element.textContent = text;
-  parent.append(element);
-  return element;
-}
-
 function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+// -- canvases ------------------------------------------------------------------------------------------------------------
+
+const NAMES_OF_COLOURS = ["paper", "ink", "soft", "line", "up", "down", "up-text", "down-text", "band", "deep", "first", "second"];
+let colours; // those of walk.css, light or dark
+
+function readColours() {
+  const style = getComputedStyle(document.documentElement);
+  colours = Object.fromEntries(NAMES_OF_COLOURS.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+}
+
+// An empty canvas of a size in points, sharp in pixels of the screen.
+function prepare(canvas, width, height) {
+  const pen = canvas.getContext("2d", { alpha: false });
+  canvas.width = Math.round(width * devicePixelRatio);
+  canvas.height = Math.round(height * devicePixelRatio);
+  pen.scale(devicePixelRatio, devicePixelRatio);
+  fill(pen, "paper", 0, 0, width, height);
+  return { canvas, pen, width, height };
+}
+
+function fill(pen, colour, ...box) {
+  pen.fillStyle = colours[colour];
+  pen.fillRect(...box);
+}
+
+const fontOf = (size, bold = false) => `${bold ? "bold " : ""}${size}px system-ui, sans-serif`;
+
+function stroke(pen, colour, thick) {
+  pen.strokeStyle = colours[colour];
+  pen.lineWidth = thick;
+  pen.stroke();
+}
+
+function print(pen, text, x, y, align = "left", colour = "ink") {
+  pen.textAlign = align;
+  pen.fillStyle = colours[colour];
+  pen.fillText(text, x, y);
+}
+
 // -- a tree --------------------------------------------------------------------------------------------------------------
 
-// Where the texts of a card stand, line by line: [what, where from the left in widths of a digit's height]; a negative place is one
-// from the right, and what is no number of a move is printed as it is.
+// Where the texts of a card stand, line by line: [what, where from the left in heights of a digit]; −0 is the right edge.
 const UPRIGHT = [
   [["letter", 0], ["p", -0]],
   [["walks", 0], ["count", -0]],
@@ -52,147 +81,165 @@ const CARDS = {
   },
 };
 
-const trees = []; // what changes from step to step in each of the two drawings
+const trees = []; // the two drawings: where everything stands, and the words on every card
 const isSmall = () => innerWidth < 960;
 
-// Cards and links of all moves, for a size of the window and a target; `drawTree` fills them in.
-function layTree(svg, room) {
-  const width = svg.parentElement.clientWidth, { widths, reward, lines } = CARDS[isSmall() ? "small" : "wide"];
+// Where cards, links and texts of all moves stand, for a size of the window and a target; `drawTree` draws them.
+function layTree(canvas, room) {
+  const width = canvas.parentElement.clientWidth, { widths, reward, lines } = CARDS[isSmall() ? "small" : "wide"];
   const font = isSmall() ? Math.min(12, width / 29.5) : Math.max(12, Math.min(26, width / 51, room / LEAVES / 1.75));
   const row = isSmall() ? 2.1 * font : Math.max(1.75 * font, Math.min(2.5 * font, room / LEAVES));
   const height = row * LEAVES, between = (width - 8 - font * (sum(widths) + reward)) / sum([1.3, 1.1, 0.9, 0.7]);
-  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  svg.setAttribute("font-size", font);
-  svg.replaceChildren();
-  const links = add(svg, "g"), cards = add(svg, "g");
-  const aims = new Set(movesTo(race.settings.target));
-  const parts = { svg, moves: [], root: { right: 8, middle: height / 2 }, thickest: 2.2 * font };
-  add(svg, "rect", { class: "root", x: 2, y: height / 2 - parts.thickest / 2, width: 6, height: parts.thickest, rx: 2 });
+  const root = { right: 6, middle: height / 2 }, aims = new Set(movesTo(race.settings.target));
+  const parts = { ...prepare(canvas, width, height), font, root, thickest: 2.2 * font, moves: [] };
   let left = 8;
   for (let level = 1; level <= DEPTH; level++) {
-    left += between * [1.3, 1.1, 0.9, 0.7][level - 1];
-    const wide = widths[level - 1] * font;
+    left = Math.floor(left + between * [1.3, 1.1, 0.9, 0.7][level - 1]);
+    const wide = Math.floor(widths[level - 1] * font), tall = lines[level - 1].length * 1.22 * font + 0.3 * font;
     for (let place = 0; place < 2 ** level; place++) {
-      const move = 2 ** level - 2 + place, middle = (height * (place + 0.5)) / 2 ** level;
-      const aim = aims.has(move) ? " aim" : "", tall = lines[level - 1].length * 1.22 * font + 0.3 * font;
-      const link = add(links, "path", { class: `link${aim}` }), drawn = add(links, "path", { class: `drawn${aim}` });
-      const card = add(cards, "g", { class: aim.trim() });
-      add(card, "rect", { x: left, y: middle - tall / 2, width: wide, height: tall, rx: 0.3 * font });
-      const texts = {};
-      lines[level - 1].forEach((line, i) =>
-        line.forEach(([what, at]) => {
-          const y = middle - tall / 2 + font * (1.08 + 1.22 * i), atEnd = Object.is(at, -0);
-          const fromRight = atEnd || ["p", "count", "value"].includes(what);
-          const x = atEnd ? left + wide - 0.35 * font : left + (at + 0.35) * font;
-          const text = add(card, "text", { x, y, class: what, ...(fromRight ? { "text-anchor": "end" } : {}) });
-          if (what === "letter") text.textContent = "LR"[place % 2];
-          (texts[what] ??= []).push(text);
+      const top = (height * (place + 0.5)) / 2 ** level - tall / 2, right = left + wide;
+      const texts = lines[level - 1].flatMap((line, i) =>
+        line.map(([what, at]) => {
+          const y = top + font * (1.08 + 1.22 * i), atEnd = Object.is(at, -0);
+          const align = atEnd || ["p", "count", "value"].includes(what) ? "right" : "left";
+          return { what, x: atEnd ? right - 0.35 * font : left + (at + 0.35) * font, y, align };
         }),
       );
-      parts.moves.push({ link, drawn, card, texts, aim, left, middle, right: left + wide, parent: level === 1 ? null : (move >> 1) - 1 });
+      const move = 2 ** level - 2 + place, parent = level === 1 ? null : (move >> 1) - 1;
+      parts.moves.push({ texts, left, right, top, wide, tall, middle: top + tall / 2, parent, level, edge: aims.has(move) ? 3 : 1 });
     }
     left += wide;
   }
+  fill(parts.pen, "deep", 2, (height - parts.thickest) / 2, 6, parts.thickest);
   for (let leaf = 0; leaf < LEAVES; leaf++) {
-    const aim = leaf === race.settings.target, y = row * (leaf + 0.5) + font * 0.36;
-    const at = { x: width - 1, y, "text-anchor": "end", class: aim ? "letter" : "soft" };
-    add(svg, "text", at, `${aim ? "★ " : ""}${short(rewardOf(leaf, race.settings))}`);
+    const aim = leaf === race.settings.target, reward = short(rewardOf(leaf, race.settings));
+    parts.pen.font = fontOf(font, aim);
+    print(parts.pen, aim ? `★ ${reward}` : reward, width - 1, row * (leaf + 0.5) + font * 0.36, "right", aim ? "ink" : "soft");
   }
   return parts;
 }
 
+// What stands on a move's card, by the names of the places in CARDS.
+function wordsOf(move, p, group) {
+  const words = { letter: "LR"[move % 2], p: percent(p[move]) }, hidden = NOT_YET[stage];
+  if (!group?.count[move]) return words;
+  Object.assign(words, { walks: "|λ|", count: `×${group.count[move]}` });
+  for (const name of ["value", "advantage", "push"]) if (!hidden.includes(name)) words[name] = withSign(group[name][move]);
+  if (words.push?.length > 5) words.push = withSign(group.push[move], 1); // room for two digits before the point
+  if (words.push) words.arrow = "▼·▲"[sign(group.push[move]) + 1];
+  if (words.value) words["R̂"] = "R̂";
+  if (words.advantage) words["Â"] = "Â";
+  return words;
+}
+
+function drawCard(pen, font, { left, top, wide, tall, edge, texts, words }) {
+  const way = { "▲": "up", "▼": "down" }[words.arrow], out = edge / 2 + 0.5;
+  fill(pen, "paper", left - out, top - out, wide + 2 * out, tall + 2 * out);
+  pen.beginPath();
+  pen.roundRect(left, top, wide, tall, 0.3 * font);
+  if (way) {
+    Object.assign(pen, { fillStyle: colours[way], globalAlpha: 0.18 }).fill();
+    pen.globalAlpha = 1;
+  }
+  stroke(pen, edge > 1 ? "ink" : words.count ? "soft" : "line", edge);
+  for (const { what, x, y, align } of texts) {
+    if (!words[what]) continue;
+    pen.font = fontOf(font, what === "letter");
+    print(pen, words[what], x, y, align, way && ["arrow", "push"].includes(what) ? `${way}-text` : words.count ? "ink" : "soft");
+  }
+}
+
 // A link is as thick as its prefix is likely and leaves its parent's card beside its sister; the dark line in it is the group's share.
-function drawTree({ moves, root, thickest }, runner) {
-  const p = stage === "updated" ? runner.p : runner.before, { group } = runner;
-  const reach = new Float64Array(MOVES), hidden = NOT_YET[stage];
+// A card is drawn only where its words are others than before: texts are what costs the time.
+function drawTree({ pen, height, font, root, moves, thickest }, runner) {
+  const { group } = runner, p = stage === "updated" ? runner.p : runner.before, reach = new Float64Array(MOVES);
   moves.forEach((part, move) => {
-    const from = part.parent === null ? root : moves[part.parent], whole = part.parent === null ? 1 : reach[part.parent];
+    const from = moves[part.parent] ?? root, whole = reach[part.parent] ?? 1, count = group?.count[move] ?? 0;
+    const begin = from.right + 2, end = part.left - 2, bend = (begin + end) / 2;
+    if (move + 2 === 2 ** part.level) fill(pen, "paper", begin, 0, end - begin, height);
     reach[move] = p[move] * whole;
     const start = from.middle + (thickest * (move % 2 ? whole - reach[move] : reach[move] - whole)) / 2;
-    const bend = (from.right + part.left) / 2;
-    const d = `M${from.right} ${start.toFixed(2)}C${bend} ${start.toFixed(2)} ${bend} ${part.middle} ${part.left} ${part.middle}`;
-    part.link.setAttribute("d", d);
-    part.link.setAttribute("stroke-width", Math.max(0.8, thickest * reach[move]).toFixed(2));
-    const count = group ? group.count[move] : 0;
-    const share = count ? Math.max(1.6, (0.45 * thickest * count) / race.settings.k) : 0;
-    part.drawn.setAttribute("d", count ? d : "");
-    part.drawn.setAttribute("stroke-width", share.toFixed(2));
-    const push = count && !hidden.includes("push") ? sign(group.push[move]) : 0;
-    part.card.setAttribute("class", `${part.aim} ${count ? "visited" : ""} ${["down", "", "up"][push + 1]}`);
-    const shown = {
-      p: percent(p[move]),
-      walks: count ? "|λ|" : "",
-      count: count ? `×${count}` : "",
-      arrow: count && !hidden.includes("push") ? "▼·▲"[push + 1] : "",
-    };
-    for (const name of ["value", "advantage", "push"]) shown[name] = count && !hidden.includes(name) ? withSign(group[name][move]) : "";
-    if (shown.push.length > 5) shown.push = withSign(group.push[move], 1); // room for two digits before the point
-    shown["R̂"] = shown.value && "R̂";
-    shown["Â"] = shown.advantage && "Â";
-    for (const [name, text] of Object.entries(shown)) for (const element of part.texts[name] ?? []) write(element, text);
+    pen.beginPath();
+    pen.moveTo(begin, start);
+    pen.bezierCurveTo(bend, start, bend, part.middle, end, part.middle);
+    stroke(pen, "band", Math.max(0.8, thickest * reach[move]));
+    if (count) stroke(pen, "deep", Math.max(1.6, (0.45 * thickest * count) / race.settings.k));
+    const words = wordsOf(move, p, group), now = Object.values(words).join();
+    if (part.now === now) return;
+    Object.assign(part, { words, now });
+    drawCard(pen, font, part);
   });
 }
 
 // -- the curve -----------------------------------------------------------------------------------------------------------
 
-let plot; // its lines and texts, and the places of step and share
+let plot; // the curve's canvas, and the ground on which the curves are drawn
 
 function layCurve() {
-  const svg = $("curve"), small = isSmall(), width = svg.parentElement.clientWidth;
-  const height = small ? 190 : innerHeight < 900 ? 150 : 205;
+  const small = isSmall(), width = $("curve").parentElement.clientWidth, height = small ? 190 : innerHeight < 900 ? 150 : 205;
   const font = small ? 13 : Math.max(13, Math.min(20, width / 42));
-  const [left, right, top, bottom] = [2.2 * font, 6.2 * font, 0.7 * font, 1.5 * font];
-  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  svg.setAttribute("font-size", font);
-  svg.replaceChildren();
-  const y = (share) => top + (height - top - bottom) * (1 - share);
-  for (const share of [0, 0.5, 1]) {
-    add(svg, "line", { class: share ? "grid" : "axis", x1: left, x2: width - right, y1: y(share), y2: y(share) });
-    add(svg, "text", { x: left - 6, y: y(share) + font * 0.35, "text-anchor": "end" }, String(share));
-  }
-  const ticks = [0, 0.5, 1].map((at) => add(svg, "text", { x: left + (width - left - right) * at, y: height - 3, "text-anchor": "middle" }));
-  add(svg, "text", { x: width - right + 3 * font, y: height - 3, class: "soft" }, "steps");
-  const each = (make) => ["first", "second"].map(make);
-  plot = {
-    svg, width, height, font, left, right, top, bottom, y, ticks,
-    past: each((which) => add(svg, "path", { class: `past ${which}` })),
-    dots: each((which) => add(svg, "path", { class: `dots ${which}` })),
-    lines: each((which) => add(svg, "polyline", { class: `line ${which}` })),
-    names: each((which) => add(svg, "text", { class: "name" })),
-  };
+  const bottom = height - 1.6 * font, y = (share) => bottom - (bottom - 0.7 * font) * share;
+  const ground = prepare(document.createElement("canvas"), width, height);
+  plot = { ...prepare($("curve"), width, height), ground, font, left: 2.2 * font, right: width - 6.2 * font, y };
 }
 
-const atMost = (values, n) => {
-  const every = Math.ceil(values.length / n);
-  return values.map((value, step) => [step, value]).filter(([step]) => step % every === 0 || step === values.length - 1);
-};
+const COLOURS_OF_CURVES = ["first", "second"]; // the second policy has dashes and square points
+
+function line(pen, i, curve, every, x, thick, dashes) {
+  pen.setLineDash(i ? dashes : []);
+  pen.lineJoin = "round";
+  pen.beginPath();
+  for (let step = 0; step < curve.length; step += every) pen.lineTo(x(step), plot.y(curve[step]));
+  pen.lineTo(x(curve.length - 1), plot.y(curve.at(-1)));
+  stroke(pen, COLOURS_OF_CURVES[i], thick);
+  pen.setLineDash([]);
+}
+
+// Axes, the curves of earlier seeds, and each policy's share of hits in its groups: what a step adds is added.
+function drawGround(last, every, x) {
+  const { ground: { pen }, width, height, font, left, right, y } = plot;
+  const key = [last, every, earlier.length, earlier.at(-1)?.seed].join();
+  if (plot.key !== key) {
+    Object.assign(plot, { key, dots: 0 });
+    pen.globalAlpha = 1;
+    fill(pen, "paper", 0, 0, width, height);
+    pen.font = fontOf(font);
+    for (const part of [0, 0.5, 1]) {
+      fill(pen, part ? "line" : "soft", left, y(part) - 0.5, right - left, 1);
+      print(pen, String(part), left - 6, y(part) + font * 0.35, "right");
+      print(pen, String(last * part), left + (right - left) * part, height - 0.3 * font, "center");
+    }
+    print(pen, "steps", right + 3 * font, height - 0.3 * font, "left", "soft");
+    pen.globalAlpha = 0.4;
+    for (const i of [0, 1]) for (const run of earlier.slice(-DRAWN)) line(pen, i, run.curves[i], 5, x, 1, [5, 4]);
+  }
+  for (; plot.dots < race.runners[0].drawn.length; plot.dots += every)
+    race.runners.forEach(({ drawn }, i) => {
+      pen.beginPath();
+      if (i) pen.rect(x(plot.dots) - 2.5, y(drawn[plot.dots]) - 2.5, 5, 5);
+      else pen.arc(x(plot.dots), y(drawn[plot.dots]), 2.5, 0, 2 * Math.PI);
+      pen.fillStyle = colours[COLOURS_OF_CURVES[i]];
+      pen.fill();
+    });
+}
 
 function drawCurve() {
-  const { svg, width, height, font, left, right, top, bottom, y, ticks, past, dots, lines, names } = plot;
+  const { pen, ground, width, height, font, left, right, y } = plot;
   const last = SCALES.find((end) => race.step <= end && (end >= 250 || !earlier.length)) ?? Math.ceil(race.step / 1000) * 1000;
-  const x = (step) => left + ((width - left - right) * step) / last;
-  ticks.forEach((tick, i) => write(tick, String((last * i) / 2)));
+  const every = Math.ceil(Math.max(race.step, 1) / 500); // of many steps not each is drawn
+  const x = (step) => left + ((right - left) * step) / last;
+  drawGround(last, every, x);
+  pen.drawImage(ground.canvas, 0, 0, width, height);
+  race.runners.forEach(({ curve }, i) => line(pen, i, curve, every, x, 3.5, [11, 6]));
   // The names stand at the ends of the curves, one above the other where these are close.
-  const ends = race.runners.map((runner) => Math.min(height - bottom - font * 0.2, Math.max(top + font * 0.7, y(runner.curve.at(-1)) + font * 0.35)));
+  const ends = race.runners.map(({ curve }) => Math.min(y(0) - font * 0.2, Math.max(y(1) + font * 0.7, y(curve.at(-1)) + font * 0.35)));
   const [upper, lower] = ends[0] <= ends[1] ? [0, 1] : [1, 0];
   if (ends[lower] - ends[upper] < 1.15 * font) {
-    ends[lower] = Math.min(ends[upper] + 1.15 * font, height - bottom);
+    ends[lower] = Math.min(ends[upper] + 1.15 * font, y(0));
     ends[upper] = ends[lower] - 1.15 * font;
   }
-  const point = ([step, share]) => `${x(step).toFixed(1)} ${y(share).toFixed(1)}`;
-  race.runners.forEach((runner, i) => {
-    lines[i].setAttribute("points", atMost(runner.curve, 500).map(point).join(" "));
-    dots[i].setAttribute("d", atMost(runner.drawn, 250).map((at) => `M${point(at)}h0`).join(""));
-    const key = `${earlier.length} ${earlier.at(-1)?.seed} ${last} ${width}`; // the curves of earlier seeds change seldom
-    if (past[i].dataset.key !== key) {
-      const curves = earlier.slice(-DRAWN).map((run) => atMost(run.curves[i], 50).map(point).join("L"));
-      past[i].setAttribute("d", curves.map((curve) => `M${curve}`).join(""));
-      past[i].dataset.key = key;
-    }
-    write(names[i], briefly(runner.alpha));
-    names[i].setAttribute("x", x(race.step) + 8);
-    names[i].setAttribute("y", ends[i]);
-  });
+  pen.font = fontOf(font);
+  race.runners.forEach(({ alpha }, i) => print(pen, briefly(alpha), x(race.step) + 8, ends[i]));
 }
 
 // -- the table and the whole ---------------------------------------------------------------------------------------------
@@ -225,6 +272,7 @@ function drawTable(body, runner) {
 }
 
 function layOut() {
+  readColours();
   const mains = document.querySelector("main"), reading = $("reading");
   const extra = reading.clientHeight - reading.firstElementChild.clientHeight; // opened, it may be scrolled to
   race.runners.forEach((runner, i) => layTable($(`path${i}`), runner));
@@ -248,7 +296,7 @@ function draw() {
   });
   drawCurve();
   const say = (runner) => `${nameOf(runner.alpha)} ${percent(runner.curve.at(-1))}`;
-  plot.svg.setAttribute("aria-label", `Probability of the target after ${race.step} steps: ${race.runners.map(say).join(", ")}.`);
+  plot.canvas.setAttribute("aria-label", `Probability of the target after ${race.step} steps: ${race.runners.map(say).join(", ")}.`);
   write($("counter"), `Seed ${race.settings.seed}, step ${race.step}`);
   write($("tally"), earlier.length ? tallied() : "");
 }

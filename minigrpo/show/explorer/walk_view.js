@@ -289,6 +289,7 @@ $("step").addEventListener("click", step);
 $("reset").addEventListener("click", reset);
 $("many").addEventListener("click", () => runMany());
 addEventListener("resize", layOut);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", layOut);
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const at = (what) => event.target.closest?.(what);
