@@ -12,6 +12,7 @@ import sys
 import pytest
 from test_cli import LOG, TINY, run, stored  # noqa: F401
 
+from minigrpo.command.flags import FLAGS
 from minigrpo.runs.checkpoint import checkpoints
 
 BAD = {
@@ -260,6 +261,32 @@ def one_line(outcome):
     assert "Traceback" not in err
     assert len(err) < 1000
     return err
+
+
+NAMED = [
+    (command, name, options)
+    for command, flags in FLAGS.items()
+    for name, options in flags
+    if {"file", "folder", "run", "path", "out", "model", "init", "resume"}
+    & {options.get("metavar", "").lower(), name.lstrip("-")}
+]
+
+
+@pytest.mark.parametrize(("command", "name", "options"), NAMED, ids=lambda x: str(x)[:12])
+def test_an_empty_name_is_no_file(run, tmp_path, monkeypatch, command, name, options):
+    """`--out "$OUT"` with OUT unset: it is not the folder that one happens to be in, and not a flag
+    left out.
+    """
+    monkeypatch.chdir(tmp_path)
+    words = {"chapter": ["ch01"], "name": ["theorem"]}  # what has to be given besides
+    needed = [n for n, o in FLAGS[command] if (o.get("required") or n in words) and n != name]
+    others = [word for n in needed for word in words.get(n, [n, "x"])]
+    for empty in ("", " "):
+        code, _, err = run(command, *others, *([name, empty] if name[0] == "-" else [empty]))
+        assert code == 2
+        written = name if name[0] == "-" else options["metavar"]
+        assert f"argument {written}: the name is empty (see minigrpo {command} --help)" in err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("what", BAD)

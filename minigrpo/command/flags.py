@@ -68,6 +68,13 @@ def key_value(text: str) -> tuple[str, Any]:
         return key, float(value) if re.fullmatch(r"[+-]?(\d+\.|\.\d+)", value) else value
 
 
+def path(text: str) -> str:
+    """The type of a flag that names a file or a folder: an unset variable of a shell names none."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
 any_count, count, seed = whole(0, 10**6), whole(1, 10**6), whole(0, 2**63 - 1)
 
 
@@ -79,6 +86,8 @@ Flag = tuple[str, dict[str, Any]]
 def flag(name: str, text: str = "", default: Any = None, **options: Any) -> Flag:
     """A flag (or an argument, without dashes); its default is told at the end of its help."""
     told = text + (f" (default: {default})" if default is not None else "")
+    if options.get("metavar") in ("FILE", "FOLDER", "RUN", "MODEL", "INIT"):
+        options["type"] = path
     return name, {"help": told} | ({} if default is None else {"default": default}) | options
 
 
@@ -132,7 +141,7 @@ PROCESSES = flag("--processes", "parallel processes (default: all cores)", type=
 RUN = flag("path", "the folder of a run, or a checkpoint in it", metavar="RUN")
 POLICY = [
     (RUN[0], RUN[1] | {"nargs": "?"}),
-    flag("--model", f"instead of a run: {SETTINGS['model']}"),
+    flag("--model", f"instead of a run: {SETTINGS['model']}", metavar="MODEL"),
     flag("--task", "the task of the pretrained model: sums, largest, or path/to/file.py:MyTask"),
     several("--task-option", "an option of that task; may be repeated", "task_options"),
 ]
