@@ -338,6 +338,28 @@ def test_a_scorers_processes_end_when_they_are_told_to(tmp_path):
     assert "interrupted" not in err
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is of Unix")
+def test_a_forked_process_ends_however_early_it_is_told_to():
+    """A pool may end a process that has only just begun; were that lost, it would wait for ever."""
+    code = """if True:
+        import os, signal, time
+        from minigrpo.system.signals import interrupting, stopping_between_steps
+        with interrupting(), stopping_between_steps():
+            for _ in range(30):
+                child = os.fork()
+                if child == 0:
+                    time.sleep(5)
+                    os._exit(7)
+                os.kill(child, signal.SIGTERM)
+                _, status = os.waitpid(child, 0)
+                assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
+            was = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            assert not was, was
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_names_of_the_package_come_when_they_are_asked_for():
     code = "import minigrpo as mg, sys; assert 'numpy' not in sys.modules; "
     code += "assert set(mg.__all__) <= set(dir(mg)); [getattr(mg, name) for name in mg.__all__]; "

@@ -48,15 +48,30 @@ def handled(handler: Handler) -> Iterator[dict[int, Handler]]:
         _ours.remove(handler)
 
 
+_mask = threading.local()  # of signals, before a fork
+
+
+def _before_a_fork() -> None:
+    """A signal to the child waits until the child has left the handlers of its parent."""
+    _mask.was = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+
+
+def _after_a_fork() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _mask.was)
+
+
 def _in_a_child() -> None:
     """A forked process, as of a scorer's pool, leaves Ctrl-C and SIGHUP to its parent."""
     for number in ENDING:
         if signal.getsignal(number) in (end_at_once, *_ours):
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+    _after_a_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_a_child)
+    os.register_at_fork(
+        before=_before_a_fork, after_in_parent=_after_a_fork, after_in_child=_in_a_child
+    )
 
 
 def end_at_once(number: int, _: FrameType | None = None) -> None:
