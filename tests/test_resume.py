@@ -338,9 +338,9 @@ def train_in_child(folder, event):
     return bool(status)
 
 
-def kill_at_every_write(base):
-    """For all events: die there, die once more while resuming, resume.   Prints how many there
-    were.
+def kill_at_every_write(base, every):
+    """For every so many events: die there, die once more while resuming, resume.   Prints how many
+    events there were.
     """
     os.fsync = lambda file: None
     settings, event, died = TrainSettings(**TINY), 1, True
@@ -355,14 +355,16 @@ def kill_at_every_write(base):
             train_in_child(folder, 1 + event % 23)
             train(settings, folder, resume=(folder / "settings.json").exists(), progress=False)
         assert_same(folder, reference)
-        event += 1
+        event += every
     print(event)
 
 
-def test_killed_at_every_write(tmp_path):
+def test_killed_at_every_write(tmp_path, request):
+    """A third of them, for their time: pytest --long tests/test_resume.py tries all."""
+    every = 1 if request.config.getoption("--long") else 3
     code = "import sys; sys.path[:0] = [sys.argv[1]]; import test_resume, pathlib; "
-    code += "test_resume.kill_at_every_write(pathlib.Path(sys.argv[2]))"
-    arguments = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)]
+    code += "test_resume.kill_at_every_write(pathlib.Path(sys.argv[2]), int(sys.argv[3]))"
+    arguments = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path), str(every)]
     done = subprocess.run(arguments, env=os.environ | ONE_THREAD, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 80
