@@ -415,8 +415,10 @@ def test_it_fits_the_screen(tmp_path):
         const targets = document.querySelectorAll("button, select, input[type=number], summary");
         const low = [...targets].filter((e) => e.getBoundingClientRect().height < 31.9);
         const clashes = [], counts = [], wide = [], root = document.documentElement;
-        for (const step of [0, 2, 100]) {
-          for (let i = 0; i < step; i++) race.advance();
+        const rare = { ...race.settings, k: 2, rate: 1000, alpha: 2, start: 1 / 256, target: 0 };
+        for (const steps of [0, 2, 100, rare]) {
+          if (steps === rare) begin(rare, 3);
+          for (let i = 0; i < steps; i++) race.advance();
           for (const drawn of drawnNow()) {
             wide.push(root.scrollWidth);
             counts.push([drawn.texts.length, drawn.cards.length]);
@@ -455,7 +457,7 @@ def test_it_fits_the_screen(tmp_path):
         assert font >= (18 if height == 1080 else 12 if width > 320 else 9), (width, height)
         assert low == []
         assert clashes == [], (width, height, clashes)
-        for texts, cards in (counts[i] for i in (0, 1, 3, 4, 6, 7)):  # of the trees
+        for texts, cards in (counts[i] for i in (0, 1, 3, 4, 6, 7, 9, 10)):  # of the trees
             assert cards == 30
             assert texts >= 2 * cards + 16
 

@@ -98,7 +98,7 @@ function layTree(canvas, room) {
   const row = small ? 2.1 * font : Math.max(1.75 * font, Math.min(2.5 * font, room / LEAVES));
   const height = row * LEAVES, between = (width - 8 - font * (sum(widths) + reward)) / sum(GAPS);
   const root = { middle: height / 2 }, aims = new Set(movesTo(race.settings.target));
-  const parts = { ...prepare(canvas, width, height), font, root, thickest: 2.2 * font, moves: [] };
+  const parts = { ...prepare(canvas, width, height), font, small, root, thickest: 2.2 * font, moves: [] };
   const gap = Math.ceil(2 * devicePixelRatio) / devicePixelRatio; // between a card and its links
   let end = 8; // of what stands so far
   for (let level = 1; level <= DEPTH; level++) {
@@ -161,7 +161,7 @@ function drawCard(pen, font, { left, top, wide, tall, edge, texts, words }) {
 
 // A link is as thick as its prefix is likely and leaves its parent's card beside its sister; the dark line in it is the group's share.
 // A card is drawn only where its words are others than before: texts are what costs the time.
-function drawTree({ pen, height, font, root, moves, thickest }, runner) {
+function drawTree({ pen, height, font, small, root, moves, thickest }, runner) {
   const { group } = runner, p = stage === "updated" ? runner.p : runner.before, reach = new Float64Array(MOVES);
   moves.forEach((part, move) => {
     const { begin, end } = part, bend = (begin + end) / 2;
@@ -184,7 +184,9 @@ function drawTree({ pen, height, font, root, moves, thickest }, runner) {
   });
   pen.restore();
   moves.forEach((part, move) => {
-    const words = wordsOf(move, p, group), now = Object.values(words).join();
+    const words = wordsOf(move, p, group);
+    if (small) words.p = words.p.replace(" ", ""); // there is no room for it beside an R
+    const now = Object.values(words).join();
     if (part.now === now) return;
     Object.assign(part, { words, now });
     drawCard(pen, font, part);
