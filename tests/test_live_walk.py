@@ -6,7 +6,7 @@ import json
 import re
 
 import numpy as np
-from chromium import browse, in_browser
+from chromium import browse, browse_frames, in_browser
 
 import minigrpo as mg
 from minigrpo.engine.optim import SGD
@@ -414,10 +414,13 @@ def test_it_fits_the_screen(tmp_path):
         const sizes = texts.map((e) => parseFloat(getComputedStyle(e).fontSize));
         const targets = document.querySelectorAll("button, select, input[type=number], summary");
         const low = [...targets].filter((e) => e.getBoundingClientRect().height < 31.9);
-        const clashes = [], counts = [];
-        for (const step of [0, 2, 100]) {
-          for (let i = 0; i < step; i++) race.advance();
+        const clashes = [], counts = [], wide = [], root = document.documentElement;
+        const rare = { ...race.settings, k: 2, rate: 1000, alpha: 2, start: 1 / 256, target: 0 };
+        for (const steps of [0, 2, 100, rare]) {
+          if (steps === rare) begin(rare, 3);
+          for (let i = 0; i < steps; i++) race.advance();
           for (const drawn of drawnNow()) {
+            wide.push(root.scrollWidth);
             counts.push([drawn.texts.length, drawn.cards.length]);
             sizes.push(...drawn.texts.map((text) => text.size));
             const within = (x, box) => x.left >= box.left && x.right <= box.right
@@ -432,14 +435,14 @@ def test_it_fits_the_screen(tmp_path):
             });
           }
         }
-        const root = document.documentElement;
-        return [root.scrollWidth, root.scrollHeight, Math.min(...sizes), low.map((e) => e.id),
+        return [Math.max(...wide), root.scrollHeight, Math.min(...sizes), low.map((e) => e.id),
           clashes, counts];"""
     inner = walk_page().replace(
         "</body>", f"<script>window.found = (() => {{ {measure} }})()</script></body>"
     )
     framed = """
-        const sizes = [[1920, 1080], [390, 844], [1280, 720], [1920, 940], [320, 640]];
+        const sizes = [[1920, 1080], [390, 844], [1280, 720], [1920, 940], [320, 640], [1501, 900],
+          [1210, 800], [1024, 768], [961, 700]];
         return sizes.map(([width, height]) => {
           const frame = document.body.appendChild(document.createElement("iframe"));
           Object.assign(frame, {width, height, style: "border: 0"});
@@ -454,48 +457,127 @@ def test_it_fits_the_screen(tmp_path):
         assert font >= (18 if height == 1080 else 12 if width > 320 else 9), (width, height)
         assert low == []
         assert clashes == [], (width, height, clashes)
-        for texts, cards in (counts[i] for i in (0, 1, 3, 4, 6, 7)):  # of the trees
+        for texts, cards in (counts[i] for i in (0, 1, 3, 4, 6, 7, 9, 10)):  # of the trees
             assert cards == 30
             assert texts >= 2 * cards + 16
 
 
 @in_browser
 def test_what_is_drawn_step_by_step_is_what_is_drawn_at_once(tmp_path):
-    """Only what changes is drawn anew: nothing of an earlier step stays behind."""
+    """Only what changes is drawn anew: nothing of an earlier step stays behind, whatever the pixels
+    of the screen; no link lies over a card, and no edge of a canvas is left black.
+    """
     script = """
-        const pixels = () => ["tree0", "tree1", "curve"].map((id) => {
+        const ids = ["tree0", "tree1", "curve"];
+        const pixels = () => ids.map((id) => {
           const { width, height } = $(id);
-          return $(id).getContext("2d").getImageData(0, 0, width, height).data;
+          return $(id).getContext("2d").getImageData(0, 0, width, height);
         });
         const differ = (one, other) => {
+          if (one.data.length !== other.data.length) return Infinity;
           let n = 0;
-          for (let i = 0; i < one.length; i++) n += Math.abs(one[i] - other[i]) > 64;
+          for (let i = 0; i < one.data.length; i++) n += Math.abs(one.data[i] - other.data[i]) > 32;
           return n;
         };
-        const out = [];
+        const coloured = ({ data, width }, name, left, top, wide, tall) => {
+          const rgb = colours[name].slice(1).match(/../g).map((hex) => parseInt(hex, 16));
+          const pixel = (x) => Math.round(x * devicePixelRatio);
+          let n = 0;
+          for (let y = pixel(top); y < pixel(top + tall); y++)
+            for (let x = pixel(left); x < pixel(left + wide); x++)
+              n += rgb.every((part, i) => data[4 * (y * width + x) + i] === part);
+          return n;
+        };
+        const out = [], over = [], corners = [];
         const compare = () => {
           const steps = pixels();
           layOut();
           out.push(pixels().map((now, i) => differ(steps[i], now)));
+          for (const i of [0, 1])
+            for (const { left, top, wide, tall } of trees[i].moves)
+              over.push(coloured(steps[i], "band", left + 2, top + 2, wide - 4, tall - 4));
+          for (const { data, width, height } of steps)
+            for (const at of [width - 1, width * (height - 1), width * height - 1])
+              corners.push([...data.slice(4 * at, 4 * at + 3)].join());
         };
-        const fresh = pixels();
-        const changes = [{ rate: 3, k: 33 }, { rate: 1, target: 6 }, { rate: 30, alpha: 0.5 }];
-        for (const settings of changes) {
-          begin({ ...race.settings, ...settings });
-          for (let i = 0; i < 130; i++) { stepOnce(); draw(); } // past an end of the axis
-          compare();
-          $("slow").checked = true;
-          for (let i = 0; i < 3; i++) { stepOnce(); draw(); compare(); }
-          $("slow").checked = false;
-          nextSeed();
-          for (let i = 0; i < 30; i++) { stepOnce(); draw(); }
-          compare();
+        const moved = [];
+        for (const devicePixelRatio of [1, 1.25]) {
+          Object.defineProperty(window, "devicePixelRatio",
+            { value: devicePixelRatio, configurable: true });
+          begin(race.settings);
+          const fresh = pixels();
+          const changes = [{ rate: 3, k: 33 }, { rate: 1, target: 6 }, { rate: 30, alpha: 0.5 }];
+          for (const settings of changes) {
+            begin({ ...race.settings, ...settings });
+            const steps = devicePixelRatio === 1 ? 130 : 20; // past an end of the axis
+            for (let i = 0; i < steps; i++) { stepOnce(); draw(); }
+            compare();
+            $("slow").checked = true;
+            for (let i = 0; i < 3; i++) { stepOnce(); draw(); compare(); }
+            $("slow").checked = false;
+            nextSeed();
+            for (let i = 0; i < 30; i++) { stepOnce(); draw(); }
+            compare();
+          }
+          moved.push(...pixels().map((now, i) => differ(fresh[i], now)));
         }
-        return [out, pixels().map((now, i) => differ(fresh[i], now))];"""
-    found, moved = browse(tmp_path, walk_page(), script)
-    assert len(found) == 15
-    assert np.max(found) == 0, found
-    assert min(moved) > 100
+        return [out, moved, over, [...new Set(corners)]];"""
+    sizes = [[390, 844], [1293, 731]]
+    for found, moved, over, corners in browse_frames(tmp_path, walk_page(), sizes, script):
+        assert len(found) == 30
+        assert np.max(found) == 0, found
+        assert min(moved) > 100
+        assert max(over) == 0
+        assert corners == ["255,255,255"]
+
+
+@in_browser
+def test_a_wall_that_runs_for_weeks(tmp_path):
+    """The tally is not counted anew in every frame; another screen's pixels; a hidden frame."""
+    script = """
+        for (const seed of [0, 1]) {
+          const one = new Race({ ...race.settings, seed });
+          one.advance();
+          record(one);
+        }
+        draw();
+        const out = { tally: $("tally").textContent.slice(0, 8) };
+        const { filter } = Array.prototype;
+        Array.prototype.filter = function (...all) {
+          if (this === earlier) out.counted = true;
+          return filter.apply(this, all);
+        };
+        stepOnce(); draw();
+        Array.prototype.filter = filter;
+        begin(race.settings);
+        out.fresh = $("tally").textContent;
+        stepOnce(); draw();
+        out.labels = ["curve", "tree0"].map((id) => $(id).getAttribute("aria-label").slice(0, 48));
+        $("speed").value = 0;
+        $("speed").dispatchEvent(new Event("input"));
+        out.speed = $("speed").getAttribute("aria-valuetext");
+        let changed;
+        window.matchMedia = (query) => ({
+          matches: false, addEventListener: (name, then) => (changed = [query, then]) });
+        watchScreen();
+        const before = $("tree0").width;
+        Object.defineProperty(window, "devicePixelRatio", { value: 2 });
+        changed[1]();
+        out.screen = [$("tree0").width / before > 1.9, changed[0]];
+        return out;"""
+    assert browse(tmp_path, walk_page(), script) == {
+        "tally": "2 seeds:",
+        "fresh": "",
+        "labels": [
+            "Probability of the target after 1 step: GRPO 2.0",
+            "The tree of GRPO: target 2.0 %",
+        ],
+        "speed": "1 step a second",
+        "screen": [True, "(resolution: 2dppx)"],
+    }
+    sizes = [[0, 0], [20, 20]]
+    for said in browse_frames(tmp_path, walk_page(), sizes, "return $('said').textContent"):
+        assert said == "Step 0: GRPO is searching, λ-GRPO is searching."
 
 
 def test_the_page_asks_for_nothing_from_elsewhere():

@@ -32,15 +32,20 @@ function readColours() {
   colours = Object.fromEntries(NAMES_OF_COLOURS.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
 }
 
-// An empty canvas of a size in points, sharp in pixels of the screen.
-function prepare(canvas, width, height) {
-  const pen = canvas.getContext("2d", { alpha: false });
-  canvas.width = Math.round(width * devicePixelRatio);
-  canvas.height = Math.round(height * devicePixelRatio);
+// The nearest edge of a pixel of the screen: what ends there is sharp, and can be painted over without a trace.
+const snap = (x) => Math.round(x * devicePixelRatio) / devicePixelRatio;
+
+// An empty canvas of a size in points, to whole pixels of the screen.
+function prepare(canvas, ...size) {
+  const pen = canvas.getContext("2d", { alpha: false }), [width, height] = size.map(snap);
+  canvas.width = Math.max(1, Math.round(width * devicePixelRatio)); // in a hidden frame there is no room
+  canvas.height = Math.max(1, Math.round(height * devicePixelRatio));
   pen.scale(devicePixelRatio, devicePixelRatio);
   fill(pen, "paper", 0, 0, width, height);
   return { canvas, pen, width, height };
 }
+
+const sizeOf = (element) => element.getBoundingClientRect(); // clientWidth and offsetHeight are rounded
 
 function fill(pen, colour, ...box) {
   pen.fillStyle = colours[colour];
@@ -81,23 +86,27 @@ const CARDS = {
   },
 };
 
+const GAPS = [1.3, 1.1, 0.9, 0.7]; // from level to level, in parts of what the cards leave
 const trees = []; // the two drawings: where everything stands, and the words on every card
-const isSmall = () => innerWidth < 960;
+const isSmall = () => matchMedia("(max-width: 959px)").matches; // as in walk.css, in parts of a point
 
 // Where cards, links and texts of all moves stand, for a size of the window and a target; `drawTree` draws them.
 function layTree(canvas, room) {
-  const width = canvas.parentElement.clientWidth, { widths, reward, lines } = CARDS[isSmall() ? "small" : "wide"];
-  const font = isSmall() ? Math.min(12, width / 29.5) : Math.max(12, Math.min(26, width / 51, room / LEAVES / 1.75));
-  const row = isSmall() ? 2.1 * font : Math.max(1.75 * font, Math.min(2.5 * font, room / LEAVES));
-  const height = row * LEAVES, between = (width - 8 - font * (sum(widths) + reward)) / sum([1.3, 1.1, 0.9, 0.7]);
-  const root = { right: 6, middle: height / 2 }, aims = new Set(movesTo(race.settings.target));
-  const parts = { ...prepare(canvas, width, height), font, root, thickest: 2.2 * font, moves: [] };
-  let left = 8;
+  const { width } = sizeOf(canvas.parentElement), small = isSmall() || width < 530;
+  const { widths, reward, lines } = CARDS[small ? "small" : "wide"];
+  const font = small ? Math.min(12, width / 29.5) : Math.max(12, Math.min(26, width / 51, room / LEAVES / 1.75));
+  const row = small ? 2.1 * font : Math.max(1.75 * font, Math.min(2.5 * font, room / LEAVES));
+  const height = row * LEAVES, between = (width - 8 - font * (sum(widths) + reward)) / sum(GAPS);
+  const root = { middle: height / 2 }, aims = new Set(movesTo(race.settings.target));
+  const parts = { ...prepare(canvas, width, height), font, small, root, thickest: 2.2 * font, moves: [] };
+  const gap = Math.ceil(2 * devicePixelRatio) / devicePixelRatio; // between a card and its links
+  let end = 8; // of what stands so far
   for (let level = 1; level <= DEPTH; level++) {
-    left = Math.floor(left + between * [1.3, 1.1, 0.9, 0.7][level - 1]);
-    const wide = Math.floor(widths[level - 1] * font), tall = lines[level - 1].length * 1.22 * font + 0.3 * font;
+    const begin = snap(end) + (level > 1 ? gap : 0), left = snap(end + between * GAPS[level - 1]);
+    end += between * GAPS[level - 1] + widths[level - 1] * font;
+    const wide = snap(end) - left, tall = snap(lines[level - 1].length * 1.22 * font + 0.3 * font);
     for (let place = 0; place < 2 ** level; place++) {
-      const top = (height * (place + 0.5)) / 2 ** level - tall / 2, right = left + wide;
+      const top = snap((height * (place + 0.5)) / 2 ** level - tall / 2), right = left + wide;
       const texts = lines[level - 1].flatMap((line, i) =>
         line.map(([what, at]) => {
           const y = top + font * (1.08 + 1.22 * i), atEnd = Object.is(at, -0);
@@ -106,9 +115,9 @@ function layTree(canvas, room) {
         }),
       );
       const move = 2 ** level - 2 + place, parent = level === 1 ? null : (move >> 1) - 1;
-      parts.moves.push({ texts, left, right, top, wide, tall, middle: top + tall / 2, parent, level, edge: aims.has(move) ? 3 : 1 });
+      const links = { begin, end: left - gap, middle: top + tall / 2, parent, level };
+      parts.moves.push({ texts, left, top, wide, tall, ...links, edge: aims.has(move) ? 3 : 1 });
     }
-    left += wide;
   }
   fill(parts.pen, "deep", 2, (height - parts.thickest) / 2, 6, parts.thickest);
   for (let leaf = 0; leaf < LEAVES; leaf++) {
@@ -133,7 +142,8 @@ function wordsOf(move, p, group) {
 }
 
 function drawCard(pen, font, { left, top, wide, tall, edge, texts, words }) {
-  const way = { "▲": "up", "▼": "down" }[words.arrow], out = edge / 2 + 0.5;
+  const way = { "▲": "up", "▼": "down" }[words.arrow];
+  const out = Math.ceil((edge / 2) * devicePixelRatio) / devicePixelRatio; // all of the edge, nothing of a neighbour's
   fill(pen, "paper", left - out, top - out, wide + 2 * out, tall + 2 * out);
   pen.beginPath();
   pen.roundRect(left, top, wide, tall, 0.3 * font);
@@ -151,20 +161,32 @@ function drawCard(pen, font, { left, top, wide, tall, edge, texts, words }) {
 
 // A link is as thick as its prefix is likely and leaves its parent's card beside its sister; the dark line in it is the group's share.
 // A card is drawn only where its words are others than before: texts are what costs the time.
-function drawTree({ pen, height, font, root, moves, thickest }, runner) {
+function drawTree({ pen, height, font, small, root, moves, thickest }, runner) {
   const { group } = runner, p = stage === "updated" ? runner.p : runner.before, reach = new Float64Array(MOVES);
   moves.forEach((part, move) => {
-    const from = moves[part.parent] ?? root, whole = reach[part.parent] ?? 1, count = group?.count[move] ?? 0;
-    const begin = from.right + 2, end = part.left - 2, bend = (begin + end) / 2;
-    if (move + 2 === 2 ** part.level) fill(pen, "paper", begin, 0, end - begin, height);
-    reach[move] = p[move] * whole;
-    const start = from.middle + (thickest * (move % 2 ? whole - reach[move] : reach[move] - whole)) / 2;
+    const { begin, end } = part, bend = (begin + end) / 2;
+    const from = moves[part.parent] ?? root, before = reach[part.parent] ?? 1, count = group?.count[move] ?? 0;
+    if (move + 2 === 2 ** part.level) {
+      pen.restore();
+      pen.save();
+      pen.beginPath();
+      pen.rect(begin, 0, end - begin, height);
+      pen.clip(); // a thick band that turns at once is wider than the room between the cards
+      fill(pen, "paper", begin, 0, end - begin, height);
+    }
+    reach[move] = p[move] * before;
+    const start = from.middle + (thickest * (move % 2 ? before - reach[move] : reach[move] - before)) / 2;
     pen.beginPath();
     pen.moveTo(begin, start);
     pen.bezierCurveTo(bend, start, bend, part.middle, end, part.middle);
     stroke(pen, "band", Math.max(0.8, thickest * reach[move]));
     if (count) stroke(pen, "deep", Math.max(1.6, (0.45 * thickest * count) / race.settings.k));
-    const words = wordsOf(move, p, group), now = Object.values(words).join();
+  });
+  pen.restore();
+  moves.forEach((part, move) => {
+    const words = wordsOf(move, p, group);
+    if (small) words.p = words.p.replace(" ", ""); // there is no room for it beside an R
+    const now = Object.values(words).join();
     if (part.now === now) return;
     Object.assign(part, { words, now });
     drawCard(pen, font, part);
@@ -176,7 +198,7 @@ function drawTree({ pen, height, font, root, moves, thickest }, runner) {
 let plot; // the curve's canvas, and the ground on which the curves are drawn
 
 function layCurve() {
-  const small = isSmall(), width = $("curve").parentElement.clientWidth, height = small ? 190 : innerHeight < 900 ? 150 : 205;
+  const small = isSmall(), { width } = sizeOf($("curve").parentElement), height = small ? 190 : innerHeight < 900 ? 150 : 205;
   const font = small ? 13 : Math.max(13, Math.min(20, width / 42));
   const bottom = height - 1.6 * font, y = (share) => bottom - (bottom - 0.7 * font) * share;
   const ground = prepare(document.createElement("canvas"), width, height);
@@ -277,13 +299,15 @@ function layOut() {
   const extra = reading.clientHeight - reading.firstElementChild.clientHeight; // opened, it may be scrolled to
   race.runners.forEach((runner, i) => layTable($(`path${i}`), runner));
   layCurve();
-  const heading = mains.querySelector("h2").offsetHeight;
-  const others = document.body.offsetHeight - mains.offsetHeight + heading - extra;
+  const heading = sizeOf(mains.querySelector("h2")).height;
+  const others = sizeOf(document.body).height - sizeOf(mains).height + heading - extra;
   for (const i of [0, 1]) trees[i] = layTree($(`tree${i}`), innerHeight - others - 12);
   draw();
 }
 
 const STATES = { found: "has found it", lost: "has lost it", searching: "is searching" };
+
+let told; // the earlier runs of which the tally tells
 
 function draw() {
   race.runners.forEach((runner, i) => {
@@ -296,7 +320,8 @@ function draw() {
   });
   drawCurve();
   const say = (runner) => `${nameOf(runner.alpha)} ${percent(runner.curve.at(-1))}`;
-  plot.canvas.setAttribute("aria-label", `Probability of the target after ${race.step} steps: ${race.runners.map(say).join(", ")}.`);
+  plot.canvas.setAttribute("aria-label", `Probability of the target after ${plural(race.step, "step")}: ${race.runners.map(say).join(", ")}.`);
   write($("counter"), `Seed ${race.settings.seed}, step ${race.step}`);
-  write($("tally"), earlier.length ? tallied() : "");
+  if (told !== earlier) write($("tally"), earlier.length ? tallied() : ""); // after weeks they are many
+  told = earlier;
 }

@@ -131,6 +131,10 @@ function readAddress() {
 
 // -- running -------------------------------------------------------------------------------------------------------------
 
+function nameTheSpeed() {
+  $("speed").setAttribute("aria-valuetext", `${plural(SPEEDS[$("speed").value], "step")} a second`);
+}
+
 function begin(settings, step = 0) {
   stop();
   counting = 0;
@@ -284,12 +288,19 @@ $("controls").addEventListener("change", (event) => {
 });
 $("controls").addEventListener("submit", (event) => event.preventDefault());
 for (const name of [...SWITCHES, "speed"]) $(name).addEventListener("change", () => running || writeAddress());
+$("speed").addEventListener("input", nameTheSpeed);
 $("run").addEventListener("click", run);
 $("step").addEventListener("click", step);
 $("reset").addEventListener("click", reset);
 $("many").addEventListener("click", () => runMany());
 addEventListener("resize", layOut);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", layOut);
+// A window that moves to another screen need not change its size in points.
+function watchScreen() {
+  const again = () => (layOut(), watchScreen());
+  matchMedia(`(resolution: ${devicePixelRatio}dppx)`).addEventListener("change", again, { once: true });
+}
+watchScreen();
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const at = (what) => event.target.closest?.(what);
@@ -318,6 +329,7 @@ function open() {
   writeControls(wanted.settings);
   $("preset").value = "";
   $("speed").value = SPEEDS.indexOf(wanted.speed);
+  nameTheSpeed();
   for (const name of SWITCHES) $(name).checked = Boolean(wanted[name]);
   begin(wanted.settings, wanted.step);
   $("problem").textContent = problem;
