@@ -102,9 +102,7 @@ def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -
         if not (moved or now in (was, task_by_file(stored).get(name))):
             changed.append(name)
     if changed:
-        told = ", ".join(
-            f"{name} was {stored.get(name)!r}, not {given[name]!r}" for name in changed
-        )
+        told = ", ".join(f"{n} was {stored.get(n)!r}, not {given[n]!r}" for n in changed)
         way_out = "resume it as it was, or start another with --out"
         if changed == ["steps"]:
             way_out = f"its cosine ends there, so train on with --init {folder} --out ANOTHER"
