@@ -91,15 +91,12 @@ def _run(
     spawn, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     found = {}
     with parent_alone():  # this starts a process of multiprocessing's own, too
-        pool = ProcessPoolExecutor(
-            processes, mp_context=spawn, initializer=threadpool_limits, initargs=(1,)
-        )
+        pool = ProcessPoolExecutor(processes, spawn, threadpool_limits, (1,))
     with pool:
         try:
             with parent_alone():
-                by_future = {
-                    pool.submit(function, **job): key for job, key in zip(jobs, keys, strict=True)
-                }
+                futures = [pool.submit(function, **job) for job in jobs]
+            by_future = dict(zip(futures, keys, strict=True))
             for future in bar(as_completed(by_future), title, "run", total=len(jobs)):
                 key = by_future[future]
                 found[key] = future.result()
