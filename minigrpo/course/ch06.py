@@ -1,5 +1,6 @@
 """Checks of chapter 6: the package's tree, its weights and its advantages."""
 
+from functools import partial
 from operator import index
 
 import numpy as np
@@ -146,8 +147,8 @@ def _check_pushed_down(answer: Answer) -> None:
     for group in (PAPER, *groups(8)):
         given, r, tree = group.told(), group.rewards, group.tree
         *rows, down = answer.parts(given, names, group.completions, r)
-        choices = ({}, {"ddof": 0}, {"eps": 0.0}, {"scale": "none"})
-        mean, population, exact, centred = (step_advantages(tree, r, **it) for it in choices)
+        hat = partial(step_advantages, tree, r)
+        mean, population, exact, centred = hat(), hat(ddof=0), hat(eps=0.0), hat(scale="none")
         a = group.advantages()
         right = (tree.sum_over_members(r) / tree.count, mean, tree.count * mean, mean)
         hints = ("own", "population_std", "once", "twice")

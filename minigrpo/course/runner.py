@@ -50,8 +50,7 @@ class Verdict:
 
     def text(self) -> str:
         """One line, and below it what is wrong."""
-        indents = {"initial_indent": " " * 4, "subsequent_indent": " " * 6}
-        wrap = textwrap.TextWrapper(110, break_long_words=False, **indents)
+        wrap = textwrap.TextWrapper(110, " " * 4, " " * 6, break_long_words=False)
         lines = clean(self.message[:LONGEST]).splitlines() + [f"Note: {n}." for n in self.notes]
         below = [piece for line in lines for piece in wrap.wrap(line)]
         return "\n".join([f"{self.task} … {self.state}", *below])
