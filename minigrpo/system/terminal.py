@@ -62,7 +62,7 @@ class Cleaned:
 
 def clean(text: str) -> str:
     """The text with escapes for what moves the cursor or hides text, but for line ends and tabs."""
-    steering = {c for c in text if unicodedata.category(c) in STEERING} - {"\n", "\t"}
+    steering = {c for c in set(text) if unicodedata.category(c) in STEERING} - {"\n", "\t"}
     return text.translate({ord(c): escape(c) for c in steering})
 
 
