@@ -39,7 +39,7 @@ STOPS = (
     ([0, 6, 3, 10], "#\n", 3, "the stop string begins in one token and ends in another."),
     ([5, 3, 5, 10], "#\n#", 3, "the stop string is made of three tokens."),
     ([5, 7, 5, 10], "##", 4, "a broken character stands between: do not decode with 'ignore'."),
-    ([7, 5, 5, 10], "##", 3, "half a character may stand before it: search among bytes."),
+    ([7, 5, 5, 10], "##", 3, "half a character may stand before it: search bytes."),
     ([0, 1, 2], "##", 3, "it never comes: keep all tokens."),
     ([5, 3, 5], "##", 3, "the two # do not stand next to each other: it never comes."),
     ([9, 7, 8, 10], "é", 3, "é is two bytes, and each is a token: join bytes before you decode."),

@@ -91,7 +91,7 @@ def _run(
     spawn, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     found = {}
     with parent_alone():  # this starts a process of multiprocessing's own, too
-        pool = ProcessPoolExecutor(processes, spawn, threadpool_limits, (1,))
+        pool = ProcessPoolExecutor(processes, spawn, initializer=threadpool_limits, initargs=(1,))
     with pool:
         try:
             with parent_alone():
