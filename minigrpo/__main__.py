@@ -15,9 +15,8 @@ def main() -> int:
     for number in ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, end_at_once)
-            atexit.register(
-                signal.signal, number, signal.SIG_IGN
-            )  # what has ended keeps its exit code
+            # What has ended keeps its exit code.
+            atexit.register(signal.signal, number, signal.SIG_IGN)
     from minigrpo.command.cli import main as command
 
     return command()

@@ -281,7 +281,7 @@ def test_run_writes_tables_and_figures(tmp_path, monkeypatch):
     short = {(o, n): flaw.training_run(o, n, 0, steps=4) for o in OBJECTIVES for n in (1, 2)}
     asked = []
 
-    def run_jobs(request, function, jobs):
+    def run_jobs(request, function, jobs, title):
         asked.extend(jobs)
         return [[dict(row) for row in short[job["objective"], job["n"]]] for job in jobs]
 

@@ -81,7 +81,7 @@ def test_a_walk_is_paired_and_a_function_of_its_arguments(monkeypatch):
         grpo["hits"][0],
     )  # the same first group
     assert fixed["hits"] != grpo["hits"] != walk(objective="grpo", **job, steps=25, seed=6)["hits"]
-    logp = OneModel(smollm2_walk._walker(), np.array([2]), 4).logp()
+    logp = OneModel(smollm2_walk._pretrained(), np.array([2]), 4).logp()
     assert grpo["log_start"] == pytest.approx(path_logp(logp)[0, 0b1010], abs=1e-5)
     assert len(grpo["hits"]) == 25 and np.mean(grpo["hits"][-10:]) > 2 * np.mean(grpo["hits"][:10])
 

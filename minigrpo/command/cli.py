@@ -127,8 +127,7 @@ def _out_of_memory(arguments: argparse.Namespace, error: BaseException) -> str:
     if arguments.command != "train":
         return f"{told}: ask for less at a time, or end what else uses the memory"
     out = arguments.resume or arguments.out
-    resume = out and checkpoints(out)
-    again = (
-        f"go on with minigrpo train --resume {quoted(out)} and" if resume else "start again with"
-    )
+    again = "start again with"
+    if out and checkpoints(out):
+        again = f"go on with minigrpo train --resume {quoted(out)} and"
     return f"{told}: {again} a smaller --micro-batch-tokens or --memory-limit"

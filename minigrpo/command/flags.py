@@ -148,6 +148,7 @@ POLICY = [
 TREE_FILE = """JSON, JSON lines, CSV, TSV or Parquet, or - for standard input:
 {"completions": ["ab", "ac"], "rewards": [1, 0]};
 also a log of TRL, verl, open-instruct, ms-swift or prime-rl (not its traces), or a folder"""
+ANSWERS = "your file, or the folder that holds it (default: tutorials/exercises/CHAPTER.py)"
 GRID = "values for a flag of train (task-option.n=1,2: for an option); may be repeated"
 UNITS = "auto", "characters", "words"
 FLAGS: dict[str, list[Flag]] = {
@@ -224,12 +225,7 @@ FLAGS: dict[str, list[Flag]] = {
     ],
     "check": [
         flag("chapter", "ch01 to ch08, a file so named, or all", metavar="CHAPTER"),
-        flag(
-            "path",
-            "your file, or the folder that holds it (default: tutorials/exercises/CHAPTER.py)",
-            metavar="FILE",
-            nargs="?",
-        ),
+        flag("path", ANSWERS, metavar="FILE", nargs="?"),
         flag("--task", "only this one, counted from 1 (default: all)", type=any_count, metavar="N"),
         flag("--json", "print points, messages and notes as JSON", action="store_true"),
         flag("--closed", "a folder that answers may not read", action="append", metavar="FOLDER"),

@@ -68,8 +68,7 @@ def _planned(a: argparse.Namespace) -> dict[Path, TrainSettings]:
         grid[key] = [(word + value, value) for value in values]
     for chosen in product(*grid.values()):
         words, point = [word for word, _ in chosen], [value for _, value in chosen]
-        one = flags.parse_args(words, argparse.Namespace(**vars(a), resume=None))
-        settings = settings_of(one)
+        settings = settings_of(flags.parse_args(words, argparse.Namespace(**vars(a), resume=None)))
         settings.make_objective()  # what each of the runs would refuse is refused now
         if settings.model is None:
             make_task(settings)

@@ -86,9 +86,8 @@ def _check_rmsnorm_backward(answer: Answer) -> None:
         ones, plain = np.ones(shape[1]), np.zeros(shape[1])
         unweighted = ops.rmsnorm_backward(dy, (unit, inv_rms, ones), plain)
         _, (unit0, inv0, _) = ops.rmsnorm(x, weight, 0.0)
-        mistakes |= dict(
-            no_weight=unweighted, late_weight=unweighted * weight, no_root=dx / inv_rms
-        )
+        mistakes |= dict(no_weight=unweighted, late_weight=unweighted * weight)
+        mistakes |= dict(no_root=dx / inv_rms)
         mistakes |= dict(eps=ops.rmsnorm_backward(dy, (unit0, inv0, weight), plain))
         outside, root = 1 / (1 / inv0 + eps), 1 / np.sqrt((x**2).sum(-1, keepdims=True) + eps)
         for name, inv, n in (("eps_", outside, shape[1]), ("sum_of_squares", root, 1)):

@@ -125,12 +125,7 @@ TEXTS = (
     ("", 42, 0, "an empty completion has no answer."),
     ("answer: 42\nThat is all.", 42, 1, "any line may come after that of the answer."),
     ("answer:", 42, 0, "nothing follows."),
-    (
-        "answer:\n42",
-        42,
-        0,
-        "the number is in another line (\\s in a pattern is a line break, too).",
-    ),
+    ("answer:\n42", 42, 0, "the number is in another line (\\s matches a line break, too)."),
     (" answer: 42", 42, 0, "the line begins with a space, not with answer:."),
     ("Answer: 42", 42, 0, "the line begins with Answer:, and capitals matter."),
     ("answer: --42", -42, 0, "one minus sign is allowed."),
@@ -171,17 +166,8 @@ def _check_verify(answer: Answer) -> None:
     times="this is k·c/n, the expected number of right ones, which can be above 1.",
 )
 def _check_pass_at_k(answer: Answer) -> None:
-    cases = (
-        (4, 2, 1),
-        (5, 2, 2),
-        (5, 2, 3),
-        (10, 3, 4),
-        (5, 5, 2),
-        (5, 0, 3),
-        (6, 4, 3),
-        (200, 3, 100),
-    )
-    for n, c, k in cases:
+    few = ((4, 2, 1), (5, 2, 2), (5, 2, 3), (10, 3, 4), (5, 5, 2), (5, 0, 3), (6, 4, 3))
+    for n, c, k in (*few, (200, 3, 100)):
         mistakes = dict(replaced=1 - (1 - c / n) ** k, share=c / n, times=k * c / n)
         mistakes |= dict(none=1 - pass_at_k(n, c, k), all=1 - pass_at_k(n, n - c, k))
         mistakes |= dict(sure=1.0) if n - c == k else {}

@@ -95,11 +95,7 @@ def _check_clipped_loss(answer: Answer) -> None:
         mistakes |= dict(log_ratio=-np.minimum(x * a, np.clip(x, 1 - low, 1 + high) * a).mean())
         answer.compare(given, got[0], loss, "loss", **mistakes)
         mistakes = dict(no_ratio=dlogp / rho, unclipped=-rho * a / n, total=dlogp * n)
-        mistakes |= {
-            name: slope(_clipped, logp, old, a, *pair)
-            for name, pair in bounds.items()
-            if pair != (low, high)
-        }
+        mistakes |= {name: slope(_clipped, logp, old, a, *it) for name, it in bounds.items()}
         mistakes |= dict(no_sign=-rho * a * (inside == rho) / n, negative=-dlogp)
         mistakes |= dict(strict=-rho * a * (rho * a < inside * a) / n)
         mistakes |= dict(straight=-np.minimum(rho * a, inside * a) / n)

@@ -1,5 +1,6 @@
 """Checks of chapter 6: the package's tree, its weights and its advantages."""
 
+from functools import partial
 from operator import index
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from minigrpo.course.example_groups import Group, groups, late
 from minigrpo.course.grading import RTOL, Answer, is_list, shape_of, task, text, wrong
 from minigrpo.engine.lambda_weights import lambda_weights
+from minigrpo.objectives import step_advantages
 from minigrpo.system.user_code import as_numbers
 
 
@@ -145,20 +147,14 @@ def _check_pushed_down(answer: Answer) -> None:
     for group in (PAPER, *groups(8)):
         given, r, tree = group.told(), group.rewards, group.tree
         *rows, down = answer.parts(given, names, group.completions, r)
-        mean, population = (
-            tree.sum_over_members(group.advantages(ddof=ddof)) / tree.count for ddof in (1, 0)
-        )
-        exact, centred = (
-            tree.sum_over_members(group.advantages(**choice)) / tree.count
-            for choice in ({"eps": 0.0}, {"scale": "none"})
-        )
+        hat = partial(step_advantages, tree, r)
+        mean, population, exact, centred = hat(), hat(ddof=0), hat(eps=0.0), hat(scale="none")
         a = group.advantages()
         right = (tree.sum_over_members(r) / tree.count, mean, tree.count * mean, mean)
         hints = ("own", "population_std", "once", "twice")
         mistakes = [group.own(r), *map(group.along, (population, mean, mean / tree.count))]
-        for name, got, values, hint, mistake in zip(
-            names, rows, right, hints, mistakes, strict=False
-        ):
+        each = zip(names, rows, right, hints, mistakes, strict=False)
+        for name, got, values, hint, mistake in each:
             more = {"no_eps": group.along(exact * (tree.count if name == "grpo" else 1))}
             more |= {"only_centred": group.along(centred), "own_advantage": group.own(a)}
             more |= {"pushed": group.sums(a), "total": group.sums(r)}

@@ -113,8 +113,7 @@ def _check_clipped_tree_loss(answer: Answer) -> None:
         both["no_min"] = -(whole * inside).sum() / n, -ratio * whole * (inside == ratio) / n
         bounds = {"swapped_bounds": (high, low), "one_bound": (low, low), "one_bound_": (high,) * 2}
         for name, (below, above) in bounds.items():
-            if (below, above) != (low, high):
-                both[name] = _by_rows(group, a, logp, old, clip_low=below, clip_high=above)
+            both[name] = _by_rows(group, a, logp, old, clip_low=below, clip_high=above)
         positive, negative = (_misadded(tree, f(a, 0)) for f in (np.maximum, np.minimum))
         for name, up in positive.items():
             terms = up * np.minimum(ratio, 1 + high) + negative[name] * np.maximum(ratio, 1 - low)
@@ -157,10 +156,8 @@ def _check_cost(answer: Answer) -> None:
         prompt = list(range(50, 50 + n))
         given = f"prompt {prompt}, {group.told(rewards=False)}"
         got = answer.parts(given, ("flat", "tree"), prompt, completions)
-        flat, tree = (
-            PrefixTree.from_groups([prompt], [completions], merge=merge).n_nodes
-            for merge in (False, True)
-        )
+        one = [prompt], [completions]
+        flat, tree = (PrefixTree.from_groups(*one, merge=merge).n_nodes for merge in (False, True))
         own = sum(map(len, completions))
         k, longest = len(completions), max(map(len, completions))
         padded = k * (n + longest)

@@ -39,12 +39,7 @@ STOPS = (
     ([0, 6, 3, 10], "#\n", 3, "the stop string begins in one token and ends in another."),
     ([5, 3, 5, 10], "#\n#", 3, "the stop string is made of three tokens."),
     ([5, 7, 5, 10], "##", 4, "a broken character stands between: do not decode with 'ignore'."),
-    (
-        [7, 5, 5, 10],
-        "##",
-        3,
-        "bytes that are no whole character may stand before it: search bytes.",
-    ),
+    ([7, 5, 5, 10], "##", 3, "half a character may stand before it: search bytes."),
     ([0, 1, 2], "##", 3, "it never comes: keep all tokens."),
     ([5, 3, 5], "##", 3, "the two # do not stand next to each other: it never comes."),
     ([9, 7, 8, 10], "é", 3, "é is two bytes, and each is a token: join bytes before you decode."),
@@ -90,10 +85,8 @@ def _check_n_parameters(answer: Answer) -> None:
         mistakes |= dict(two_matrices=right - layers * ffn * dim)
         mistakes |= dict(no_output=right - layers * dim * dim)
         mistakes |= dict(tied=right + head) if tied else dict(not_tied=right - head)
-        arguments = (vocab, dim, layers, heads, kv, ffn, tied)
-        answer.check(
-            given + f"F {ffn}, {'tied' if tied else 'not tied'}", arguments, right, **mistakes
-        )
+        given += f"F {ffn}, {'tied' if tied else 'not tied'}"
+        answer.check(given, (vocab, dim, layers, heads, kv, ffn, tied), right, **mistakes)
 
 
 @task(
@@ -159,15 +152,12 @@ def _check_blockwise_logp(answer: Answer) -> None:
         if scale < 0:
             hidden, head = scale * (1 + np.abs(hidden / scale)), np.abs(head) + 1
             given += ", logits far below 0"
-        right, got = (
-            _logp(hidden, head, token, vocab),
-            answer.ask(given, hidden, head, token, block),
-        )
+        right = _logp(hidden, head, token, vocab)
+        got = answer.ask(given, hidden, head, token, block)
         in_one = answer.ask(given, hidden, head, token, vocab)
         chosen = (hidden * head[token]).sum(-1)
-        mistakes = dict(
-            logit=chosen, no_log=np.exp(right), no_logit=right - chosen, negative=-right
-        )
+        mistakes = dict(logit=chosen, no_log=np.exp(right), no_logit=right - chosen)
+        mistakes |= dict(negative=-right)
         if vocab % block and vocab > block:
             mistakes |= dict(last_block=_logp(hidden, head, token, vocab - vocab % block))
         if shape_of(got) == right.shape and close(in_one, right):

@@ -64,14 +64,11 @@ class Isolated:
         self._failure: Told | None = None
         self.is_function, self.imports, self.notes, self.alike = False, (), (), ()
 
-    def __call__(self, *arguments: Any) -> Any:
-        return self._call(arguments, measured=False)
-
     def peak(self, *arguments: Any) -> Any:
         """What a call returns, and the most bytes that it held at once."""
-        return self._call(arguments, measured=True)
+        return self(*arguments, measured=True)
 
-    def _call(self, arguments: tuple, measured: bool) -> Any:
+    def __call__(self, *arguments: Any, measured: bool = False) -> Any:
         reply = self.exchange({"arguments": to_plain(list(arguments)), "measured": measured})
         if "to_do" in reply:
             raise NotImplementedError(str(reply["to_do"])[:500])
@@ -105,14 +102,13 @@ class Isolated:
             return replies[0]
         is_late, status = self._thread.is_alive(), self._end()
         how = f"exit code {status}" if status >= 0 else signal.strsignal(-status)
-        self._failure = Told(f"none, as it ended the process ({how})")
-        if is_late:
-            told = f"none within {self._seconds:g} seconds"
-            self._failure = Told(told, "is there a loop that never ends?")
+        told, hint = f"none, as it ended the process ({how})", ""
         if is_large:
-            self._failure = Told(
-                f"none, as it wrote more than {LARGEST_FOLDER >> 20} MB or 1000 files"
-            )
+            told = f"none, as it wrote more than {LARGEST_FOLDER >> 20} MB or 1000 files"
+        elif is_late:
+            told = f"none within {self._seconds:g} seconds"
+            hint = "is there a loop that never ends?"
+        self._failure = Told(told, hint)
         raise self._failure
 
     def close(self) -> None:

@@ -50,13 +50,8 @@ class Verdict:
 
     def text(self) -> str:
         """One line, and below it what is wrong."""
-        wrap = textwrap.TextWrapper(
-            110, initial_indent="    ", subsequent_indent="      ", break_long_words=False
-        )
-        lines = [
-            *clean(self.message[:LONGEST]).splitlines(),
-            *(f"Note: {note}." for note in self.notes),
-        ]
+        wrap = textwrap.TextWrapper(110, " " * 4, " " * 6, break_long_words=False)
+        lines = clean(self.message[:LONGEST]).splitlines() + [f"Note: {n}." for n in self.notes]
         below = [piece for line in lines for piece in wrap.wrap(line)]
         return "\n".join([f"{self.task} … {self.state}", *below])
 
@@ -225,16 +220,14 @@ def find_all(folder: str | None) -> dict[str, list[Path]]:
 
 def python_files(folder: Path) -> list[Path]:
     """The Python files below a folder, but for links, what is hidden, and the course's own."""
-    found, left = [], [folder]
+    found, left, too_deep = [], [folder], DEEPEST + len(folder.parts)
     while left:
         with suppress(OSError), os.scandir(left.pop()) as entries:
             for entry in entries:
                 path = Path(entry.path)
                 if entry.is_file(follow_symlinks=False):
                     found += [path] * (path.suffix == ".py")
-                elif entry.is_dir(follow_symlinks=False) and len(path.parts) < DEEPEST + len(
-                    folder.parts
-                ):
+                elif entry.is_dir(follow_symlinks=False) and len(path.parts) < too_deep:
                     is_hidden = path.name.startswith(("__", ".ipy"))
                     left += [path] * (not is_hidden and path.parts[-2:] not in NOT_THEIRS)
     return sorted(found)
@@ -263,7 +256,5 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     n, right = len(states), states.count(RIGHT)
     if n == 1 or right == n:
         return states[0] if n == 1 else f"all {n} tasks are right"
-    rest = [
-        f"{states.count(state)} {state}" for state in (WRONG, TO_DO, MISSING) if state in states
-    ]
+    rest = [f"{states.count(s)} {s}" for s in (WRONG, TO_DO, MISSING) if s in states]
     return f"{right} of {n} tasks {'is' if right == 1 else 'are'} right; {', '.join(rest)}"

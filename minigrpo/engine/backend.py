@@ -23,11 +23,7 @@ Array = NDArray[Any]  # or a cupy.ndarray, which has the same methods
 INSTALL = 'pip install "minigrpo[gpu]" (CUDA 12) or "minigrpo[gpu-cuda13]"'
 NO_DEVICE = "the driver shows no GPU: see nvidia-smi, and whether CUDA_VISIBLE_DEVICES hides it"
 STATUS_NO_DEVICE, STATUS_DRIVER = 100, 35  # cudaErrorNoDevice, cudaErrorInsufficientDriver
-OUT_OF_MEMORY = (
-    "cudaErrorMemoryAllocation",
-    "CUDA_ERROR_OUT_OF_MEMORY",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
+NO_MEMORY = "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"
 
 
 def array_module(x: Array) -> ModuleType:
@@ -118,7 +114,7 @@ def _advice(error: Exception) -> str:
 
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on the host or on the device."""
-    return isinstance(error, MemoryError) or any(name in str(error) for name in OUT_OF_MEMORY)
+    return isinstance(error, MemoryError) or any(name in str(error) for name in NO_MEMORY)
 
 
 def _reuse_freed_memory() -> None:

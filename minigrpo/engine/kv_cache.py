@@ -163,9 +163,8 @@ class KVCache:
         slot[~stays] = np.flatnonzero(free)
         if not stays.all() and self.length:
             into, source = (self.backend.to_device(x[~stays]) for x in (slot, parent))
-            self.generated[:, :, into, :, : self.length] = self.generated[
-                :, :, source, :, : self.length
-            ]
+            filled = self.generated[..., : self.length, :]
+            filled[:, :, into] = filled[:, :, source]
         if n != len(self.group) or not stays.all():
             group = np.empty(n, dtype=np.int64)
             group[slot] = self.group[parent]

@@ -65,10 +65,8 @@ def plan_tree(
     """
     child = np.flatnonzero(tree.scored)
     if (tree.parent[child] < 0).any():
-        raise ValueError(
-            "a completion's first token has nothing to be predicted from: "
-            "give every prompt at least one token"
-        )
+        told = "a completion's first token has nothing to be predicted from"
+        raise ValueError(f"{told}: give every prompt at least one token")
     device = backend.to_device
     inner, number = _computed(tree)
     predicts = np.zeros(tree.n_nodes, dtype=bool)
@@ -127,9 +125,8 @@ def plan_attention(
     if n_pairs(blocks[0]) > ONE_BLOCK:
         blocks = []
         length_class = _log2(n_queries)
-        _, fork, n_rows = np.unique(
-            before * 64 + length_class, return_inverse=True, return_counts=True
-        )
+        key = before * 64 + length_class
+        _, fork, n_rows = np.unique(key, return_inverse=True, return_counts=True)
         size_class = (length_class * 64 + _log2(n_rows)[fork]) * 64 + _log2(start + 1)
         for c in np.unique(size_class):
             alike = np.flatnonzero(size_class == c)

@@ -144,8 +144,7 @@ def step_counts(
             out[f"down_{name}"] = -np.minimum(good, 0).sum()
             out[f"shared_{name}"] = dlogp[path][shared].sum()
             out[f"tail_{name}"] = dlogp[path][~shared].sum()
-            points = met and (_gradient(model, tree, dlogp) * slope).sum() < 0
-            out[f"points_down_{name}"] = points
+            out[f"points_down_{name}"] = met and (_gradient(model, tree, dlogp) * slope).sum() < 0
             if name == "grpo":  # the signs are the same under both
                 out |= {"good_tokens": good.size, "good_tokens_down": (good < 0).sum()}
     return {name: float(value) for name, value in out.items()}
@@ -210,8 +209,7 @@ def differences(runs: t.Rows) -> list[t.Row]:
                 trained = name if measure in OF_TRAINING else "grpo"
                 each = [of[trained, seed] for seed in seeds]
                 values[name] = [run[part.format(name)] / run[whole.format(name)] for run in each]
-            difference = np.subtract(values["lambda_grpo"], values["grpo"])
-            row |= t.interval(measure, difference, 17)
+            row |= t.interval(measure, np.subtract(values["lambda_grpo"], values["grpo"]), 17)
         rows.append(row)
     return rows
 
@@ -316,11 +314,9 @@ def text(tables: t.Tables) -> str:
 
 def run(request: Request) -> t.Tables:
     """Both parts, 20 seeds (quick: 3)."""
-    jobs = [
-        {"objective": objective, "n": n, "seed": seed}
-        for n, objective in product((1, 2), OBJECTIVES)
-        for seed in range(request.seeds or (3 if request.quick else 20))
-    ]
-    runs = [row for rows in request.jobs(training_run, jobs) for row in rows]
+    settings = product((1, 2), OBJECTIVES)
+    jobs = {(n, objective): {"objective": objective, "n": n} for n, objective in settings}
+    found = request.seeded(training_run, jobs, request.seeds or (3 if request.quick else 20))
+    runs = [row for own in found.values() for rows in own for row in rows]
     tables = {"trees": by_hand(), "training": statistics(runs), "differences": differences(runs)}
     return {name: t.round_rows(rows, 6) for name, rows in tables.items()}

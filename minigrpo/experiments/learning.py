@@ -117,9 +117,8 @@ def figures(rows: t.Rows) -> dict[str, Figure]:
     for line, task in zip(grid, tasks, strict=True):
         at = RATES[task][1]
         own, compared = t.select(rows, task=task), t.select(rows, task=task, beta=0.0)
-        compared = sorted(
-            (row for row in compared if row["arm"] in COMPARED), key=lambda r: r["learning_rate"]
-        )
+        compared = [row for row in compared if row["arm"] in COMPARED]
+        compared.sort(key=lambda row: row["learning_rate"])
         shown = {
             f"all arms, learning rate {at:g}": t.select(own, beta=0.0, learning_rate=at),
             f"with KL, β = {KL}, learning rate {at:g}": t.select(own, beta=KL),

@@ -16,7 +16,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from minigrpo.system.files import Lock, make_folder, write_atomically
+from minigrpo.system.files import Lock, checksum, make_folder, write_atomically
 from minigrpo.system.signals import parent_alone
 from minigrpo.system.terminal import bar
 
@@ -91,15 +91,12 @@ def _run(
     spawn, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     found = {}
     with parent_alone():  # this starts a process of multiprocessing's own, too
-        pool = ProcessPoolExecutor(
-            processes, mp_context=spawn, initializer=threadpool_limits, initargs=(1,)
-        )
+        pool = ProcessPoolExecutor(processes, spawn, initializer=threadpool_limits, initargs=(1,))
     with pool:
         try:
             with parent_alone():
-                by_future = {
-                    pool.submit(function, **job): key for job, key in zip(jobs, keys, strict=True)
-                }
+                futures = [pool.submit(function, **job) for job in jobs]
+            by_future = dict(zip(futures, keys, strict=True))
             for future in bar(as_completed(by_future), title, "run", total=len(jobs)):
                 key = by_future[future]
                 found[key] = future.result()
@@ -126,7 +123,8 @@ def cache_line(job: str, code: str, result: Any) -> bytes:
     """A finished job as a line of a cache, with its checksum.   Raises ValueError for NaN."""
     record = {"job": job, "code": code, "result": result}
     try:
-        return json.dumps(record | {"sha256": _checksum(record)}, allow_nan=False).encode() + b"\n"
+        signed = record | {"sha256": checksum(record)[:16]}
+        return json.dumps(signed, allow_nan=False).encode() + b"\n"
     except ValueError as error:
         raise ValueError(f"the result of {job} cannot be written as JSON ({error})") from error
 
@@ -140,7 +138,7 @@ def read_cache(file: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], 1):
         try:
             record = json.loads(line)
-            if record.pop("sha256", None) != _checksum(record):
+            if record.pop("sha256", None) != checksum(record)[:16]:
                 raise ValueError("its checksum is missing, or that of another line")
             records.append({name: record[name] for name in ("job", "code", "result")})
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -148,11 +146,6 @@ def read_cache(file: Path) -> list[dict[str, Any]]:
             advice = "delete the line to run its job again"
             raise ValueError(f"{file}, line {number} is {why}: {advice}") from error
     return records
-
-
-def _checksum(record: dict[str, Any]) -> str:
-    text = json.dumps(record, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _cores() -> int:

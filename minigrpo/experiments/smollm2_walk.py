@@ -57,18 +57,12 @@ def walk(
     The random numbers are seeded by the target's place among all paths, unless a seed is given.
     """
     aim = np.array([TARGETS.index(target)])
-    policy = OneModel(_walker(), np.array([BOS]), DEPTH)
+    walker = cut(_pretrained(), range(len(ROWS)))  # a copy
+    policy = OneModel(walker, np.array([BOS]), DEPTH)
     start = path_logp(policy.logp())[0, aim[0]]
     seeds = [int(aim[0]) if seed is None else seed]
     hits = train(policy, objective, aim, seeds, n, r_neg, "adamw", learning_rate, steps)
     return {"log_start": float(start), "hits": hits[0].tolist()}
-
-
-def _walker() -> Transformer:
-    pretrained = _pretrained()
-    model = Transformer(pretrained.config, seed=None)
-    model.parameters.flat[:] = pretrained.parameters.flat
-    return model
 
 
 @cache

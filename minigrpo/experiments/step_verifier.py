@@ -106,10 +106,8 @@ def table(runs: dict[str, list[dict[str, list[float]]]]) -> list[t.Row]:
                     row |= t.interval(f"{name}_less_{other}", less, 4)
         early = {name: [run[name][: AT[1]] for run in of_arm] for name in ("dead", "steps_only")}
         row |= {f"{name}_early": t.rounded(float(np.mean(x))) for name, x in early.items()}
-        curves = np.array([run["greedy"] for run in of_arm])
-        row["points"] = [
-            {"step": EVERY * i} | t.interval("greedy", x, 4) for i, x in enumerate(curves.T)
-        ]
+        curve = enumerate(np.transpose([run["greedy"] for run in of_arm]))
+        row["points"] = [{"step": EVERY * i} | t.interval("greedy", x, 4) for i, x in curve]
         rows.append(row)
     return rows
 

@@ -280,8 +280,7 @@ def sweep_figure(rows: t.Rows) -> Figure:
             value, x, y = row["target_frequency"], row["learning_rate"], arms.index(row["arm"])
             colour = "white" if value > 0.55 else INK
             cell(ax, rates.index(x), y, f"{value:.2f}", str(1 - 0.8 * value), size=7, color=colour)
-        names = [TITLES[arm] for arm in arms]
-        matrix_axes(ax, [f"{rate:g}" for rate in rates], names)
+        matrix_axes(ax, [f"{rate:g}" for rate in rates], [TITLES[arm] for arm in arms])
         ax.tick_params(axis="x", labelsize=7, rotation=30)
         ax.grid(visible=False)
     about = "learning rate (in the cells: mean frequency of the target, last 50 of 250 steps)"
@@ -301,12 +300,10 @@ def run(request: Request) -> t.Tables:
         for first in range(0, number, CHUNK)
     ]
     found = iter(request.jobs(walk, jobs, "table 1"))
-    rows = table(
-        {
-            key: [hits for _ in range(number // CHUNK) for hits in next(found)]
-            for key, number in numbers.items()
-        }
-    )
+    finals: dict[Cell, list[int]] = {}
+    for key, number in numbers.items():
+        finals[key] = [hits for _ in range(number // CHUNK) for hits in next(found)]
+    rows = table(finals)
     told = [{name: x for name, x in row.items() if name != "hits_of_run"} for row in best(rows)]
     return {"rows": rows, "best": told, "comparison": comparison(rows)}
 

@@ -52,5 +52,4 @@ def warm_policies(
 
 
 def _prepare(settings: dict[str, Any], folder: str, task: str = "") -> str:
-    own = locate(task)() if task else None
-    return warm_policy(TrainSettings(**settings), Path(folder), own)
+    return warm_policy(TrainSettings(**settings), Path(folder), locate(task)() if task else None)

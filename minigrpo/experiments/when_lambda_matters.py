@@ -242,9 +242,8 @@ def run(request: Request) -> t.Tables:
     number = table1.balanced(request.seeds or (CHUNK if quick else RUNS))
 
     def jobs(function: Any, keys: list[tuple], names: str, title: str) -> list:
-        return request.jobs(
-            function, [dict(zip(names.split(), k, strict=True)) for k in keys], title
-        )
+        each = [dict(zip(names.split(), key, strict=True)) for key in keys]
+        return request.jobs(function, each, title)
 
     ns = (1,) if quick else (1, 2)
     settings = [(1, -1.0)] if quick else [(n, r_neg) for n in ns for r_neg in R_NEGS]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 from minigrpo.engine.parameters import TransformerConfig
+from minigrpo.system import user_code
 
 BOUNDS = {"rope_base": (1.0, 1e30), "norm_eps": (1e-30, 1.0)}  # what a model may have
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def need(name: str) -> ModuleType:
@@ -43,7 +41,7 @@ def shown(value: object, quotes: bool = True) -> str:
     """A value of a file in one short line, for a message."""
     if isinstance(value, BaseException):
         return " ".join(str(value).split())[:300]
-    text = _SHORT.repr(value)
+    text = user_code.shown(value)
     return text if quotes else text[1:-1]
 
 

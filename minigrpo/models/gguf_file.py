@@ -216,18 +216,16 @@ class GGUFFile:
                 raise ValueError("texts should begin with a BOS that it does not name")
             of_type = list(zip(tokens, types, strict=True))
             special = [token for token, type_ in of_type if type_ in (UNKNOWN, CONTROL)]
-            split_digits, size = header["pre"] == "smollm", self.config().vocab_size
-            built = byte_level_tokenizer(
-                tokens, merges, special, eos=eos, vocab_size=size, split_digits=split_digits
-            )
+            about = {"split_digits": header["pre"] == "smollm", "eos": eos}
+            about["vocab_size"] = self.config().vocab_size
+            built = byte_level_tokenizer(tokens, merges, special, **about)
             tokenizers = need("tokenizers")
             added = [token for token, type_ in of_type if type_ == USER_DEFINED]
             built.core.add_tokens([tokenizers.AddedToken(it, normalized=False) for it in added])
             if add_bos:
                 start = {"id": "BOS", "ids": [bos], "tokens": [tokens[bos]]}
-                built.core.post_processor = tokenizers.processors.TemplateProcessing(
-                    single="BOS $A", special_tokens=[start]
-                )
+                processing = tokenizers.processors.TemplateProcessing
+                built.core.post_processor = processing("BOS $A", special_tokens=[start])
             return self.with_header(built)
 
     def with_header(self, tokenizer: TextTokenizer) -> TextTokenizer:

@@ -140,9 +140,8 @@ class HuggingFaceFolder:
         """
         weight, heads = self.tensors[name].read(), config.rotated_heads(name)
         if name == EMBEDDING and self._head and not np.array_equal(self._head.read(), weight):
-            told = (
-                f"{self.path} ties its output matrix to the embedding, but {HEAD} differs from it"
-            )
+            told = f"{self.path} ties its output matrix to the embedding"
+            told += f", but {HEAD} differs from it"
             advice = f'say "tie_word_embeddings": false in config.json, or remove {HEAD}'
             raise ValueError(f"{told}: {advice}")  # versions of transformers disagree
         return weight if heads is None else rotate_neighbours(weight, heads)
@@ -216,13 +215,10 @@ def save_hugging_face(
     folder, c = Path(folder), model.config
     if (folder / "config.json").exists():
         raise ValueError(f"{folder} holds a model already: give another folder")
-    own = (
-        "divides rotary frequencies in a way of its own"
-        if "divisors" in (c.rope_scaling or {})
-        else None
-    )
+    has_divisors = "divisors" in (c.rope_scaling or {})
+    own = "divides rotary frequencies in a way of its own" * has_divisors
     own = own if c.n_drawable is None else f"draws its first {c.n_drawable} tokens only"
-    if own is not None:
+    if own:
         raise ValueError(f"the model {own}, which a folder of this kind cannot say")
     folder.mkdir(parents=True, exist_ok=True)
     ends = [] if tokenizer is None else tokenizer.ends

@@ -289,9 +289,8 @@ def byte_level_tokenizer(
     splits += [tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
     core.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(splits)
     core.decoder = tokenizers.decoders.ByteLevel()
-    core.add_special_tokens(
-        [tokenizers.AddedToken(token, special=True, normalized=False) for token in special]
-    )
+    as_special = partial(tokenizers.AddedToken, special=True, normalized=False)
+    core.add_special_tokens([*map(as_special, special)])
     has_eos = eos is None or eos in range(len(tokens))
     if not len(vocabulary) == len(tokens) <= vocab_size or not has_eos:
         told = f"{len(tokens)} tokens ({len(vocabulary)} different ones) with EOS {eos}"

@@ -89,9 +89,8 @@ def evaluate(
         for name, values in own_parts.items():
             parts.setdefault(f"eval/rewards/{name}", []).extend(values)
         if samples:
-            _, right, _ = judge(
-                sample(model, chunk, samples, rng, temperature=temperature, **limits)
-            )
+            drawn = sample(model, chunk, samples, rng, temperature=temperature, **limits)
+            right = judge(drawn)[1]
             n_right.extend(right.reshape(-1, samples).sum(1).tolist())
     result = {"eval/pass@1_greedy": np.mean(greedy), "eval/reward_greedy": np.mean(rewards)}
     result |= {name: np.mean(values) for name, values in parts.items()}

@@ -96,9 +96,8 @@ class RunFolder:
         if (self.path / SETTINGS).exists():
             settings_file(self.path)
         elif (self.path / TOKENIZER).exists():
-            raise ValueError(
-                f"{self.path} holds a {TOKENIZER} that is no run's: give another --out"
-            )
+            told = f"{self.path} holds a {TOKENIZER} that is no run's"
+            raise ValueError(f"{told}: give another --out")
         for file in (self.path / name for name in self._records):
             if file.exists() and any(record.get("step") != 0 for record in read_records(file)):
                 what = f"{file} has records, but {self.path} has no checkpoint"
@@ -143,9 +142,7 @@ class RunFolder:
         save_checkpoint(path, arrays, {**state, "step": step, **vouched})
         self.saved_step, self.saved_at = step, time.monotonic()
         for old in checkpoints(self.path)[:-KEEP]:
-            with suppress(
-                PermissionError
-            ):  # on Windows, while it is read: the next save removes it
+            with suppress(PermissionError):  # on Windows, while it is read: the next save does it
                 old.unlink()
         return path
 

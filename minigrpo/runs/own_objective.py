@@ -125,10 +125,8 @@ class _Checked(Objective):
             finite = bool(np.isfinite(change).all())  # else training diverged
             dlogp = _array("the derivative", dlogp, logp.shape, finite=finite)
             loss = float(_array("the loss", loss, (), finite=finite))
-            if (stray := np.flatnonzero((coefficients.tokens == 0) & (dlogp != 0))).size:
-                told = (
-                    f"the derivative is {dlogp[stray[0]]} at node {stray[0]}, which has no tokens"
-                )
+            for node in np.flatnonzero((coefficients.tokens == 0) & (dlogp != 0))[:1]:
+                told = f"the derivative is {dlogp[node]} at node {node}, which has no tokens"
                 raise ValueError(f"{told}: it must be 0 where coefficients.tokens is 0")
             return loss, dlogp
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from minigrpo.runs.checkpoint import checkpoints, load_with_advice, steps_taken, unchecked_state
 from minigrpo.runs.settings import MAY_CHANGE
+from minigrpo.system.files import checksum
 
 SETTINGS = "settings.json"
 BY_FILE = ("task", "objective")  # settings that may name a class in a file of the user's
@@ -61,9 +62,9 @@ def settings_file(folder: Path) -> dict[str, Any]:
     """What settings.json holds, if its checksum is right."""
     try:
         stored = json.loads((folder / SETTINGS).read_bytes())
-        checksum = stored.pop("sha256", None)
-        if checksum != _checksum(stored):
-            found = "its checksum is that of other settings" if checksum else "it has no checksum"
+        sha256 = stored.pop("sha256", None)
+        if sha256 != checksum(stored):
+            found = "its checksum is that of other settings" if sha256 else "it has no checksum"
             raise ValueError(found)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         other = "delete it, and those in the newest checkpoint are taken"
@@ -102,9 +103,7 @@ def check_same(folder: Path, stored: dict[str, Any], given: Mapping[str, Any]) -
         if not (moved or now in (was, task_by_file(stored).get(name))):
             changed.append(name)
     if changed:
-        told = ", ".join(
-            f"{name} was {stored.get(name)!r}, not {given[name]!r}" for name in changed
-        )
+        told = ", ".join(f"{n} was {stored.get(n)!r}, not {given[n]!r}" for n in changed)
         way_out = "resume it as it was, or start another with --out"
         if changed == ["steps"]:
             way_out = f"its cosine ends there, so train on with --init {folder} --out ANOTHER"
@@ -143,11 +142,5 @@ def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def signed(settings: Mapping[str, Any]) -> bytes:
     """The bytes of settings.json: the settings, and their checksum."""
-    content = {**settings, "sha256": _checksum(settings)}
+    content = {**settings, "sha256": checksum(settings)}
     return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
-
-
-def _checksum(settings: Mapping[str, Any]) -> str:
-    return hashlib.sha256(
-        json.dumps(settings, sort_keys=True, allow_nan=False).encode()
-    ).hexdigest()

@@ -277,10 +277,8 @@ def _restore(state: TrainState, arrays: Mapping[str, np.ndarray], counters: dict
     bad = odd or [n for n, a in arrays.items() if a.dtype.kind != "f" or not np.isfinite(a).all()]
     if bad:
         why = "missing or of another shape" if odd else "not all finite numbers"
-        what = f"cannot be used (its {' and '.join(bad)} are {why})"
-        raise ValueError(
-            f"the run's newest checkpoint {what}: delete it to go on from the one before"
-        )
+        told = f"the run's newest checkpoint cannot be used (its {' and '.join(bad)} are {why})"
+        raise ValueError(f"{told}: delete it to go on from the one before")
     for name, array in wanted.items():
         array[:] = device(arrays[name])
     if "reference" in arrays:

@@ -60,10 +60,9 @@ def compare_runs(
             by_file = "task_file" in known and "task_file" in settings
             one, two = (_resolved(s, name, by_file) for s in (known, settings))
             if one != two:
-                raise ValueError(
-                    f"{other} has {name} {one!r}, {folder} has {two!r}: runs of different tasks "
-                    "cannot be compared, so plot them apart"
-                )
+                told = f"{other} has {name} {one!r}, {folder} has {two!r}"
+                why = "runs of different tasks cannot be compared, so plot them apart"
+                raise ValueError(f"{told}: {why}")
         settings_of[folder] = settings
         line = {name: value for name, value in settings.items() if name not in ignored}
         runs = next((runs for known, runs in lines if known == line), None)
@@ -193,9 +192,8 @@ def _line_names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
             if len(set(values)) > 1:
                 part.append(("" if key == "objective" else f"{key}=") + printed(value, 30))
     between = ", " if all(columns(", ".join(part)) <= 50 for part in parts) else ",\n"
-    names = [
-        between.join(part) or printed(short_name(settings[0]["objective"]), 30) for part in parts
-    ]
+    objective = printed(short_name(settings[0]["objective"]), 30)
+    names = [between.join(part) or objective for part in parts]
     return [name if names.count(name) == 1 else f"{name} #{i}" for i, name in enumerate(names, 1)]
 
 

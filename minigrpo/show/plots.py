@@ -43,15 +43,8 @@ NUMBERS = {  # the five numbers of a log, and what is drawn dashed beside some
     "held_back": ("share of completions with a > 0", "held_back_chance"),
     "tokens_over_distinct": ("ratio", "tokens_over_distinct_with_prompts"),
 }
-UNITS = (
-    METRICS
-    | {key: told for key, (told, _) in NUMBERS.items()}
-    | {
-        "eval/reward_greedy": "mean outcome reward",
-        "step_time": "seconds",
-        "num_tokens": "tokens",
-    }
-)
+UNITS = METRICS | {key: told for key, (told, _) in NUMBERS.items()}
+UNITS |= {"eval/reward_greedy": METRICS["reward"], "step_time": "seconds", "num_tokens": "tokens"}
 METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 PART = re.compile("rewards/.+/mean", re.DOTALL)  # one of the named parts of a reward
 SHARES = "eval/pass@1_greedy", "frac_reward_zero_std", *list(NUMBERS)[:4]  # drawn from 0 to 1

@@ -224,9 +224,8 @@ def _width(text: str, fonts: Fonts) -> float:
     if text.isascii():
         return MONO_WIDTH * len(text)
     font = FontProperties(family=fonts, size=1)
-    return max(
-        MONO_WIDTH * columns(text), text_to_path.get_text_width_height_descent(text, font, False)[0]
-    )
+    width = text_to_path.get_text_width_height_descent(text, font, False)[0]
+    return max(MONO_WIDTH * columns(text), width)
 
 
 def _outcome(rewards: np.ndarray) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -116,6 +117,12 @@ def replace(source: Path, target: Path) -> None:
             if wait is None or target.is_dir():
                 raise
             time.sleep(wait)
+
+
+def checksum(record: Mapping[str, Any]) -> str:
+    """The SHA-256 of what JSON can hold, in any order of the keys."""
+    text = json.dumps(record, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:

@@ -62,11 +62,8 @@ class Cleaned:
 
 def clean(text: str) -> str:
     """The text with escapes for what moves the cursor or hides text, but for line ends and tabs."""
-    if text.isprintable():
-        return text
-    return "".join(
-        escape(c) if unicodedata.category(c) in STEERING and c not in "\n\t" else c for c in text
-    )
+    steering = {c for c in set(text) if unicodedata.category(c) in STEERING} - {"\n", "\t"}
+    return text.translate({ord(c): escape(c) for c in steering})
 
 
 def bar(items: Iterable[Any], title: str, unit: str, wanted: bool = True, **more: Any) -> Any:

@@ -43,13 +43,9 @@ class Arithmetic(CharTask):
     forget: float = 0.6
 
     tokenizer: ClassVar[CharTokenizer] = CHARACTERS
-    defaults: ClassVar[dict[str, Any]] = {
-        "dim": 64,
-        "n_heads": 4,
-        "warm_start_steps": 1000,
-        "steps": 60,
-        "group_size": 8,
-    } | {"prompts_per_step": 32, "learning_rate": 1e-4, "warmup_steps": 10, "eval_every": 10}
+    defaults: ClassVar[dict[str, Any]] = {"dim": 64, "n_heads": 4, "warm_start_steps": 1000}
+    defaults |= {"steps": 60, "group_size": 8, "prompts_per_step": 32, "learning_rate": 1e-4}
+    defaults |= {"warmup_steps": 10, "eval_every": 10}
 
     def __post_init__(self) -> None:
         super().__post_init__()

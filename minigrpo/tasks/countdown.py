@@ -157,9 +157,8 @@ def evaluate_expression(text: str) -> tuple[Fraction, list[int]]:
     the size of every intermediate fraction.
     """
     if len(text) > MAX_LENGTH:
-        raise ValueError(
-            f"the expression has {len(text)} characters: at most {MAX_LENGTH} are read"
-        )
+        told = f"the expression has {len(text)} characters"
+        raise ValueError(f"{told}: at most {MAX_LENGTH} are read")
     numbers: list[int] = []
     value, end = _chain(text, 0, 0, numbers)
     if end < len(text):

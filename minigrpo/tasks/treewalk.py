@@ -54,12 +54,8 @@ class TreeWalk:
     seed: int | None = None
 
     n_drawable: ClassVar[int] = 2  # the two moves
-    defaults: ClassVar[dict[str, Any]] = {
-        "steps": 250,
-        "group_size": 16,
-        "prompts_per_step": 1,
-        "learning_rate": 3e-4,
-    } | {"warmup_steps": 0, "max_grad_norm": None}
+    defaults: ClassVar[dict[str, Any]] = {"steps": 250, "group_size": 16, "prompts_per_step": 1}
+    defaults |= {"learning_rate": 3e-4, "warmup_steps": 0, "max_grad_norm": None}
 
     def __post_init__(self) -> None:
         depth = whole_number("depth", self.depth, 2, 12)
