@@ -215,8 +215,8 @@ def save_hugging_face(
     folder, c = Path(folder), model.config
     if (folder / "config.json").exists():
         raise ValueError(f"{folder} holds a model already: give another folder")
-    has_divisors = "divisors" in (c.rope_scaling or {})
-    own = "divides rotary frequencies in a way of its own" * has_divisors
+    is_divided = "divisors" in (c.rope_scaling or {})
+    own = "divides rotary frequencies in a way of its own" if is_divided else ""
     own = own if c.n_drawable is None else f"draws its first {c.n_drawable} tokens only"
     if own:
         raise ValueError(f"the model {own}, which a folder of this kind cannot say")

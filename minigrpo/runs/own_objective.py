@@ -125,7 +125,8 @@ class _Checked(Objective):
             finite = bool(np.isfinite(change).all())  # else training diverged
             dlogp = _array("the derivative", dlogp, logp.shape, finite=finite)
             loss = float(_array("the loss", loss, (), finite=finite))
-            for node in np.flatnonzero((coefficients.tokens == 0) & (dlogp != 0))[:1]:
+            if (stray := np.flatnonzero((coefficients.tokens == 0) & (dlogp != 0))).size:
+                node = stray[0]
                 told = f"the derivative is {dlogp[node]} at node {node}, which has no tokens"
                 raise ValueError(f"{told}: it must be 0 where coefficients.tokens is 0")
             return loss, dlogp
