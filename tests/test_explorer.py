@@ -19,7 +19,6 @@ from minigrpo.experiments.flaw import push
 from minigrpo.logs.groups import read_groups
 from minigrpo.show.explorer import MAX_TOKENS, PRESETS, explorer_page
 
-N_GROUPS = 200
 RATES = [0.3, 1.0, 0.05, 20.0, 0.0]
 
 
@@ -91,10 +90,12 @@ def after_one_step(sequences, pushes, rate):
 
 
 @in_browser
-def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
-    rng = np.random.default_rng(0)
+def test_random_groups_have_the_numbers_of_the_package(tmp_path, request):
+    """80 have every kind; pytest --long tests/test_explorer.py tries 200."""
+    n_groups = 200 if request.config.getoption("--long") else 80
+    rng = np.random.default_rng(1)
     groups = []
-    for kind, item in random_objects(rng, N_GROUPS):
+    for kind, item in random_objects(rng, n_groups):
         groups += read_groups(json.dumps(item), unit=("characters", "words", "auto", "auto")[kind])
     of_everyone = """
         const along = (name) => current.paths.map((path) => path.map((node) => node[name]));
@@ -116,7 +117,7 @@ def test_200_random_groups_have_the_numbers_of_the_package(tmp_path):
           const moves = paths.map((path) => path.map((node) => node.chance));
           return {said, ...along_paths, steps, boxes, sums, a, ends, chances, moves, kinds};
         });"""
-    of_everyone = of_everyone.replace("N}", f"{N_GROUPS}}}").replace("RATES", str(RATES))
+    of_everyone = of_everyone.replace("N}", f"{n_groups}}}").replace("RATES", str(RATES))
     found = browse(tmp_path, explorer_page(*groups), of_everyone)
     seen = dict.fromkeys(
         (

@@ -18,6 +18,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import conftest
 import pytest
 
 import minigrpo
@@ -112,7 +113,8 @@ def test_the_source_distribution_is_the_whole_repository(sources):
 def test_its_tests_run(sources):
     """Some that read what lies around the package; CI runs more of them."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {
-        "PYTHONPATH": str(sources)
+        "PYTHONPATH": str(sources),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
     command = [
         sys.executable,
@@ -265,11 +267,23 @@ def test_the_lowest_versions_that_ci_installs_are_those_that_are_allowed():
         assert pinned[name].removesuffix(".0").removesuffix(".0") == lowest.removesuffix(".0"), name
 
 
-@pytest.mark.parametrize("name", ["gguf", "tokenizers", "pyarrow"])
-def test_a_package_of_an_extra_that_cannot_be_imported_is_an_error(name, tmp_path):
+EXTRAS = ("gguf", "tokenizers", "pyarrow")
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_a_package_of_an_extra_that_cannot_be_imported_is_an_error(name, tmp_path, monkeypatch):
     """Where it imports what it does not ask for, tests would be skipped without a word."""
     (tmp_path / f"{name}.py").write_text("import what_is_not_there\n")
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    said = f"^{name} is installed, but importing it fails .No module named 'what_is_not_there'."
+    with pytest.raises(pytest.UsageError, match=said):
+        conftest.pytest_configure()
+
+
+def test_such_an_error_ends_the_run_before_a_test(tmp_path):
+    (tmp_path / f"{EXTRAS[0]}.py").write_text("import what_is_not_there\n")
+    environment = {"PYTHONPATH": str(tmp_path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [
         sys.executable,
         "-m",
@@ -279,9 +293,9 @@ def test_a_package_of_an_extra_that_cannot_be_imported_is_an_error(name, tmp_pat
         "--collect-only",
         str(ROOT / "tests/test_gguf.py"),
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 4
-    assert (
-        f"{name} is installed, but importing it fails (No module named 'what_is_not_there')"
-        in done.stderr
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=False
     )
+    assert done.returncode == 4
+    assert f"{EXTRAS[0]} is installed, but importing it fails" in done.stderr
+    assert done.stdout == ""

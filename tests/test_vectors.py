@@ -5,6 +5,7 @@ check.py passes right code and names the mistakes that are planted in it.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 import os
@@ -14,10 +15,10 @@ import subprocess
 import sys
 import textwrap
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -38,6 +39,7 @@ def committed(name: str) -> str:
     return (VECTORS / f"{name}.json").read_text(encoding="utf-8")
 
 
+@cache
 def data(name: str) -> dict[str, Any]:
     return json.loads(committed(name))
 
@@ -486,10 +488,60 @@ def test_what_is_no_known_mistake_is_not_named() -> None:
 # -- the command -----------------------------------------------------------------------------------
 
 
+class Answer(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 def command(folder: Path, *words: str) -> subprocess.CompletedProcess:
     """As a user runs it, without any package."""
     line = [sys.executable, "-S", str(VECTORS / "check.py"), *words]
     return subprocess.run(line, cwd=folder, capture_output=True, text=True, encoding="utf-8")
+
+
+MANY = """
+import io, json, os, sys, traceback
+sys.path.append(sys.argv[1])
+import check
+answers, modules = [], set(sys.modules)
+for folder, words in json.load(sys.stdin):
+    os.chdir(folder)
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    usual, sys.argv[1:], path = (sys.stdout, sys.stderr), words, [*sys.path]
+    sys.stdout, sys.stderr = streams
+    try:
+        code = check.main()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        code = traceback.print_exc() or 1
+    (sys.stdout, sys.stderr), sys.path[:] = usual, path
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+    for stream in streams:
+        stream.seek(0)
+    answers.append([code, *(stream.read() for stream in streams)])
+json.dump(answers, sys.stdout)
+"""
+
+
+def commands(folders: Iterable[Path], words: Iterable[Sequence[str]]) -> Iterator[Answer]:
+    """As `command` for each folder and words, in one process."""
+    given = json.dumps([(str(folder), line) for folder, line in zip(folders, words, strict=True)])
+    line = [sys.executable, "-S", "-c", MANY, str(VECTORS)]
+    done = subprocess.run(line, input=given, capture_output=True, text=True, encoding="utf-8")
+    assert (done.returncode, done.stderr) == (0, "")
+    return itertools.starmap(Answer, json.loads(done.stdout))
+
+
+def in_folders(root: Path, texts: Iterable[str]) -> list[Path]:
+    """Folders with a mine.py each."""
+    folders = [root / str(i) for i, _ in enumerate(texts)]
+    for folder, text in zip(folders, texts, strict=True):
+        folder.mkdir()
+        (folder / "mine.py").write_text(text, encoding="utf-8")
+    return folders
 
 
 def test_the_command_says_what_the_readme_shows(tmp_path: Path) -> None:
@@ -506,9 +558,8 @@ def test_the_command_says_what_the_readme_shows(tmp_path: Path) -> None:
     assert done.returncode == 0
 
 
-def refused(folder: Path, *words: str) -> str:
+def refused(done: Answer) -> str:
     """The one line of a bad call."""
-    done = command(folder, *words)
     assert (done.returncode, done.stdout) == (2, ""), done.stdout + done.stderr
     [line] = done.stderr.splitlines()
     assert line.startswith("check.py: ")
@@ -552,8 +603,9 @@ BAD_CALLS = {
 }
 
 
-@pytest.mark.parametrize("words", BAD_CALLS)
-def test_a_bad_call_is_one_clear_line(tmp_path: Path, words: str) -> None:
+@pytest.fixture(scope="module")
+def bad_calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    folder = tmp_path_factory.mktemp("calls")
     files = {
         "mine": """
             constant = 5
@@ -572,9 +624,15 @@ def test_a_bad_call_is_one_clear_line(tmp_path: Path, words: str) -> None:
         "stopped": "raise KeyboardInterrupt\n",
     }
     for name, text in files.items():
-        (tmp_path / f"{name}.py").write_text(textwrap.dedent(text), encoding="utf-8")
+        (folder / f"{name}.py").write_text(textwrap.dedent(text), encoding="utf-8")
+    answers = commands([folder] * len(BAD_CALLS), [words.split() for words in BAD_CALLS])
+    return dict(zip(BAD_CALLS, answers, strict=True))
+
+
+@pytest.mark.parametrize("words", BAD_CALLS)
+def test_a_bad_call_is_one_clear_line(bad_calls: dict[str, Answer], words: str) -> None:
     said = ".*".join(map(re.escape, BAD_CALLS[words].split(".*")))
-    line = refused(tmp_path, *words.split())
+    line = refused(bad_calls[words])
     assert re.search(said, line), line
 
 
@@ -606,17 +664,24 @@ NO_ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("body", NO_ANSWERS)
-def test_what_is_no_answer_is_one_clear_line(tmp_path: Path, body: str) -> None:
-    """It names the case; of an error the line in the user's code, not in what that calls."""
-    mine = f"import json\nimport other\ndef mine(logp):\n    {body}\n"
+@pytest.fixture(scope="module")
+def no_answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    mine = "import json\nimport other\ndef mine(logp):\n    {}\n"
     mine += "async def awaited(logp): return 0.1\n"
-    (tmp_path / "mine.py").write_text(mine, encoding="utf-8")
     other = "def sum_of(x):\n    return sum(x)\nclass Odd:\n    @property\n    def tolist(self):\n"
-    (tmp_path / "other.py").write_text(
-        other + "        raise RuntimeError('odd')\n", encoding="utf-8"
-    )
-    line = refused(tmp_path, "mine:mine", "--cases", "dapo.")
+    other += "        raise RuntimeError('odd')\n"
+    root = tmp_path_factory.mktemp("no-answers")
+    folders = in_folders(root, [mine.replace("{}", body, 1) for body in NO_ANSWERS])
+    for folder in folders:
+        (folder / "other.py").write_text(other, encoding="utf-8")
+    answers = commands(folders, [("mine:mine", "--cases", "dapo.")] * len(folders))
+    return dict(zip(NO_ANSWERS, answers, strict=True))
+
+
+@pytest.mark.parametrize("body", NO_ANSWERS)
+def test_what_is_no_answer_is_one_clear_line(no_answers: dict[str, Answer], body: str) -> None:
+    """It names the case; of an error the line in the user's code, not in what that calls."""
+    line = refused(no_answers[body])
     assert line.startswith("check.py: dapo.mu_2: ") and len(line) < 700
     assert NO_ANSWERS[body] in line
 
@@ -637,12 +702,20 @@ DISAGREE = {
 }
 
 
+@pytest.fixture(scope="module")
+def disagreeing(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    texts = [f"import math\ndef mine(logp):\n    {body}\n" for body in DISAGREE]
+    folders = in_folders(tmp_path_factory.mktemp("disagree"), texts)
+    answers = commands(folders, [("mine:mine", "--cases", "dapo.mu_2")] * len(folders))
+    return dict(zip(DISAGREE, answers, strict=True))
+
+
 @pytest.mark.parametrize("body", DISAGREE)
-def test_wrong_numbers_and_wrong_lengths_disagree(tmp_path: Path, body: str) -> None:
+def test_wrong_numbers_and_wrong_lengths_disagree(
+    disagreeing: dict[str, Answer], body: str
+) -> None:
     """Numbers in lists are an answer; the first place that is not right, or has NaN, is named."""
-    mine = f"import math\ndef mine(logp):\n    {body}\n"
-    (tmp_path / "mine.py").write_text(mine, encoding="utf-8")
-    done = command(tmp_path, "mine:mine", "--cases", "dapo.mu_2")
+    done = disagreeing[body]
     assert (done.returncode, done.stderr) == (1, "")
     first, last = done.stdout.splitlines()
     assert DISAGREE[body] in first and "no known mistake" in first

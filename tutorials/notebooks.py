@@ -5,7 +5,7 @@
 
 Without FILES, all notebooks of this folder.  `run` also writes the setup cell; it needs the
 package's `tutorials` extra, `check` only Python.  Neither compares outputs with those of a new run,
-because pictures and last digits differ between machines.  CI runs every cell (pytest --nbmake).
+because pictures and last digits differ between machines.  CI runs every cell (.ci/run).
 """
 
 from __future__ import annotations

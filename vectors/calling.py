@@ -8,6 +8,7 @@ import inspect
 import json
 import math
 import sysconfig
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -15,6 +16,7 @@ STEP = 1e-5  # of numerical derivatives
 OURS = str(Path(__file__).with_name("check.py")), __file__
 LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
 NOT_THE_USERS = ("<", *OURS, *LIBRARIES)  # how the names of files begin
+read = cache(lambda file: json.loads(file.read_bytes()))
 
 
 class BadCall(ValueError):
@@ -42,7 +44,7 @@ def convert(x, arrays, dtype, by):
     if isinstance(x, dict):
         return {name: convert(value, arrays, dtype, by) for name, value in x.items()}
     if arrays not in ("numpy", "torch") or not isinstance(x, list):
-        return json.loads(json.dumps(x))  # a copy
+        return json.loads(json.dumps(x)) if isinstance(x, list) else x  # a copy
     library, floats = import_module(arrays), any(isinstance(n, float) for n in flat(x))
     x = library.asarray(x, dtype=getattr(library, dtype if floats else "int64"))
     return x.requires_grad_() if by and arrays == "torch" else x
@@ -77,8 +79,7 @@ def dtypes(x):
 
 def number(x):
     """A loss as a number."""
-    found = flat(plain(x, "the loss"))
-    if len(found) != 1:
+    if len(found := flat(plain(x, "the loss"))) != 1:
         raise BadCall(f"the loss should be one number, and has {len(found)}")
     return found[0]
 

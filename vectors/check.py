@@ -5,7 +5,6 @@ The function is called with those numbers of a case that its parameters name; ca
 """
 
 import inspect
-import json
 import math
 import sys
 from argparse import ArgumentParser
@@ -13,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))  # for python -m and -P
-from calling import BadCall, by_of, convert, flat, not_numbers, result_of, tried
+from calling import BadCall, by_of, convert, flat, not_numbers, read, result_of, tried
 
 TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "differences": 1e-6}  # relative
 NEAREST = 1e-8  # no stored mistake is nearer to the right numbers
@@ -56,7 +55,7 @@ def check(function, kind="loss", cases="", arrays="lists", dtype="float64", tole
     if tolerance is not None and not 0 < tolerance < 1:
         raise BadCall(f"the tolerance is relative, between 0 and 1, not {tolerance}")
     file = Path(__file__).with_name("llama.json" if kind in OF_LLAMA else "grpo.json")
-    data = tried(f"check.py needs {file.name} beside it", lambda: json.loads(file.read_bytes()))
+    data = tried(f"check.py needs {file.name} beside it", read, file)
     what = f"{function!r:.60} is no function with names of parameters"
     parameters = tried(what, inspect.signature, function).parameters.values()
     if arrays != "lists":
