@@ -38,6 +38,31 @@ WRONG_ANSWERS = ROOT / "tests/wrong_answers"
 TASKS = [(chapter, n, task) for chapter in CHAPTERS for n, task in enumerate(tasks_of(chapter), 1)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_server():
+    """One process forks those of all commands, rather than one for each, which takes long."""
+    start, leave, servers = Desk._start_server, Desk.__exit__, {}
+
+    def started(desk):
+        environment = str(desk._environment)
+        if environment not in servers or servers[environment][1].fileno() < 0:  # it was stopped
+            servers[environment] = start(desk)
+        return servers[environment]
+
+    def left(desk, *error):
+        desk._server = None
+        leave(desk, *error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Desk, "_start_server", started)
+        patch.setattr(Desk, "__exit__", left)
+        yield
+    for process, control in servers.values():
+        control.close()
+        process.kill()
+        process.wait()
+
+
 def load(file):
     return run_file(file, f"answers_{file.stem}")
 

@@ -1,6 +1,7 @@
 """The training with a student's functions: tutorials/scaffold.py."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,16 @@ def trained(capsys, folder):
 
 
 @pytest.fixture
+def briefly(monkeypatch):
+    """The training takes so few steps that it shows only whether two curves agree."""
+    monkeypatch.setattr(scaffold, "report", partial(scaffold.report, steps=20))
+
+
+@pytest.fixture
 def desk(tmp_path, monkeypatch):
     """A student's folder in which all is right; a text appended to a file changes a function.
 
-    The functions run in this process, which is faster; the last test has processes of their own.
+    The functions run in this process, which is faster; one test has processes of their own.
     """
     monkeypatch.setattr(scaffold, "loader", lambda stack: own)
     for chapter in set(scaffold.PARTS.values()):
@@ -34,25 +41,28 @@ def add(folder, chapter, text):
         file.write(f"\n\n{text}\n")
 
 
-def test_right_answers_train_as_the_reference(capsys, desk):
+def test_right_answers_train_as_the_reference(capsys, desk, monkeypatch):
+    curves, train = {}, scaffold.train
+
+    def recorded(functions, arm, *steps):
+        curves[arm] = train(functions, arm, *steps)
+        return curves[arm]
+
+    monkeypatch.setattr(scaffold, "train", recorded)
     code, said = trained(capsys, desk)
     assert (code, said.err) == (0, "")
     assert said.out.count("the same as the reference's") == 4
     assert said.out.endswith("8 of 8 functions are yours: your code trains the walk\n")
-    grpo, prm, fixed, _ = (scaffold.train(*c) for c in curves())
-    assert abs(grpo - prm).max() < 1e-9  # Theorem 1
-    assert fixed[-1] > grpo[-1]
-
-
-def curves():
-    functions, _ = scaffold.collect(own, SOLUTIONS)
-    return [(functions, arm) for arm in ("grpo", "prm", "lambda_grpo", "grpo_twice")]
+    assert abs(curves["grpo"] - curves["prm"]).max() < 1e-9  # Theorem 1
+    assert curves["lambda_grpo"][-1] > curves["grpo"][-1]
+    assert len(curves["grpo"]) == scaffold.STEPS
 
 
 def own(file, name):
     return getattr(run_file(file, f"own_{file.stem}"), name, None)
 
 
+@pytest.mark.usefixtures("briefly")
 def test_stubs_are_named_and_the_solutions_stand_in(capsys, desk):
     for chapter in ("ch06", "ch07"):
         shutil.copy(STUBS / f"{chapter}.py", desk)
@@ -67,16 +77,11 @@ def test_stubs_are_named_and_the_solutions_stand_in(capsys, desk):
     assert "1 of 8 functions are yours" in lines[-1]
 
 
+@pytest.mark.usefixtures("briefly")
 @pytest.mark.parametrize(
     ("chapter", "function", "body", "words"),
     [
         ("ch04", "group_advantages(r)", "return r - r.mean(1, keepdims=True)", "grpo "),
-        (
-            "ch04",
-            "group_advantages(r)",
-            "return (r - r.mean(1, keepdims=True)) / r.std(1, ddof=1, keepdims=True)",
-            "grpo ",
-        ),
         ("ch06", "lambda_weights(c)", "return [np.ones(len(x)) for x in c]", "lambda_grpo "),
         ("ch05", "step_advantages(c, r)", "return [np.ones(len(x)) for x in c]", "prm "),
         ("ch03", "completion_logps(z, y, n, t)", "return np.zeros(len(y) - n)", "grpo_twice "),
@@ -84,6 +89,15 @@ def test_stubs_are_named_and_the_solutions_stand_in(capsys, desk):
     ],
 )
 def test_a_wrong_function_changes_the_curve(chapter, function, body, words, capsys, desk):
+    differs(chapter, function, body, words, capsys, desk)
+
+
+def test_a_missing_constant_changes_the_curve_of_the_whole_training(capsys, desk):
+    body = "return (r - r.mean(1, keepdims=True)) / r.std(1, ddof=1, keepdims=True)"  # + 1e-4
+    differs("ch04", "group_advantages(r)", body, "grpo ", capsys, desk)
+
+
+def differs(chapter, function, body, words, capsys, desk):
     add(desk, chapter, f"def {function}:\n    {body}")
     code, said = trained(capsys, desk)
     assert code == 1
@@ -93,6 +107,7 @@ def test_a_wrong_function_changes_the_curve(chapter, function, body, words, caps
     assert "something is wrong" in said.out
 
 
+@pytest.mark.usefixtures("briefly")
 @pytest.mark.parametrize(
     ("chapter", "function", "body", "words"),
     [
@@ -113,6 +128,7 @@ def test_an_answer_that_cannot_be_used_stops_the_training(
     assert "stopped: " in said.out and words in said.out
 
 
+@pytest.mark.usefixtures("briefly")
 def test_in_processes_of_their_own(capsys, tmp_path, monkeypatch):
     for chapter in ("ch05", "ch06"):
         shutil.copy(SOLUTIONS / f"{chapter}.py", tmp_path)
