@@ -447,8 +447,11 @@ DAMAGED = {  # link: the part that is named
 
 
 @in_browser
-def test_a_link_restores_what_was_seen(tmp_path):
-    """Texts of any kind, and every part of the view; a damaged link gives one sentence."""
+def test_a_link_restores_what_was_seen(tmp_path, request):
+    """Texts of any kind, and every part of the view; a damaged link gives one sentence.
+
+    12 random groups meet all units and views; pytest --long tests/test_explorer_lecture.py has 40.
+    """
     rng = np.random.default_rng(5)
     strange = [
         *NASTY,
@@ -459,7 +462,7 @@ def test_a_link_restores_what_was_seen(tmp_path):
         "\x7f\x01",
     ]
     groups = [{"unit": "characters", "completions": strange, "rewards": [-0.1] * len(strange)}]
-    for n in range(40):
+    for n in range(40 if request.config.getoption("--long") else 12):
         k = int(rng.integers(2, 9))
         texts = ["".join(strange[t % len(strange)] for t in s) for s in random_group(rng, k, 4, 40)]
         rewards = (rng.standard_normal(k) * 10.0 ** rng.integers(-9, 9)).tolist()

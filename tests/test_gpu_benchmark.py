@@ -157,6 +157,8 @@ def test_the_table_of_exactness_notices(
         )
 
     monkeypatch.setattr(AdamW, "_update", wrong)
+    exact = SimpleNamespace(worst=0.0)  # no optimizer there, and half of the time
+    monkeypatch.setattr(gpu_exactness, "check_equivalence", lambda *_: exact)
     assert gpu_exactness.main([]) == 1
     bad = [line for line in capsys.readouterr().out.splitlines() if "**too far**" in line]
     assert len(bad) == 3 and "losses of ten steps" in bad[0] and "resumed on" in bad[1]
