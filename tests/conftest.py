@@ -7,9 +7,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import signal
+from collections.abc import Iterator
+from functools import cache
 
 import pytest
 
+from minigrpo.command import cli
 from minigrpo.engine.backend import Backend, get_backend
 
 
@@ -46,3 +49,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def backend(request: pytest.FixtureRequest) -> Backend:
     """The backend that was asked for on the command line."""
     return get_backend(request.config.getoption("--backend"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_parser() -> Iterator[None]:
+    """The flags of all commands are set up once, which thousands of commands would do anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "_parser", cache(cli._parser))
+        yield

@@ -66,7 +66,7 @@ ENDING = {
     ),
     "recursion in C": (
         "import sys; sys.setrecursionlimit(10**9)\n"
-        + function("x = []", "for _ in range(10**6): x = [x]", "return repr(x)"),
+        + function("x, y = [], []", "for _ in range(10**5): x, y = [x], [y]", "return x == y"),
         "",
     ),
     "memory: a list": (function("return [0] * 10**11"), "more memory than it may have"),
@@ -413,7 +413,7 @@ ENDING = {
     ),
     "holds itself": (function("x = [1.0]", "x.append(x)", "return x"), "nested more than 40 deep"),
     "answers hugely": (function("return np.zeros(10**7)"), "too large"),
-    "answers with many lists": (function("return [[0.0]] * 10**6"), "too large"),
+    "answers with many lists": (function("return [[1 / 3]] * 200_000"), "too large"),
     "prints endlessly": (
         function("while True: print('right' * 10**4)"),
         "may print a few",

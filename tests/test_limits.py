@@ -22,7 +22,7 @@ from test_cli import TINY, run, stored  # noqa: F401
 from test_fuzz_flags import parsers
 
 from minigrpo.command.cli import main
-from minigrpo.command.flags import key_value
+from minigrpo.command.flags import key_value, path
 from minigrpo.objectives import Objective
 from minigrpo.runs import folder as runs
 from minigrpo.runs.checkpoint import checkpoints, load_checkpoint
@@ -57,7 +57,7 @@ def numeric_flags():
     """Every flag of every command that takes a number, with what it cannot mean."""
     for command, parser in parsers().items():
         for action in parser._actions:
-            if action.option_strings and action.type not in (None, str, key_value):
+            if action.option_strings and action.type not in (None, str, path, key_value):
                 whole = action.type is int or getattr(action.type, "__name__", "") == "count"
                 for value in WHOLE if whole else REAL:
                     yield command, action.option_strings[0], value
@@ -339,8 +339,8 @@ def test_a_full_disk_leaves_no_half_a_file(
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EDQUOT])
 def test_what_the_system_refuses_is_told_with_a_way_out(code, stored, run, tmp_path, monkeypatch):
     full(monkeypatch, lambda file: file.endswith(".tmp"), code)
-    err = refused(run("plot", stored / "one", "--out", tmp_path / "f.png"))
-    assert f"{os.strerror(code)}: {tmp_path / 'f.png'} (" in err
+    err = refused(run("tree", stored / "group.json", "--html", tmp_path / "f.html"))
+    assert f"{os.strerror(code)}: {tmp_path / 'f.html'} (" in err
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the full device of Linux")
