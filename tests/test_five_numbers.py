@@ -543,12 +543,6 @@ def test_a_tokenizer_of_another_model_is_refused(lossy, text, tmp_path, capsys):
     assert ("give that of the model which wrote it" in capsys.readouterr().err) == bool(lossy)
 
 
-def test_an_empty_name_of_a_tokenizer_is_no_tokenizer(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(["tree", log(tmp_path), "--tokenizer", ""]) == 2
-    assert "config.json is missing" in capsys.readouterr().err
-
-
 # -- do they predict? ------------------------------------------------------------------------------
 
 

@@ -157,7 +157,8 @@ def parent_alone() -> Iterator[None]:
 def tell(line: str) -> None:
     """Print a line on stderr, below the ^C or the bar of progress that a terminal shows."""
     with suppress(OSError, RuntimeError):  # the terminal has gone, or was just being written to
-        print(("\n" if sys.stderr.isatty() else "") + line, file=sys.stderr, flush=True)
+        begin = "\n" if sys.stderr.isatty() else ""
+        print(f"{begin}{line}\n", end="", file=sys.stderr, flush=True)  # one write, not two
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
