@@ -386,7 +386,7 @@ def test_the_program_says_its_version(run):
 
 
 def test_a_closed_standard_input_is_no_input():
-    closed = "import sys; kept, sys.stdin = sys.stdin, None\n"
+    closed = "import sys; sys.stdin = None\n"
     closed += "from minigrpo.command.cli import main; sys.exit(main(['tree', '-']))"
     done = subprocess.run(
         [sys.executable, "-c", closed], capture_output=True, text=True, timeout=60
