@@ -137,7 +137,8 @@ def on_any_terminal(command: Callable[[], int]) -> int:
     codecs.register_error("minigrpo", as_ascii)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # it was closed before the start
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+            null = os.open(os.devnull, os.O_RDWR)  # open to the end, which is no leak to warn of
+            setattr(sys, name, os.fdopen(null, mode, encoding="utf-8", closefd=False))
         elif hasattr(getattr(sys, name), "reconfigure"):  # what we read is JSON, in any locale
             options = {"encoding": "utf-8"} if mode == "r" else {"errors": "minigrpo"}
             getattr(sys, name).reconfigure(**options)
