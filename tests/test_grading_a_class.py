@@ -733,6 +733,24 @@ def test_the_workflow_for_github_classroom(tmp_path):
     assert subprocess.run(command, cwd=tmp_path / "c", env=environment).returncode == 1
 
 
+@pytest.mark.parametrize(
+    ("main", "words"),
+    [
+        (classes.main, [""]),
+        (classes.main, ["class", "--csv", ""]),
+        (classes.main, ["class", "--reports", " "]),
+        (bundles.main, ["students", ""]),
+    ],
+)
+def test_an_empty_name_is_not_the_folder_one_is_in(main, words, tmp_path, monkeypatch, capsys):
+    """A variable of a shell that is not set."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2 and "the name is empty" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_bundles_refuse_what_they_cannot_do(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x").touch()

@@ -19,6 +19,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from minigrpo.command.flags import path
 from minigrpo.course.runner import CHAPTERS, chapter_name, tasks_of
 from minigrpo.system.files import write_output
 
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Write a bundle."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("kind", choices=list(KINDS), help="what it is for")
-    parser.add_argument("out", help="a new folder, or a .zip file", metavar="OUT")
+    parser.add_argument("out", help="a new folder, or a .zip file", metavar="OUT", type=path)
     parser.add_argument("--chapter", action="append", help="such as ch05; may be repeated")
     a = parser.parse_args(arguments)
     try:
@@ -125,9 +126,9 @@ def found(*patterns: str, below: str = "") -> Files:
     base = ROOT / below
 
     def of(pattern: str) -> Iterator[Path]:
-        for path in sorted(base.glob(pattern)):
-            if path.is_file() and not set(KEPT_OUT) & set(path.relative_to(base).parts):
-                yield path
+        for file in sorted(base.glob(pattern)):
+            if file.is_file() and not set(KEPT_OUT) & set(file.relative_to(base).parts):
+                yield file
 
     return {
         path.relative_to(base).as_posix(): path.read_bytes() for p in patterns for path in of(p)

@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
 
+from minigrpo.command.flags import path
 from minigrpo.course import runner
 from minigrpo.course.isolation import LARGEST_SOURCE, ROOT
 from minigrpo.course.runner import CHAPTERS, Verdict, tasks_of
@@ -163,9 +164,10 @@ def _graded(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Grade a class."""
     parser = argparse.ArgumentParser(description="grade a class")
-    parser.add_argument("folder", help="a folder that holds a folder per student", type=Path)
-    parser.add_argument("--csv", help="the table (default: grades.csv)", default="grades.csv")
-    parser.add_argument("--reports", help="a folder for what each student may read", type=Path)
+    parser.add_argument("folder", help="a folder that holds a folder per student", type=path)
+    table = "the table (default: grades.csv)"
+    parser.add_argument("--csv", help=table, default="grades.csv", type=path)
+    parser.add_argument("--reports", help="a folder for what each student may read", type=path)
     parser.add_argument("--processes", help="so many at a time (default: a core each)", type=int)
     parser.add_argument(
         "--seconds", help="what a task may take (default: 10)", default=10.0, type=float
@@ -177,7 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     a = parser.parse_args(arguments)
     flags = ["--seconds", str(a.seconds), "--memory", str(a.memory), *["--strict"] * a.strict]
     try:
-        rows = grade(a.folder, Path(a.csv), flags, a.reports, a.processes)
+        reports = Path(a.reports) if a.reports else None
+        rows = grade(Path(a.folder), Path(a.csv), flags, reports, a.processes)
     except (ValueError, OSError) as error:
         sys.exit(f"grade.py: {error}")
     except KeyboardInterrupt:

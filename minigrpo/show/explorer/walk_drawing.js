@@ -1,5 +1,5 @@
 // The live walk's pictures: two trees, the target's curve, and a table of the target's moves.  Where things stand is
-// settled once for a size of the window (`layOut`); `draw` then draws every frame anew, on canvases, and so keeps up with the screen.
+// settled once for a size of the window (`layOut`); `draw` then paints what has changed, on canvases, and so keeps up with the screen.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
